@@ -1,0 +1,52 @@
+# Entry points for users and developers. `make help` lists them.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-full check proto lock lint services clean
+
+help: ## what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "corsia needs Python 3.11 or 3.12; say make PYTHON=python3.11 ...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing corsia and its dependencies into $(VENV) (a few minutes the first time)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	@touch $@
+
+services: # system packages that some tests use: installed as root on Debian with CI=true or SERVICES=1, else named
+	@sh .ci/services
+
+demo: $(STAMP) ## four lanes over three hospitals, as real processes
+	@$(BIN)/corsia demo --sites 3 --out demo-out
+
+test: $(STAMP) services ## every contract and fault point at small size (the README's)
+	@$(BIN)/pytest -q -m "not full"
+
+test-full: $(STAMP) services ## the same at the sizes the issues name
+	@CORSIA_FULL=1 $(BIN)/pytest -q
+
+check: $(STAMP) lint ## lint, types, imports, unit tests
+	@$(BIN)/pytest -q -m "not e2e and not full" tests/unit tests/property tests/contract
+
+lint: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+proto: $(STAMP) ## make protocol/v1/*_pb2*.py from fleet.proto
+	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protocol/v1/fleet.proto
+
+lock: ## resolve anew and write constraints.txt (developers; needs the package index)
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/pip install --quiet --disable-pip-version-check -c constraints.txt '.[all,dev]'
+	@{ echo '# Resolved together on Python 3.11 by plain pip; `make lock` writes this file anew. Use: pip install -c constraints.txt'; \
+	   build/lock/bin/pip freeze --exclude corsia | sed 's/+cpu$$//' ; } > build/constraints.txt
+	@mv build/constraints.txt constraints.txt && rm -rf build/lock
+
+clean: ## remove the environment and everything that was made
+	@rm -rf $(VENV) build dist demo-out .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

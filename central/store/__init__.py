@@ -1,0 +1,129 @@
+"""The central database and blob folder, shared by the centre's processes.
+
+Each process opens its own `Store`. A write is one `with store.begin() as session:` transaction, immediate on SQLite,
+so that log indexes and serials are allotted without gaps.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine, event, func, select
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session
+
+from central.store.models import Base, EventRow, LogRow, SiteRow
+from protocol.assignment import Blob
+from protocol.errors import IntegrityError, StorageError
+from protocol.parcel import canonical_json
+
+__all__ = ["Store"]
+
+
+class Store:
+    """Database sessions and content-addressed blobs under one state folder."""
+
+    def __init__(self, state_dir: Path, url: str | None = None) -> None:
+        self.state_dir = state_dir
+        self._blobs = state_dir / "blobs"
+        self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.engine = _engine(url or f"sqlite:///{state_dir / 'corsia.db'}")
+        self._reader = self.engine.execution_options(read=True)
+        Base.metadata.create_all(self.engine)
+
+    @contextmanager
+    def begin(self) -> Iterator[Session]:
+        """A write transaction: committed at the end, rolled back by an exception."""
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A session for reading; what it loaded stays usable after it."""
+        with Session(self._reader, expire_on_commit=False) as session:
+            yield session
+
+    def emit(self, session: Session, kind: str, *, site: str = "", study: str = "", **fields: Any) -> None:
+        """Add an event for the dashboard: ids, codes and counts only."""
+        session.add(EventRow(at=time.time(), kind=kind, site=site, study=study, fields=fields))
+
+    def append_leaf(self, session: Session, value: dict[str, Any] | bytes) -> int:
+        """Append a leaf to the log within the caller's transaction; returns its index."""
+        last = session.scalar(select(func.max(LogRow.index)))
+        index = 0 if last is None else last + 1
+        session.add(LogRow(index=index, leaf=value if isinstance(value, bytes) else canonical_json(value)))
+        session.flush()
+        return index
+
+    def put_blob(self, name: str, data: bytes) -> Blob:
+        """Store bytes durably under their SHA-256.
+
+        Raises:
+            StorageError: the disk refused; nothing is stored.
+        """
+        digest = hashlib.sha256(data).hexdigest()
+        target = self._blobs / digest
+        if not target.exists():
+            try:
+                with tempfile.NamedTemporaryFile(dir=self._blobs, prefix=".", delete=False) as handle:
+                    handle.write(data)
+                    handle.flush()
+                    os.fsync(handle.fileno())
+                os.replace(handle.name, target)
+            except OSError as error:
+                raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        return Blob(name=name, digest=digest, size_bytes=len(data))
+
+    def blob_path(self, digest: str) -> Path:
+        """Where a blob lies.
+
+        Raises:
+            IntegrityError: `blob.digest` when the name is no digest or there is no such blob.
+        """
+        path = self._blobs / digest
+        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not path.is_file():
+            raise IntegrityError("blob.digest", "no such blob")
+        return path
+
+    def get_blob(self, digest: str) -> bytes:
+        """A blob's bytes, checked against their digest."""
+        data = self.blob_path(digest).read_bytes()
+        if hashlib.sha256(data).hexdigest() != digest:
+            raise IntegrityError("blob.digest", "a stored blob is damaged")
+        return data
+
+    def site(self, name: str) -> SiteRow | None:
+        """A site by name."""
+        with self.read() as session:
+            return session.get(SiteRow, name)
+
+
+def _engine(url: str) -> Engine:
+    sqlite = url.startswith("sqlite")
+    engine = create_engine(url, connect_args={"timeout": 30} if sqlite else {})
+    if sqlite:
+
+        @event.listens_for(engine, "connect")
+        def _on_connect(connection: Any, _record: Any) -> None:
+            connection.isolation_level = None  # the driver must not begin for us
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA journal_mode=WAL")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.execute("PRAGMA busy_timeout=30000")
+            cursor.close()
+
+        @event.listens_for(engine, "begin")
+        def _on_begin(connection: Any) -> None:
+            connection.exec_driver_sql(
+                "BEGIN IMMEDIATE" if not connection.get_execution_options().get("read") else "BEGIN"
+            )
+
+    return engine

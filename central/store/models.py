@@ -1,0 +1,219 @@
+"""The tables of the central database (SQLite by default; nothing here is SQLite's own).
+
+No column holds data of a person: ids, digests of ciphertext, counts, codes and signed documents only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+__all__ = [
+    "AssignmentRow",
+    "Base",
+    "CertificateRow",
+    "CheckpointRow",
+    "CuratedRow",
+    "EventRow",
+    "LogRow",
+    "ModelRow",
+    "ParcelRow",
+    "PredictionRow",
+    "RoundRow",
+    "RunRow",
+    "SiteRow",
+    "StudyRow",
+]
+
+
+class Base(DeclarativeBase):
+    """Common base; times are Unix seconds (float)."""
+
+    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, bytes: LargeBinary}  # noqa: RUF012
+
+
+class SiteRow(Base):
+    """An enrolled site and its last heartbeat."""
+
+    __tablename__ = "sites"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    network: Mapped[str] = mapped_column(default="")
+    identity: Mapped[str]  # base64 public bytes of the identity key
+    enrolled_at: Mapped[float]
+    revoked: Mapped[bool] = mapped_column(default=False)
+    last_seen: Mapped[float] = mapped_column(default=0.0)
+    version: Mapped[str] = mapped_column(default="")
+    paused: Mapped[bool] = mapped_column(default=False)
+    spool_parcels: Mapped[int] = mapped_column(default=0)
+    spool_bytes: Mapped[int] = mapped_column(default=0)
+    ledger_head: Mapped[str] = mapped_column(default="")
+    journal_head: Mapped[str] = mapped_column(default="")
+
+
+class CertificateRow(Base):
+    """Every certificate the signer issued to a site."""
+
+    __tablename__ = "certificates"
+    serial: Mapped[str] = mapped_column(primary_key=True)  # hex
+    site: Mapped[str] = mapped_column(index=True)
+    not_after: Mapped[float]
+    revoked: Mapped[bool] = mapped_column(default=False)
+
+
+class StudyRow(Base):
+    """A signed study: the exact bytes. state: open | done | failed | closed."""
+
+    __tablename__ = "studies"
+    id: Mapped[str] = mapped_column(String(63), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    lane: Mapped[str]
+    title: Mapped[str]
+    document: Mapped[bytes]
+    signature: Mapped[bytes]
+    created_at: Mapped[float]
+    state: Mapped[str] = mapped_column(default="open")
+
+
+class AssignmentRow(Base):
+    """One thing for one site to do; `seq` orders the stream."""
+
+    __tablename__ = "assignments"
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    id: Mapped[str] = mapped_column(String(64), unique=True)
+    site: Mapped[str] = mapped_column(index=True)
+    kind: Mapped[str]
+    study_digest: Mapped[str] = mapped_column(ForeignKey("studies.digest"), index=True)
+    document: Mapped[bytes]
+    signature: Mapped[bytes]
+    blobs: Mapped[list[Any]] = mapped_column(default=list)  # [{"name","digest","size_bytes"}]
+    state: Mapped[str] = mapped_column(default="received")  # protocol.assignment.State
+    code: Mapped[str] = mapped_column(default="")
+    error_id: Mapped[str] = mapped_column(default="")
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[float]
+    updated_at: Mapped[float]
+
+
+class ParcelRow(Base):
+    """A committed parcel. state: landed | opened | rejected (then `code`)."""
+
+    __tablename__ = "parcels"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    site: Mapped[str] = mapped_column(index=True)
+    study_digest: Mapped[str] = mapped_column(index=True)
+    assignment_id: Mapped[str] = mapped_column(index=True)
+    content_type: Mapped[str]
+    digest: Mapped[str]
+    size_bytes: Mapped[int]
+    log_index: Mapped[int]
+    state: Mapped[str] = mapped_column(default="landed")
+    code: Mapped[str] = mapped_column(default="")
+    landed_at: Mapped[float]
+    __table_args__ = (Index("parcels_by_state", "state", "content_type"),)
+
+
+class LogRow(Base):
+    """A leaf of the append-only log, from index 0."""
+
+    __tablename__ = "log"
+    index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    leaf: Mapped[bytes]
+
+
+class CheckpointRow(Base):
+    """A signed checkpoint of the log at `size`."""
+
+    __tablename__ = "checkpoints"
+    size: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str]
+
+
+class CuratedRow(Base):
+    """A batch in the lake; `batch_id` is what makes opening idempotent. `path` is relative to the lake."""
+
+    __tablename__ = "curated"
+    batch_id: Mapped[str] = mapped_column(primary_key=True)
+    study_digest: Mapped[str] = mapped_column(index=True)
+    site: Mapped[str]
+    parcel_id: Mapped[str]
+    part: Mapped[int]
+    last: Mapped[bool]
+    path: Mapped[str]
+    rows: Mapped[int]  # table rows
+    files: Mapped[int]  # DICOM files
+    persons: Mapped[int]
+    withheld: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    report: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created_at: Mapped[float]
+
+
+class RunRow(Base):
+    """A federated run, one per study. state: running | done | failed. (round, phase, attempt) is what is under way."""
+
+    __tablename__ = "runs"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    study_digest: Mapped[str] = mapped_column(unique=True)
+    state: Mapped[str] = mapped_column(default="running")
+    code: Mapped[str] = mapped_column(default="")
+    round: Mapped[int] = mapped_column(default=0)
+    phase: Mapped[str] = mapped_column(default="prepare")
+    attempt: Mapped[int] = mapped_column(default=0)
+    updated_at: Mapped[float]
+
+
+class RoundRow(Base):
+    """A finished round's checkpoint: model arrays, strategy state and metrics. Round 0 is the preparation."""
+
+    __tablename__ = "rounds"
+    run: Mapped[str] = mapped_column(primary_key=True)
+    round: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    arrays: Mapped[str]  # blob digest of the global arrays after this round
+    state: Mapped[str] = mapped_column(default="")  # blob digest of the strategy's state
+    metrics: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    sites: Mapped[list[Any]] = mapped_column(default=list)
+    started_at: Mapped[float]
+    finished_at: Mapped[float]
+
+
+class ModelRow(Base):
+    """A published model: signed manifest and weights, both as blobs. `serial` only grows, per name."""
+
+    __tablename__ = "models"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    alias: Mapped[str]
+    serial: Mapped[int]
+    study_digest: Mapped[str]
+    manifest: Mapped[str]  # blob digest of {"manifest": {...}, "signature": base64}
+    manifest_size: Mapped[int]
+    weights: Mapped[str]  # blob digest of the safetensors file
+    weights_size: Mapped[int]
+    uri: Mapped[str] = mapped_column(default="")  # models:/NAME/VERSION in MLflow
+    created_at: Mapped[float]
+
+
+class PredictionRow(Base):
+    """A batch inference at the centre over a study's curated rows."""
+
+    __tablename__ = "predictions"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    model: Mapped[str]
+    version: Mapped[int]
+    study_digest: Mapped[str]
+    rows: Mapped[int]
+    path: Mapped[str]
+    created_at: Mapped[float]
+
+
+class EventRow(Base):
+    """What the dashboard shows live: a fixed kind, ids and counts."""
+
+    __tablename__ = "events"
+    seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=True)
+    at: Mapped[float]
+    kind: Mapped[str]
+    site: Mapped[str] = mapped_column(default="")
+    study: Mapped[str] = mapped_column(default="")
+    fields: Mapped[dict[str, Any]] = mapped_column(default=dict)

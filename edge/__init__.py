@@ -1,0 +1,1 @@
+"""The hospital's side. `edge/agent.py` is the file to read."""

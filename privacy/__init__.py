@@ -1,0 +1,1 @@
+"""Mathematics and formats: sealing, de-identification, disclosure control, transparency. No network."""

@@ -1,0 +1,378 @@
+"""The error tree, sorted by what the operator does next.
+
+    CorsiaError
+    ├── ConfigurationError   fix the configuration
+    ├── InputError           fix the input: file, table, message, study
+    ├── AuthenticationError  enrol again, renew, check who the peer is
+    ├── PermissionRefused    ask the operator for the right
+    ├── PolicyRefused        the site's rule says no: change the study or ask the steward
+    ├── ApprovalRequired     wait for, or give, the site's approval
+    ├── StudyRefused         the study is not valid here: expired, unsigned, changed, replayed
+    ├── BudgetExceeded       the site's budget is spent
+    ├── DisclosureRefused    the egress gate held the result back
+    ├── IntegrityError       bytes are not what was signed: never retried
+    ├── StorageError         make room, or repair the disk
+    ├── UnavailableError     transient: the only one retried
+    ├── Paused               resume when ready
+    ├── WorkerError          the pipeline failed; look at the site's journal
+    └── ConflictError        another command got there first
+
+What leaves a hospital about a failure is `error.code` and an opaque id, never the message: a message may
+quote a column or a path of the site. Codes are never renamed or reused; `docs/errors.md` is made from `CODES`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "CODES",
+    "ApprovalRequired",
+    "AuthenticationError",
+    "BudgetExceeded",
+    "Code",
+    "ConfigurationError",
+    "ConflictError",
+    "CorsiaError",
+    "DisclosureRefused",
+    "InputError",
+    "IntegrityError",
+    "Paused",
+    "PermissionRefused",
+    "PolicyRefused",
+    "StorageError",
+    "StudyRefused",
+    "UnavailableError",
+    "WorkerError",
+    "from_code",
+]
+
+
+class CorsiaError(Exception):
+    """Any failure this product names.
+
+    Args:
+        code: a key of `CODES`, registered for this class.
+        message: for the operator of *this* side; never sent across the wall.
+    """
+
+    exit_status: ClassVar[int] = 70
+
+    def __init__(self, code: str, message: str = "") -> None:
+        entry = CODES.get(code)
+        if entry is None or not isinstance(self, entry.error):
+            raise AssertionError(f"error code {code!r} is not registered for {type(self).__name__}")
+        self.code = code
+        self.hint = entry.hint
+        self.message = message or entry.summary
+        self.id = secrets.token_hex(4)
+        super().__init__(f"{self.message} [{code}]")
+
+
+class ConfigurationError(CorsiaError):
+    """Fix the configuration."""
+
+    exit_status = 10
+
+
+class InputError(CorsiaError):
+    """Fix the input."""
+
+    exit_status = 11
+
+
+class AuthenticationError(CorsiaError):
+    """The peer, or this side, is not who it should be."""
+
+    exit_status = 12
+
+
+class PermissionRefused(CorsiaError):
+    """The right is missing."""
+
+    exit_status = 13
+
+
+class PolicyRefused(CorsiaError):
+    """The site's policy says no."""
+
+    exit_status = 14
+
+
+class ApprovalRequired(CorsiaError):
+    """The site has not approved."""
+
+    exit_status = 15
+
+
+class StudyRefused(CorsiaError):
+    """The study is not valid."""
+
+    exit_status = 16
+
+
+class BudgetExceeded(CorsiaError):
+    """The site's budget is spent."""
+
+    exit_status = 17
+
+
+class DisclosureRefused(CorsiaError):
+    """The egress gate held the result back; nothing left."""
+
+    exit_status = 18
+
+
+class IntegrityError(CorsiaError):
+    """Bytes are not what was signed."""
+
+    exit_status = 19
+
+
+class StorageError(CorsiaError):
+    """The disk refused."""
+
+    exit_status = 20
+
+
+class UnavailableError(CorsiaError):
+    """The other side does not answer now; retried with back-off."""
+
+    exit_status = 21
+
+
+class Paused(CorsiaError):
+    """Egress is paused by the site."""
+
+    exit_status = 22
+
+
+class WorkerError(CorsiaError):
+    """The lane's pipeline failed in its worker."""
+
+    exit_status = 23
+
+
+class ConflictError(CorsiaError):
+    """The state is not what the command expects."""
+
+    exit_status = 24
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """One stable code: the class that carries it, what it says, what to do next."""
+
+    error: type[CorsiaError]
+    summary: str
+    hint: str
+
+
+CODES: dict[str, Code] = {
+    # configuration
+    "config.invalid": Code(
+        ConfigurationError,
+        "the configuration is not valid",
+        "correct the named field; `corsia init` writes a commented example",
+    ),
+    "config.missing": Code(
+        ConfigurationError, "the configuration file cannot be read", "check the path given with --config"
+    ),
+    "config.key-mode": Code(
+        ConfigurationError,
+        "a key file is readable by others, or is not 32 bytes",
+        "chmod 600 the file; a key is exactly 32 raw bytes",
+    ),
+    "config.extra-missing": Code(
+        ConfigurationError,
+        "an optional part of corsia is not installed",
+        "pip install 'corsia[NAME]' with the extra that the message names",
+    ),
+    # input
+    "input.study": Code(InputError, "the study file is not valid", "correct the named field; see docs/spec/study.md"),
+    "input.message": Code(
+        InputError,
+        "a message on the wire is malformed or oversized",
+        "both ends must run compatible versions",
+    ),
+    "input.table": Code(InputError, "the table cannot be read", "check the file's format and encoding"),
+    "input.column-missing": Code(
+        InputError,
+        "the table lacks a column that the study or the site names",
+        "compare the study's columns with the dataset (`corsia edge preview`)",
+    ),
+    "input.dicom": Code(InputError, "a DICOM file does not parse", "the file was set aside; inspect it at the site"),
+    "input.image": Code(
+        InputError, "an image series or its mask is not usable", "see the reason; the case was set aside"
+    ),
+    "input.rows": Code(InputError, "there are too few usable rows", "check the dataset and the selectors"),
+    "input.usage": Code(InputError, "the request cannot be carried out as asked", "see --help"),
+    # authentication
+    "auth.join-code": Code(
+        AuthenticationError,
+        "the join code is unknown, used, expired or for another site",
+        "ask the consortium for a new one: `corsia central invite SITE`",
+    ),
+    "auth.fingerprint": Code(
+        AuthenticationError,
+        "the centre's fingerprint is not the one pinned",
+        "do not go on: compare fingerprints with the consortium by telephone",
+    ),
+    "auth.certificate": Code(
+        AuthenticationError,
+        "the certificate is missing, foreign, expired or not valid",
+        "enrol this site again",
+    ),
+    "auth.revoked": Code(
+        AuthenticationError, "the certificate has been revoked", "ask the consortium why, then enrol again"
+    ),
+    "auth.tls-version": Code(
+        AuthenticationError,
+        "the connection is not TLS 1.3",
+        "a middlebox may be intercepting: exempt the centre's host and port",
+    ),
+    "auth.token": Code(
+        AuthenticationError,
+        "the access token is missing or wrong",
+        "use the operator token that `corsia init central` wrote",
+    ),
+    "auth.not-enrolled": Code(
+        AuthenticationError, "this site is not enrolled", "run `corsia edge enroll` with a join code"
+    ),
+    # permission
+    "permission.site": Code(PermissionRefused, "this site is not part of the study", "ask the operator of the study"),
+    "permission.role": Code(PermissionRefused, "your role does not allow this", "ask the operator"),
+    # policy of the site
+    "policy.dataset": Code(PolicyRefused, "the dataset is not offered by this site", "see what the site advertises"),
+    "policy.lane": Code(PolicyRefused, "the site does not allow this lane for the dataset", "ask the site's steward"),
+    "policy.pipeline": Code(
+        PolicyRefused,
+        "the pipeline, or its version, is not installed or not allowed at the site",
+        "ask the site to install it, or use a version that it has",
+    ),
+    "policy.purpose": Code(PolicyRefused, "the site does not allow this purpose", "ask the site's steward"),
+    "policy.columns": Code(
+        PolicyRefused, "the study asks for columns that the site does not release", "drop the columns"
+    ),
+    "policy.k": Code(PolicyRefused, "the study asks for a smaller k than the site allows", "raise privacy.k"),
+    "policy.cohort": Code(
+        PolicyRefused, "the study asks for a smaller cohort than the site allows", "raise privacy.min_cohort"
+    ),
+    "policy.bytes": Code(PolicyRefused, "the result is larger than the site allows", "select fewer records"),
+    "policy.epsilon": Code(
+        PolicyRefused,
+        "the site does not release results without this privacy budget",
+        "add differential privacy, or ask the site's steward",
+    ),
+    "policy.masks": Code(PolicyRefused, "the site asks for secure aggregation", "set privacy.secure_aggregation"),
+    "policy.refused": Code(PolicyRefused, "the site's steward refused the study", "talk to the site"),
+    # approval
+    "approval.pending": Code(
+        ApprovalRequired,
+        "the study waits for approval at the site",
+        "`corsia edge approve STUDY` at the site",
+    ),
+    "approval.changed": Code(
+        ApprovalRequired,
+        "study or installed code changed since the approval",
+        "`corsia edge approve STUDY` shows what changed",
+    ),
+    # study
+    "study.signature": Code(
+        StudyRefused,
+        "the study is not signed by the pinned study-signing key",
+        "do not run it; tell the consortium",
+    ),
+    "study.expired": Code(StudyRefused, "the study has expired", "submit it again with a later date"),
+    "study.replay": Code(
+        StudyRefused, "an instruction was already carried out or is out of order", "none: it was ignored"
+    ),
+    "study.unknown": Code(StudyRefused, "no such study here", "check the id: `corsia study ls`"),
+    "study.exists": Code(StudyRefused, "a study with this id exists with other content", "choose another id"),
+    # budget
+    "budget.bytes": Code(BudgetExceeded, "the dataset's byte budget is spent", "the steward may raise max_bytes"),
+    "budget.epsilon": Code(BudgetExceeded, "the dataset's privacy budget is spent", "wait, or ask for less"),
+    "budget.ledger": Code(BudgetExceeded, "the ledger does not verify", "restore it from backup; egress stays stopped"),
+    # disclosure: the egress gate
+    "gate.undeclared": Code(
+        DisclosureRefused,
+        "the result holds something that the study does not declare",
+        "declare it in the study's output and ask for approval again",
+    ),
+    "gate.k": Code(
+        DisclosureRefused,
+        "the table is not k-anonymous at the required k",
+        "coarsen the columns or raise suppression",
+    ),
+    "gate.cohort": Code(DisclosureRefused, "fewer persons than the minimum cohort", "widen the selection"),
+    "gate.residual": Code(
+        DisclosureRefused,
+        "a value that had to go was found in the result",
+        "the files were set aside at the site",
+    ),
+    "gate.update": Code(
+        DisclosureRefused,
+        "the update's keys, shapes, types, size or norm are not allowed",
+        "check the learner",
+    ),
+    "gate.bytes": Code(DisclosureRefused, "the result is larger than declared", "declare a larger size or select less"),
+    # integrity
+    "parcel.format": Code(IntegrityError, "not a parcel, or its header is malformed", "ask for it again"),
+    "parcel.version": Code(IntegrityError, "the parcel's version or suite is not supported", "update this side"),
+    "parcel.truncated": Code(IntegrityError, "the parcel is truncated or has trailing bytes", "ask for it again"),
+    "parcel.signature": Code(
+        IntegrityError, "the parcel's signature does not verify", "do not use it; ask who sent it"
+    ),
+    "parcel.key": Code(IntegrityError, "the parcel is not sealed to this key", "use the key that the study names"),
+    "parcel.chunk": Code(IntegrityError, "a chunk is damaged, reordered or spliced", "ask for it again"),
+    "parcel.context": Code(IntegrityError, "the parcel belongs to another study, site or id", "do not use it"),
+    "parcel.replay": Code(IntegrityError, "this parcel id was committed with another digest", "tell the consortium"),
+    "parcel.payload": Code(IntegrityError, "what the parcel holds is malformed", "tell the site"),
+    "log.proof": Code(
+        IntegrityError,
+        "an inclusion proof, receipt or checkpoint does not verify",
+        "keep the evidence; tell the consortium",
+    ),
+    "journal.chain": Code(IntegrityError, "the journal's hash chain is broken", "keep it; restore from backup"),
+    "model.manifest": Code(IntegrityError, "the model's signed manifest does not verify", "do not use the model"),
+    "model.rollback": Code(
+        IntegrityError, "the model is older than one already accepted", "a roll-back needs a signed manifest"
+    ),
+    "blob.digest": Code(
+        IntegrityError, "a fetched object is not what was signed", "try again; then tell the consortium"
+    ),
+    # storage
+    "storage.full": Code(StorageError, "the disk is full", "make room; work goes on by itself"),
+    "storage.spool-full": Code(
+        StorageError, "the spool has reached its bound", "wait for delivery, or raise spool_bytes"
+    ),
+    "storage.failed": Code(StorageError, "a file cannot be written or read", "check the disk and its rights"),
+    # transient
+    "unavailable.centre": Code(UnavailableError, "the centre does not answer", "none: it is retried"),
+    "unavailable.process": Code(UnavailableError, "a process of the centre does not answer", "none: it is retried"),
+    "unavailable.mlflow": Code(UnavailableError, "MLflow does not answer", "start it; publishing is retried"),
+    "unavailable.quorum": Code(
+        UnavailableError, "too few sites answered before the deadline", "the round is tried again"
+    ),
+    # paused
+    "paused.site": Code(Paused, "egress is paused at this site", "`corsia edge resume`"),
+    # worker
+    "worker.failed": Code(WorkerError, "the pipeline failed", "look up the error id in the site's journal"),
+    "worker.killed": Code(
+        WorkerError, "the worker died or ran out of time or memory", "raise the limits or select less"
+    ),
+    # conflict
+    "conflict.state": Code(ConflictError, "the state does not allow this now", "see `status`"),
+    "conflict.exists": Code(ConflictError, "it exists already", "choose another name or remove it"),
+    "conflict.running": Code(ConflictError, "another process holds this state folder", "stop it first"),
+}
+
+
+def from_code(code: str, message: str = "") -> CorsiaError:
+    """Build the error that `code` names, as it came over the wire; an unknown code is a malformed message."""
+    entry = CODES.get(code)
+    if entry is None:
+        return InputError("input.message", f"unknown error code from the peer: {code[:64]!r}")
+    return entry.error(code, message)

@@ -1,0 +1,47 @@
+"""Named points at which a fault test kills the process.
+
+`point(name)` does nothing unless `CORSIA_FAULTS` names it: `spool.sealed=/path/marker,...`. The first process
+that reaches the point makes the marker and dies by SIGKILL; later ones pass, so that a restart goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+
+__all__ = ["POINTS", "point"]
+
+POINTS: dict[str, str] = {
+    "edge.accepted": "a study is stored at the site, nothing ran",
+    "edge.reserved": "the ledger holds the spend, nothing is sealed",
+    "edge.sealing": "a parcel is half sealed in the spool's temporary file",
+    "edge.spooled": "a parcel is durable in the spool, nothing sent",
+    "edge.delivering": "part of a parcel is sent",
+    "edge.receipt": "the centre has committed, the site has not journalled the receipt",
+    "gateway.chunk": "part of a parcel is on the gateway's disk",
+    "gateway.commit": "the parcel is renamed into the landing zone, the database knows nothing",
+    "gateway.committed": "database and log hold the parcel, the receipt is not sent",
+    "vault.opened": "a parcel is open in memory, the lake has nothing",
+    "vault.written": "the lake has the files, the database knows nothing",
+    "federation.instructed": "a round's instructions are out, no answer collected",
+    "federation.collected": "all answers of a round are in, nothing aggregated",
+    "federation.checkpoint": "a round's checkpoint is durable, the next is not begun",
+    "federation.publish": "MLflow has the model, the manifest is not stored",
+}
+
+
+def point(name: str) -> None:
+    """Die here, once, if the environment asks for it."""
+    spec = os.environ.get("CORSIA_FAULTS")
+    if not spec:
+        return
+    if name not in POINTS:
+        raise AssertionError(f"unknown fault point {name!r}")
+    for entry in spec.split(","):
+        key, _, marker = entry.partition("=")
+        if key == name:
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+            except FileExistsError:
+                return
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,199 @@
+"""What a parcel carries inside its seal, and the receipt that the centre gives for it.
+
+The payload is a *batch*: a first line of canonical JSON (batch id, study digest, part and last flag, counts), then
+items, each an 8-byte big-endian header length, a header of canonical JSON and `size` raw bytes. Sealing knows
+nothing of it (`privacy/envelope`), and the batch nothing of sealing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from protocol.errors import IntegrityError
+
+__all__ = [
+    "MAX_ITEM_BYTES",
+    "Batch",
+    "ContentType",
+    "Item",
+    "ItemKind",
+    "Receipt",
+    "canonical_json",
+    "pack_batch",
+    "unpack_batch",
+]
+
+MAX_ITEM_BYTES = 1 << 31
+MAX_JSON_BYTES = 1 << 20
+MAX_ITEMS = 1_000_000
+_LENGTH = struct.Struct(">Q")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
+
+
+class ContentType(StrEnum):
+    """What a parcel is, as its (readable) header says; fixed by the lane."""
+
+    RECORDS = "records"
+    DEIDENTIFIED = "deidentified"
+    FEATURES = "features"
+    UPDATE = "update"
+
+
+class ItemKind(StrEnum):
+    """What one item of a batch is, and so who reads it."""
+
+    TABLE = "table"  # Parquet
+    DICOM = "dicom"  # DICOM Part 10
+    REPORT = "report"  # canonical JSON: the lane's report (counts, rules; no values)
+    MESSAGE = "message"  # a Flower message's bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One result of a lane.
+
+    `name` is a plain file name (no path); `persons` counts the persons it is about, `rows` its rows or files.
+    """
+
+    kind: ItemKind
+    name: str
+    data: bytes
+    persons: int = 0
+    rows: int = 0
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The items of one parcel with the ids by which the centre deduplicates them.
+
+    `batch_id` is derived from study, site, assignment and `part`, so that a retried part has the same one.
+    `withheld` counts records that stayed at the site (no consent, set aside), for the whole study, on the last part.
+    """
+
+    batch_id: str
+    study_digest: str
+    site: str
+    part: int
+    last: bool
+    items: tuple[Item, ...]
+    withheld: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The centre's word that a parcel has landed: ids, its digest, and its place in the log.
+
+    `proof` is the RFC 6962 audit path (hex) of leaf `index` in the tree of `checkpoint`, a signed checkpoint as
+    `privacy.transparency` writes it.
+    """
+
+    parcel_id: str
+    digest: str
+    index: int
+    proof: tuple[str, ...]
+    checkpoint: str
+
+    @staticmethod
+    def leaf(parcel_id: str, digest: str) -> bytes:
+        """The log leaf of a parcel: a random id and a digest of ciphertext, nothing else."""
+        return canonical_json({"kind": "parcel", "id": parcel_id, "sha256": digest})
+
+
+def canonical_json(value: Any) -> bytes:
+    """JSON with sorted keys, no spaces, ASCII only, no NaN: one value, one text (as RFC 8785 for our value range)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def pack_batch(batch: Batch) -> Iterator[bytes]:
+    """The payload's bytes, piece by piece."""
+    head = {
+        "batch": batch.batch_id,
+        "study": batch.study_digest,
+        "site": batch.site,
+        "part": batch.part,
+        "last": batch.last,
+        "withheld": batch.withheld,
+        "items": len(batch.items),
+    }
+    yield from _framed(head)
+    for item in batch.items:
+        yield from _framed(
+            {
+                "kind": item.kind.value,
+                "name": item.name,
+                "size": len(item.data),
+                "persons": item.persons,
+                "rows": item.rows,
+                "meta": item.meta,
+            }
+        )
+        yield item.data
+
+
+def unpack_batch(payload: bytes) -> Batch:
+    """Read a payload back.
+
+    Raises:
+        IntegrityError: `parcel.payload` for anything but exactly one well-formed batch.
+    """
+    try:
+        head, at = _json_at(payload, 0)
+        count = head["items"]
+        if not isinstance(count, int) or not 0 <= count <= MAX_ITEMS:
+            raise ValueError("items")
+        items = []
+        for _ in range(count):
+            meta, at = _json_at(payload, at)
+            size = meta["size"]
+            if not isinstance(size, int) or not 0 <= size <= MAX_ITEM_BYTES or at + size > len(payload):
+                raise ValueError("size")
+            if not _NAME.match(meta["name"]):
+                raise ValueError("name")
+            items.append(
+                Item(
+                    kind=ItemKind(meta["kind"]),
+                    name=meta["name"],
+                    data=payload[at : at + size],
+                    persons=int(meta["persons"]),
+                    rows=int(meta["rows"]),
+                    meta=dict(meta["meta"]),
+                )
+            )
+            at += size
+        if at != len(payload):
+            raise ValueError("trailing bytes")
+        return Batch(
+            batch_id=str(head["batch"]),
+            study_digest=str(head["study"]),
+            site=str(head["site"]),
+            part=int(head["part"]),
+            last=bool(head["last"]),
+            items=tuple(items),
+            withheld={str(k): int(v) for k, v in dict(head["withheld"]).items()},
+        )
+    except (ValueError, KeyError, TypeError, struct.error, RecursionError):
+        raise IntegrityError("parcel.payload") from None
+
+
+def _framed(value: dict[str, Any]) -> Iterator[bytes]:
+    raw = canonical_json(value)
+    yield _LENGTH.pack(len(raw))
+    yield raw
+
+
+def _json_at(payload: bytes, at: int) -> tuple[dict[str, Any], int]:
+    (size,) = _LENGTH.unpack_from(payload, at)
+    at += _LENGTH.size
+    if size > MAX_JSON_BYTES or at + size > len(payload):
+        raise ValueError("length")
+    value = json.loads(payload[at : at + size])
+    if not isinstance(value, dict):
+        raise ValueError("object")
+    return value, at + size

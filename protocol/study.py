@@ -1,0 +1,245 @@
+"""A study: the one file that says who asks for what, why, and what may leave.
+
+The centre signs the exact bytes of the TOML; a site approves the SHA-256 of exactly these bytes. Reading is
+strict: an unknown field, lane or operator is refused, never ignored.
+
+Source: `docs/spec/study.md`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import tomllib
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protocol.errors import InputError, StudyRefused
+
+__all__ = [
+    "MAX_STUDY_BYTES",
+    "Column",
+    "Condition",
+    "Dataset",
+    "Lane",
+    "ModelReference",
+    "Output",
+    "Pipeline",
+    "Privacy",
+    "Publish",
+    "Recipient",
+    "Study",
+    "Training",
+    "dump_study",
+    "parse_study",
+    "study_digest",
+]
+
+MAX_STUDY_BYTES = 256 * 1024
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Text = Annotated[str, Field(min_length=1, max_length=2000)]
+Scalar = bool | int | float | str
+
+
+class Lane(StrEnum):
+    """The four lanes, and inference, by which nothing but a count leaves the site."""
+
+    HARVEST = "harvest"
+    ANONYMIZE = "anonymize"
+    EXTRACT = "extract"
+    TRAIN = "train"
+    INFER = "infer"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class Condition(_Model):
+    """One row selector: `column op value`. Bound as a parameter, never as text. Conditions are ANDed."""
+
+    column: Name
+    op: Literal["==", "!=", "<", "<=", ">", ">=", "in", "not-null"]
+    value: Scalar | tuple[Scalar, ...] | None = None
+
+
+class Dataset(_Model):
+    """Which of a site's datasets, and which of its columns and rows.
+
+    `columns` are read from the dataset's table; consent, patient and de-identification columns are read by the
+    site besides. `images` asks for the dataset's DICOM files.
+    """
+
+    name: Slug
+    columns: tuple[Name, ...] = ()
+    where: tuple[Condition, ...] = ()
+    images: bool = False
+
+
+class Pipeline(_Model):
+    """An installed pipeline by name and version, with its parameters (checked by the pipeline itself)."""
+
+    name: Slug
+    version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")] = "1"
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Column(_Model):
+    """A declared output column. `name` may be a glob (`original_*`); `dtype` is what the gate checks."""
+
+    name: Name
+    dtype: Literal["int", "float", "string", "bool", "date"]
+
+
+class Output(_Model):
+    """All that may leave: the table's columns, whether DICOM files may, and how many bytes in all."""
+
+    columns: tuple[Column, ...] = ()
+    files: bool = False
+    max_bytes: Annotated[int, Field(gt=0, le=10**13)] = 100_000_000
+
+    def column(self, name: str) -> Column | None:
+        """The declaration that covers a column, or None."""
+        return next((c for c in self.columns if fnmatch.fnmatchcase(name, c.name)), None)
+
+
+class Privacy(_Model):
+    """What the study promises; a site's policy may ask for more, and the stricter value wins."""
+
+    k: Annotated[int, Field(ge=1, le=1000)] = 5
+    min_cohort: Annotated[int, Field(ge=1, le=10**6)] = 10
+    epsilon: Annotated[float, Field(gt=0)] | None = None
+    delta: Annotated[float, Field(gt=0, lt=1)] | None = None
+    dp: Literal["none", "sample", "central", "distributed"] = "none"
+    secure_aggregation: bool = False
+
+
+class Publish(_Model):
+    """The name and alias under which the trained model is published; signing the study allows just these."""
+
+    model: Slug
+    alias: Slug = "champion"
+
+
+class Training(_Model):
+    """Lane 4: learner, strategy and rounds."""
+
+    learner: Slug
+    features: tuple[Name, ...]
+    outcome: tuple[Name, ...]
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
+    strategy: Literal["fedavg", "fedadam"] = "fedavg"
+    strategy_parameters: dict[str, float] = Field(default_factory=dict)
+    local_steps: Annotated[int, Field(ge=1, le=10**6)] = 20
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = 1
+    deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
+    quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
+    max_norm: Annotated[float, Field(gt=0)] = 1e4
+    metrics: tuple[Name, ...] = ()
+    publish: Publish
+
+
+class ModelReference(_Model):
+    """Lane `infer`: which published model a site is to pull."""
+
+    name: Slug
+    alias: Slug = "champion"
+
+
+class Recipient(_Model):
+    """A public key (base64 of `privacy.envelope` public bytes) and the process that holds its secret."""
+
+    role: Literal["vault", "federation"]
+    key: Annotated[str, Field(max_length=8192)]
+
+
+class Study(_Model):
+    """A whole study. See `docs/spec/study.md` for every field.
+
+    A draft has neither recipients nor roster: the centre's signer adds them before it signs.
+    """
+
+    schema_version: Literal[1] = Field(1, alias="schema")
+    id: Slug
+    title: Text
+    lane: Lane
+    purpose: Slug
+    description: str = Field("", max_length=4000)
+    legal_basis: Literal["consent", "public-interest", "scientific-research", "legal-obligation"]
+    controller: Text
+    ethics_reference: Text
+    expires: datetime
+    sites: tuple[Slug, ...] = Field(min_length=1, max_length=1000)
+    dataset: Dataset
+    pipeline: Pipeline
+    output: Output = Field(default_factory=Output)
+    privacy: Privacy = Field(default_factory=Privacy)
+    training: Training | None = None
+    model: ModelReference | None = None
+    recipients: tuple[Recipient, ...] = ()
+    roster: dict[Slug, str] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Study:
+        if self.expires.tzinfo is None:
+            raise ValueError("expires: give a time zone, as in 2030-01-01T00:00:00Z")
+        if len(set(self.sites)) != len(self.sites):
+            raise ValueError("sites: a site is named twice")
+        if (self.lane is Lane.TRAIN) != (self.training is not None):
+            raise ValueError("training: lane 'train' needs the table [training], other lanes must not have it")
+        if (self.lane is Lane.INFER) != (self.model is not None):
+            raise ValueError("model: lane 'infer' needs the table [model], other lanes must not have it")
+        if self.privacy.dp != "none" and (self.privacy.epsilon is None or self.privacy.delta is None):
+            raise ValueError("privacy: differential privacy needs epsilon and delta")
+        if self.lane in (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT) and not (self.output.columns or self.output.files):
+            raise ValueError("output: declare the columns (or files) that may leave")
+        return self
+
+    def check_valid_at(self, now: datetime) -> None:
+        """Refuse an expired study.
+
+        Raises:
+            StudyRefused: `study.expired`.
+        """
+        if now >= self.expires:
+            raise StudyRefused(
+                "study.expired", f"study {self.id} expired at {self.expires.astimezone(UTC).isoformat()}"
+            )
+
+    def recipient(self, role: Literal["vault", "federation"]) -> str | None:
+        """The base64 public key of a role, or None."""
+        return next((r.key for r in self.recipients if r.role == role), None)
+
+
+def parse_study(raw: bytes) -> Study:
+    """Read a study from TOML bytes.
+
+    Raises:
+        InputError: `input.study`, with the field and the reason.
+    """
+    if len(raw) > MAX_STUDY_BYTES:
+        raise InputError("input.study", f"the study is larger than {MAX_STUDY_BYTES} bytes")
+    try:
+        return Study.model_validate(tomllib.loads(raw.decode()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "study"
+        raise InputError("input.study", f"{where}: {first['msg']}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError("input.study", f"not TOML: {error}") from None
+
+
+def dump_study(study: Study) -> bytes:
+    """Write a study as TOML; `parse_study` reads it back equal."""
+    return tomli_w.dumps(study.model_dump(mode="python", by_alias=True, exclude_none=True)).encode()
+
+
+def study_digest(raw: bytes) -> str:
+    """SHA-256 (hex) of the exact signed bytes: the study's name on the wire and in approvals."""
+    return hashlib.sha256(raw).hexdigest()

@@ -1,0 +1,1 @@
+"""Generated from fleet.proto by `make proto`; imported only at the two walls."""

@@ -1,0 +1,215 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class AssignmentKind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    ASSIGNMENT_KIND_UNSPECIFIED: _ClassVar[AssignmentKind]
+    ASSIGNMENT_KIND_STUDY: _ClassVar[AssignmentKind]
+    ASSIGNMENT_KIND_ROUND: _ClassVar[AssignmentKind]
+
+class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    STATE_UNSPECIFIED: _ClassVar[State]
+    STATE_RECEIVED: _ClassVar[State]
+    STATE_PENDING: _ClassVar[State]
+    STATE_RUNNING: _ClassVar[State]
+    STATE_DELIVERING: _ClassVar[State]
+    STATE_DONE: _ClassVar[State]
+    STATE_REFUSED: _ClassVar[State]
+    STATE_FAILED: _ClassVar[State]
+    STATE_EXPIRED: _ClassVar[State]
+ASSIGNMENT_KIND_UNSPECIFIED: AssignmentKind
+ASSIGNMENT_KIND_STUDY: AssignmentKind
+ASSIGNMENT_KIND_ROUND: AssignmentKind
+STATE_UNSPECIFIED: State
+STATE_RECEIVED: State
+STATE_PENDING: State
+STATE_RUNNING: State
+STATE_DELIVERING: State
+STATE_DONE: State
+STATE_REFUSED: State
+STATE_FAILED: State
+STATE_EXPIRED: State
+
+class EnrolRequest(_message.Message):
+    __slots__ = ("site", "secret", "csr_der", "identity_public", "signature")
+    SITE_FIELD_NUMBER: _ClassVar[int]
+    SECRET_FIELD_NUMBER: _ClassVar[int]
+    CSR_DER_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_PUBLIC_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    site: str
+    secret: bytes
+    csr_der: bytes
+    identity_public: bytes
+    signature: bytes
+    def __init__(self, site: _Optional[str] = ..., secret: _Optional[bytes] = ..., csr_der: _Optional[bytes] = ..., identity_public: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class EnrolReply(_message.Message):
+    __slots__ = ("certificate_pem", "trust", "trust_signature")
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    TRUST_FIELD_NUMBER: _ClassVar[int]
+    TRUST_SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    certificate_pem: bytes
+    trust: bytes
+    trust_signature: bytes
+    def __init__(self, certificate_pem: _Optional[bytes] = ..., trust: _Optional[bytes] = ..., trust_signature: _Optional[bytes] = ...) -> None: ...
+
+class RenewRequest(_message.Message):
+    __slots__ = ("csr_der", "signature")
+    CSR_DER_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    csr_der: bytes
+    signature: bytes
+    def __init__(self, csr_der: _Optional[bytes] = ..., signature: _Optional[bytes] = ...) -> None: ...
+
+class RenewReply(_message.Message):
+    __slots__ = ("certificate_pem",)
+    CERTIFICATE_PEM_FIELD_NUMBER: _ClassVar[int]
+    certificate_pem: bytes
+    def __init__(self, certificate_pem: _Optional[bytes] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("version",)
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    def __init__(self, version: _Optional[str] = ...) -> None: ...
+
+class Blob(_message.Message):
+    __slots__ = ("name", "digest", "size_bytes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    digest: str
+    size_bytes: int
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class Assignment(_message.Message):
+    __slots__ = ("id", "kind", "study_digest", "document", "signature", "blobs")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DOCUMENT_FIELD_NUMBER: _ClassVar[int]
+    SIGNATURE_FIELD_NUMBER: _ClassVar[int]
+    BLOBS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: AssignmentKind
+    study_digest: str
+    document: bytes
+    signature: bytes
+    blobs: _containers.RepeatedCompositeFieldContainer[Blob]
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[AssignmentKind, str]] = ..., study_digest: _Optional[str] = ..., document: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...
+
+class SiteReport(_message.Message):
+    __slots__ = ("version", "paused", "spool_parcels", "spool_bytes", "ledger_head", "journal_head", "assignment_id", "state", "code", "error_id", "counts")
+    class CountsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_FIELD_NUMBER: _ClassVar[int]
+    SPOOL_PARCELS_FIELD_NUMBER: _ClassVar[int]
+    SPOOL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_HEAD_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    ERROR_ID_FIELD_NUMBER: _ClassVar[int]
+    COUNTS_FIELD_NUMBER: _ClassVar[int]
+    version: str
+    paused: bool
+    spool_parcels: int
+    spool_bytes: int
+    ledger_head: str
+    journal_head: str
+    assignment_id: str
+    state: State
+    code: str
+    error_id: str
+    counts: _containers.ScalarMap[str, int]
+    def __init__(self, version: _Optional[str] = ..., paused: _Optional[bool] = ..., spool_parcels: _Optional[int] = ..., spool_bytes: _Optional[int] = ..., ledger_head: _Optional[str] = ..., journal_head: _Optional[str] = ..., assignment_id: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., code: _Optional[str] = ..., error_id: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
+
+class ReportReply(_message.Message):
+    __slots__ = ("server_time",)
+    SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    server_time: float
+    def __init__(self, server_time: _Optional[float] = ...) -> None: ...
+
+class OpenRequest(_message.Message):
+    __slots__ = ("parcel_id", "study_digest", "content_type", "size_bytes", "digest", "assignment_id")
+    PARCEL_ID_FIELD_NUMBER: _ClassVar[int]
+    STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    parcel_id: str
+    study_digest: str
+    content_type: str
+    size_bytes: int
+    digest: str
+    assignment_id: str
+    def __init__(self, parcel_id: _Optional[str] = ..., study_digest: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., assignment_id: _Optional[str] = ...) -> None: ...
+
+class OpenReply(_message.Message):
+    __slots__ = ("offset", "committed")
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    committed: bool
+    def __init__(self, offset: _Optional[int] = ..., committed: _Optional[bool] = ...) -> None: ...
+
+class Chunk(_message.Message):
+    __slots__ = ("parcel_id", "offset", "data")
+    PARCEL_ID_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    parcel_id: str
+    offset: int
+    data: bytes
+    def __init__(self, parcel_id: _Optional[str] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UploadReply(_message.Message):
+    __slots__ = ("offset",)
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    offset: int
+    def __init__(self, offset: _Optional[int] = ...) -> None: ...
+
+class CommitRequest(_message.Message):
+    __slots__ = ("parcel_id",)
+    PARCEL_ID_FIELD_NUMBER: _ClassVar[int]
+    parcel_id: str
+    def __init__(self, parcel_id: _Optional[str] = ...) -> None: ...
+
+class CommitReply(_message.Message):
+    __slots__ = ("parcel_id", "digest", "index", "proof", "checkpoint")
+    PARCEL_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    parcel_id: str
+    digest: str
+    index: int
+    proof: _containers.RepeatedScalarFieldContainer[str]
+    checkpoint: str
+    def __init__(self, parcel_id: _Optional[str] = ..., digest: _Optional[str] = ..., index: _Optional[int] = ..., proof: _Optional[_Iterable[str]] = ..., checkpoint: _Optional[str] = ...) -> None: ...
+
+class FetchRequest(_message.Message):
+    __slots__ = ("digest", "offset")
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    offset: int
+    def __init__(self, digest: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
