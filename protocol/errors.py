@@ -267,6 +267,11 @@ CODES: dict[str, Code] = {
         "add differential privacy, or ask the site's steward",
     ),
     "policy.masks": Code(PolicyRefused, "the site asks for secure aggregation", "set privacy.secure_aggregation"),
+    "policy.consent": Code(
+        PolicyRefused,
+        "consent is required, and the dataset has no consent column",
+        "name it under [datasets.NAME.consent]",
+    ),
     "policy.refused": Code(PolicyRefused, "the site's steward refused the study", "talk to the site"),
     # approval
     "approval.pending": Code(

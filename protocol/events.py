@@ -18,9 +18,10 @@ from typing import Any
 __all__ = ["FIELDS", "JsonFormatter", "configure"]
 
 FIELDS = frozenset(
-    "assignment attempt bytes code count counts dataset digest duration_s error error_id event files host index "
-    "kind lane metric model offset parcel parcels part paused persons phase pid port process protocol records round rows rule run "
-    "serial sequence sha256 site size size_bytes spool_bytes spool_parcels state status study version withheld".split()
+    "assignment attempt bytes code count counts dataset digest duration_s error error_id event files host "
+    "index kind lane metric model offset parcel parcels part paused persons phase pid port process "
+    "protocol records round rows rule run serial sequence sha256 site size size_bytes spool_bytes "
+    "spool_parcels state status study version withheld".split()
 )
 _EVENT = re.compile(r"^[a-z0-9][a-z0-9._-]{0,63}$")
 _WORD = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:/+@ -]{0,127}$")

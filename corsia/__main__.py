@@ -1,0 +1,5 @@
+"""`python -m corsia` is the command `corsia`."""
+
+from corsia.cli import main
+
+main()

@@ -1,0 +1,133 @@
+"""Checks of this machine, each answered in one line: what is wrong and what to do."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from protocol.errors import CorsiaError
+
+__all__ = ["Finding", "examine"]
+
+_PACKAGES = ("protocol", "privacy", "pipelines", "edge", "central", "corsia")
+_ROOM_BYTES = 2 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One check: `ok`, what was found, and what to do when it is not ok."""
+
+    check: str
+    ok: bool
+    found: str
+    advice: str = ""
+
+
+def examine(config: Path | None = None) -> list[Finding]:
+    """Run every check; with an edge.toml, its state, certificate and connection too."""
+    findings = [_python(), *_shadowed(), _clock(), _room(Path.cwd() if config is None else config.parent), _isolation()]
+    if config is not None:
+        findings += list(_site(config))
+    return findings
+
+
+def _python() -> Finding:
+    ok = sys.version_info >= (3, 11)
+    return Finding(check="python", ok=ok, found=sys.version.split()[0], advice="use Python 3.11 or 3.12")
+
+
+def _shadowed() -> Iterator[Finding]:
+    """Whether another distribution shadows one of our top-level names."""
+    home = Path(find_spec("corsia").origin or "").parent.parent  # type: ignore[union-attr]
+    owners = metadata.packages_distributions()
+    for name in _PACKAGES:
+        spec = find_spec(name)
+        origin = Path(spec.origin) if spec and spec.origin else None
+        foreign = [d for d in owners.get(name, []) if d != "corsia"]
+        ok = origin is not None and origin.is_relative_to(home) and not foreign
+        if not ok:
+            yield Finding(
+                check=f"package {name}",
+                ok=False,
+                found=", ".join(foreign) or str(origin),
+                advice="install corsia in an environment of its own",
+            )
+    yield Finding(check="packages", ok=True, found=", ".join(_PACKAGES))
+
+
+def _clock() -> Finding:
+    ok = time.time() > 1_760_000_000
+    return Finding(
+        check="clock", ok=ok, found=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), advice="set the clock (NTP)"
+    )
+
+
+def _room(folder: Path) -> Finding:
+    free = shutil.disk_usage(folder).free
+    return Finding(
+        check="disk", ok=free > _ROOM_BYTES, found=f"{free / (1 << 30):.1f} GiB free", advice="keep 2 GiB free"
+    )
+
+
+def _isolation() -> Finding:
+    from edge.worker import isolation
+
+    missing = [name for name, ok in isolation().items() if not ok]
+    return Finding(
+        check="worker isolation",
+        ok=not missing,
+        found="missing: " + ", ".join(missing) if missing else "network namespace, limits",
+        advice="allow unprivileged user namespaces, or run under systemd with PrivateNetwork",
+    )
+
+
+def _site(path: Path) -> Iterator[Finding]:
+    from edge.config import load
+    from edge.identity import Identity
+
+    try:
+        config = load(path)
+        yield Finding(check="configuration", ok=True, found=str(path))
+        identity = Identity.load(config.state_dir)
+        yield Finding(check="enrolment", ok=True, found=identity.site)
+        yield _reachable(identity.fleet)
+    except CorsiaError as error:
+        yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
+    yield _mode(path.parent)
+
+
+def _reachable(address: str) -> Finding:
+    """Whether the fleet port answers with TLS 1.3, and is not cut open on the way."""
+    host, _, port = address.rpartition(":")
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+
+    def probe() -> str:
+        with socket.create_connection((host, int(port)), timeout=5) as raw, context.wrap_socket(raw) as tls:
+            return tls.version() or ""
+
+    return _try("centre", probe, f"ask IT to allow outbound TCP to {host}:{port}, without TLS interception")
+
+
+def _mode(folder: Path) -> Finding:
+    open_ = [p.name for p in folder.glob("**/*.key") if p.stat().st_mode & 0o077]
+    return Finding(check="key files", ok=not open_, found=", ".join(open_) or "all private", advice="chmod 600")
+
+
+def _try(check: str, probe: Callable[[], str], advice: str) -> Finding:
+    try:
+        found = probe()
+    except (OSError, ValueError) as error:
+        return Finding(check=check, ok=False, found=os.strerror(getattr(error, "errno", 0) or 0), advice=advice)
+    return Finding(check=check, ok=found == "TLSv1.3", found=found, advice=advice)

@@ -1,0 +1,92 @@
+"""Look for planted identities in files: raw bytes in several encodings, and every decoded cell, element and text."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+from protocol.errors import CorsiaError
+
+__all__ = ["Leak", "find_leaks", "leaks_in"]
+
+_SHORTEST = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Leak:
+    """A planted value (by its number in the list, never itself) found in a file, and how it was read."""
+
+    path: Path
+    value: int
+    reading: str
+
+
+def find_leaks(roots: Iterable[Path], planted: Iterable[str]) -> list[Leak]:
+    """Search every file below `roots` for every planted value.
+
+    Raises:
+        ValueError: a planted value is too short to search for.
+    """
+    values = list(dict.fromkeys(planted))
+    if any(len(v) < _SHORTEST for v in values):
+        raise ValueError(f"planted values have at least {_SHORTEST} characters")
+    found = []
+    for root in roots:
+        for path in sorted(root.rglob("*")) if root.is_dir() else [root]:
+            if path.is_file() and not path.is_symlink():
+                found += [Leak(path, number, how) for number, how in leaks_in(path.read_bytes(), values)]
+    return found
+
+
+def leaks_in(data: bytes, values: list[str]) -> list[tuple[int, str]]:
+    """The numbers of the planted values that occur in one file's bytes or in what it decodes to."""
+    by_prefix: dict[str, list[int]] = {}
+    for number, value in enumerate(values):
+        by_prefix.setdefault(value[:_SHORTEST].lower(), []).append(number)
+    found: dict[int, str] = {}
+    for reading, text in _readings(data):
+        low = text.lower()
+        pieces = {low[i : i + _SHORTEST] for i in range(len(low) - _SHORTEST + 1)}
+        for prefix in pieces & by_prefix.keys():
+            for number in by_prefix[prefix]:
+                if values[number].lower() in low:
+                    found.setdefault(number, reading)
+    return sorted(found.items())
+
+
+def _readings(data: bytes) -> Iterator[tuple[str, str]]:
+    yield "bytes", data.decode("latin-1")
+    for order in ("utf-16-le", "utf-16-be"):
+        yield order, data.decode(order, "ignore")
+        yield f"{order} from byte 1", data[1:].decode(order, "ignore")
+    if data[:4] == b"PAR1":
+        yield "cells", "\n".join(_cells(data))
+    elif data[128:132] == b"DICM":
+        yield "elements", "\n".join(_elements(data))
+
+
+def _cells(data: bytes) -> Iterator[str]:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(BytesIO(data))
+    yield from table.column_names
+    yield str(table.schema.metadata)
+    for column in table.columns:
+        yield from (str(value) for value in column.to_pylist())
+
+
+def _elements(data: bytes) -> Iterator[str]:
+    from pydicom import dcmread
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            dataset = dcmread(BytesIO(data))
+            for element in [*dataset.file_meta, *dataset.iterall()]:
+                if element.VR != "SQ" and element.keyword not in ("PixelData", "WaveformData"):
+                    yield str(element.value)
+        except (ValueError, AttributeError, CorsiaError) as error:
+            raise ValueError(f"a file at the centre does not decode: {type(error).__name__}") from None

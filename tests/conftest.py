@@ -1,0 +1,40 @@
+"""For all tests: where the shared data lie, and the rule that under CI every skip has an allowed reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.running import demo
+
+__all__ = ["demo"]
+
+_SKIPPED: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of reference data beside the checkout; tests that need it skip without it."""
+    folder = Path(__file__).parents[1].parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("no ../shared/data: the reference data are not beside this checkout")
+    return folder
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped and isinstance(report.longrepr, tuple):
+        _SKIPPED.append(report.longrepr[2].removeprefix("Skipped: "))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    allowed_file = os.environ.get("CORSIA_SKIPS")
+    if not allowed_file or exitstatus != 0:
+        return
+    lines = Path(allowed_file).read_text().splitlines()
+    allowed = tuple(line for line in lines if line and not line.startswith("#"))
+    foreign = sorted({reason for reason in _SKIPPED if not reason.startswith(allowed)})
+    if foreign:
+        print("\nskipped without an allowed reason:\n  " + "\n  ".join(foreign))  # noqa: T201
+        session.exitstatus = 1

@@ -1,0 +1,90 @@
+"""One demo for all end-to-end tests, in a network namespace of its own where the kernel allows it.
+
+There only loopback exists: any attempt to reach elsewhere fails, and the demo must not notice.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.outcome import outcome
+
+_ROOT = os.geteuid() == 0
+_PREFIX = [
+    "unshare",
+    "--net",
+    *([] if _ROOT else ["--map-root-user"]),
+    "sh",
+    "-c",
+    'ip link set lo up && exec "$@"',
+    "sh",
+]
+
+
+def isolated() -> list[str]:
+    """The command prefix that leaves nothing but loopback, or a skip."""
+    if shutil.which("ip") is None or shutil.which("unshare") is None:
+        pytest.skip("no iproute2: sudo apt-get install -y --no-install-recommends iproute2")
+    if subprocess.run([*_PREFIX, "true"], capture_output=True).returncode != 0:
+        pytest.skip("no network namespaces: this kernel does not allow unprivileged ones")
+    return _PREFIX
+
+
+@dataclass(frozen=True)
+class Demo:
+    """A finished demo that still runs."""
+
+    out: Path
+    summary: dict[str, Any]
+    url: str
+    process: subprocess.Popen[str]
+    outcome: dict[str, Any]
+
+    def inside(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the demo's network namespace."""
+        user = [] if _ROOT else ["--preserve-credentials", "--user"]
+        enter = ["nsenter", *user, "--net", "--target", str(self.process.pid)]
+        return subprocess.run([*enter, *command], env=os.environ | env, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    out = tmp_path_factory.mktemp("demo") / "out"
+    prefix = isolated()
+    stderr = out.parent / "stderr.txt"
+    with stderr.open("w") as errors:
+        process = subprocess.Popen(
+            [*prefix, sys.executable, "-m", "corsia", "demo", "--sites", "3", "--out", str(out), "--keep", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,
+        )
+    try:
+        ready = out / "demo.json"
+        until = time.monotonic() + 300
+        while not ready.exists():
+            if process.poll() is not None or time.monotonic() > until:
+                pytest.fail(f"the demo did not finish:\n{stderr.read_text()[-4000:]}")
+            time.sleep(0.2)
+        summary = json.loads(ready.read_text())
+        yield Demo(out, summary["summary"], summary["url"], process, outcome(out, summary["summary"]))
+    finally:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.communicate(timeout=40)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)

@@ -1,0 +1,160 @@
+"""`corsia demo`: its line, what leaked, what reached out, the notebook over it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from corsia.leaks import find_leaks
+from tests.e2e.running import Demo
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+ROOT = Path(__file__).parents[2]
+
+
+def planted(out: Path) -> list[str]:
+    return [value for path in sorted(out.glob("sites/*/data/planted.json")) for value in json.loads(path.read_text())]
+
+
+def test_the_line_has_the_agreed_keys_and_sane_figures(demo: Demo) -> None:
+    s = demo.summary
+    assert set(s) == {"sites", "lanes", "inference", "log", "seconds"}
+    assert s["sites"] == 3
+    harvest, anonymize, extract, train = (s["lanes"][lane] for lane in ("harvest", "anonymize", "extract", "train"))
+    assert set(harvest) == {"records", "withheld", "parcels", "bytes"}
+    assert harvest["records"] > 100
+    assert harvest["withheld"] > 0
+    assert harvest["parcels"] >= 3
+    assert harvest["bytes"] > 1000
+    assert set(anonymize) == {"files", "records", "identifiers_planted", "identifiers_left", "k"}
+    assert anonymize["files"] > 200
+    assert anonymize["identifiers_planted"] > 1000
+    assert anonymize["identifiers_left"] == 0
+    assert anonymize["k"] >= 3
+    assert extract["rows"] >= 24
+    assert extract["columns"] > 100
+    assert train["rounds"] == 5
+    assert train["metric"] == "c-index"
+    assert all(0.3 < train[k] < 1 for k in ("federated", "local_mean", "pooled"))
+    assert train["model"].startswith("models:/lung-survival/")
+    assert s["inference"]["centre"]["rows"] == harvest["records"]
+    assert s["inference"]["edge"]["rows"] > 10
+    assert s["log"]["verified"] is True
+    assert s["log"]["entries"] >= harvest["parcels"]
+
+
+def test_no_file_outside_the_sites_sources_holds_a_planted_identity(demo: Demo) -> None:
+    """Logs, databases, spools, landing zone, results, MLflow, temporary files: all but the sources.
+
+    Lane 1 brings raw rows by its nature: its lake folder holds patient ids, and the predictions over them too.
+    """
+    sources = {path for site in demo.out.glob("sites/*") for path in (site / "data").rglob("*")}
+    raw = demo.out / "centre" / "state" / "vault" / "lake" / "lung-harvest"
+    assert raw.is_dir()
+    assert find_leaks([raw], planted(demo.out)), "the search finds nothing even where something is"
+    searched = [
+        path
+        for path in demo.out.rglob("*")
+        if path.is_file() and not path.is_socket() and path not in sources and not path.is_relative_to(raw)
+    ]
+    assert len(searched) > 300
+    leaks = find_leaks(searched, planted(demo.out))
+    assert not leaks, sorted({(str(leak.path.relative_to(demo.out)), leak.reading) for leak in leaks})
+
+
+def test_the_harvested_rows_were_never_plaintext_before_the_vault(demo: Demo) -> None:
+    state = demo.out / "centre" / "state"
+    assert list((state / "landing").glob("*.parcel")) or not list((state / "landing").glob("*.part"))
+    assert not find_leaks([state / "landing", *demo.out.glob("sites/*/state/spool")], planted(demo.out))
+
+
+def test_every_site_journal_and_the_log_verify(demo: Demo) -> None:
+    for site in sorted((demo.out / "sites").iterdir()):
+        done = demo.inside(
+            sys.executable, "-m", "corsia", "edge", "journal", "--verify", "--json", "--config", str(site / "edge.toml")
+        )
+        assert done.returncode == 0, done.stderr
+    token = demo.out / "centre" / "state" / "operator.token"
+    done = demo.inside(
+        sys.executable, "-m", "corsia", "log", "verify", "--url", demo.url, "--token-file", str(token), "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["verified"] is True
+
+
+def test_rounds_cost_little_beyond_the_training(demo: Demo) -> None:
+    """A bound far above what is measured (benchmarks say how much): catches a lost wake-up, not a slow machine."""
+    token = (demo.out / "centre" / "state" / "operator.token").read_text().strip()
+    code = (
+        "import json,sys,urllib.request as u;"
+        "r=u.Request(sys.argv[1]+'/api/v1/studies/lung-survival',headers={'Authorization':'Bearer '+sys.argv[2]});"
+        "print(json.dumps(json.load(u.urlopen(r))['rounds']))"
+    )
+    done = demo.inside(sys.executable, "-c", code, demo.url, token)
+    assert done.returncode == 0, done.stderr
+    rounds = [r for r in json.loads(done.stdout) if r["round"] > 0]
+    assert len(rounds) == 5
+    assert all(r["finished_at"] > r["started_at"] for r in rounds)
+
+
+def test_the_notebook_runs_over_the_demo(demo: Demo, tmp_path: Path) -> None:
+    notebook = ROOT / "notebooks" / "01-four-lanes.ipynb"
+    done = demo.inside(
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default",
+        "--nbmake", "--nbmake-timeout=240", str(notebook),
+        CORSIA_URL=demo.url,
+        CORSIA_TOKEN_FILE=str(demo.out / "centre" / "state" / "operator.token"),
+        MLFLOW_TRACKING_URI=json.loads((demo.out / "demo.json").read_text())["mlflow"],
+        MLFLOW_DISABLE_TELEMETRY="true",
+        HOME=str(tmp_path),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-4000:]
+
+
+@pytest.mark.parametrize("sites", ["1", "5"])
+def test_more_or_fewer_hospitals_than_the_data_carry_are_refused(sites: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "corsia", "demo", "--sites", sites, "--out", str(tmp_path / "o"), "--json"],
+        capture_output=True, text=True, timeout=60, env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 11
+    assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "input.usage"
+
+
+def test_a_foreign_folder_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("keep me")
+    done = subprocess.run(
+        [sys.executable, "-m", "corsia", "demo", "--out", str(tmp_path), "--json"],
+        capture_output=True, text=True, timeout=60, env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 24
+    assert (tmp_path / "mine.txt").read_text() == "keep me"
+
+
+def test_stopping_leaves_no_process(tmp_path: Path) -> None:
+    """SIGINT in the middle of the start: nothing of it still runs afterwards."""
+    import psutil
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "corsia", "demo", "--out", str(tmp_path / "o")],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    marker = str(tmp_path / "o")
+    until = time.monotonic() + 60
+    while not any(
+        marker in " ".join(p.info["cmdline"] or []) and p.pid != process.pid for p in psutil.process_iter(["cmdline"])
+    ):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    process.send_signal(2)
+    process.wait(60)
+    until = time.monotonic() + 10
+    while left := [p.pid for p in psutil.process_iter(["cmdline"]) if marker in " ".join(p.info["cmdline"] or [])]:
+        assert time.monotonic() < until, left
+        time.sleep(0.1)

@@ -1,0 +1,61 @@
+"""kill -9 at every named point of the demo, and the same outcome as undisturbed (TRUST rules, "the same outcome").
+
+`make test`: one run in which every point kills once. `make test-full`: one run a point besides.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol.faults import POINTS
+from tests.e2e.outcome import outcome
+from tests.e2e.running import Demo, isolated
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+
+_RUN = """
+import json, sys
+from pathlib import Path
+from corsia.demo import run_demo
+tell = lambda line: print(line, file=sys.stderr, flush=True)
+result = run_demo(Path(sys.argv[1]), faults=json.loads(sys.argv[2]), tell=tell)
+print(json.dumps(result.summary))
+"""
+# Which hospital dies where: spread, so that a run has one kill a process at a time.
+_SITES = {"edge.accepted": "site-a", "edge.reserved": "site-b", "edge.sealing": "site-c", "edge.spooled": "site-a",
+          "edge.delivering": "site-b", "edge.receipt": "site-c"}  # fmt: skip
+
+
+def run(out: Path, points: list[str]) -> dict[str, Any]:
+    """The demo with these points armed; all of them must have fired."""
+    markers = {point: out.parent / f"{out.name}-{point}.fired" for point in points}
+    faults: dict[str, str] = {}
+    for point in points:
+        process = _SITES.get(point, "centre")
+        faults[process] = ",".join(filter(None, (faults.get(process, ""), f"{point}={markers[point]}")))
+    done = subprocess.run(
+        [*isolated(), sys.executable, "-c", _RUN, str(out), json.dumps(faults)],
+        capture_output=True, text=True, timeout=600, env=os.environ,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-6000:]
+    assert [p for p in points if not markers[p].exists()] == []
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def test_every_point_kills_once_in_one_run(tmp_path: Path, demo: Demo) -> None:
+    out = tmp_path / "out"
+    assert outcome(out, run(out, list(POINTS))) == demo.outcome
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("point", list(POINTS))
+def test_each_point_alone(tmp_path: Path, demo: Demo, point: str) -> None:
+    out = tmp_path / "out"
+    assert outcome(out, run(out, [point])) == demo.outcome
