@@ -116,7 +116,6 @@ def _patient(tokens: _Tokens, row: dict[str, object]) -> dict[str, object]:
     age = int(float(str(row["age"])))
     visit = tokens.day(date(2024, 1, 8), date(2025, 12, 20))
     birth = date(visit.year - age, 1 + int(tokens.chance() * 12), 1 + int(tokens.chance() * 28))
-    sex = _SEXES.get(int(float(str(row["sex"]))), "O")
     draw = tokens.chance()
     consent = "yes" if draw < 0.94 else "no" if draw < 0.97 else ""
     withdrawn = str(visit + timedelta(days=30)) if 0.90 < draw < 0.94 else ""
@@ -130,7 +129,7 @@ def _patient(tokens: _Tokens, row: dict[str, object]) -> dict[str, object]:
         "fiscal_code": fiscal, "phone": phone, "address": f"via {street} 12, Bologna", "birth_date": str(birth),
         "visit_date": str(visit), "note": note, "consent": consent, "consent_withdrawn_on": withdrawn,
     }  # fmt: skip
-    return identity | {k: v for k, v in row.items() if k not in ("inst", "sex")} | {"sex": sex}
+    return identity | {k: v for k, v in row.items() if k != "inst"}
 
 
 def _text(value: object) -> str:
@@ -165,7 +164,7 @@ def _images(patients: list[dict[str, object]], tokens: _Tokens, site: str) -> It
         planted = _header(patient, tokens, site)
         series = ct_series(planted, seed=number, size=32, slices=8)
         yield from series
-        yield rtstruct(series, planted)
+        yield rtstruct(series)
     for patient, name in zip(patients[_SERIES:], _REAL, strict=False):
         yield _plant(name, _header(patient, tokens, site))
     yield b"this is not DICOM: " + tokens.word().encode()  # a file that does not parse
@@ -176,7 +175,7 @@ def _header(patient: dict[str, object], tokens: _Tokens, site: str) -> dict[str,
         "PatientName": f"{patient['family']}^{patient['given']}",
         "PatientID": str(patient["patient_id"]),
         "PatientBirthDate": str(patient["birth_date"]).replace("-", ""),
-        "PatientSex": str(patient["sex"]),
+        "PatientSex": _SEXES.get(int(float(str(patient["sex"]))), "O"),
         "StudyDate": str(patient["visit_date"]).replace("-", ""),
         "InstitutionName": f"Ospedale {tokens.word()}",
         "ReferringPhysicianName": f"{patient['doctor']}^Dr",

@@ -105,7 +105,7 @@ def studies(training: list[str], joining: str, *, rounds: int = 5) -> dict[str, 
             "output": {
                 "columns": [
                     {"name": "pseudonym", "dtype": "string"},
-                    *({"name": c, "dtype": "float"} for c in _CLINICAL if c != "sex"),
+                    *({"name": c, "dtype": "float"} for c in _CLINICAL),
                     {"name": "original_*", "dtype": "float"},
                 ]
             },

@@ -194,6 +194,14 @@ class Fleet:
 
     # --- stopping
 
+    def drop(self, name: str) -> None:
+        """Stop one process for good."""
+        process = self._processes[name]
+        process.restart = False
+        if process.child is not None:
+            process.child.terminate()
+            process.child.wait(30)
+
     def stop(self) -> None:
         """SIGTERM all, sites first; SIGKILL what does not obey in 20 s."""
         self._stopping.set()
