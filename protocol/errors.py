@@ -204,6 +204,11 @@ CODES: dict[str, Code] = {
         "compare the study's columns with the dataset (`corsia edge preview`)",
     ),
     "input.dicom": Code(InputError, "a DICOM file does not parse", "the file was set aside; inspect it at the site"),
+    "input.pixels": Code(
+        InputError,
+        "a DICOM file may show identities in its pixels or attachments",
+        "the file was set aside; look at it at the site",
+    ),
     "input.image": Code(
         InputError, "an image series or its mask is not usable", "see the reason; the case was set aside"
     ),

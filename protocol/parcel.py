@@ -146,23 +146,23 @@ def unpack_batch(payload: bytes) -> Batch:
     try:
         head, at = _json_at(payload, 0)
         count = head["items"]
-        if not isinstance(count, int) or not 0 <= count <= MAX_ITEMS:
+        if _count(count) > MAX_ITEMS:
             raise ValueError("items")
         items = []
         for _ in range(count):
             meta, at = _json_at(payload, at)
             size = meta["size"]
-            if not isinstance(size, int) or not 0 <= size <= MAX_ITEM_BYTES or at + size > len(payload):
+            if _count(size) > MAX_ITEM_BYTES or at + size > len(payload):
                 raise ValueError("size")
-            if not _NAME.match(meta["name"]):
+            if not _NAME.fullmatch(meta["name"]):
                 raise ValueError("name")
             items.append(
                 Item(
                     kind=ItemKind(meta["kind"]),
                     name=meta["name"],
                     data=payload[at : at + size],
-                    persons=int(meta["persons"]),
-                    rows=int(meta["rows"]),
+                    persons=_count(meta["persons"]),
+                    rows=_count(meta["rows"]),
                     meta=dict(meta["meta"]),
                 )
             )
@@ -173,13 +173,20 @@ def unpack_batch(payload: bytes) -> Batch:
             batch_id=str(head["batch"]),
             study_digest=str(head["study"]),
             site=str(head["site"]),
-            part=int(head["part"]),
+            part=_count(head["part"]),
             last=bool(head["last"]),
             items=tuple(items),
-            withheld={str(k): int(v) for k, v in dict(head["withheld"]).items()},
+            withheld={str(k): _count(v) for k, v in dict(head["withheld"]).items()},
         )
     except (ValueError, KeyError, TypeError, struct.error, RecursionError):
         raise IntegrityError("parcel.payload") from None
+
+
+def _count(value: object) -> int:
+    """A count is an integer from 0; neither a float nor a bool is one."""
+    if type(value) is not int or value < 0:
+        raise ValueError("count")
+    return value
 
 
 def _framed(value: dict[str, Any]) -> Iterator[bytes]:

@@ -117,6 +117,9 @@ class TrustBundle:
         """
         try:
             value = json.loads(raw)
-            return cls(**{name: str(value[name]) for name in cls.__slots__})
-        except (ValueError, KeyError, TypeError):
+            fields = {name: value[name] for name in cls.__slots__}
+            if not all(isinstance(text, str) for text in fields.values()):
+                raise TypeError("text")
+            return cls(**fields)
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise InputError("input.message", "malformed trust bundle") from None
