@@ -1,0 +1,164 @@
+"""Sources: from a hospital's files to the consented, selected rows and files that a lane may see.
+
+First step behind the site's policy: consent and the study's row selectors are applied here, in the agent's process,
+before any lane code runs. Nothing here writes, sends or logs a value; what was withheld is counted by reason.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pipelines import SourceFile
+from protocol.errors import ConfigurationError, InputError, PolicyRefused
+from protocol.study import Lane, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from edge.sources.consent import Patients
+
+__all__ = ["ConsentRule", "DatasetConfig", "DatasetPolicy", "DatasetSource"]
+
+_TYPED = ("value", "quasi")
+
+
+class ConsentRule(Protocol):
+    """How the table says who consented: `column` holds one of `granted`; `withdrawn_on` holds a date."""
+
+    @property
+    def column(self) -> str: ...  # noqa: D102
+    @property
+    def granted(self) -> tuple[str, ...]: ...  # noqa: D102
+    @property
+    def withdrawn_on(self) -> str | None: ...  # noqa: D102
+
+
+class DatasetPolicy(Protocol):
+    """The one rule of the site's policy that a source needs."""
+
+    @property
+    def require_consent(self) -> bool: ...  # noqa: D102
+
+
+class DatasetConfig(Protocol):
+    """What a source needs of a dataset's configuration (`edge.config` has the whole of it)."""
+
+    @property
+    def table(self) -> Path | None: ...  # noqa: D102
+    @property
+    def dicom(self) -> Path | None: ...  # noqa: D102
+    @property
+    def columns(self) -> Mapping[str, str]: ...  # noqa: D102
+    @property
+    def consent(self) -> ConsentRule | None: ...  # noqa: D102
+    @property
+    def policy(self) -> DatasetPolicy: ...  # noqa: D102
+
+
+class DatasetSource:
+    """One dataset as one study may see it; implements `pipelines.Source`.
+
+    The table is read once; files are read one at a time, as they are asked for.
+
+    Args:
+        dataset: the site's configuration of the dataset, paths already resolved.
+        study: the approved study.
+        today: the day against which withdrawals count (default: today, UTC).
+    """
+
+    def __init__(self, dataset: DatasetConfig, study: Study, *, today: date | None = None) -> None:
+        if dataset.consent is None and dataset.policy.require_consent:
+            raise ConfigurationError("config.invalid", "consent is required, but no consent column is set")
+        if dataset.consent is not None and dataset.table is None:
+            raise ConfigurationError("config.invalid", "a consent column needs a table")
+        self._dataset = dataset
+        self._study = study
+        self._today = today or datetime.now(UTC).date()
+        self._loaded = False
+        self._rows: pd.DataFrame | None = None
+        self._patients: Patients | None = None
+        self._withheld_rows: Counter[str] = Counter()
+        self._withheld_files: Counter[str] = Counter()
+
+    @property
+    def withheld(self) -> dict[str, int]:
+        """Rows and files held back so far, by reason: consent, withdrawn, no-patient, unreadable."""
+        return dict(sorted((self._withheld_rows + self._withheld_files).items()))
+
+    def table(self) -> pd.DataFrame | None:
+        """The consented, selected rows: index 0..n-1, all columns with a role; None without a table.
+
+        Columns of role value and quasi are typed where every cell converts; the others are text, missing = NaN.
+
+        Raises:
+            InputError: `input.table`, `input.column-missing`, `input.study`.
+            PolicyRefused: `policy.columns` when the study names a column to which the site gave no role.
+        """
+        if not self._loaded:
+            self._load()
+            self._loaded = True
+        return None if self._rows is None else self._rows.copy()
+
+    def files(self) -> Iterator[SourceFile]:
+        """The DICOM files of consented, selected patients in a fixed order; none unless the study asks.
+
+        In lane 3 files come grouped by patient, so that a lane need not hold the images of a whole hospital.
+        """
+        from edge.sources import consent, dicom
+
+        self._withheld_files.clear()
+        if not self._study.dataset.images:
+            return
+        if self._dataset.dicom is None:
+            raise InputError("input.dicom", "the study asks for images; the dataset has no DICOM folder")
+        self.table()
+        paths: Iterable[Path] = dicom.walk(self._dataset.dicom, self._withheld_files)
+        if self._study.lane is Lane.EXTRACT:
+            paths = dicom.grouped(self._dataset.dicom, paths)
+        served = 0
+        for path in paths:
+            data, patient = dicom.read(self._dataset.dicom, path)
+            if data is None:
+                self._withheld_files["unreadable"] += 1
+                continue
+            verdict = "" if self._patients is None else self._patients.verdict(patient)
+            if verdict == "":
+                served += 1
+                yield SourceFile(f"{served:08d}.dcm", data)
+            elif verdict != consent.UNSELECTED:
+                self._withheld_files[verdict] += 1
+
+    def _load(self) -> None:
+        from edge.sources import consent, table
+
+        asked = self._study.dataset
+        if self._dataset.table is None:
+            named = [*asked.columns, *(c.column for c in asked.where)]
+            if named:
+                raise InputError("input.column-missing", f"the dataset has no table for column {named[0]!r}")
+            return
+        roles = dict(self._dataset.columns)
+        rule = self._dataset.consent
+        legal = [] if rule is None else [name for name in (rule.column, rule.withdrawn_on) if name]
+        wanted = [*roles, *legal, *asked.columns, *(c.column for c in asked.where)]
+        words = {name for name, role in roles.items() if role not in _TYPED} | set(legal)
+        frame = table.read(self._dataset.table, list(dict.fromkeys(wanted)), words)
+        for name in wanted[len(roles) + len(legal) :]:
+            if name not in roles:
+                raise PolicyRefused("policy.columns", f"the site gives column {name!r} no role")
+        patient = next((name for name, role in roles.items() if role == "patient"), None)
+        keep = consent.judge(frame, patient, rule, self._today)
+        for name in legal:
+            if roles.get(name) in _TYPED:
+                frame[name] = table.infer(frame[name])
+        selected, unreadable = table.select(frame, asked.where, roles)
+        verdicts = keep.mask(unreadable & (keep == ""), "unreadable")
+        self._withheld_rows.update(verdicts[verdicts != ""].tolist())
+        chosen = (verdicts == "") & selected
+        if asked.images and (rule is not None or asked.where):
+            self._patients = consent.Patients.of(frame, patient, keep, chosen, by_consent=rule is not None)
+        self._rows = frame.loc[chosen, list(roles)].reset_index(drop=True)

@@ -1,0 +1,247 @@
+"""Tables: CSV or Parquet into a frame, and the study's row selectors over it.
+
+Used by `DatasetSource` alone. All cells are read as text first; a column of role value or quasi becomes numeric only
+when every cell of it converts. Errors name columns, lines and counts, never values.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from edge.sources.consent import parse_date
+from protocol.errors import InputError, StorageError
+from protocol.study import Condition
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+__all__ = ["infer", "read", "select"]
+
+MAX_FIELD_CHARS = 16 * 1024 * 1024
+_DELIMITERS = (",", ";", "\t")
+_MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
+_INTEGER = re.compile(r"^-?(0|[1-9]\d{0,14})$")
+_NUMBER = re.compile(r"^[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d{1,3})?$")
+_MIDNIGHT = re.compile(r" 00:00:00(\.0+)?Z?$")
+_COMMA = re.compile(r"^[+-]?(0|[1-9]\d*),\d+$")
+
+
+def read(path: Path, columns: Sequence[str], text: Collection[str]) -> pd.DataFrame:
+    """The named columns of a table, index 0..n-1.
+
+    Args:
+        path: CSV (UTF-8, delimited by comma, semicolon or tab) or Parquet; told apart by content.
+        columns: what to read, without repetition.
+        text: those that stay text (ids, dates, free text); the others are typed by `infer`.
+
+    Raises:
+        InputError: `input.column-missing` naming the first missing column; `input.table` for anything else.
+        StorageError: `storage.failed` when the file cannot be opened.
+    """
+    try:
+        with path.open("rb") as file:
+            parquet = file.read(4) == b"PAR1"
+        return _read_parquet(path, columns, text) if parquet else _read_csv(path, columns, text)
+    except FileNotFoundError:
+        raise InputError("input.table", "the dataset's table does not exist") from None
+    except OSError as error:
+        raise StorageError("storage.failed", f"the table cannot be read: {error.strerror}") from None
+
+
+def _read_csv(path: Path, columns: Sequence[str], text: Collection[str]) -> pd.DataFrame:
+    csv.field_size_limit(MAX_FIELD_CHARS)
+    try:
+        delimiter = _delimiter(path, columns)
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = _rows(file, delimiter)
+            places = _places(next(rows, []), columns)
+            cells = [[row[place] for place in places] for row in rows]
+    except UnicodeDecodeError:
+        raise InputError("input.table", "the table is not UTF-8: save it as CSV UTF-8") from None
+    except csv.Error:
+        raise InputError("input.table", "the table is not CSV: check its quotes and line ends") from None
+    data: dict[str, pd.Series[Any]] = {}
+    for at, name in enumerate(columns):
+        series = pd.Series([row[at] for row in cells], dtype="str").mask(lambda s: s.str.strip() == "")
+        data[name] = series if name in text else infer(series, decimal_comma=delimiter == ";")
+    return pd.DataFrame(data, columns=list(columns))
+
+
+def _rows(file: Any, delimiter: str) -> Iterator[list[str]]:
+    """Header and rows, all of one width; lines without any content are passed over."""
+    width = 0
+    reader = csv.reader(file, delimiter=delimiter, strict=True)
+    for row in reader:
+        if not any(cell.strip() for cell in row):
+            continue
+        width = width or len(row)
+        if len(row) != width:
+            raise InputError("input.table", f"line {reader.line_num} has {len(row)} fields, the header has {width}")
+        if any("\0" in cell for cell in row):
+            raise InputError("input.table", f"line {reader.line_num} holds binary data")
+        yield row
+
+
+def _delimiter(path: Path, columns: Sequence[str]) -> str:
+    """The delimiter under which the header holds most of the columns that are looked for, then most fields."""
+    scores: list[tuple[int, int, int, str]] = []
+    for delimiter in _DELIMITERS:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            try:
+                header = [cell.strip() for cell in next(_rows(file, delimiter), [])]
+            except csv.Error:
+                continue
+        scores.append((sum(name in header for name in columns), len(header), -len(scores), delimiter))
+    if not scores:
+        raise InputError("input.table", "the table's header is not CSV")
+    return max(scores)[-1]
+
+
+def _places(header: Sequence[str], columns: Sequence[str]) -> list[int]:
+    names = [cell.strip() for cell in header]
+    if not names:
+        raise InputError("input.table", "the table is empty")
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise InputError("input.table", f"{len(twice)} column names occur more than once")
+    for name in columns:
+        if name not in names:
+            raise InputError("input.column-missing", f"the table has no column {name!r}")
+    return [names.index(name) for name in columns]
+
+
+def _read_parquet(path: Path, columns: Sequence[str], text: Collection[str]) -> pd.DataFrame:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _places(file.schema_arrow.names, columns)
+            table = file.read(columns=list(columns))
+        data = {name: _column(table.column(name).combine_chunks(), name in text) for name in columns}
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError, OSError):
+        raise InputError("input.table", "the table is not Parquet, or has a column of nested type") from None
+    return pd.DataFrame(data, columns=list(columns))
+
+
+def _column(values: pa.ChunkedArray, text: bool) -> pd.Series[Any]:
+    import pyarrow as pa
+
+    kind = values.type
+    if text or not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        words = pd.Series(values.cast(pa.string()).to_pylist(), dtype="str")
+        words = words.str.replace(_MIDNIGHT, "", regex=True) if pa.types.is_timestamp(kind) else words
+        return words.mask(words.str.strip() == "")
+    numbers: pd.Series[Any] = values.to_pandas()
+    return numbers.convert_dtypes() if pa.types.is_boolean(kind) else numbers
+
+
+def infer(series: pd.Series[Any], *, decimal_comma: bool = False) -> pd.Series[Any]:
+    """Type a column of text: int64, else float64 (missing = NaN), else as it is.
+
+    Leading zeros and more than 15 digits mean a code, not a number. Words such as NA count as missing only in a
+    column whose other cells are all numbers.
+    """
+    words = series.fillna("").astype(object).map(lambda cell: str(cell).strip())
+    missing = words.str.lower().isin(_MISSING)
+    present = words[~missing]
+    if decimal_comma and len(present) and present.map(lambda w: bool(_COMMA.match(w) or _INTEGER.match(w))).all():
+        present = present.str.replace(",", ".", regex=False)
+    if not len(present) or not present.map(_is_number).all():
+        return series
+    if len(present) == len(series) and present.map(lambda w: bool(_INTEGER.match(w))).all():
+        return present.astype("int64")
+    return present.astype("float64").reindex(series.index)
+
+
+def _is_number(word: str) -> bool:
+    return (
+        bool(_NUMBER.match(word))
+        and any(c.isdigit() for c in word.split("e")[0].split("E")[0])
+        and (len(word.lstrip("+-").split(".")[0]) <= 15)
+    )
+
+
+def select(
+    frame: pd.DataFrame, conditions: Sequence[Condition], roles: Mapping[str, str]
+) -> tuple[pd.Series[bool], pd.Series[bool]]:
+    """Which rows meet all conditions, and which could not be compared (a word where a number or date is asked).
+
+    A missing value meets no condition, `!=` included.
+
+    Raises:
+        InputError: `input.study` for a condition whose value does not fit its operator.
+    """
+    selected = pd.Series(True, index=frame.index)
+    unreadable = pd.Series(False, index=frame.index)
+    for condition in conditions:
+        column = frame[condition.column]
+        values = _operands(condition)
+        if values is not None:
+            present = column.notna()
+            column, values = _comparable(column, values, roles[condition.column], condition.column)
+            unreadable |= present & column.isna()
+        selected &= _meets(column, condition.op, values).fillna(False).astype(bool)
+    return selected & ~unreadable, unreadable
+
+
+def _operands(condition: Condition) -> list[Any] | None:
+    value = condition.value
+    if condition.op == "not-null":
+        return None
+    if (condition.op == "in") != isinstance(value, tuple) or value is None or value == ():
+        raise InputError("input.study", f"the condition on {condition.column!r} has no fitting value")
+    values = list(value) if isinstance(value, tuple) else [value]
+    kinds = {bool if isinstance(v, bool) else str if isinstance(v, str) else float for v in values}
+    if len(kinds) > 1 or (kinds == {bool} and condition.op not in ("==", "!=", "in")):
+        raise InputError("input.study", f"the condition on {condition.column!r} has values of the wrong kind")
+    return values
+
+
+def _comparable(column: pd.Series[Any], values: list[Any], role: str, name: str) -> tuple[pd.Series[Any], list[Any]]:
+    """Column and values as numbers, days, truth values or words; what does not convert becomes missing."""
+    if isinstance(values[0], bool):
+        truth = {"true": 1.0, "1": 1.0, "1.0": 1.0, "false": 0.0, "0": 0.0, "0.0": 0.0}
+        return column.map(lambda c: truth.get(str(c).strip().lower()), na_action="ignore"), values
+    if not isinstance(values[0], str):
+        return pd.to_numeric(column, errors="coerce").astype("float64"), values
+    if role in ("date", "birthdate"):
+        days = [parse_date(value) for value in values]
+        if None in days:
+            raise InputError("input.study", f"the condition on {name!r} compares dates: give YYYY-MM-DD")
+        ordinals = column.astype(object).map(lambda c: _ordinal(str(c)), na_action="ignore")
+        return pd.to_numeric(ordinals).astype("float64"), [day.toordinal() for day in days if day]
+    if pd.api.types.is_numeric_dtype(column.dtype):
+        raise InputError("input.study", f"the condition on {name!r} compares numbers with a text")
+    return column.astype(object).map(lambda c: str(c).strip(), na_action="ignore"), [v.strip() for v in values]
+
+
+def _ordinal(text: str) -> float | None:
+    day = parse_date(text)
+    return None if day is None else float(day.toordinal())
+
+
+def _meets(column: pd.Series[Any], op: str, values: list[Any] | None) -> pd.Series[Any]:
+    if values is None:
+        return column.notna()
+    present = column.notna()
+    tests = {
+        "==": column.eq,
+        "!=": column.ne,
+        "<": column.lt,
+        "<=": column.le,
+        ">": column.gt,
+        ">=": column.ge,
+    }
+    if op == "in":
+        return present & column.isin(values)
+    if column.dtype == object:  # words: a missing one compares with nothing
+        column = column.fillna("")
+        tests = {name: getattr(column, test.__name__) for name, test in tests.items()}
+    return present & tests[op](values[0])
