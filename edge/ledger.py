@@ -1,0 +1,367 @@
+"""The privacy ledger: every use of a dataset is spent here, durably, before anything leaves.
+
+Place in the flow: gate -> `reserve` -> seal into the spool (held) -> `commit` -> release. A spend that was
+reserved counts whether or not it was committed: unsure means spent. Rows are never changed; each carries the
+SHA-256 over the row before and its own canonical JSON, and the head goes with every heartbeat. This module knows
+nothing of parcels and may not see data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+from edge.storage import named_errors
+from protocol.errors import BudgetExceeded, ConflictError, StorageError
+from protocol.parcel import canonical_json
+
+__all__ = ["GENESIS", "YEAR_S", "Ledger", "Limits", "Spend", "Total"]
+
+GENESIS = "0" * 64
+YEAR_S = 365 * 86_400.0
+_COLUMNS = "seq, at, event, key, dataset, study, k, cohort, bytes, epsilon, persons, prev, hash"
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS ledger (
+  seq INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, key TEXT NOT NULL, dataset TEXT NOT NULL,
+  study TEXT NOT NULL, k INTEGER NOT NULL, cohort INTEGER NOT NULL, bytes INTEGER NOT NULL, epsilon TEXT NOT NULL,
+  persons INTEGER NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL)
+"""
+_INDEX = "CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key)"
+
+
+class Limits(Protocol):
+    """A site's byte limits for a dataset: `max_bytes` a study, `max_bytes_per_year` over 365 days. A policy fits."""
+
+    @property
+    def max_bytes(self) -> int:
+        """Bytes that one study may take."""
+        ...
+
+    @property
+    def max_bytes_per_year(self) -> int:
+        """Bytes that all studies together may take within 365 days."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """What one key has spent. `epsilon` None is unbounded (no noise); `state` is `reserved` or `committed`."""
+
+    key: str
+    dataset: str
+    study: str
+    k: int
+    cohort: int
+    bytes: int
+    epsilon: float | None
+    persons: int
+    state: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """Sums over keys. `epsilon` sums the bounded spends; `unbounded` counts releases without noise."""
+
+    bytes: int = 0
+    persons: int = 0
+    releases: int = 0
+    epsilon: float = 0.0
+    unbounded: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    seq: int
+    at: float
+    event: str  # reserve | commit
+    key: str
+    dataset: str
+    study: str
+    k: int
+    cohort: int
+    bytes: int
+    epsilon: str  # "unbounded" or the shortest decimal text of the number
+    persons: int
+    prev: str
+    hash: str
+
+    def computed(self) -> str:
+        body = asdict(self)
+        del body["hash"]
+        return hashlib.sha256(self.prev.encode("ascii") + canonical_json(body)).hexdigest()
+
+
+class Ledger:
+    """A hash-chained table in its own SQLite file (WAL, synchronous=FULL), safe for threads and processes.
+
+    Raises:
+        StorageError: `storage.full`, `storage.failed`; nothing is spent then.
+        BudgetExceeded: `budget.ledger` when the file is no ledger or does not verify. It is verified before the
+            first spend of a process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._lock = threading.RLock()
+        self._verified = False
+        with named_errors(), _sqlite_errors():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(_SCHEMA)
+            self._db.execute(_INDEX)
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    def reserve(
+        self,
+        key: str,
+        dataset: str,
+        study: str,
+        *,
+        k: int,
+        cohort: int,
+        bytes: int,
+        epsilon: float | None,
+        persons: int,
+        limits: Limits | None = None,
+    ) -> Spend:
+        """Spend, durably, before anything is sealed. The same key spends once, however often it is asked.
+
+        Args:
+            key: names the release (`run/round/phase`, or an assignment id).
+            dataset: whose budget is spent.
+            study: the study's digest.
+            k: the k that was checked.
+            cohort: the cohort's size.
+            bytes: the most that this key will let out. Asking again for more spends the difference.
+            epsilon: the loss of this release, None when no noise bounds it.
+            persons: how many persons the result is about.
+            limits: refuse beyond these, in the same transaction.
+
+        Returns:
+            What the key has now spent; `state` is `committed` when a run before this one came so far.
+
+        Raises:
+            BudgetExceeded: `budget.bytes` or `budget.ledger`; nothing is spent.
+            ConflictError: `conflict.state` when the key belongs to another dataset or study, or is committed with
+                less than is asked now.
+        """
+        if min(k, cohort, bytes, persons) < 0 or (epsilon is not None and not 0 <= epsilon < math.inf):
+            raise AssertionError("ledger: a spend is never negative")
+        with self._lock, self._transaction():
+            if not self._verified:
+                self._verify(None)
+            old = self._spend(key)
+            if old is not None:
+                if (old.dataset, old.study) != (dataset, study):
+                    raise ConflictError("conflict.state", "the ledger key belongs to another study")
+                more = bytes > old.bytes or persons > old.persons or _epsilon_grew(epsilon, old.epsilon)
+                if not more:
+                    return old
+                if old.state == "committed":
+                    raise ConflictError("conflict.state", "the release is committed already")
+            if limits is not None:
+                self._check(dataset, study, bytes - (old.bytes if old else 0), limits)
+            self._append("reserve", key, dataset, study, k, cohort, bytes, epsilon, persons)
+            spend = self._spend(key)
+        if spend is None:
+            raise AssertionError("ledger: the spend is not there")
+        return spend
+
+    def commit(self, key: str, bytes: int) -> Spend:
+        """Note what was really sealed under a reserved key. Idempotent.
+
+        Raises:
+            BudgetExceeded: `budget.bytes` when more was sealed than reserved: do not release it.
+            ConflictError: `conflict.state` when nothing is reserved, or it is committed with other bytes.
+        """
+        with self._lock, self._transaction():
+            old = self._spend(key)
+            if old is None:
+                raise ConflictError("conflict.state", "nothing is reserved under this key")
+            if old.state == "committed":
+                if old.bytes != bytes:
+                    raise ConflictError("conflict.state", "committed already with another size")
+                return old
+            if not 0 <= bytes <= old.bytes:
+                raise BudgetExceeded("budget.bytes", "more was sealed than reserved")
+            self._append("commit", key, old.dataset, old.study, old.k, old.cohort, bytes, old.epsilon, old.persons)
+            spend = self._spend(key)
+        if spend is None:
+            raise AssertionError("ledger: the spend is not there")
+        return spend
+
+    def check(self, dataset: str, bytes: int, limits: Limits, *, study: str | None = None) -> None:
+        """Refuse before any work when `bytes` more would go beyond the limits.
+
+        Raises:
+            BudgetExceeded: `budget.bytes`.
+        """
+        with self._lock, _sqlite_errors():
+            self._check(dataset, study, bytes, limits)
+
+    def total(self, dataset: str, since: float = 0.0, *, study: str | None = None) -> Total:
+        """What a dataset has spent since a time (Unix seconds), by all studies or by one."""
+        with self._lock, _sqlite_errors():
+            return self._total(dataset, since, study)
+
+    def spends(self) -> list[Spend]:
+        """Every key's spend, oldest first."""
+        with self._lock, _sqlite_errors():
+            keys = [str(row[0]) for row in self._db.execute("SELECT key FROM ledger GROUP BY key ORDER BY MIN(seq)")]
+            return [spend for key in keys if (spend := self._spend(key)) is not None]
+
+    def spend(self, key: str) -> Spend | None:
+        """One key's spend, or None."""
+        with self._lock, _sqlite_errors():
+            return self._spend(key)
+
+    def head(self) -> str:
+        """The last row's hash (hex), 64 zeros when empty."""
+        with self._lock, _sqlite_errors():
+            return self._last()[1]
+
+    def verify(self, remembered: str | None = None) -> int:
+        """Check every row and the chain; returns the number of rows.
+
+        Args:
+            remembered: a head noted earlier (in the site's state, or by the centre); it must still be in the
+                chain, so that a ledger cut short or put back from a backup is found.
+
+        Raises:
+            BudgetExceeded: `budget.ledger`.
+        """
+        with self._lock, _sqlite_errors():
+            return self._verify(remembered)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _sqlite_errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:  # a full disk has rolled back already
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _append(
+        self,
+        event: str,
+        key: str,
+        dataset: str,
+        study: str,
+        k: int,
+        cohort: int,
+        size: int,
+        epsilon: float | None,
+        persons: int,
+    ) -> None:
+        seq, prev = self._last()
+        text = "unbounded" if epsilon is None else repr(float(epsilon))
+        now = round(time.time(), 3)
+        row = _Row(seq + 1, now, event, key, dataset, study, k, cohort, size, text, persons, prev, "")
+        values = (*(getattr(row, name) for name in _Row.__slots__[:-1]), row.computed())
+        self._db.execute(f"INSERT INTO ledger ({_COLUMNS}) VALUES ({', '.join('?' * 13)})", values)  # noqa: S608
+
+    def _last(self) -> tuple[int, str]:
+        row = self._db.execute("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
+        return (int(row[0]), str(row[1])) if row else (0, GENESIS)
+
+    def _rows(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[_Row]:
+        query = f"SELECT {_COLUMNS} FROM ledger WHERE {where} ORDER BY seq"  # noqa: S608 - where is ours
+        return (_Row(*row) for row in self._db.execute(query, values))
+
+    def _spend(self, key: str) -> Spend | None:
+        return _spend_of(list(self._rows("key = ?", (key,))))
+
+    def _total(self, dataset: str, since: float, study: str | None) -> Total:
+        keys: dict[str, list[_Row]] = {}
+        for row in self._rows("dataset = ?", (dataset,)):
+            if study is None or row.study == study:
+                keys.setdefault(row.key, []).append(row)
+        spends = [s for rows in keys.values() if (s := _spend_of(rows)) is not None and s.at >= since]
+        return Total(
+            bytes=sum(s.bytes for s in spends),
+            persons=sum(s.persons for s in spends),
+            releases=len(spends),
+            epsilon=math.fsum(s.epsilon for s in spends if s.epsilon is not None),
+            unbounded=sum(s.epsilon is None for s in spends),
+        )
+
+    def _check(self, dataset: str, study: str | None, size: int, limits: Limits) -> None:
+        if self._total(dataset, time.time() - YEAR_S, None).bytes + size > limits.max_bytes_per_year:
+            raise BudgetExceeded("budget.bytes", "the dataset's bytes of 365 days are spent")
+        if study is not None and self._total(dataset, 0.0, study).bytes + size > limits.max_bytes:
+            raise BudgetExceeded("budget.bytes", "the study's bytes are spent")
+
+    def _verify(self, remembered: str | None) -> int:
+        seen = remembered in (None, GENESIS)
+        head, count = GENESIS, 0
+        for row in self._rows():
+            count += 1
+            if row.seq != count or row.prev != head or row.hash != row.computed():
+                raise BudgetExceeded("budget.ledger", f"row {count} of the ledger is not as it was written")
+            head = row.hash
+            seen = seen or head == remembered
+        if not seen:
+            raise BudgetExceeded("budget.ledger", "the ledger lacks a row that it once had")
+        self._verified = True
+        return count
+
+
+def _spend_of(rows: list[_Row]) -> Spend | None:
+    """The greatest of a key's reservations, or its commit; `at` is the latest row's, so that unsure stays spent."""
+    if not rows:
+        return None
+    done = next((row for row in rows if row.event == "commit"), None)
+    epsilons = [None if row.epsilon == "unbounded" else float(row.epsilon) for row in rows]
+    bounded = [value for value in epsilons if value is not None]
+    return Spend(
+        key=rows[0].key,
+        dataset=rows[0].dataset,
+        study=rows[0].study,
+        k=rows[-1].k,
+        cohort=rows[-1].cohort,
+        bytes=done.bytes if done else max(row.bytes for row in rows),
+        epsilon=max(bounded) if len(bounded) == len(epsilons) else None,
+        persons=max(row.persons for row in rows),
+        state="committed" if done else "reserved",
+        at=rows[-1].at,
+    )
+
+
+def _epsilon_grew(new: float | None, old: float | None) -> bool:
+    if old is None:
+        return False
+    return new is None or new > old
+
+
+@contextmanager
+def _sqlite_errors() -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        name = getattr(error, "sqlite_errorname", "")
+        if name == "SQLITE_FULL":
+            raise StorageError("storage.full") from error
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+            raise BudgetExceeded("budget.ledger", "the ledger's file is damaged") from error
+        raise StorageError("storage.failed") from error
+    except (TypeError, ValueError) as error:  # a tampered column of another type
+        raise BudgetExceeded("budget.ledger", "the ledger holds a value that it never wrote") from error

@@ -1,0 +1,105 @@
+"""The ledger against a model of itself: totals are the model's, limits hold, the chain verifies after every step."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from edge.ledger import GENESIS, Ledger
+from protocol.errors import BudgetExceeded, ConflictError
+
+KEYS = st.sampled_from(["r/1", "r/2", "r/3", "r/4"])
+SIZES = st.integers(0, 60)
+
+
+@dataclass(frozen=True)
+class Limits:
+    max_bytes: int = 100
+    max_bytes_per_year: int = 150
+
+
+def study_of(key: str) -> str:
+    return "s1" if key in ("r/1", "r/2") else "s2"
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.ledger = Ledger(self.folder / "ledger.db")
+        self.spent: dict[str, int] = {}
+        self.done: set[str] = set()
+        self.heads = [GENESIS]
+
+    def teardown(self) -> None:
+        self.ledger.close()
+        shutil.rmtree(self.folder)
+
+    @rule(key=KEYS, size=SIZES)
+    def reserve(self, key: str, size: int) -> None:
+        old = self.spent.get(key)
+        more = size - (old or 0)
+        study = sum(v for k, v in self.spent.items() if study_of(k) == study_of(key))
+        over = study + more > 100 or sum(self.spent.values()) + more > 150
+
+        def call() -> int:
+            made = self.ledger.reserve(
+                key, "d", study_of(key), k=5, cohort=9, bytes=size, epsilon=None, persons=3, limits=Limits()
+            )
+            return made.bytes
+
+        if old is not None and more <= 0:
+            assert call() == old
+        elif key in self.done:
+            with pytest.raises(ConflictError):
+                call()
+        elif over:
+            with pytest.raises(BudgetExceeded):
+                call()
+        else:
+            self.spent[key] = call()
+            assert self.spent[key] == size
+
+    @rule(key=KEYS, size=SIZES)
+    def commit(self, key: str, size: int) -> None:
+        if key not in self.spent or (key in self.done and size != self.spent[key]):
+            with pytest.raises(ConflictError):
+                self.ledger.commit(key, size)
+        elif size > self.spent[key]:
+            with pytest.raises(BudgetExceeded):
+                self.ledger.commit(key, size)
+        else:
+            self.ledger.commit(key, size)
+            self.spent[key] = size
+            self.done.add(key)
+
+    @rule()
+    def restart(self) -> None:
+        self.ledger.close()
+        self.ledger = Ledger(self.folder / "ledger.db")
+
+    @invariant()
+    def adds_up(self) -> None:
+        total = self.ledger.total("d")
+        assert (total.bytes, total.releases, total.unbounded) == (
+            sum(self.spent.values()),
+            len(self.spent),
+            len(self.spent),
+        )
+        assert total.bytes <= 150
+        head = self.ledger.head()
+        if head != self.heads[-1]:
+            self.heads.append(head)
+        for seen in self.heads:
+            self.ledger.verify(remembered=seen)
+
+
+TestLedgerMachine = LedgerMachine.TestCase
+TestLedgerMachine.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
