@@ -1,0 +1,195 @@
+"""The centre's configuration: one TOML file read into a frozen tree, and how a process of the centre starts.
+
+Read once at start and passed as an argument; nothing here opens a socket or a database. Relative paths are
+relative to the file. Secrets are files under `state_dir`, never values in the TOML.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import tomllib
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from protocol.errors import AuthenticationError, ConfigurationError
+from protocol.events import configure
+from protocol.study import Slug
+
+__all__ = [
+    "PROCESSES",
+    "CentralConfig",
+    "GatewayConfig",
+    "LimitsConfig",
+    "MlflowConfig",
+    "WebConfig",
+    "enter_process",
+    "load_config",
+    "operator_token",
+    "read_config",
+]
+
+PROCESSES = ("signer", "gateway", "vault", "federation", "web")
+Port = Annotated[int, Field(ge=1, le=65535)]
+Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:-]{0,252}$")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class GatewayConfig(_Model):
+    """The face to the hospitals.
+
+    Attributes:
+        host: address to listen on.
+        port: mutual-TLS port (assignments, delivery, models).
+        enrolment_port: server-authenticated port for enrolment alone.
+        names: names and addresses in the server certificate; the first goes into join codes.
+        certificate_days: life of a site's certificate, in days.
+    """
+
+    host: Host = "127.0.0.1"
+    port: Port = 7443
+    enrolment_port: Port = 7444
+    names: tuple[Host, ...] = Field(("127.0.0.1", "localhost"), min_length=1, max_length=32)
+    certificate_days: Annotated[int, Field(ge=1, le=90)] = 7
+
+    @property
+    def fleet_address(self) -> str:
+        """`host:port` that sites dial over mutual TLS."""
+        return f"{_bracketed(self.names[0])}:{self.port}"
+
+    @property
+    def enrolment_address(self) -> str:
+        """`host:port` that a site dials once, with its join code."""
+        return f"{_bracketed(self.names[0])}:{self.enrolment_port}"
+
+
+class WebConfig(_Model):
+    """REST API and dashboard."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 7480
+
+
+class MlflowConfig(_Model):
+    """Where models are published."""
+
+    tracking_uri: Annotated[str, Field(max_length=2048)] = "http://127.0.0.1:5000"
+
+
+class LimitsConfig(_Model):
+    """Bounds on what sites may send, in bytes."""
+
+    max_parcel_bytes: Annotated[int, Field(ge=1024, le=10**13)] = 10_000_000_000
+    max_message_bytes: Annotated[int, Field(ge=2_097_152, le=67_108_864)] = 8_388_608
+
+
+class CentralConfig(_Model):
+    """The whole file. `state_dir` is absolute after `load_config`."""
+
+    name: Slug
+    state_dir: Path = Path("state")
+    gateway: GatewayConfig = GatewayConfig()
+    web: WebConfig = WebConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+    limits: LimitsConfig = LimitsConfig()
+    sites: dict[Slug, Slug] = Field(default_factory=dict)
+
+    @field_validator("gateway")
+    @classmethod
+    def _ports_differ(cls, value: GatewayConfig) -> GatewayConfig:
+        if value.port == value.enrolment_port:
+            raise ValueError("port and enrolment_port must differ")
+        return value
+
+    @property
+    def log_origin(self) -> str:
+        """The origin line of the log's checkpoints."""
+        return f"corsia/{self.name}"
+
+    @property
+    def token_path(self) -> Path:
+        """The operator's token."""
+        return self.state_dir / "operator.token"
+
+    def socket(self, process: str) -> Path:
+        """The unix socket on which a process of the centre answers."""
+        return self.state_dir / "run" / f"{process}.sock"
+
+
+def load_config(path: Path) -> CentralConfig:
+    """Read central.toml.
+
+    Raises:
+        ConfigurationError: `config.missing`, or `config.invalid` with the field and the reason.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError("config.missing", f"{path}: {type(error).__name__}") from None
+    return read_config(text, path)
+
+
+def read_config(text: str, path: Path) -> CentralConfig:
+    """Read the text of a central.toml that lies, or will lie, at `path`.
+
+    Raises:
+        ConfigurationError: `config.invalid` with the field and the reason.
+    """
+    try:
+        config = CentralConfig.model_validate(tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError("config.invalid", f"{path}: {error}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ConfigurationError("config.invalid", f"{path}: {where}: {first['msg']}") from None
+    state_dir = (path.resolve().parent / config.state_dir.expanduser()).resolve()
+    return config.model_copy(update={"state_dir": state_dir})
+
+
+def operator_token(config: CentralConfig) -> str:
+    """The operator's token, as `corsia init central` wrote it.
+
+    Raises:
+        AuthenticationError: `auth.token` when it is missing, empty or readable by others.
+    """
+    try:
+        if config.token_path.stat().st_mode & 0o077:
+            raise AuthenticationError("auth.token", "operator.token is readable by others: chmod 600 it")
+        token = config.token_path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise AuthenticationError("auth.token", "operator.token cannot be read: run `corsia init central`") from None
+    if len(token) < 32:
+        raise AuthenticationError("auth.token", "operator.token is too short")
+    return token
+
+
+def enter_process(name: str) -> tuple[CentralConfig, threading.Event]:
+    """Start a process of the centre: arguments, umask, log file, and an event that SIGTERM or SIGINT sets."""
+    parser = argparse.ArgumentParser(prog=f"python -m central.{name}")
+    parser.add_argument("--config", type=Path, required=True, help="central.toml")
+    config = load_config(parser.parse_args().config)
+    os.umask(0o077)
+    for folder in (config.state_dir, config.state_dir / "run"):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    configure(name, config.state_dir / "logs" / f"{name}.jsonl")
+    log = logging.getLogger(f"central.{name}")  # an error's text may quote data: types and lines only are kept
+    sys.excepthook = lambda kind, error, trace: log.critical("process.failed", exc_info=(kind, error, trace))
+    threading.excepthook = lambda args: log.critical("process.failed", exc_info=args.exc_value)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return config, stop
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

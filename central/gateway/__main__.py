@@ -1,0 +1,141 @@
+"""`python -m central.gateway --config central.toml`: keys, recovery, two ports, one background thread."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from central import ipc
+from central.config import CentralConfig, enter_process
+from central.gateway.admission import Admission
+from central.gateway.assignments import Assignments, Feed
+from central.gateway.delivery import Delivery
+from central.gateway.enrolment import Enrolment
+from central.gateway.landing import Landing
+from central.gateway.models import Models
+from central.gateway.receipts import Log, open_log_key
+from central.gateway.server import Keys, build_enrolment_server, build_fleet_server
+from central.store import Store
+from protocol.errors import CorsiaError, UnavailableError
+
+__all__ = ["Gateway", "main"]
+
+POLL_S = 0.025
+SWEEP_S = 0.25
+CERTIFY_S = 86_400.0
+SIGNER_TIMEOUT_S = 60.0
+_log = logging.getLogger("central.gateway")
+
+
+class Gateway:
+    """All parts of the gateway in one process."""
+
+    def __init__(self, config: CentralConfig, stop: threading.Event) -> None:
+        self._config = config
+        self._stop = stop
+        folder = config.state_dir / "gateway"
+        log_key = open_log_key(folder)  # the signer puts its public half into the trust bundle
+        self._keys = _certified(config, folder, stop)
+        store = Store(config.state_dir)
+        self._log = Log(store, log_key, config.log_origin)
+        landing = Landing(config.state_dir / "landing")
+        delivery = Delivery(store, landing, self._log, config.limits.max_parcel_bytes)
+        delivery.recover()
+        self._admission = Admission(store)
+        self._feed = Feed(store)
+        self._fleet = build_fleet_server(
+            config,
+            lambda: self._keys,
+            self._admission,
+            assignments=Assignments(config, store, self._feed),
+            delivery=delivery,
+            models=Models(store),
+        )
+        self._enrolment = build_enrolment_server(config, lambda: self._keys, Enrolment(config.socket("signer")))
+
+    def run(self) -> None:
+        """Serve until the stop event; then end streams and finish calls under way."""
+        background = threading.Thread(target=self._background, name="background", daemon=True)
+        background.start()
+        self._fleet.start()
+        self._enrolment.start()
+        gateway = self._config.gateway
+        _log.info("gateway.ready", extra={"fields": {"port": gateway.port, "host": gateway.host}})
+        try:
+            ipc.serve(self._config.socket("gateway"), {"status": self._status}, self._stop)
+        finally:
+            self._stop.set()
+            self._admission.end()
+            ended = [self._fleet.stop(3.0), self._enrolment.stop(3.0)]
+            for event in ended:
+                event.wait(5.0)
+            background.join(5.0)
+
+    def _status(self, _params: dict[str, object]) -> dict[str, object]:
+        return {"connected": self._admission.connected(), "log": self._log.state()}
+
+    def _background(self) -> None:
+        swept = certified = time.monotonic()
+        while not self._stop.wait(POLL_S):
+            try:
+                self._feed.poll()
+                now = time.monotonic()
+                if now - swept >= SWEEP_S:
+                    swept = now
+                    self._admission.sweep()
+                    self._log.tick()
+                if now - certified >= CERTIFY_S:
+                    certified = now
+                    self._keys = _certified(self._config, self._config.state_dir / "gateway", self._stop)
+            except Exception:  # a locked database or a signer at restart: the next turn tries again
+                _log.exception("gateway.background")
+                self._stop.wait(0.5)
+
+
+def _certified(config: CentralConfig, folder: Path, stop: threading.Event) -> Keys:
+    """A fresh TLS key with a certificate from the signer, waited for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "gateway")])
+    csr = x509.CertificateSigningRequestBuilder().subject_name(subject).sign(key, hashes.SHA256())
+    until = time.monotonic() + SIGNER_TIMEOUT_S
+    while True:
+        try:
+            reply = ipc.call(
+                config.socket("signer"), "server_certificate", csr_der=ipc.text(csr.public_bytes(Encoding.DER))
+            )
+            break
+        except UnavailableError:
+            if stop.wait(0.1) or time.monotonic() > until:
+                raise
+    chain, ca = str(reply["certificate_pem"]).encode(), str(reply["ca_pem"]).encode()
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    for name, data in (("tls.key", private), ("tls.pem", chain)):
+        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+            file.write(data)
+    return private, chain, ca
+
+
+def main() -> int:
+    """Run the gateway until SIGTERM."""
+    try:
+        config, stop = enter_process("gateway")
+        with ipc.sole(config.state_dir / "gateway" / "gateway.lock"):
+            Gateway(config, stop).run()
+    except CorsiaError as error:
+        sys.stderr.write(f"error [{error.code}]: {error.message}\n")
+        return error.exit_status
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

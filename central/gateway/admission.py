@@ -1,0 +1,206 @@
+"""Who may call: TLS 1.3, a certificate with one site URI, in the register and not revoked; and how much at once.
+
+`Call` is all that a service sees of a gRPC context. A site's identity comes from here alone, never from a message.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import grpc
+from cryptography import x509
+from sqlalchemy import select
+
+from central.store import Store
+from central.store.models import CertificateRow, SiteRow
+from protocol.errors import AuthenticationError, CorsiaError, UnavailableError
+from protocol.trust import site_of_uri
+
+__all__ = ["Admission", "Call", "check_tls"]
+
+MAX_CALLS = 16  # of one site at a time; the thread pool is for all of them
+MAX_WATCHES = 2
+CUT_S = 0.4  # what a closed call has to end by itself, with its code
+_log = logging.getLogger("central.gateway")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Peer:
+    site: str
+    serial: str
+    not_after: float
+
+
+class Call:
+    """One admitted RPC of a site."""
+
+    def __init__(self, context: grpc.ServicerContext, peer: _Peer, method: str) -> None:
+        self.site = peer.site
+        self.serial = peer.serial
+        self.not_after = peer.not_after
+        self.method = method
+        self.protocol = _protocol(context)
+        self.closed: CorsiaError | None = None
+        self._closed_at = 0.0
+        self._context = context
+        self._wake: Callable[[], None] = lambda: None
+
+    def check(self) -> None:
+        """Raise what this call was closed with, if it was."""
+        if self.closed is not None:
+            raise self.closed
+
+    def active(self) -> bool:
+        """Whether the site still listens."""
+        return bool(self._context.is_active())
+
+    def on_end(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when the call is closed from here or the site hangs up."""
+        self._wake = wake
+        if not self._context.add_callback(wake):
+            wake()
+
+    def close(self, error: CorsiaError) -> None:
+        """End the call with an error; one that does not end by itself is cut when asked again after a while."""
+        if self.closed is None:
+            self.closed, self._closed_at = error, time.monotonic()
+            self._wake()
+        elif time.monotonic() - self._closed_at > CUT_S:
+            self._context.cancel()
+
+
+class Admission:
+    """Admits calls of the mutual-TLS port and ends those of revoked sites."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._calls: dict[Call, None] = {}  # in the order of admission
+        self._ending: CorsiaError | None = None
+
+    def admit(self, context: grpc.ServicerContext, method: str) -> Call:
+        """Check the peer and count the call.
+
+        Raises:
+            AuthenticationError: `auth.tls-version`, `auth.certificate` or `auth.revoked`.
+            UnavailableError: too many calls of this site at once, or the gateway stops.
+        """
+        check_tls(context)
+        peer = _peer(context)
+        self._check_register(peer)
+        call = Call(context, peer, method)
+        with self._lock:
+            if self._ending is not None:
+                raise self._ending
+            mine = [c for c in self._calls if c.site == call.site and c.closed is None]
+            if len(mine) >= MAX_CALLS:
+                raise UnavailableError("unavailable.centre", "too many calls of one site")
+            watches = [c for c in mine if c.method == method] if method.endswith("/Watch") else []
+            self._calls[call] = None
+        for old in watches[: max(0, len(watches) + 1 - MAX_WATCHES)]:  # a broken connection may linger
+            old.close(UnavailableError("unavailable.centre", "a newer stream of this site took over"))
+        return call
+
+    def release(self, call: Call) -> None:
+        """The call is over."""
+        with self._lock:
+            self._calls.pop(call, None)
+
+    def sweep(self) -> None:
+        """End the calls of revoked certificates and sites, and of certificates that ran out. Run often."""
+        with self._lock:
+            calls = list(self._calls)
+        if not calls:
+            return
+        revoked = self._revoked({c.serial for c in calls})
+        for call in calls:
+            if call.closed is not None:
+                call.close(call.closed)
+            elif call.serial in revoked:
+                _log.warning("call.revoked", extra={"fields": {"site": call.site, "serial": call.serial}})
+                call.close(AuthenticationError("auth.revoked"))
+            elif call.not_after < time.time():
+                call.close(AuthenticationError("auth.certificate", "the certificate ran out"))
+
+    def end(self) -> None:
+        """End all calls and admit no more: the gateway stops."""
+        error = UnavailableError("unavailable.centre", "the gateway stops")
+        with self._lock:
+            self._ending = error
+            calls = list(self._calls)
+        for call in calls:
+            if call.closed is None:
+                call.close(error)
+
+    def connected(self) -> list[str]:
+        """Sites that have a stream open."""
+        with self._lock:
+            return sorted({c.site for c in self._calls if c.method.endswith("/Watch") and c.closed is None})
+
+    def _check_register(self, peer: _Peer) -> None:
+        with self._store.read() as session:
+            certificate = session.get(CertificateRow, peer.serial)
+            site = session.get(SiteRow, peer.site)
+        if certificate is None or site is None or certificate.site != peer.site or peer.not_after < time.time():
+            raise AuthenticationError("auth.certificate")
+        if certificate.revoked or site.revoked:
+            raise AuthenticationError("auth.revoked")
+
+    def _revoked(self, serials: set[str]) -> set[str]:
+        with self._store.read() as session:
+            rows = session.execute(
+                select(CertificateRow.serial, CertificateRow.revoked, SiteRow.revoked)
+                .outerjoin(SiteRow, SiteRow.name == CertificateRow.site)
+                .where(CertificateRow.serial.in_(serials))
+            )
+            valid = {serial for serial, revoked, site_revoked in rows if not revoked and site_revoked is False}
+        return serials - valid
+
+
+def check_tls(context: grpc.ServicerContext) -> None:
+    """Refuse anything but TLS 1.3.
+
+    Raises:
+        AuthenticationError: `auth.tls-version`.
+    """
+    auth = context.auth_context()
+    if _one(auth, "transport_security_type") != b"ssl" or _one(auth, "ssl_tls_version") != b"TLSv1.3":
+        raise AuthenticationError("auth.tls-version")
+
+
+def _peer(context: grpc.ServicerContext) -> _Peer:
+    pem = _one(context.auth_context(), "x509_pem_cert")
+    if not pem:
+        raise AuthenticationError("auth.certificate")
+    return _read_certificate(pem)
+
+
+@lru_cache(maxsize=1024)
+def _read_certificate(pem: bytes) -> _Peer:
+    """Site, serial and end of a certificate whose chain TLS has verified."""
+    try:
+        certificate = x509.load_pem_x509_certificate(pem)
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, x509.ExtensionNotFound):
+        raise AuthenticationError("auth.certificate") from None
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    site = site_of_uri(uris[0]) if len(uris) == 1 and len(names) == 1 else None
+    if site is None:
+        raise AuthenticationError("auth.certificate")
+    end = certificate.not_valid_after_utc.timestamp()
+    return _Peer(site=site, serial=f"{certificate.serial_number:x}", not_after=end)
+
+
+def _one(auth: object, name: str) -> bytes:
+    values = list(auth.get(name, ())) if isinstance(auth, dict) else []
+    return bytes(values[0]) if len(values) == 1 else b""
+
+
+def _protocol(context: grpc.ServicerContext) -> str:
+    auth = context.auth_context()
+    return (_one(auth, "ssl_tls_version") + b"/" + _one(auth, "ssl_negotiated_key_exchange_group")).decode("ascii")

@@ -1,0 +1,181 @@
+"""Assignments: what a site is to do goes down one stream, what became of it comes back as reports.
+
+One poller reads new rows for all sites and hands them to their streams. It relies on rows becoming visible in the
+order of `seq`, which the store's immediate transactions give.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import func, select
+
+from central import ipc
+from central.config import CentralConfig
+from central.gateway import wire
+from central.gateway.admission import Call
+from central.store import Store
+from central.store.models import AssignmentRow, SiteRow, StudyRow
+from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
+from protocol.errors import PermissionRefused, UnavailableError
+from protocol.v1 import fleet_pb2 as pb
+
+__all__ = ["Assignments", "Feed"]
+
+MAX_WAITING = 4096
+RENEW_TIMEOUT_S = 10.0
+_FINAL = [s.value for s in State if s.final]
+_log = logging.getLogger("central.gateway")
+
+
+class Feed:
+    """New assignment rows, for as many streams as there are."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._streams: dict[Call, queue.SimpleQueue[AssignmentRow | None]] = {}
+        with store.read() as session:
+            self._last = session.scalar(select(func.max(AssignmentRow.seq))) or 0
+
+    def follow(self, call: Call) -> Iterator[AssignmentRow]:
+        """All rows of the caller's site that are not final, then new ones until the call ends."""
+        waiting: queue.SimpleQueue[AssignmentRow | None] = queue.SimpleQueue()
+        with self._lock:
+            self._streams[call] = waiting
+        call.on_end(lambda: waiting.put(None))
+        try:
+            seen = 0
+            for row in self._open_rows(call.site):
+                call.check()
+                seen = row.seq
+                yield row
+            while True:
+                new = waiting.get()
+                call.check()
+                if new is None:
+                    if not call.active():
+                        return
+                elif new.seq > seen:
+                    seen = new.seq
+                    yield new
+        finally:
+            with self._lock:
+                del self._streams[call]
+
+    def poll(self) -> None:
+        """Hand over what is new. Run often, by one thread."""
+        with self._store.read() as session:
+            rows = list(
+                session.scalars(
+                    select(AssignmentRow).where(AssignmentRow.seq > self._last).order_by(AssignmentRow.seq).limit(1000)
+                )
+            )
+        if not rows:
+            return
+        with self._lock:
+            streams = list(self._streams.items())
+        for row in rows:
+            for call, waiting in streams:
+                if call.site == row.site:
+                    _hand_over(call, waiting, row)
+        self._last = rows[-1].seq
+
+    def _open_rows(self, site: str) -> list[AssignmentRow]:
+        with self._store.read() as session:
+            return list(
+                session.scalars(
+                    select(AssignmentRow)
+                    .where(AssignmentRow.site == site, AssignmentRow.state.not_in(_FINAL))
+                    .order_by(AssignmentRow.seq)
+                )
+            )
+
+
+class Assignments:
+    """The Assignments service."""
+
+    def __init__(self, config: CentralConfig, store: Store, feed: Feed) -> None:
+        self._signer = config.socket("signer")
+        self._store = store
+        self._feed = feed
+
+    def Watch(self, request: pb.WatchRequest, call: Call) -> Iterator[pb.Assignment]:
+        """Stream assignments down for as long as the site listens."""
+        version = wire.version(request.version)
+        with self._store.begin() as session:
+            row = session.get(SiteRow, call.site)
+            if row is not None:
+                row.last_seen, row.version = time.time(), version
+            self._store.emit(session, "site.connected", site=call.site)
+        _log.info("site.connected", extra={"fields": {"site": call.site, "protocol": call.protocol}})
+        for assignment in self._feed.follow(call):
+            yield wire.assignment_message(_value(assignment))
+
+    def Report(self, request: pb.SiteReport, call: Call) -> pb.ReportReply:
+        """Take a heartbeat, and the state of one of the site's own assignments."""
+        report = wire.site_report(request)
+        with self._store.begin() as session:
+            site = session.get(SiteRow, call.site)
+            if site is None:
+                raise PermissionRefused("permission.site")
+            now = time.time()
+            if site.paused != report.paused:
+                self._store.emit(session, "site.paused" if report.paused else "site.resumed", site=call.site)
+            site.last_seen, site.version, site.paused = now, report.version, report.paused
+            site.spool_parcels, site.spool_bytes = report.spool_parcels, report.spool_bytes
+            site.ledger_head, site.journal_head = report.ledger_head, report.journal_head
+            if report.state is not None:
+                row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == report.assignment_id))
+                if row is None or row.site != call.site:
+                    raise PermissionRefused("permission.site", "not an assignment of this site")
+                if _changed(row, report, now):
+                    study = session.scalar(select(StudyRow.id).where(StudyRow.digest == row.study_digest)) or ""
+                    fields = {"assignment": row.id, "state": row.state, "code": row.code, "assignment_kind": row.kind}
+                    self._store.emit(session, "assignment.state", site=call.site, study=study, **fields)
+        return pb.ReportReply(server_time=now)
+
+    def Renew(self, request: pb.RenewRequest, call: Call) -> pb.RenewReply:
+        """A new certificate for the caller's site; its identity key must have signed the request."""
+        csr, signature = wire.renewal(request)
+        params = {"site": call.site, "csr_der": ipc.text(csr), "signature": ipc.text(signature)}
+        try:
+            reply = ipc.call(self._signer, "renew", RENEW_TIMEOUT_S, **params)
+        except UnavailableError:
+            raise UnavailableError("unavailable.centre", "the signer does not answer") from None
+        return pb.RenewReply(certificate_pem=str(reply["certificate_pem"]).encode())
+
+
+def _changed(row: AssignmentRow, report: SiteReport, now: float) -> bool:
+    """Apply a report to its row; a final state never goes back, whatever a restarted site says."""
+    if report.state is None or State(row.state).final:
+        return False
+    before = (row.state, row.code, row.counts)
+    row.state, row.code, row.error_id = report.state.value, report.code, report.error_id
+    counts: dict[str, Any] = dict(report.counts) if report.counts else row.counts
+    row.counts, row.updated_at = counts, now
+    return before != (row.state, row.code, row.counts)
+
+
+def _hand_over(call: Call, waiting: queue.SimpleQueue[AssignmentRow | None], row: AssignmentRow) -> None:
+    if waiting.qsize() >= MAX_WAITING:
+        if call.closed is None:
+            call.close(UnavailableError("unavailable.centre", "the site reads too slowly"))
+    else:
+        waiting.put(row)
+
+
+def _value(row: AssignmentRow) -> Assignment:
+    return Assignment(
+        id=row.id,
+        kind=AssignmentKind(row.kind),
+        study_digest=row.study_digest,
+        document=row.document,
+        signature=row.signature,
+        blobs=tuple(Blob(**blob) for blob in row.blobs),
+    )

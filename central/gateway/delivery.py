@@ -1,0 +1,207 @@
+"""Delivery: Open, Upload, Commit. A parcel lands once, whole and verified, or not at all.
+
+The gateway checks who sends, for which study and assignment, to whom it is sealed and by whom it is signed; it
+cannot read what it carries. A repeated Commit gives the same receipt with a fresh proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterator
+from functools import lru_cache
+
+from sqlalchemy import select
+
+from central.gateway import wire
+from central.gateway.admission import Call
+from central.gateway.landing import Announced, Landing, Writer
+from central.gateway.receipts import Log
+from central.store import Store
+from central.store.models import AssignmentRow, ParcelRow, StudyRow
+from privacy.envelope import ParcelInfo, PublicKey, verify
+from protocol import faults
+from protocol.assignment import AssignmentKind
+from protocol.errors import (
+    ConflictError,
+    CorsiaError,
+    InputError,
+    IntegrityError,
+    PermissionRefused,
+    StudyRefused,
+)
+from protocol.parcel import ContentType, Receipt
+from protocol.study import Lane, Study, parse_study
+from protocol.v1 import fleet_pb2 as pb
+
+__all__ = ["Delivery"]
+
+CONTENT_OF_LANE = {
+    Lane.HARVEST: ContentType.RECORDS,
+    Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
+    Lane.EXTRACT: ContentType.FEATURES,
+    Lane.TRAIN: ContentType.UPDATE,
+}
+_log = logging.getLogger("central.gateway")
+_parsed = lru_cache(maxsize=64)(parse_study)
+
+
+class Delivery:
+    """The Delivery service."""
+
+    def __init__(self, store: Store, landing: Landing, log: Log, max_parcel_bytes: int) -> None:
+        self._store = store
+        self._landing = landing
+        self._log = log
+        self._max_parcel_bytes = max_parcel_bytes
+
+    def Open(self, request: pb.OpenRequest, call: Call) -> pb.OpenReply:
+        """Announce a parcel; answers from where to send, or that it has landed."""
+        entry = Announced(site=call.site, what=wire.announcement(request))
+        parcel_id = entry.what.parcel_id
+        with self._landing.locked(parcel_id):
+            row = self._committed(parcel_id, call)
+            if row is not None:
+                if row.digest != entry.what.digest:
+                    raise IntegrityError("parcel.replay")
+                return pb.OpenReply(offset=row.size_bytes, committed=True)
+            self._announced(parcel_id, call)
+            if entry.what.size_bytes > self._max_parcel_bytes:
+                raise InputError("input.message", "the parcel is larger than max_parcel_bytes")
+            self._authorise(entry)
+            return pb.OpenReply(offset=self._landing.announce(entry))
+
+    def Upload(self, requests: Iterator[pb.Chunk], call: Call) -> pb.UploadReply:
+        """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
+        first = next(requests, None)
+        if first is None:
+            raise InputError("input.message", "an empty upload")
+        parcel_id = wire.identifier(first.parcel_id)
+        entry = self._announced(parcel_id, call)
+        if entry is None:
+            raise ConflictError("conflict.state", "open the parcel first")
+        with self._landing.writer(entry) as writer:
+            if first.data or first.offset != writer.position:
+                _append(writer, first, call)
+            for chunk in requests:
+                _append(writer, chunk, call)
+        return pb.UploadReply(offset=writer.position)
+
+    def Commit(self, request: pb.CommitRequest, call: Call) -> pb.CommitReply:
+        """Verify, land and log a parcel; the receipt is durable before it is sent."""
+        parcel_id = wire.identifier(request.parcel_id)
+        with self._landing.locked(parcel_id):
+            row = self._committed(parcel_id, call)
+            if row is None:
+                entry = self._announced(parcel_id, call)
+                if entry is None:
+                    raise ConflictError("conflict.state", "open the parcel first")
+                self._land(entry)
+                row = self._committed(parcel_id, call)
+        return wire.receipt_message(self._receipt(row))
+
+    def recover(self) -> int:
+        """Finish what a crash left between landing zone and database; how many parcels landed so."""
+        landed = 0
+        for entry in self._landing.pending():
+            parcel_id = entry.what.parcel_id
+            with self._landing.locked(parcel_id):
+                if self._row(parcel_id) is not None:
+                    self._landing.forget(parcel_id)
+                elif self._landing.path(parcel_id).exists():
+                    try:
+                        self._land(entry)
+                        landed += 1
+                    except CorsiaError as error:
+                        _log.warning("parcel.refused", extra={"fields": {"parcel": parcel_id, "code": error.code}})
+        return landed
+
+    def _land(self, entry: Announced) -> None:
+        parcel_id = entry.what.parcel_id
+        study = self._authorise(entry)
+        try:
+            self._verify(entry, study)
+        except (IntegrityError, InputError) as error:  # these bytes will never land: the site starts afresh
+            self._landing.discard(parcel_id)
+            with self._store.begin() as session:
+                fields = {"parcel": parcel_id, "code": error.code}
+                self._store.emit(session, "parcel.refused", site=entry.site, study=study.id, **fields)
+            raise
+        self._landing.settle(parcel_id)
+        faults.point("gateway.commit")
+        self._log.land(entry, study.id)
+        faults.point("gateway.committed")
+        self._landing.forget(parcel_id)
+        seen = {"parcel": parcel_id, "site": entry.site, "study": study.id, "bytes": entry.what.size_bytes}
+        _log.info("parcel.landed", extra={"fields": seen})
+
+    def _verify(self, entry: Announced, study: Study) -> None:
+        what = entry.what
+        content = self._landing.content(what.parcel_id)
+        site = self._store.site(entry.site)
+        if site is None or not content.exists() or content.stat().st_size < what.size_bytes:
+            raise ConflictError("conflict.state", "the parcel is not complete: open it again and send the rest")
+        with content.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != what.digest:
+                raise IntegrityError("parcel.chunk", "the bytes are not those announced")
+            file.seek(0)
+            header = verify(
+                file,
+                sender=PublicKey.from_base64(site.identity),
+                expect=ParcelInfo(
+                    parcel_id=what.parcel_id,
+                    study=what.study_digest,
+                    site=entry.site,
+                    content_type=what.content_type.value,
+                ),
+            )
+        key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
+        if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in header.recipients}:
+            raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
+
+    def _authorise(self, entry: Announced) -> Study:
+        what = entry.what
+        with self._store.read() as session:
+            row = session.scalar(select(StudyRow).where(StudyRow.digest == what.study_digest))
+            assignment = session.scalar(select(AssignmentRow).where(AssignmentRow.id == what.assignment_id))
+        if row is None:
+            raise StudyRefused("study.unknown")
+        study = _parsed(row.document)
+        if (
+            entry.site not in study.sites
+            or assignment is None
+            or (assignment.site, assignment.study_digest) != (entry.site, what.study_digest)
+        ):
+            raise PermissionRefused("permission.site")
+        kind = AssignmentKind.ROUND if what.content_type is ContentType.UPDATE else AssignmentKind.STUDY
+        if CONTENT_OF_LANE.get(study.lane) is not what.content_type or assignment.kind != kind.value:
+            raise IntegrityError("parcel.context", "this lane does not send parcels of this content type")
+        return study
+
+    def _announced(self, parcel_id: str, call: Call) -> Announced | None:
+        entry = self._landing.announced(parcel_id)
+        if entry is not None and entry.site != call.site:
+            raise PermissionRefused("permission.site", "another site's parcel")
+        return entry
+
+    def _committed(self, parcel_id: str, call: Call) -> ParcelRow | None:
+        row = self._row(parcel_id)
+        if row is not None and row.site != call.site:
+            raise PermissionRefused("permission.site", "another site's parcel")
+        return row
+
+    def _row(self, parcel_id: str) -> ParcelRow | None:
+        with self._store.read() as session:
+            return session.get(ParcelRow, parcel_id)
+
+    def _receipt(self, row: ParcelRow | None) -> Receipt:
+        if row is None:
+            raise ConflictError("conflict.state")
+        return self._log.receipt(row)
+
+
+def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:
+    call.check()
+    if chunk.parcel_id not in ("", writer.entry.what.parcel_id):
+        raise InputError("input.message", "another parcel's chunk")
+    writer.append(chunk.offset, chunk.data)

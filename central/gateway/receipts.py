@@ -1,0 +1,165 @@
+"""The transparency log as the gateway keeps it: leaves in the database, the tree in memory, receipts for sites.
+
+A parcel's row, its leaf and a signed checkpoint are written in one transaction, so a receipt never promises what a
+crash could lose. Leaves of other processes (studies, models) get their checkpoint from `tick`.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from central.gateway.landing import Announced
+from central.store import Store
+from central.store.models import CheckpointRow, LogRow, ParcelRow
+from privacy.envelope import SecretKey, read_key, write_key, write_public
+from privacy.transparency import Checkpoint, Tree, open_checkpoint, sign_checkpoint
+from protocol.errors import IntegrityError
+from protocol.parcel import Receipt
+
+__all__ = ["Log", "open_log_key"]
+
+_log = logging.getLogger("central.gateway")
+
+
+def open_log_key(folder: Path) -> SecretKey:
+    """The key that signs checkpoints, made at the first start; its public half lies beside it as `log.pub`."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path, public = folder / "log.key", folder / "log.pub"
+    if not path.exists():
+        write_key(path, SecretKey.generate())
+    key = read_key(path)
+    if not public.exists():
+        write_public(public, key.public)
+    return key
+
+
+class Log:
+    """Appends parcels and signs checkpoints. Thread-safe; exactly one process holds it.
+
+    Raises:
+        IntegrityError: `log.proof` when the rows do not give the root of the last signed checkpoint: the gateway
+            must not go on.
+    """
+
+    def __init__(self, store: Store, key: SecretKey, origin: str) -> None:
+        self._store = store
+        self._key = key
+        self._origin = origin
+        self._lock = threading.RLock()
+        self._tree: Tree | None = None
+        self._checkpoint = (0, "")
+        with store.read() as session:
+            tree = self._current(session)
+            last = session.scalar(select(CheckpointRow).order_by(CheckpointRow.size.desc()).limit(1))
+            if last is not None:
+                signed = open_checkpoint(last.text, key.public, origin)
+                if signed.size != last.size or signed.size > tree.size or tree.root(signed.size) != signed.root:
+                    raise IntegrityError("log.proof", "the log's rows differ from the last signed checkpoint")
+                self._checkpoint = (last.size, last.text)
+        self.tick()
+
+    def land(self, entry: Announced, study: str) -> None:
+        """Record a parcel that is durable in the landing zone: row, leaf, checkpoint, event, in one transaction.
+
+        Args:
+            entry: the parcel.
+            study: the study's id, for the event.
+        """
+        with self._changing():
+            self._checkpoint = self._land(entry, study)
+
+    def receipt(self, row: ParcelRow) -> Receipt:
+        """The receipt of a committed parcel, with a proof to the newest checkpoint."""
+        with self._lock:
+            size, text = self._checkpoint
+            if self._tree is None or row.log_index >= size:  # signed by an earlier process, or rebuilt
+                with self._store.read() as session:
+                    self._current(session)
+                self.tick()
+                size, text = self._checkpoint
+            tree = self._tree
+            if tree is None:
+                raise IntegrityError("log.proof", "the log cannot be rebuilt")
+            proof = tuple(value.hex() for value in tree.inclusion(row.log_index, size))
+        return Receipt(parcel_id=row.id, digest=row.digest, index=row.log_index, proof=proof, checkpoint=text)
+
+    def tick(self) -> None:
+        """Sign a checkpoint if the log has grown since the last one."""
+        with self._store.read() as session:
+            last = session.scalar(select(func.max(LogRow.index)))
+        if last is None or last + 1 <= self._checkpoint[0]:
+            return
+        with self._changing():
+            with self._store.begin() as session:
+                checkpoint = self._sign(session, self._current(session))
+            self._checkpoint = checkpoint
+        _log.info("log.checkpoint", extra={"fields": {"size": checkpoint[0]}})
+
+    def state(self) -> dict[str, int]:
+        """Size of the newest checkpoint."""
+        return {"size": self._checkpoint[0]}
+
+    def _land(self, entry: Announced, study: str) -> tuple[int, str]:
+        what = entry.what
+        with self._store.begin() as session:
+            tree = self._current(session)
+            leaf = Receipt.leaf(what.parcel_id, what.digest)
+            index = self._store.append_leaf(session, leaf)
+            if tree.append(leaf) != index:
+                raise IntegrityError("log.proof", "the log has a gap")
+            session.add(
+                ParcelRow(
+                    id=what.parcel_id,
+                    site=entry.site,
+                    study_digest=what.study_digest,
+                    assignment_id=what.assignment_id,
+                    content_type=what.content_type.value,
+                    digest=what.digest,
+                    size_bytes=what.size_bytes,
+                    log_index=index,
+                    landed_at=time.time(),
+                )
+            )
+            fields = {"parcel": what.parcel_id, "bytes": what.size_bytes, "type": what.content_type.value}
+            self._store.emit(session, "parcel.landed", site=entry.site, study=study, **fields)
+            return self._sign(session, tree)
+
+    def _current(self, session: Session) -> Tree:
+        """The tree of all rows, those of other processes included."""
+        tree = self._tree if self._tree is not None else Tree()
+        rows = session.execute(
+            select(LogRow.index, LogRow.leaf).where(LogRow.index >= tree.size).order_by(LogRow.index)
+        )
+        for index, leaf in rows:
+            if tree.append(leaf) != index:
+                self._tree = None
+                raise IntegrityError("log.proof", "the log has a gap")
+        self._tree = tree
+        return tree
+
+    def _sign(self, session: Session, tree: Tree) -> tuple[int, str]:
+        known = session.get(CheckpointRow, tree.size)
+        if known is not None:
+            return known.size, known.text
+        checkpoint = Checkpoint(origin=self._origin, size=tree.size, root=tree.root(), time=int(time.time()))
+        text = sign_checkpoint(checkpoint, self._key)
+        session.add(CheckpointRow(size=tree.size, text=text))
+        return tree.size, text
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """A transaction that fails may leave leaves in memory that are in no row: then the tree is read anew."""
+        with self._lock:
+            try:
+                yield
+            except BaseException:
+                self._tree = None
+                raise

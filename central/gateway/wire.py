@@ -1,0 +1,197 @@
+"""Messages into values and back: the one place where what hospitals send is checked for form.
+
+Nothing behind this module sees a protobuf message of a request. Unknown enum values, malformed ids, negative or
+unbounded numbers and unknown codes are refused with `input.message`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
+from protocol.errors import CODES, InputError
+from protocol.parcel import ContentType, Receipt
+from protocol.v1 import fleet_pb2 as pb
+
+__all__ = [
+    "CHUNK_BYTES",
+    "Announcement",
+    "Enrolment",
+    "announcement",
+    "assignment_message",
+    "enrolment",
+    "fetch",
+    "identifier",
+    "receipt_message",
+    "renewal",
+    "site_report",
+    "version",
+]
+
+CHUNK_BYTES = 1 << 20
+MAX_COUNTS = 64
+MAX_COUNT = 1 << 53
+_ID = re.compile(r"[0-9a-f]{32}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_ASSIGNMENT = re.compile(r"[A-Za-z0-9-]{1,64}")
+_VERSION = re.compile(r"[A-Za-z0-9.+_-]{0,64}")
+_HEAD = re.compile(r"[A-Za-z0-9+/=_:.-]{0,128}")
+_ERROR_ID = re.compile(r"[0-9a-f]{0,32}")
+_COUNT = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,63}")
+_SITE = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+_KINDS = {
+    AssignmentKind.STUDY: pb.ASSIGNMENT_KIND_STUDY,
+    AssignmentKind.ROUND: pb.ASSIGNMENT_KIND_ROUND,
+}
+_STATES: dict[int, State | None] = {
+    pb.STATE_UNSPECIFIED: None,
+    pb.STATE_RECEIVED: State.RECEIVED,
+    pb.STATE_PENDING: State.PENDING,
+    pb.STATE_RUNNING: State.RUNNING,
+    pb.STATE_DELIVERING: State.DELIVERING,
+    pb.STATE_DONE: State.DONE,
+    pb.STATE_REFUSED: State.REFUSED,
+    pb.STATE_FAILED: State.FAILED,
+    pb.STATE_EXPIRED: State.EXPIRED,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Announcement:
+    """A parcel as its site announces it; `digest` is the SHA-256 (hex) of the whole parcel."""
+
+    parcel_id: str
+    study_digest: str
+    assignment_id: str
+    content_type: ContentType
+    size_bytes: int
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Enrolment:
+    """What a site sends to enrol."""
+
+    site: str
+    secret: bytes
+    csr_der: bytes
+    identity: bytes
+    signature: bytes
+
+
+def identifier(text: str) -> str:
+    """A parcel id."""
+    return _matched(_ID, text, "parcel_id")
+
+
+def version(text: str) -> str:
+    """A product version."""
+    return _matched(_VERSION, text, "version")
+
+
+def announcement(message: pb.OpenRequest) -> Announcement:
+    """Check an OpenRequest; whether it is allowed is decided elsewhere."""
+    if message.content_type not in {c.value for c in ContentType}:
+        raise InputError("input.message", "content_type")
+    if not 0 < message.size_bytes < 1 << 53:
+        raise InputError("input.message", "size_bytes")
+    return Announcement(
+        parcel_id=identifier(message.parcel_id),
+        study_digest=_matched(_DIGEST, message.study_digest, "study_digest"),
+        assignment_id=_matched(_ASSIGNMENT, message.assignment_id, "assignment_id"),
+        content_type=ContentType(message.content_type),
+        size_bytes=message.size_bytes,
+        digest=_matched(_DIGEST, message.digest, "digest"),
+    )
+
+
+def site_report(message: pb.SiteReport) -> SiteReport:
+    """Check a heartbeat or an assignment's state."""
+    if message.state not in _STATES:
+        raise InputError("input.message", "state")
+    state = _STATES[message.state]
+    if bool(message.assignment_id) != (state is not None):
+        raise InputError("input.message", "assignment_id and state belong together")
+    if message.code and message.code not in CODES:
+        raise InputError("input.message", "code")
+    if len(message.counts) > MAX_COUNTS:
+        raise InputError("input.message", "counts")
+    for name, count in message.counts.items():
+        _matched(_COUNT, name, "counts")
+        if not 0 <= count <= MAX_COUNT:
+            raise InputError("input.message", "counts")
+    if max(message.spool_parcels, message.spool_bytes) > MAX_COUNT:
+        raise InputError("input.message", "spool")
+    return SiteReport(
+        version=version(message.version),
+        paused=message.paused,
+        spool_parcels=message.spool_parcels,
+        spool_bytes=message.spool_bytes,
+        ledger_head=_matched(_HEAD, message.ledger_head, "ledger_head"),
+        journal_head=_matched(_HEAD, message.journal_head, "journal_head"),
+        assignment_id=_matched(_ASSIGNMENT, message.assignment_id, "assignment_id") if state else "",
+        state=state,
+        code=message.code,
+        error_id=_matched(_ERROR_ID, message.error_id, "error_id"),
+        counts=dict(message.counts),
+    )
+
+
+def enrolment(message: pb.EnrolRequest) -> Enrolment:
+    """Check an EnrolRequest for form."""
+    return Enrolment(
+        site=_matched(_SITE, message.site, "site"),
+        secret=_sized(message.secret, 24, 24, "secret"),
+        csr_der=_sized(message.csr_der, 1, 16_384, "csr_der"),
+        identity=_sized(message.identity_public, 1, 16_384, "identity_public"),
+        signature=_sized(message.signature, 1, 16_384, "signature"),
+    )
+
+
+def renewal(message: pb.RenewRequest) -> tuple[bytes, bytes]:
+    """CSR and signature of a RenewRequest."""
+    csr = _sized(message.csr_der, 1, 16_384, "csr_der")
+    return csr, _sized(message.signature, 1, 16_384, "signature")
+
+
+def fetch(message: pb.FetchRequest) -> tuple[str, int]:
+    """Digest and offset of a FetchRequest."""
+    if message.offset > MAX_COUNT:
+        raise InputError("input.message", "offset")
+    return _matched(_DIGEST, message.digest, "digest"), message.offset
+
+
+def assignment_message(value: Assignment) -> pb.Assignment:
+    """An assignment as a message."""
+    return pb.Assignment(
+        id=value.id,
+        kind=_KINDS[value.kind],
+        study_digest=value.study_digest,
+        document=value.document,
+        signature=value.signature,
+        blobs=[pb.Blob(name=b.name, digest=b.digest, size_bytes=b.size_bytes) for b in value.blobs],
+    )
+
+
+def receipt_message(value: Receipt) -> pb.CommitReply:
+    """A receipt as a message."""
+    return pb.CommitReply(
+        parcel_id=value.parcel_id,
+        digest=value.digest,
+        index=value.index,
+        proof=list(value.proof),
+        checkpoint=value.checkpoint,
+    )
+
+
+def _matched(pattern: re.Pattern[str], text: str, field: str) -> str:
+    if not pattern.fullmatch(text):
+        raise InputError("input.message", field)
+    return text
+
+
+def _sized(raw: bytes, low: int, high: int, field: str) -> bytes:
+    if not low <= len(raw) <= high:
+        raise InputError("input.message", field)
+    return raw

@@ -1,0 +1,81 @@
+"""What `corsia init central` writes: a commented central.toml, the state folder (0700) and the operator's token."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import typer
+
+from protocol.errors import ConflictError
+
+__all__ = ["init_central"]
+
+_TEMPLATE = """\
+# The centre of a Corsia consortium. Start it with `corsia central serve --config {file}`.
+name = "{name}"                        # lower-case letters, digits, dashes; names the log for good
+state_dir = "state"                    # keys, database, parcels; relative to this file
+
+[gateway]                              # the only part that hospitals reach
+host = "127.0.0.1"                     # address to listen on; "0.0.0.0" for all
+port = 7443                            # mutual TLS
+enrolment_port = 7444                  # server-authenticated, for enrolment alone
+names = [{names}]   # in the server certificate; the first goes into join codes
+certificate_days = 7                   # life of a site's certificate; sites renew by themselves
+
+[web]                                  # REST API and dashboard; put a TLS proxy before it
+host = "127.0.0.1"
+port = 7480
+
+[mlflow]
+tracking_uri = "http://127.0.0.1:5000"
+
+[limits]
+max_parcel_bytes = 10_000_000_000
+max_message_bytes = 8_388_608
+
+[sites]                                # optional: site = "network", shown on the dashboard
+# site-a = "oncology"
+"""
+
+
+def init_central(out: Path, *, force: bool = False, as_json: bool = False) -> None:
+    """Write the configuration and the operator's token; asks for name and address on a terminal.
+
+    An existing token is kept, also with `force`: the dashboard's and the researchers' copies go on working.
+
+    Raises:
+        ConflictError: `conflict.exists` when the file is there and `force` is not given.
+    """
+    if out.exists() and not force:
+        raise ConflictError("conflict.exists", f"{out} exists; use --force")
+    name, address = "consortium", "127.0.0.1"
+    if sys.stdin.isatty() and not as_json:
+        name = typer.prompt("Name of the consortium", default=name)
+        address = typer.prompt("Name or address under which hospitals reach this machine", default=address)
+    names = list(dict.fromkeys([address, "127.0.0.1", "localhost"]))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    text = _TEMPLATE.format(file=out.name, name=name, names=", ".join(json.dumps(n) for n in names))
+    _check(text, out)
+    out.write_text(text)
+    state = out.resolve().parent / "state"
+    state.mkdir(mode=0o700, exist_ok=True)
+    state.chmod(0o700)
+    token = state / "operator.token"
+    if not token.exists():
+        with open(os.open(token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+    if as_json:
+        typer.echo(json.dumps({"written": str(out), "state_dir": str(state), "token_file": str(token)}))
+    else:
+        typer.echo(f"wrote {out} and {token}; next: corsia central serve --config {out}")
+
+
+def _check(text: str, out: Path) -> None:
+    """What was typed at the prompts must read back."""
+    from central.config import read_config
+
+    read_config(text, out)

@@ -1,0 +1,186 @@
+"""`corsia study`: check a study file, submit it, see where it stands.
+
+With `--url` and `--token-file` over the centre's REST API; with `--config` on the centre's own machine.
+"""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from protocol.errors import AuthenticationError, InputError, StudyRefused, UnavailableError, from_code
+from protocol.study import parse_study, study_digest
+
+app = typer.Typer(no_args_is_help=True, help="Validate, submit and follow studies.")
+File = Annotated[Path, typer.Argument(help="The study's TOML file.", metavar="FILE")]
+Config = Annotated[Path | None, typer.Option("--config", help="central.toml, on the centre's machine.")]
+Url = Annotated[str | None, typer.Option("--url", help="The centre's address, as https://centre.example.org.")]
+Token = Annotated[Path | None, typer.Option("--token-file", help="File with the access token, for --url.")]
+Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]
+MAX_REPLY_BYTES = 64 << 20
+
+
+@app.command()
+def validate(file: File, json_out: Json = False) -> None:
+    """Check a study file and say what it asks for.
+
+    Example: corsia study validate study.toml
+    """
+    raw = _read(file)
+    study = parse_study(raw)
+    if json_out:
+        value = {"valid": True, "id": study.id, "lane": study.lane.value, "sites": list(study.sites)}
+        typer.echo(json.dumps({**value, "expires": study.expires.isoformat(), "sha256": study_digest(raw)}))
+    else:
+        typer.echo(
+            f"{study.id}: lane {study.lane.value}, {len(study.sites)} sites, dataset {study.dataset.name}: valid"
+        )
+
+
+@app.command()
+def submit(
+    file: File, config: Config = None, url: Url = None, token_file: Token = None, json_out: Json = False
+) -> None:
+    """Submit a study; the centre adds recipients and roster, signs it and assigns it to its sites.
+
+    Example: corsia study submit study.toml --config central.toml
+    """
+    raw = _read(file)
+    parse_study(raw)
+    if url:
+        reply = _request(url, token_file, "/studies", raw)
+    else:
+        from central import ipc
+        from central.config import load_config, operator_token
+
+        loaded = load_config(_needed(config))
+        token = operator_token(loaded)
+        reply = ipc.call(loaded.socket("signer"), "submit", timeout_s=60.0, draft=raw.decode(), token=token)
+    if json_out:
+        typer.echo(json.dumps({"id": reply["id"], "digest": reply["digest"]}))
+    else:
+        typer.echo(f"submitted {reply['id']}, digest {reply['digest']}")
+
+
+@app.command("ls")
+def list_studies(config: Config = None, url: Url = None, token_file: Token = None, json_out: Json = False) -> None:
+    """List the studies with their state.
+
+    Example: corsia study ls --config central.toml
+    """
+    studies = _request(url, token_file, "/studies") if url else _local(_needed(config))
+    if json_out:
+        typer.echo(json.dumps({"studies": studies}))
+        return
+    for study in studies:
+        typer.echo(f"{study['id']:24} {study['lane']:10} {study['state']:8} {study['title']}")
+
+
+@app.command()
+def show(
+    study_id: Annotated[str, typer.Argument(metavar="ID", help="The study's id.")],
+    config: Config = None,
+    url: Url = None,
+    token_file: Token = None,
+    json_out: Json = False,
+) -> None:
+    """Show one study: its sites, where each stands, and what came in.
+
+    Example: corsia study show lung-features --config central.toml
+    """
+    if url:
+        value = _request(url, token_file, "/studies/" + urllib.parse.quote(study_id, safe=""))
+    else:
+        found = _local(_needed(config), study_id)
+        if not found:
+            raise StudyRefused("study.unknown")
+        value = found[0]
+    if json_out:
+        typer.echo(json.dumps(value))
+        return
+    typer.echo(f"{value['id']}: {value['title']}\nlane {value['lane']}, {value['state']}\ndigest {value['digest']}")
+    for site in value.get("assignments", []):
+        if isinstance(site, dict):
+            counts = " ".join(f"{k}={v}" for k, v in (site.get("counts") or {}).items())
+            name = site.get("site") or site.get("name")
+            typer.echo(f"  {name:20} {site.get('state', ''):10} {site.get('code', '')} {counts}".rstrip())
+
+
+def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
+    from sqlalchemy import func, select
+
+    from central.config import load_config
+    from central.store import Store
+    from central.store.models import AssignmentRow, ParcelRow, StudyRow
+
+    state_dir = load_config(config).state_dir
+    if not (state_dir / "corsia.db").exists():
+        return []
+    with Store(state_dir).read() as session:
+        query = select(StudyRow).order_by(StudyRow.created_at)
+        rows = session.scalars(query if study_id is None else query.where(StudyRow.id == study_id)).all()
+        found: list[dict[str, Any]] = []
+        for row in rows:
+            value = {name: getattr(row, name) for name in ("id", "digest", "lane", "title", "state", "created_at")}
+            if study_id is not None:
+                assignments = session.scalars(
+                    select(AssignmentRow)
+                    .where(AssignmentRow.study_digest == row.digest, AssignmentRow.kind == "study")
+                    .order_by(AssignmentRow.site)
+                )
+                names = ("site", "state", "code", "error_id", "counts", "updated_at")
+                value["assignments"] = [{name: getattr(a, name) for name in names} for a in assignments]
+                value["parcels"] = session.scalar(
+                    select(func.count()).select_from(ParcelRow).where(ParcelRow.study_digest == row.digest)
+                )
+            found.append(value)
+    return found
+
+
+def _request(url: str, token_file: Path | None, path: str, body: bytes | None = None) -> Any:
+    if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
+        raise InputError("input.usage", "--url begins with http:// or https://")
+    if token_file is None:
+        raise AuthenticationError("auth.token", "--url needs --token-file")
+    try:
+        token = token_file.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        raise AuthenticationError("auth.token", f"{token_file} cannot be read") from None
+    headers = {"Authorization": f"Bearer {token}"} | ({"Content-Type": "application/toml"} if body else {})
+    request = urllib.request.Request(url.rstrip("/") + "/api/v1" + path, data=body, headers=headers)  # noqa: S310
+    try:
+        with urllib.request.urlopen(request, timeout=90) as answer:  # noqa: S310 - http or https, checked above
+            return json.loads(answer.read(MAX_REPLY_BYTES))
+    except urllib.error.HTTPError as error:
+        raise _problem(error) from None
+    except (OSError, ValueError):
+        raise UnavailableError("unavailable.centre", f"no answer from {url}") from None
+
+
+def _problem(error: urllib.error.HTTPError) -> Exception:
+    try:
+        value = json.loads(error.read(65_536))
+        return from_code(str(value["code"]), str(value.get("detail", "")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return UnavailableError("unavailable.centre", f"the centre answered {error.code}")
+
+
+def _needed(config: Path | None) -> Path:
+    if config is not None:
+        return config
+    if Path("central.toml").exists():
+        return Path("central.toml")
+    raise InputError("input.usage", "give --config, or --url with --token-file")
+
+
+def _read(file: Path) -> bytes:
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise InputError("input.study", f"{file}: {error.strerror}") from None

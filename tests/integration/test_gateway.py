@@ -1,0 +1,339 @@
+"""The gateway over real mutual TLS: enrol, watch, deliver, receipt; and everything that must be refused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from central.store.models import AssignmentRow, CheckpointRow, EventRow, LogRow, ParcelRow, SiteRow
+from privacy.envelope import PublicKey, SecretKey
+from privacy.transparency import Tree, open_checkpoint, verify_receipt
+from protocol.trust import Purpose, TrustBundle
+from protocol.v1 import fleet_pb2 as pb
+from tests.gatewaykit import TRAINING, Centre, Site, code_of, draft, eventually, running
+
+
+@pytest.fixture(scope="module")
+def centre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Centre]:
+    with running(tmp_path_factory.mktemp("centre")) as made:
+        made.enrol("site-a"), made.enrol("site-b")
+        made.submit()
+        yield made
+
+
+@pytest.fixture
+def site(centre: Centre) -> Site:
+    return centre.enrol("site-a")
+
+
+def trust(centre: Centre) -> TrustBundle:
+    return TrustBundle.from_bytes(centre.trust)
+
+
+def refused(code: str, status: grpc.StatusCode | None = None):  # type: ignore[no-untyped-def]
+    return pytest.raises(grpc.RpcError, check=lambda e: code_of(e) == code and status in (None, e.code()))
+
+
+def test_enrol_watch_deliver_and_the_receipt_verifies(centre: Centre, site: Site) -> None:
+    bundle = trust(centre)
+    PublicKey.from_base64(bundle.study_key).verify(Purpose.TRUST, centre.trust, centre.trust_signature)
+    assignment = site.first()
+    PublicKey.from_base64(bundle.study_key).verify(Purpose.STUDY, assignment.document, assignment.signature)
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"x" * 3_000_000)
+    receipt = site.deliver(parcel, assignment.id)
+    assert (receipt.parcel_id, receipt.digest) == (parcel.id, parcel.digest)
+    assert verify_receipt(receipt, PublicKey.from_base64(bundle.log_key), bundle.log_origin).size > receipt.index
+    landed = centre.config.state_dir / "landing" / f"{parcel.id}.parcel"
+    assert landed.read_bytes() == parcel.raw
+    assert landed.stat().st_mode & 0o077 == 0
+    assert list((centre.config.state_dir / "landing" / "partial").iterdir()) == []
+    again = site.deliver(parcel, assignment.id)
+    assert (again.index, again.digest) == (receipt.index, receipt.digest)
+    with centre.store.read() as session:
+        row = session.get(ParcelRow, parcel.id)
+        assert row is not None
+        assert (row.site, row.state, row.content_type) == ("site-a", "landed", "features")
+
+
+def test_an_assignment_made_later_arrives_at_once(centre: Centre, site: Site) -> None:
+    call = site.watch()
+    first = next(call)
+    began = time.monotonic()
+    digest = centre.submit(draft(id="later"))
+    second = next(call)
+    assert second.study_digest == digest != first.study_digest
+    assert time.monotonic() - began < 1.0
+    call.cancel()
+
+
+def test_an_upload_resumes_where_it_broke(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"y" * 2_500_000)
+    assert site.open(parcel, assignment.id).offset == 0
+    assert site.upload(parcel, until=1_500_000).offset == 1_500_000
+    with refused("conflict.state", grpc.StatusCode.ABORTED):
+        site.commit(parcel)
+    assert site.open(parcel, assignment.id).offset == 1_500_000
+    with refused("input.message"):
+        site.upload(parcel, offset=1_000_000)
+    site.upload(parcel, offset=1_500_000)
+    assert site.commit(parcel).digest == parcel.digest
+
+
+def test_another_digest_for_an_open_id_starts_anew_and_for_a_committed_id_is_refused(
+    centre: Centre, site: Site
+) -> None:
+    assignment = site.first()
+    one = site.parcel(assignment.study_digest, centre.keys["lung"], b"one")
+    two = site.parcel(assignment.study_digest, centre.keys["lung"], b"two", parcel_id=one.id)
+    site.open(one, assignment.id)
+    site.upload(one, until=50)
+    assert site.open(two, assignment.id).offset == 0
+    site.deliver(two, assignment.id)
+    with refused("parcel.replay", grpc.StatusCode.DATA_LOSS):
+        site.open(one, assignment.id)
+
+
+def test_a_newer_upload_takes_over(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"z" * 300_000)
+    site.open(parcel, assignment.id)
+    slow = iter([pb.Chunk(parcel_id=parcel.id, data=parcel.raw[:1000])])
+    held: list[float] = []
+
+    def chunks() -> Iterator[pb.Chunk]:
+        yield next(slow)
+        while not held:
+            time.sleep(0.02)
+        yield pb.Chunk(offset=1000, data=parcel.raw[1000:2000])
+
+    first = site.delivery.Upload.future(chunks(), timeout=20)
+    part = centre.config.state_dir / "landing" / "partial" / f"{parcel.id}.part"
+    eventually(lambda: part.stat().st_size == 1000)
+    assert site.open(parcel, assignment.id).offset == 1000
+    site.upload(parcel, offset=1000)
+    held.append(1.0)
+    with refused("conflict.state"):
+        first.result()
+    assert site.commit(parcel).digest == parcel.digest
+
+
+def test_another_site_cannot_touch_a_parcel(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"])
+    site.open(parcel, assignment.id)
+    other = centre.enrol("site-b")
+    for attempt in (
+        lambda: other.open(parcel, assignment.id),
+        lambda: other.upload(parcel),
+        lambda: other.commit(parcel),
+    ):
+        with refused("permission.site", grpc.StatusCode.PERMISSION_DENIED):
+            attempt()
+    site.deliver(parcel, assignment.id)
+    with refused("permission.site"):
+        other.open(parcel, assignment.id)
+    with refused("permission.site"):
+        other.commit(parcel)
+
+
+@pytest.mark.parametrize(
+    ("damage", "code"),
+    [
+        (lambda raw: raw[:-1], "parcel.truncated"),
+        (lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]), "parcel.signature"),
+        (lambda raw: b"not a parcel at all" * 10, "parcel.format"),
+    ],
+)
+def test_a_broken_parcel_never_lands(centre: Centre, site: Site, damage, code: str) -> None:  # type: ignore[no-untyped-def]
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"w" * 10_000)
+    parcel.raw = damage(parcel.raw)
+    with refused(code, grpc.StatusCode.DATA_LOSS):
+        site.deliver(parcel, assignment.id)
+    landing = centre.config.state_dir / "landing"
+    assert not list(landing.rglob(f"{parcel.id}*"))
+    with centre.store.read() as session:
+        assert session.get(ParcelRow, parcel.id) is None
+
+
+def test_bytes_other_than_announced_never_land(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"])
+    site.open(parcel, assignment.id, digest="0" * 64)
+    site.upload(parcel)
+    with refused("parcel.chunk"):
+        site.commit(parcel)
+
+
+def test_a_parcel_of_another_context_never_lands(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    digest = assignment.study_digest
+    for parcel in (
+        site.parcel(digest, centre.keys["lung"], site="site-b"),
+        site.parcel(digest, SecretKey.generate()),  # sealed to somebody else
+        Site("site-a", key=SecretKey.generate()).parcel(digest, centre.keys["lung"]),  # signed by somebody else
+    ):
+        with pytest.raises(grpc.RpcError) as caught:
+            site.deliver(parcel, assignment.id)
+        assert code_of(caught.value) in ("parcel.context", "parcel.signature")
+
+
+def test_what_open_refuses(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"])
+    for changes, code in (
+        ({"size_bytes": centre.config.limits.max_parcel_bytes + 1}, "input.message"),
+        ({"size_bytes": 0}, "input.message"),
+        ({"content_type": "records"}, "parcel.context"),
+        ({"content_type": "update"}, "parcel.context"),
+        ({"content_type": "other"}, "input.message"),
+        ({"study_digest": "0" * 64}, "study.unknown"),
+        ({"assignment_id": "0" * 32}, "permission.site"),
+        ({"parcel_id": "../" * 10 + "aa"}, "input.message"),
+        ({"parcel_id": parcel.id + "\n"}, "input.message"),
+        ({"digest": parcel.digest.upper()}, "input.message"),
+    ):
+        with refused(code):
+            site.open(parcel, assignment.id, **changes)
+    other = centre.enrol("site-b")  # not in the study
+    with refused("permission.site"):
+        other.open(other.parcel(parcel.study, centre.keys["lung"]), assignment.id)
+
+
+def test_an_oversized_message_is_refused_and_the_gateway_lives(centre: Centre, site: Site) -> None:
+    with pytest.raises(grpc.RpcError, check=lambda e: e.code() is grpc.StatusCode.RESOURCE_EXHAUSTED):
+        site.assignments.Report(pb.SiteReport(version="x" * 9_000_000), timeout=10)
+    assert abs(site.assignments.Report(pb.SiteReport(version="1"), timeout=10).server_time - time.time()) < 60
+
+
+def test_more_than_announced_is_refused(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"])
+    site.open(parcel, assignment.id)
+    parcel.raw += b"more"
+    with refused("input.message"):
+        site.upload(parcel)
+
+
+def test_reports_move_only_own_assignments_and_never_back_from_the_end(centre: Centre) -> None:
+    centre.submit(draft(id="reported", sites=["site-a", "site-b"]))
+    a, b = centre.enrol("site-a"), centre.enrol("site-b")
+    with centre.store.read() as session:
+        rows = session.query(AssignmentRow).filter(AssignmentRow.study_digest.is_not(None)).all()
+    mine = max((r for r in rows if r.site == "site-a"), key=lambda r: r.seq).id
+
+    def report(site: Site, **values: object) -> None:
+        site.assignments.Report(pb.SiteReport(version="1", **values), timeout=10)  # type: ignore[arg-type]
+
+    report(a, assignment_id=mine, state=pb.STATE_RUNNING, spool_parcels=2, ledger_head="ab" * 32)
+    with refused("permission.site"):
+        report(b, assignment_id=mine, state=pb.STATE_DONE)
+    report(a, assignment_id=mine, state=pb.STATE_DONE, counts={"withheld.consent": 3})
+    report(a, assignment_id=mine, state=pb.STATE_RUNNING)
+    with centre.store.read() as session:
+        row = session.query(AssignmentRow).filter_by(id=mine).one()
+        assert (row.state, row.counts) == ("done", {"withheld.consent": 3})
+        assert session.get(SiteRow, "site-a").spool_parcels == 0  # type: ignore[union-attr]
+        kinds = [e.fields["state"] for e in session.query(EventRow).filter_by(kind="assignment.state")]
+        assert kinds[-2:] == ["running", "done"]
+    for bad in (
+        {"assignment_id": mine, "state": 99},
+        {"assignment_id": mine},
+        {"state": pb.STATE_DONE},
+        {"assignment_id": mine, "state": pb.STATE_FAILED, "code": "no.such-code"},
+        {"assignment_id": mine, "state": pb.STATE_FAILED, "counts": {"rows": -1}},
+        {"assignment_id": mine, "state": pb.STATE_FAILED, "counts": {"a b": 1}},
+        {"assignment_id": mine, "state": pb.STATE_FAILED, "counts": {f"k{i}": 1 for i in range(65)}},
+        {"assignment_id": mine, "state": pb.STATE_FAILED, "error_id": "Rossi Mario"},
+        {"journal_head": "Rossi Mario"},
+    ):
+        with refused("input.message", grpc.StatusCode.INVALID_ARGUMENT):
+            report(a, **bad)
+
+
+def test_fetch_gives_only_what_an_assignment_of_the_site_names(centre: Centre, site: Site) -> None:
+    data = bytes(range(256)) * 10_000
+    blob = centre.store.put_blob("message.bin", data)
+    request = pb.FetchRequest(digest=blob.digest)
+    with refused("permission.site"):
+        list(site.models.Fetch(request, timeout=10))
+    with centre.store.begin() as session:
+        row = session.query(AssignmentRow).filter_by(site="site-a").first()
+        assert row is not None
+        values = {
+            "document": b"",
+            "signature": b"",
+            "created_at": 0.0,
+            "updated_at": 0.0,
+            "study_digest": row.study_digest,
+        }
+        blobs = [{"name": blob.name, "digest": blob.digest, "size_bytes": blob.size_bytes}]
+        session.add(AssignmentRow(id="f" * 32, site="site-a", kind="round", state="done", blobs=blobs, **values))
+    assert b"".join(c.data for c in site.models.Fetch(request, timeout=10)) == data
+    rest = list(site.models.Fetch(pb.FetchRequest(digest=blob.digest, offset=1000), timeout=10))
+    assert rest[0].offset == 1000
+    assert b"".join(c.data for c in rest) == data[1000:]
+    with refused("input.message"):
+        list(site.models.Fetch(pb.FetchRequest(digest=blob.digest, offset=len(data) + 1), timeout=10))
+    with refused("permission.site"):
+        list(centre.enrol("site-b").models.Fetch(request, timeout=10))
+
+
+def test_a_training_update_belongs_to_a_round(centre: Centre, site: Site) -> None:
+    digest = centre.submit(draft(id="fl", **TRAINING))
+    with centre.store.begin() as session:
+        study = session.query(AssignmentRow).filter_by(study_digest=digest).one()
+        values = {"document": b"", "signature": b"", "created_at": 0.0, "updated_at": 0.0}
+        session.add(AssignmentRow(id="e" * 32, site="site-a", kind="round", study_digest=digest, blobs=[], **values))
+    parcel = site.parcel(digest, centre.keys["fl"], content_type="update")
+    with refused("parcel.context"):
+        site.open(parcel, study.id)
+    assert site.deliver(parcel, "e" * 32).digest == parcel.digest
+
+
+def test_a_certificate_is_renewed_with_the_identity_key_only(centre: Centre, site: Site) -> None:
+    csr = site.csr()
+    with refused("auth.certificate", grpc.StatusCode.UNAUTHENTICATED):
+        site.assignments.Renew(pb.RenewRequest(csr_der=csr, signature=b"x" * 100), timeout=10)
+    site.chain = site.assignments.Renew(
+        pb.RenewRequest(csr_der=csr, signature=site.key.sign(Purpose.RENEW, csr)), timeout=10
+    ).certificate_pem
+    site.connect(centre.config.gateway.fleet_address).first()
+
+
+def test_the_log_equals_its_rows_after_a_restart_and_other_leaves_are_signed(tmp_path: Path) -> None:
+    with running(tmp_path) as centre:
+        site = centre.enrol("site-a")
+        centre.submit()
+        assignment = site.first()
+        receipts = [
+            site.deliver(site.parcel(assignment.study_digest, centre.keys["lung"], bytes([n])), assignment.id)
+            for n in range(3)
+        ]
+        centre.stop()
+        with centre.store.begin() as session:
+            centre.store.append_leaf(session, {"kind": "model", "id": "x"})
+        centre.start()
+        bundle = trust(centre)
+        key = PublicKey.from_base64(bundle.log_key)
+
+        def newest() -> CheckpointRow:
+            with centre.store.read() as session:
+                return session.query(CheckpointRow).order_by(CheckpointRow.size.desc()).first()  # type: ignore[return-value]
+
+        eventually(lambda: newest().size == 5, 3)
+        tree = Tree()
+        with centre.store.read() as session:
+            for row in session.query(LogRow).order_by(LogRow.index):
+                assert tree.append(row.leaf) == row.index
+        signed = open_checkpoint(newest().text, key, bundle.log_origin)
+        assert (signed.size, signed.root) == (tree.size, tree.root())
+        site.connect(centre.config.gateway.fleet_address)
+        fresh = site.delivery.Commit(pb.CommitRequest(parcel_id=receipts[0].parcel_id), timeout=10)
+        assert fresh.index == receipts[0].index
+        assert fresh.checkpoint == newest().text
