@@ -1,0 +1,229 @@
+"""Questions to the curated lake: a study's table, its summary, a batch inference.
+
+DuckDB runs in memory and may read the lake's folder alone: no network, no extension, no other file. Only batches that
+the database records are read, so a half-written one is never seen. Nothing here opens a parcel.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from sqlalchemy import select
+
+from central.store import Store
+from central.store.models import CuratedRow, ModelRow, PredictionRow, StudyRow
+from central.vault.lake import Lake
+from privacy.envelope import PublicKey
+from protocol.errors import InputError, StudyRefused
+from protocol.study import parse_study
+
+if TYPE_CHECKING:
+    import duckdb
+
+__all__ = ["MIN_GROUP", "Analysis", "Prediction"]
+
+MIN_GROUP = 5  # statistics over fewer persons are not shown
+_ROWS_AT_ONCE = 50_000
+_SITE = "site"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prediction:
+    """A batch inference that was stored: `path` is relative to the lake."""
+
+    id: str
+    model: str
+    version: int
+    rows: int
+    path: str
+
+
+class Analysis:
+    """Read access to the lake.
+
+    Args:
+        publication_key: gives the public key that signs model manifests; asked for at each inference.
+    """
+
+    def __init__(self, store: Store, lake: Lake, publication_key: Callable[[], PublicKey]) -> None:
+        self._store = store
+        self._lake = lake
+        self._publication_key = publication_key
+
+    def table(self, study_id: str) -> pa.Table:
+        """All curated rows of a study, united by column name, with the column `site` first.
+
+        Raises:
+            StudyRefused: `study.unknown`.
+        """
+        return self._read(self._study(study_id))
+
+    def summary(self, study_id: str) -> dict[str, Any]:
+        """Rows and columns of a study's table: per site its rows, per column missing, mean, sd, min, max.
+
+        Whatever rests on fewer than `MIN_GROUP` (or the study's k, if larger) values is None.
+
+        Raises:
+            StudyRefused: `study.unknown`.
+        """
+        study = self._study(study_id)
+        least = max(MIN_GROUP, parse_study(study.document).privacy.k)
+        table = self._read(study)
+        with _connect(self._lake) as duck:
+            duck.register("curated", table)
+            sites = duck.sql("SELECT site, count(*) FROM curated GROUP BY site ORDER BY site").fetchall()
+            columns = [_describe(duck, field, least) for field in table.schema if field.name != _SITE]
+        return {
+            "study": study_id,
+            "rows": table.num_rows,
+            "min_group": least,
+            "sites": {site: n if n >= least else None for site, n in sites},
+            "columns": columns,
+        }
+
+    def predict(self, model: str, study_id: str, *, version: int | None = None, alias: str | None = None) -> Prediction:
+        """Score a study's curated rows with a published model, whose signed manifest is checked first.
+
+        Raises:
+            InputError: `input.usage` when there is no such model, `input.rows` without rows, `input.column-missing`.
+            IntegrityError: `model.manifest`, `blob.digest`; nothing is scored.
+            StudyRefused: `study.unknown`.
+        """
+        study = self._study(study_id)
+        chosen = self._model(model, version, alias)
+        from pipelines.infer import load  # heavy: after what can be refused cheaply
+
+        scorer = load(
+            self._store.get_blob(chosen.manifest), self._store.get_blob(chosen.weights), self._publication_key()
+        )
+        table = self._read(study)
+        if table.num_rows == 0:
+            raise InputError("input.rows", "the study has no curated rows")
+        scored = [_score(scorer, batch) for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE) if batch.num_rows]
+        result = pa.concat_tables(scored)
+        made = secrets.token_hex(16)
+        sink = io.BytesIO()
+        pq.write_table(result, sink, compression="zstd")
+        path = self._lake.write_prediction(study_id, made, sink.getvalue())
+        with self._store.begin() as session:
+            session.add(
+                PredictionRow(
+                    id=made,
+                    model=model,
+                    version=chosen.version,
+                    study_digest=study.digest,
+                    rows=result.num_rows,
+                    path=path,
+                    created_at=time.time(),
+                )
+            )
+            fields = {"model": model, "version": chosen.version, "rows": result.num_rows}
+            self._store.emit(session, "prediction.made", study=study_id, **fields)
+        return Prediction(id=made, model=model, version=chosen.version, rows=result.num_rows, path=path)
+
+    def _study(self, study_id: str) -> StudyRow:
+        with self._store.read() as session:
+            row = session.get(StudyRow, study_id)
+        if row is None:
+            raise StudyRefused("study.unknown")
+        return row
+
+    def _model(self, name: str, version: int | None, alias: str | None) -> ModelRow:
+        query = select(ModelRow).where(ModelRow.name == name)
+        if version is not None:
+            query = query.where(ModelRow.version == version)
+        if alias is not None:
+            query = query.where(ModelRow.alias == alias)
+        with self._store.read() as session:
+            row = session.scalar(query.order_by(ModelRow.serial.desc()).limit(1))
+        if row is None:
+            raise InputError("input.usage", "no such model, version or alias")
+        return row
+
+    def _read(self, study: StudyRow) -> pa.Table:
+        with self._store.read() as session:
+            batches = session.scalars(
+                select(CuratedRow)
+                .where(CuratedRow.study_digest == study.digest)
+                .order_by(CuratedRow.site, CuratedRow.part, CuratedRow.batch_id)
+            ).all()
+        parts = [(row.site, str(path)) for row in batches for path in self._lake.tables(row.path)]
+        if not parts:
+            return pa.table({_SITE: pa.array([], pa.string())})
+        with _connect(self._lake) as duck:
+            tables = [_with_site(duck, site, path) for site, path in parts]
+        return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _connect(lake: Lake) -> duckdb.DuckDBPyConnection:
+    """DuckDB without extensions, spill or any file outside the lake."""
+    import duckdb
+
+    off = ("autoinstall_known_extensions", "autoload_known_extensions", "allow_unsigned_extensions")
+    duck = duckdb.connect(":memory:", config={**dict.fromkeys(off, "false"), "temp_directory": "", "threads": "2"})
+    duck.execute(f"SET allowed_directories=[{_literal(str(lake.root.resolve()))}]")
+    duck.execute("SET enable_external_access=false")
+    duck.execute("SET lock_configuration=true")
+    return duck
+
+
+def _with_site(duck: duckdb.DuckDBPyConnection, site: str, path: str) -> pa.Table:
+    table = duck.sql("SELECT * FROM read_parquet($path)", params={"path": path}).to_arrow_table()
+    names = [f"{name}_reported" if name.casefold() == _SITE else name for name in table.column_names]
+    column = pa.array([site] * table.num_rows, pa.string())
+    return table.rename_columns(names).add_column(0, _SITE, column)
+
+
+def _describe(duck: duckdb.DuckDBPyConnection, field: pa.Field, least: int) -> dict[str, Any]:
+    name = '"' + field.name.replace('"', '""') + '"'
+    number = pa.types.is_floating(field.type) or pa.types.is_integer(field.type) or pa.types.is_boolean(field.type)
+    told: dict[str, Any] = {"name": field.name, "type": str(field.type)}
+    if not number:
+        present, rows, distinct = _one(duck, f"count({name}), count(*), count(DISTINCT {name})")
+        return told | {"missing": rows - present, "distinct": distinct if present >= least else None}
+    value = f"CAST({name} AS DOUBLE)"
+    some = f"FILTER (WHERE isfinite({value}))"
+    present, rows, mean, low, high = _one(
+        duck, f"count(*) {some}, count(*), avg({value}) {some}, min({value}) {some}, max({value}) {some}"
+    )
+    shown = [mean, _spread(duck, value, some), low, high] if present >= least else [None] * 4
+    shown = [n if n is None or math.isfinite(n) else None for n in shown]
+    return told | {"missing": rows - present} | dict(zip(("mean", "sd", "min", "max"), shown, strict=True))
+
+
+def _spread(duck: duckdb.DuckDBPyConnection, value: str, some: str) -> float | None:
+    import duckdb
+
+    try:
+        return float(_one(duck, f"stddev_samp({value}) {some}")[0])
+    except (duckdb.OutOfRangeException, TypeError):  # squares beyond 1e308, or fewer than two values
+        return None
+
+
+def _one(duck: duckdb.DuckDBPyConnection, what: str) -> tuple[Any, ...]:
+    (row,) = duck.sql(f"SELECT {what} FROM curated").fetchall()  # noqa: S608 - quoted column names only
+    return tuple(row)
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _score(scorer: Any, batch: pa.RecordBatch) -> pa.Table:
+    """Predictions beside the site and, where there is one, the pseudonym of each row."""
+    frame = batch.to_pandas()
+    scores = scorer.predict(frame)
+    if len(scores) != len(frame):
+        raise InputError("input.rows", "the model did not score every row")
+    keep = [name for name in (_SITE, "pseudonym") if name in frame.columns and name not in scores.columns]
+    for at, name in enumerate(keep):
+        scores.insert(at, name, frame[name].to_numpy())
+    return pa.Table.from_pandas(scores, preserve_index=False)

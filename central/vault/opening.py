@@ -1,0 +1,307 @@
+"""From a landed parcel to rows in the lake: verify, unseal, check, write, record; and when a study is complete.
+
+The way of one record at the centre reads here from top to bottom. Each step may be cut off by SIGKILL: a parcel is
+`landed` until one transaction makes it `opened`, and the batch id makes doing it again harmless.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session
+
+from central.store import Store
+from central.store.models import AssignmentRow, CuratedRow, ParcelRow, SiteRow, StudyRow
+from central.vault.contents import Content, check_batch
+from central.vault.keys import StudyKeys
+from central.vault.lake import Lake
+from privacy.envelope import ParcelInfo, PublicKey, unseal
+from protocol import faults
+from protocol.assignment import AssignmentKind, State
+from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError
+from protocol.parcel import MAX_ITEM_BYTES, Batch, ContentType, unpack_batch
+from protocol.study import Lane, Study, parse_study, study_digest
+from protocol.trust import Purpose
+
+__all__ = ["CONTENT_OF_LANE", "Opener"]
+
+log = logging.getLogger(__name__)
+
+CONTENT_OF_LANE = {
+    Lane.HARVEST: ContentType.RECORDS,
+    Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
+    Lane.EXTRACT: ContentType.FEATURES,
+}
+_LANES = (*CONTENT_OF_LANE, Lane.INFER)  # a training run is the federation's to finish
+_VERDICT = (IntegrityError, InputError, DisclosureRefused)  # errors of the parcel itself: trying again changes nothing
+_MAX_PARCEL_BYTES = MAX_ITEM_BYTES
+_MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
+_BACK_OFF_S = 5.0
+_SETTLE_EVERY_S = 0.25
+
+
+class Opener:
+    """Opens landed parcels one after the other, in the order of the log.
+
+    Args:
+        store: the central database.
+        landing: folder of `<parcel id>.parcel` files, ciphertext.
+        state: this process's own folder, for the mark of the parcel under way.
+        study_key: gives the public key that signs studies; asked for at each parcel.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        landing: Path,
+        state: Path,
+        keys: StudyKeys,
+        lake: Lake,
+        study_key: Callable[[], PublicKey],
+    ) -> None:
+        self._store = store
+        self._landing = landing
+        self._mark = state / "opening.json"
+        self._keys = keys
+        self._lake = lake
+        self._study_key = study_key
+        self._not_before: dict[str, float] = {}
+        self._unforeseen: Counter[str] = Counter()
+        self._settle_at = 0.0
+
+    def run(self, stop: threading.Event, interval_s: float = 0.1) -> None:
+        """Open what lands until told to stop."""
+        while not stop.is_set():
+            try:
+                idle = not self.step()
+            except Exception as error:  # the vault outlives a locked or full database
+                log.error("vault.step-failed", exc_info=error)
+                idle = True
+            if idle:
+                stop.wait(interval_s)
+
+    def step(self) -> bool:
+        """Open the next landed parcel and settle finished studies; whether a parcel was dealt with."""
+        parcel = self._next()
+        if parcel is not None:
+            self._attend(parcel)
+        elif time.monotonic() >= self._settle_at:
+            self._settle()
+            self._settle_at = time.monotonic() + _SETTLE_EVERY_S
+        return parcel is not None
+
+    # -- one parcel ------------------------------------------------------------------------------------------------
+
+    def _next(self) -> ParcelRow | None:
+        now = time.monotonic()
+        waiting = [parcel for parcel, at in self._not_before.items() if at > now]
+        with self._store.read() as session:
+            return session.scalar(
+                select(ParcelRow)
+                .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(list(CONTENT_OF_LANE.values())))
+                .where(ParcelRow.id.not_in(waiting))
+                .order_by(ParcelRow.log_index)
+                .limit(1)
+            )
+
+    def _attend(self, parcel: ParcelRow) -> None:
+        try:
+            self._begin_attempt(parcel.id)
+            self._open(parcel)
+        except _VERDICT as error:
+            self._reject(parcel, error)
+        except Exception as error:
+            self._delay(parcel, error)
+        self._mark.unlink(missing_ok=True)  # this process lives: the parcel did not kill it
+
+    def _delay(self, parcel: ParcelRow, error: Exception) -> None:
+        """Disk, database, key folder: not the parcel's fault, so it stays landed. What nobody foresaw: a few times."""
+        self._not_before[parcel.id] = time.monotonic() + _BACK_OFF_S
+        code = error.code if isinstance(error, CorsiaError) else ""
+        log.error("parcel.delayed", extra={"fields": {"parcel": parcel.id, "code": code}}, exc_info=error)
+        if isinstance(error, CorsiaError | SQLAlchemyError | OSError | MemoryError):
+            return
+        self._unforeseen[parcel.id] += 1
+        if self._unforeseen[parcel.id] >= _MAX_ATTEMPTS:
+            self._reject(parcel, IntegrityError("parcel.payload"))
+
+    def _begin_attempt(self, parcel_id: str) -> None:
+        """Count attempts on disk, so that a parcel that kills this process cannot do so for ever."""
+        attempt = 1
+        try:
+            mark = json.loads(self._mark.read_bytes())
+            attempt = mark["attempt"] + 1 if mark["parcel"] == parcel_id else 1
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            pass
+        half = self._mark.with_suffix(".tmp")
+        half.write_text(json.dumps({"parcel": parcel_id, "attempt": attempt}))
+        os.replace(half, self._mark)
+        if attempt > _MAX_ATTEMPTS:
+            raise IntegrityError("parcel.payload", "this parcel has stopped the vault too often")
+
+    def _open(self, parcel: ParcelRow) -> None:
+        row, study, sender = self._context(parcel)
+        batch = unpack_batch(self._unseal(parcel, row.id, sender))
+        faults.point("vault.opened")
+        if batch.study_digest != parcel.study_digest or batch.site != parcel.site:
+            raise IntegrityError("parcel.context", "the batch names another study or site")
+        if self._known(parcel, batch):
+            return
+        content = check_batch(study, batch)
+        path = self._lake.write(study.id, batch.batch_id, content)
+        faults.point("vault.written")
+        self._record(parcel, study, batch, content, path)
+
+    def _context(self, parcel: ParcelRow) -> tuple[StudyRow, Study, PublicKey]:
+        """The signed study and the sender's identity, both checked against each other and the parcel's row."""
+        with self._store.read() as session:
+            row = session.scalar(select(StudyRow).where(StudyRow.digest == parcel.study_digest))
+            site = session.get(SiteRow, parcel.site)
+        if row is None or site is None or study_digest(row.document) != parcel.study_digest:
+            raise IntegrityError("parcel.context", "no such study or site")
+        self._study_key().verify(Purpose.STUDY, row.document, row.signature)
+        study = parse_study(row.document)
+        if study.id != row.id or parcel.site not in study.sites:
+            raise IntegrityError("parcel.context", "the site is not part of the study")
+        if CONTENT_OF_LANE.get(study.lane) != parcel.content_type:
+            raise IntegrityError("parcel.context", "the lane sends another kind of content")
+        sender = PublicKey.from_base64(site.identity)
+        if study.roster.get(parcel.site, sender.fingerprint) != sender.fingerprint:
+            raise IntegrityError("parcel.signature", "the site's identity is not the one in the signed roster")
+        return row, study, sender
+
+    def _unseal(self, parcel: ParcelRow, study_id: str, sender: PublicKey) -> bytes:
+        if parcel.size_bytes > _MAX_PARCEL_BYTES:
+            raise IntegrityError("parcel.payload", "the parcel is too large to open")
+        expect = ParcelInfo(
+            parcel_id=parcel.id, study=parcel.study_digest, site=parcel.site, content_type=parcel.content_type
+        )
+        try:
+            source = open(self._landing / f"{parcel.id}.parcel", "rb")
+        except FileNotFoundError:
+            raise IntegrityError("parcel.truncated", "the landed file is missing") from None
+        with source:
+            if hashlib.file_digest(source, "sha256").hexdigest() != parcel.digest:
+                raise IntegrityError("parcel.truncated", "the landed file is not the one that was logged")
+            source.seek(0)
+            key = self._keys.load(study_id)
+            return b"".join(unseal(source, key=key, sender=sender, expect=expect))
+
+    def _known(self, parcel: ParcelRow, batch: Batch) -> bool:
+        """Whether the batch is curated already; then the parcel counts as opened and adds nothing."""
+        with self._store.begin() as session:
+            known = session.get(CuratedRow, batch.batch_id)
+            if known is None:
+                return False
+            if known.study_digest != parcel.study_digest or known.site != parcel.site:
+                raise IntegrityError("parcel.replay", "the batch id belongs to another study or site")
+            self._set_state(session, parcel, "opened")
+        log.info("batch.duplicate", extra={"fields": {"parcel": parcel.id, "site": parcel.site}})
+        return True
+
+    def _record(self, parcel: ParcelRow, study: Study, batch: Batch, content: Content, path: str) -> None:
+        with self._store.begin() as session:
+            session.add(
+                CuratedRow(
+                    batch_id=batch.batch_id,
+                    study_digest=parcel.study_digest,
+                    site=parcel.site,
+                    parcel_id=parcel.id,
+                    part=batch.part,
+                    last=batch.last,
+                    path=path,
+                    rows=content.rows,
+                    files=content.files,
+                    persons=content.persons,
+                    withheld=content.withheld,
+                    report=content.report,
+                    created_at=time.time(),
+                )
+            )
+            self._set_state(session, parcel, "opened")
+            counts = {"rows": content.rows, "files": content.files, "withheld": sum(content.withheld.values())}
+            self._store.emit(session, "batch.curated", site=parcel.site, study=study.id, parcel=parcel.id, **counts)
+        fields = {"parcel": parcel.id, "site": parcel.site, "study": study.id, "part": batch.part, **counts}
+        log.info("batch.curated", extra={"fields": fields})
+
+    def _reject(self, parcel: ParcelRow, error: CorsiaError) -> None:
+        with self._store.begin() as session:
+            self._set_state(session, parcel, "rejected", error.code)
+            study = session.scalar(select(StudyRow.id).where(StudyRow.digest == parcel.study_digest)) or ""
+            self._store.emit(
+                session, "parcel.rejected", site=parcel.site, study=study, parcel=parcel.id, code=error.code
+            )
+        fields = {"parcel": parcel.id, "site": parcel.site, "study": study, "code": error.code}
+        log.warning("parcel.rejected", extra={"fields": fields})
+
+    @staticmethod
+    def _set_state(session: Session, parcel: ParcelRow, state: str, code: str = "") -> None:
+        row = session.get_one(ParcelRow, parcel.id)
+        row.state, row.code = state, code
+
+    # -- a study -----------------------------------------------------------------------------------------------------
+
+    def _settle(self) -> None:
+        """Close studies of which nothing more will come: `done`, or `failed` when a site's results are not whole."""
+        with self._store.read() as session:
+            rows = session.scalars(
+                select(StudyRow).where(StudyRow.state == "open", StudyRow.lane.in_([lane.value for lane in _LANES]))
+            ).all()
+            verdicts = {row.id: _verdict(session, row) for row in rows}
+        for study_id, state in verdicts.items():
+            if state is None:
+                continue
+            with self._store.begin() as session:
+                row = session.get_one(StudyRow, study_id)
+                if row.state != "open":
+                    continue
+                row.state = state
+                self._store.emit(session, f"study.{state}", study=study_id)
+            log.info(f"study.{state}", extra={"fields": {"study": study_id}})
+
+
+def _verdict(session: Session, study: StudyRow) -> str | None:
+    """`done`, `failed`, or None while something may still come."""
+    assignments = session.scalars(
+        select(AssignmentRow).where(
+            AssignmentRow.study_digest == study.digest, AssignmentRow.kind == AssignmentKind.STUDY.value
+        )
+    ).all()
+    if not assignments or not all(State(row.state).final for row in assignments):
+        return None
+    delivered = {row.site for row in assignments if row.state == State.DONE.value}
+    if not delivered:
+        return "failed"
+    if study.lane == Lane.INFER.value:
+        return "done"  # results stay at the sites
+    states = session.execute(
+        select(ParcelRow.site, ParcelRow.state).where(ParcelRow.study_digest == study.digest)
+    ).all()
+    if any(state == "landed" for _, state in states):
+        return None
+    curated = session.execute(
+        select(CuratedRow.site, CuratedRow.part, CuratedRow.last).where(CuratedRow.study_digest == study.digest)
+    ).all()
+    missing = {site for site in delivered if not _whole([(part, last) for s, part, last in curated if s == site])}
+    if not missing:
+        return "done"
+    rejected = {site for site, state in states if state == "rejected"}
+    return "failed" if missing <= rejected else None
+
+
+def _whole(parts: list[tuple[int, bool]]) -> bool:
+    """Whether the last part is here and every part before it."""
+    numbers = {part for part, _ in parts}
+    last = [part for part, is_last in parts if is_last]
+    return bool(last) and numbers >= set(range(max(last) + 1))

@@ -1,0 +1,56 @@
+"""What the vault's socket answers: keys for the signer, tables and inference for the web process.
+
+Requests come from processes of the centre under the same user; results go back as JSON. Nothing here is reachable
+from the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from central.ipc import Handler
+from central.vault.analysis import Analysis
+from central.vault.keys import StudyKeys
+from protocol.errors import InputError
+
+__all__ = ["MAX_TABLE_BYTES", "handlers"]
+
+MAX_TABLE_BYTES = 512 << 20  # of a table in one answer, as compressed Parquet
+
+
+def handlers(keys: StudyKeys, analysis: Analysis) -> dict[str, Handler]:
+    """The methods of `vault.sock` by name."""
+    return {
+        "new_study_key": lambda request: {"key": keys.create(_text(request, "study"))},
+        "table": lambda request: _table(analysis, request),
+        "summary": lambda request: analysis.summary(_text(request, "study")),
+        "predict": lambda request: _predict(analysis, request),
+    }
+
+
+def _table(analysis: Analysis, request: dict[str, Any]) -> dict[str, Any]:
+    sink = io.BytesIO()
+    table = analysis.table(_text(request, "study"))
+    pq.write_table(table, sink, compression="zstd")
+    if sink.tell() > MAX_TABLE_BYTES:
+        raise InputError("input.rows", "the table is too large for one answer")
+    return {"parquet": base64.b64encode(sink.getvalue()).decode(), "rows": table.num_rows}
+
+
+def _predict(analysis: Analysis, request: dict[str, Any]) -> dict[str, Any]:
+    version, alias = request.get("version"), request.get("alias")
+    if not (version is None or isinstance(version, int)) or not (alias is None or isinstance(alias, str)):
+        raise InputError("input.usage", "version or alias")
+    made = analysis.predict(_text(request, "model"), _text(request, "study"), version=version, alias=alias)
+    return {"id": made.id, "model": made.model, "version": made.version, "rows": made.rows, "path": made.path}
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    value = request.get(name)
+    if not isinstance(value, str) or not 0 < len(value) <= 128:
+        raise InputError("input.usage", f"the request lacks {name}")
+    return value

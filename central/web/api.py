@@ -1,0 +1,260 @@
+"""The REST API under `/api/v1`: sites, studies, runs, models, the log, events.
+
+Routes read the database through `views` and call signer and vault over their sockets. Access is checked before a
+request comes here (`auth.py`); errors become problem documents after it leaves (`problems.py`).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import tomli_w
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy import select
+from starlette.exceptions import HTTPException
+from starlette.responses import StreamingResponse
+
+from central import ipc
+from central.store import Store
+from central.store.models import CheckpointRow, LogRow, ModelRow
+from central.web import views
+from central.web.centre import Centre
+from privacy import transparency
+from privacy.envelope import read_public
+from protocol.errors import CorsiaError, InputError, UnavailableError
+from protocol.study import MAX_STUDY_BYTES, parse_study
+
+__all__ = ["router"]
+
+router = APIRouter(prefix="/api/v1")
+_LOG_PAGE = 5000
+
+
+def _centre(request: Request) -> Centre:
+    centre: Centre = request.app.state.centre
+    return centre
+
+
+CentreOf = Annotated[Centre, Depends(_centre)]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Offset = Annotated[int, Query(ge=0, le=10**9)]
+
+
+class PredictRequest(BaseModel):
+    """Body of `POST /models/{name}/predict`."""
+
+    model_config = ConfigDict(extra="forbid")
+    study: str = Field(min_length=1, max_length=128)
+    version: int | None = Field(None, ge=1)
+    alias: str | None = Field(None, min_length=1, max_length=128)
+
+
+@router.get("/sites")
+def get_sites(centre: CentreOf) -> list[dict[str, Any]]:
+    """Enrolled sites with their last heartbeat."""
+    with centre.store.read() as session:
+        return views.sites(session)
+
+
+@router.get("/lanes")
+def get_lanes(centre: CentreOf) -> list[dict[str, Any]]:
+    """Totals of each lane."""
+    with centre.store.read() as session:
+        return views.lanes(session)
+
+
+@router.get("/studies")
+def get_studies(response: Response, centre: CentreOf, limit: Limit = 100, offset: Offset = 0) -> list[dict[str, Any]]:
+    """Studies, newest first; the `Link` header names the next page (RFC 8288)."""
+    with centre.store.read() as session:
+        found = views.studies(session, limit + 1, offset)
+    if len(found) > limit:
+        response.headers["Link"] = f'</api/v1/studies?limit={limit}&offset={offset + limit}>; rel="next"'
+    return found[:limit]
+
+
+async def _draft(request: Request) -> bytes:
+    """The study's TOML: the body itself, or made from a JSON object."""
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_STUDY_BYTES:
+            raise InputError("input.study", f"the study is larger than {MAX_STUDY_BYTES} bytes")
+    if "json" not in request.headers.get("content-type", ""):
+        return bytes(body)
+    try:
+        value = json.loads(bytes(body))
+        if not isinstance(value, dict):
+            raise ValueError("object")
+        return tomli_w.dumps(_without_none(value)).encode()
+    except (ValueError, TypeError, RecursionError):
+        raise InputError("input.study", "not a JSON object of study fields") from None
+
+
+@router.post("/studies", status_code=201)
+def post_study(
+    request: Request, response: Response, centre: CentreOf, draft: Annotated[bytes, Depends(_draft)]
+) -> dict[str, Any]:
+    """Submit a study (TOML body, or the same fields as JSON); the signer completes and signs it."""
+    parse_study(draft)
+    made = ipc.call(
+        centre.signer, "submit", timeout_s=60.0, draft=draft.decode("utf-8"), token=str(request.state.token)
+    )
+    response.headers["Location"] = f"/api/v1/studies/{made['id']}"
+    return {"id": made["id"], "digest": made["digest"]}
+
+
+@router.get("/studies/{study_id}")
+def get_study(study_id: str, centre: CentreOf) -> dict[str, Any]:
+    """One study with every site's state, parcels, curated totals, rounds and predictions."""
+    with centre.store.read() as session:
+        return views.study(session, study_id)
+
+
+@router.get("/studies/{study_id}/table")
+def get_table(study_id: str, centre: CentreOf) -> Response:
+    """The study's curated rows over all sites, as Parquet."""
+    reply = ipc.call(centre.vault, "table", timeout_s=300.0, study=study_id)
+    headers = {"Content-Disposition": 'attachment; filename="table.parquet"'}
+    data = base64.b64decode(reply["parquet"])
+    return Response(data, media_type="application/vnd.apache.parquet", headers=headers)
+
+
+@router.get("/studies/{study_id}/summary")
+def get_summary(study_id: str, centre: CentreOf) -> dict[str, Any]:
+    """Rows and per-column statistics; small groups are null."""
+    return ipc.call(centre.vault, "summary", timeout_s=120.0, study=study_id)
+
+
+@router.get("/runs/{study_id}")
+def get_run(study_id: str, centre: CentreOf) -> dict[str, Any]:
+    """A federated run: state, rounds, metrics."""
+    with centre.store.read() as session:
+        found = views.run(session, study_id)
+    if found is None:
+        raise HTTPException(404)
+    return found
+
+
+@router.get("/models")
+def get_models(centre: CentreOf) -> list[dict[str, Any]]:
+    """Published models, newest first."""
+    with centre.store.read() as session:
+        return views.models(session)
+
+
+@router.get("/models/{name}")
+def get_model(name: str, centre: CentreOf, version: int | None = None, alias: str | None = None) -> dict[str, Any]:
+    """A model's signed manifest, as it was published: `{"manifest": {...}, "signature": base64}` and more."""
+    query = select(ModelRow).where(ModelRow.name == name)
+    if version is not None:
+        query = query.where(ModelRow.version == version)
+    if alias is not None:
+        query = query.where(ModelRow.alias == alias)
+    with centre.store.read() as session:
+        row = session.scalar(query.order_by(ModelRow.serial.desc()).limit(1))
+        known = [m for m in views.models(session) if row and (m["name"], m["version"]) == (row.name, row.version)]
+    if row is None:
+        raise HTTPException(404)
+    blob = centre.store.get_blob(row.manifest)
+    return {**json.loads(blob), "blob": base64.b64encode(blob).decode(), "model": known[0]}
+
+
+@router.post("/models/{name}/predict")
+def post_predict(name: str, body: PredictRequest, centre: CentreOf) -> dict[str, Any]:
+    """Batch inference over a study's curated rows; the scores stay in the lake."""
+    asked = body.model_dump(exclude_none=True)
+    return ipc.call(centre.vault, "predict", timeout_s=600.0, model=name, **asked)
+
+
+@router.get("/log")
+def get_log(centre: CentreOf) -> StreamingResponse:
+    """The whole log as one JSON object: origin, log key, leaves, checkpoints (what `corsia log verify` reads)."""
+    return StreamingResponse(_export(centre.store, _head(centre)), media_type="application/json")
+
+
+@router.post("/log/verify")
+def post_log_verify(centre: CentreOf) -> dict[str, Any]:
+    """Recompute the whole log here. Who does not trust this server takes `GET /log` and verifies it himself."""
+    return transparency.verify_log(json.loads("".join(_export(centre.store, _head(centre)))))
+
+
+@router.get("/log/head")
+def get_log_head(centre: CentreOf) -> dict[str, Any]:
+    """Size of the log and its newest signed checkpoint."""
+    with centre.store.read() as session:
+        return views.log_head(session)
+
+
+@router.get("/log/proof/{index}")
+def get_proof(index: int, centre: CentreOf) -> dict[str, Any]:
+    """Inclusion proof of a leaf in the tree of the newest checkpoint (RFC 9162, section 2.1.3)."""
+    with centre.store.read() as session:
+        newest = session.scalar(select(CheckpointRow).order_by(CheckpointRow.size.desc()).limit(1))
+        leaves = session.scalars(
+            select(LogRow.leaf).where(LogRow.index < (newest.size if newest else 0)).order_by(LogRow.index)
+        ).all()
+    if newest is None or not 0 <= index < len(leaves):
+        raise HTTPException(404)
+    tree = transparency.Tree()
+    for leaf in leaves:
+        tree.append(leaf)
+    return {
+        "index": index,
+        "leaf": base64.b64encode(leaves[index]).decode(),
+        "proof": [step.hex() for step in tree.inclusion(index, newest.size)],
+        "checkpoint": newest.text,
+        **_head(centre),
+    }
+
+
+@router.get("/events")
+def get_events(
+    centre: CentreOf,
+    request: Request,
+    since: Annotated[int | None, Query(ge=0)] = None,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Response:
+    """Live events (server-sent events), from `Last-Event-ID`, else from `since`, else from now."""
+    known = last_event_id if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 19 else None
+    response: Response = request.app.state.feed.response(int(known) if known else since)
+    return response
+
+
+def _head(centre: Centre) -> dict[str, str]:
+    try:
+        return {"origin": centre.log_origin, "log_key": read_public(centre.log_public).to_base64()}
+    except (OSError, CorsiaError):
+        raise UnavailableError("unavailable.process", "the gateway has no log key yet") from None
+
+
+def _export(store: Store, head: dict[str, str]) -> Iterator[str]:
+    """The log piece by piece; leaves and checkpoints of one moment, since both only grow."""
+    with store.read() as session:
+        checkpoints = session.scalars(select(CheckpointRow.text).order_by(CheckpointRow.size)).all()
+    yield json.dumps(head)[:-1] + ', "leaves": ['
+    at = 0
+    while True:
+        with store.read() as session:
+            page = session.scalars(
+                select(LogRow.leaf).where(LogRow.index >= at).order_by(LogRow.index).limit(_LOG_PAGE)
+            ).all()
+        if page:
+            yield (", " if at else "") + ", ".join(json.dumps(base64.b64encode(leaf).decode()) for leaf in page)
+        at += len(page)
+        if len(page) < _LOG_PAGE:
+            break
+    yield '], "checkpoints": ' + json.dumps(list(checkpoints)) + "}"
+
+
+def _without_none(value: Any) -> Any:
+    """TOML has no null: a field that is null is left out."""
+    if isinstance(value, dict):
+        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_none(inner) for inner in value]
+    return value

@@ -1,0 +1,34 @@
+"""What the web process knows of its centre: where the others answer, never a key."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from central.store import Store
+
+__all__ = ["Centre"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Centre:
+    """Settings of one web process.
+
+    Attributes:
+        token_digest: SHA-256 of the operator's token (`auth.token_digest`).
+        signer: path of the signer's socket.
+        vault: path of the vault's socket.
+        log_public: file of the log's public key, which the gateway writes.
+        stop: set when the process is to end; event streams watch it.
+    """
+
+    name: str
+    store: Store
+    token_digest: bytes
+    signer: Path
+    vault: Path
+    log_public: Path
+    log_origin: str
+    mlflow_uri: str = ""
+    stop: threading.Event = field(default_factory=threading.Event)

@@ -1,0 +1,305 @@
+"""What the API and the dashboard show, read from the central database: one truth for both.
+
+Every function takes an open session and returns plain values (JSON types); nothing here writes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from central.store.models import (
+    AssignmentRow,
+    CertificateRow,
+    CheckpointRow,
+    CuratedRow,
+    LogRow,
+    ModelRow,
+    ParcelRow,
+    PredictionRow,
+    RoundRow,
+    RunRow,
+    SiteRow,
+    StudyRow,
+)
+from protocol.assignment import AssignmentKind, State
+from protocol.errors import StudyRefused
+from protocol.study import Lane, parse_study
+
+__all__ = ["ALIVE_S", "lanes", "log_head", "models", "run", "sites", "studies", "study"]
+
+ALIVE_S = 30.0  # a site that was silent for longer counts as away
+
+
+def sites(session: Session) -> list[dict[str, Any]]:
+    """Sites with their last heartbeat, by network and name."""
+    now = time.time()
+    until = dict(
+        session.execute(
+            select(CertificateRow.site, func.max(CertificateRow.not_after))
+            .where(CertificateRow.revoked.is_(False))
+            .group_by(CertificateRow.site)
+        )
+        .tuples()
+        .all()
+    )
+    rows = session.scalars(select(SiteRow).order_by(SiteRow.network, SiteRow.name)).all()
+    return [
+        {
+            "name": row.name,
+            "network": row.network,
+            "alive": not row.revoked and now - row.last_seen < ALIVE_S,
+            "last_seen": row.last_seen or None,
+            "version": row.version,
+            "paused": row.paused,
+            "revoked": row.revoked,
+            "spool_parcels": row.spool_parcels,
+            "spool_bytes": row.spool_bytes,
+            "enrolled_at": row.enrolled_at,
+            "certificate_until": until.get(row.name),
+        }
+        for row in rows
+    ]
+
+
+def studies(session: Session, limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
+    """Studies, newest first, with what has come of each."""
+    rows = session.scalars(
+        select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
+    ).all()
+    digests = [row.digest for row in rows]
+    assignments = _assignments(session, digests)
+    curated = _curated(session, digests)
+    parcels = _parcels(session, digests)
+    return [_brief(row, assignments[row.digest], curated[row.digest], parcels[row.digest]) for row in rows]
+
+
+def study(session: Session, study_id: str) -> dict[str, Any]:
+    """One study: its words, every site's state, parcels, curated totals, rounds, predictions.
+
+    Raises:
+        StudyRefused: `study.unknown`.
+    """
+    row = _study(session, study_id)
+    document = parse_study(row.document)
+    assignments = _assignments(session, [row.digest])[row.digest]
+    curated = _curated(session, [row.digest])[row.digest]
+    parcels = session.scalars(
+        select(ParcelRow).where(ParcelRow.study_digest == row.digest).order_by(ParcelRow.log_index)
+    ).all()
+    predictions = session.scalars(
+        select(PredictionRow).where(PredictionRow.study_digest == row.digest).order_by(PredictionRow.created_at)
+    ).all()
+    totals = _parcels(session, [row.digest])[row.digest]
+    found = run(session, study_id)
+    return _brief(row, assignments, curated, totals) | {
+        "purpose": document.purpose,
+        "description": document.description,
+        "legal_basis": document.legal_basis,
+        "controller": document.controller,
+        "ethics_reference": document.ethics_reference,
+        "expires": document.expires.isoformat(),
+        "document": row.document.decode(),
+        "assignments": [_assignment(a) for a in assignments],
+        "curated": _by_site(curated),
+        "reports": [{"site": c.site, "part": c.part, **c.report} for c in curated if c.report],
+        "parcels": [
+            {
+                "id": p.id,
+                "site": p.site,
+                "state": p.state,
+                "code": p.code,
+                "content_type": p.content_type,
+                "size_bytes": p.size_bytes,
+                "log_index": p.log_index,
+                "landed_at": p.landed_at,
+            }
+            for p in parcels
+            if p.content_type != "update"
+        ],
+        "run": found,
+        "rounds": found["rounds"] if found else [],
+        "predictions": [
+            {"id": p.id, "model": p.model, "version": p.version, "rows": p.rows, "created_at": p.created_at}
+            for p in predictions
+        ],
+    }
+
+
+def run(session: Session, study_id: str) -> dict[str, Any] | None:
+    """A study's federated run with its rounds and metrics, or None when it has none.
+
+    Raises:
+        StudyRefused: `study.unknown`.
+    """
+    row = _study(session, study_id)
+    found = session.scalar(select(RunRow).where(RunRow.study_digest == row.digest))
+    if found is None:
+        return None
+    training = parse_study(row.document).training
+    rounds = session.scalars(select(RoundRow).where(RoundRow.run == found.id).order_by(RoundRow.round)).all()
+    return {
+        "id": found.id,
+        "study": study_id,
+        "state": found.state,
+        "code": found.code,
+        "round": found.round,
+        "phase": found.phase,
+        "attempt": found.attempt,
+        "of": training.rounds if training else 0,
+        "rounds": [
+            {
+                "round": r.round,
+                "metrics": r.metrics,
+                "sites": r.sites,
+                "started_at": r.started_at,
+                "finished_at": r.finished_at,
+            }
+            for r in rounds
+        ],
+    }
+
+
+def lanes(session: Session) -> list[dict[str, Any]]:
+    """Totals of each lane: studies, records, files, parcels, bytes, withheld."""
+    lane_of = dict(session.execute(select(StudyRow.digest, StudyRow.lane)).tuples().all())
+    total: dict[str, Counter[str]] = {lane.value: Counter() for lane in Lane}
+    total_of = {digest: total.setdefault(lane, Counter()) for digest, lane in lane_of.items()}
+    for count in total_of.values():
+        count["studies"] += 1
+    for digest, parcels in _parcels(session, list(lane_of)).items():
+        total_of[digest].update(parcels)
+    for digest, rows in _curated(session, list(lane_of)).items():
+        for row in rows:
+            withheld = sum(row.withheld.values())
+            total_of[digest].update({"records": row.rows, "files": row.files, "withheld": withheld})
+    names = ("studies", "records", "files", "parcels", "bytes", "withheld")
+    return [{"lane": lane, **{name: count[name] for name in names}} for lane, count in total.items()]
+
+
+def models(session: Session) -> list[dict[str, Any]]:
+    """Published models, newest first."""
+    names = dict(session.execute(select(StudyRow.digest, StudyRow.id)).tuples().all())
+    rows = session.scalars(select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.version.desc())).all()
+    return [
+        {
+            "name": row.name,
+            "version": row.version,
+            "alias": row.alias,
+            "serial": row.serial,
+            "study": names.get(row.study_digest, ""),
+            "study_digest": row.study_digest,
+            "uri": row.uri,
+            "weights_sha256": row.weights,
+            "weights_bytes": row.weights_size,
+            "created_at": row.created_at,
+        }
+        for row in rows
+    ]
+
+
+def log_head(session: Session) -> dict[str, Any]:
+    """Size of the log and its newest signed checkpoint."""
+    newest = session.scalar(select(CheckpointRow).order_by(CheckpointRow.size.desc()).limit(1))
+    return {
+        "size": session.scalar(select(func.count()).select_from(LogRow)) or 0,
+        "checkpoint": newest.text if newest else None,
+        "checkpoint_size": newest.size if newest else 0,
+    }
+
+
+def _study(session: Session, study_id: str) -> StudyRow:
+    row = session.get(StudyRow, study_id)
+    if row is None:
+        raise StudyRefused("study.unknown")
+    return row
+
+
+def _assignments(session: Session, digests: Sequence[str]) -> dict[str, list[AssignmentRow]]:
+    found: dict[str, list[AssignmentRow]] = defaultdict(list)
+    for row in session.scalars(
+        select(AssignmentRow)
+        .where(AssignmentRow.study_digest.in_(digests), AssignmentRow.kind == AssignmentKind.STUDY.value)
+        .order_by(AssignmentRow.site)
+    ):
+        found[row.study_digest].append(row)
+    return found
+
+
+def _curated(session: Session, digests: Sequence[str]) -> dict[str, list[CuratedRow]]:
+    found: dict[str, list[CuratedRow]] = defaultdict(list)
+    for row in session.scalars(select(CuratedRow).where(CuratedRow.study_digest.in_(digests))):
+        found[row.study_digest].append(row)
+    return found
+
+
+def _parcels(session: Session, digests: Sequence[str]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = defaultdict(lambda: {"parcels": 0, "bytes": 0, "rejected": 0})
+    for digest, state, number, size in session.execute(
+        select(ParcelRow.study_digest, ParcelRow.state, func.count(), func.sum(ParcelRow.size_bytes))
+        .where(ParcelRow.study_digest.in_(digests))
+        .group_by(ParcelRow.study_digest, ParcelRow.state)
+    ):
+        total = found[digest]
+        total["parcels"] += number
+        total["bytes"] += size
+        total["rejected"] += number if state == "rejected" else 0
+    return found
+
+
+def _brief(
+    row: StudyRow, assignments: list[AssignmentRow], curated: list[CuratedRow], parcels: dict[str, int]
+) -> dict[str, Any]:
+    rows = sum(c.rows for c in curated)
+    return {
+        "id": row.id,
+        "digest": row.digest,
+        "lane": row.lane,
+        "title": row.title,
+        "state": row.state,
+        "created_at": row.created_at,
+        "sites": {a.site: a.state for a in assignments},
+        "final": sum(State(a.state).final for a in assignments),
+        "totals": {
+            "records": rows,
+            "rows": rows,
+            "columns": max((int(c.report.get("curated_columns", 0)) for c in curated), default=0),
+            "files": sum(c.files for c in curated),
+            "withheld": sum(sum(c.withheld.values()) for c in curated),
+            **parcels,
+        },
+    }
+
+
+def _assignment(row: AssignmentRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "kind": row.kind,
+        "site": row.site,
+        "state": row.state,
+        "code": row.code,
+        "error_id": row.error_id,
+        "counts": row.counts,
+        "updated_at": row.updated_at,
+    }
+
+
+def _by_site(rows: list[CuratedRow]) -> dict[str, Any]:
+    """Curated totals per site; `withheld` by reason."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in sorted(rows, key=lambda r: (r.site, r.part)):
+        site = found.setdefault(
+            row.site, {"batches": 0, "rows": 0, "files": 0, "persons": 0, "complete": False, "withheld": Counter()}
+        )
+        site["batches"] += 1
+        site["rows"] += row.rows
+        site["files"] += row.files
+        site["persons"] = max(site["persons"], row.persons)
+        site["complete"] = site["complete"] or row.last
+        site["withheld"].update(row.withheld)
+    return found

@@ -1,0 +1,358 @@
+"""The web process as a browser and a program meet it: access, errors, escaping, live events, the log."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from typing import Any
+
+import httpx
+import pyarrow.parquet as pq
+import pytest
+from starlette.routing import Route
+
+from central.store.models import EventRow, ModelRow, RoundRow, RunRow, SiteRow
+from central.web.app import create_app
+from central.web.auth import COOKIE
+from privacy.envelope import PublicKey
+from privacy.transparency import open_checkpoint, verify_inclusion, verify_log
+from protocol.errors import CODES
+from tests.vaultkit import draft, table
+from tests.webkit import Running, running_centre
+
+XSS = "<script>alert('x')</script><img src=x onerror=alert(1)>\"'`{{7*7}}"
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with running_centre(tmp_path_factory.mktemp("centre")) as made:
+        world = made.world
+        world.submit("trial", title=XSS)
+        world.land(world.batch(table(), withheld={"consent": 2}))
+        world.land(world.batch(site="site-b"), site="site-b")
+        world.drain()
+        world.finish()
+        world.drain()
+        _train(made)
+        made.sign_checkpoint()
+        yield made
+
+
+def _train(made: Running) -> None:
+    world = made.world
+    training = {"learner": "survival", "features": ["age"], "outcome": ["time"], "publish": {"model": "risk"}}
+    world.submit("fed", lane="train", pipeline={"name": "train"}, training=training, output={})
+    digest = world.digest("fed")
+    manifest = json.dumps({"manifest": {"name": "risk", "version": 1}, "signature": "AA=="}).encode()
+    blob, weights = world.store.put_blob("m", manifest), world.store.put_blob("w", b"weights")
+    with world.store.begin() as session:
+        session.add(RunRow(id="f" * 32, study_digest=digest, round=2, phase="train", updated_at=1.0))
+        for number in range(3):
+            metrics = {"c-index": 0.5 + number / 10, "loss": float("nan"), "name": XSS}
+            session.add(
+                RoundRow(
+                    run="f" * 32,
+                    round=number,
+                    arrays="",
+                    metrics=metrics,
+                    sites=["site-a"],
+                    started_at=1.0,
+                    finished_at=2.0,
+                )
+            )
+        session.add(
+            ModelRow(
+                name="risk", version=1, alias="champion", serial=1, study_digest=digest, manifest=blob.digest,
+                manifest_size=blob.size_bytes, weights=weights.digest, weights_size=7, uri="models:/risk/1",
+                created_at=3.0,
+            )
+        )  # fmt: skip
+        session.add(
+            SiteRow(
+                name="odd", network=XSS, identity=world.sites["site-a"].public.to_base64(), enrolled_at=1.0, version=XSS
+            )
+        )
+
+
+def _routes(running: Running) -> list[tuple[str, str]]:
+    """Every route of the application, those of included routers too, with a method and a filled-in path."""
+    app = create_app(running.centre)
+    found = {(method.upper(), path) for path, methods in app.openapi()["paths"].items() for method in methods}
+    for route in app.routes:
+        if isinstance(route, Route):
+            found |= {(method, route.path) for method in route.methods or ()}
+    return sorted((method, re.sub(r"{[^}]*}", "1", path)) for method, path in found)
+
+
+def test_every_route_but_health_asks_for_the_token(running: Running) -> None:
+    routes = _routes(running)
+    assert len(routes) > 15
+    assert {"/healthz", "/", "/api/v1/studies", "/api/v1/openapi.json"} <= {path for _, path in routes}
+    wrong = [
+        {},
+        {"Authorization": "Bearer wrong"},
+        {"Authorization": f"Basic {running.token}"},
+        {"Authorization": "Bearer"},
+        {"Cookie": f"{COOKIE}=wrong"},
+        {"Cookie": f"{COOKIE}="},
+        {"X-Corsia": "1"},
+    ]
+    with running.client() as http:
+        for method, path in [*routes, ("GET", "/nothing"), ("GET", "/docs"), ("GET", "/api/v1/../v1/sites")]:
+            for headers in wrong:
+                answer = http.request(method, path, headers=headers)
+                assert answer.status_code == (200 if path == "/healthz" else 401), (method, path, headers)
+                if answer.status_code == 401 and method != "HEAD":
+                    assert answer.json()["code"] == "auth.token"
+                    assert running.token not in answer.text
+
+
+def test_every_answer_carries_the_security_headers(running: Running) -> None:
+    with running.operator() as http:
+        for path in ("/", "/healthz", "/api/v1/sites", "/api/v1/nothing", "/static/corsia.js", "/api/v1/studies/none"):
+            headers = http.get(path).headers
+            policy = headers["content-security-policy"]
+            assert policy.startswith("default-src 'self'")
+            assert "unsafe" not in policy
+            assert headers["x-content-type-options"] == "nosniff"
+            assert headers["cache-control"] == ("no-cache" if path.startswith("/static/") else "no-store")
+            assert "server" not in headers
+
+
+def test_a_browser_logs_in_by_link_and_changes_nothing_without_the_header(running: Running) -> None:
+    with running.client(Accept="text/html") as http:
+        page = http.get("/")
+        assert page.status_code == 401
+        assert "<form" in page.text
+        assert http.get("/", params={"token": "wrong"}).status_code == 401
+        assert http.get("/?" + "a=1&" * 50 + f"token={running.token}").status_code == 401
+        assert http.get("/api/v1/sites", params={"token": running.token}).status_code == 401
+        entered = http.get("/", params={"token": running.token})
+        assert (entered.status_code, entered.headers["location"]) == (303, "/")
+        cookie = entered.headers["set-cookie"].lower()
+        assert "httponly" in cookie
+        assert "samesite=strict" in cookie
+        assert http.get("/").status_code == 200
+        refused = http.post("/api/v1/studies", json=draft("csrf"))
+        assert (refused.status_code, refused.json()["code"]) == (403, "permission.role")
+        tried = http.post("/api/v1/studies", json={"id": 1}, headers={"X-Corsia": "1"})
+        assert (tried.status_code, tried.json()["code"]) == (422, "input.study")
+
+
+class _Page(HTMLParser):
+    """Collects what could run: scripts, handlers, inline styles, foreign addresses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_hostile_text_stays_text_on_the_dashboard(running: Running) -> None:
+    with running.operator() as http:
+        text = http.get("/").text
+    page = _Page()
+    page.feed(text)
+    scripts = [attributes for tag, attributes in page.tags if tag == "script"]
+    assert [script.get("src") for script in scripts] == ["/static/corsia.js"]
+    assert "<img src=x" not in text
+    assert "alert(&#39;x&#39;)" in text
+    assert "{{7*7}}" in text
+    for tag, attributes in page.tags:
+        assert not any(name.startswith("on") or name == "style" for name in attributes), (tag, attributes)
+        if tag in ("script", "link", "img"):
+            assert (attributes.get("src") or attributes.get("href") or "").startswith("/static/")
+    curves = [json.loads(a["data-points"] or "") for tag, a in page.tags if tag == "figure"]
+    assert curves == [[[0, 0.5], [1, 0.6], [2, 0.7]]], "numbers only; NaN and text are no curve"
+    landmarks = {tag for tag, _ in page.tags}
+    assert {"header", "nav", "main", "footer", "h1"} <= landmarks
+
+
+def test_studies_and_their_state(running: Running) -> None:
+    rows = {row["id"]: row for row in running.get("/studies")}
+    assert rows["trial"]["state"] == "done"
+    assert rows["trial"]["title"] == XSS
+    assert rows["trial"]["totals"] | {"bytes": 0} == {
+        "records": 12, "rows": 12, "columns": 2, "files": 0, "withheld": 2, "parcels": 2, "bytes": 0, "rejected": 0
+    }  # fmt: skip
+    one = running.get("/studies/trial")
+    assert {a["site"]: (a["kind"], a["state"]) for a in one["assignments"]} == {
+        "site-a": ("study", "done"),
+        "site-b": ("study", "done"),
+    }
+    assert one["curated"]["site-a"]["withheld"] == {"consent": 2}
+    assert [p["state"] for p in one["parcels"]] == ["opened", "opened"]
+    assert one["run"] is None
+    lanes = {row["lane"]: row for row in running.get("/lanes")}
+    assert (lanes["harvest"]["records"], lanes["harvest"]["withheld"], lanes["train"]["studies"]) == (12, 2, 1)
+    assert next(s for s in running.get("/sites") if s["name"] == "odd")["alive"] is False
+
+
+def test_studies_come_in_pages(running: Running) -> None:
+    with running.operator() as http:
+        first = http.get("/api/v1/studies", params={"limit": 1})
+        second = http.get(first.links["next"]["url"])
+    assert len(first.json()) == len(second.json()) == 1
+    assert first.json() != second.json()
+    assert "link" not in second.headers or second.links["next"]["url"] != first.links["next"]["url"]
+
+
+def test_a_study_is_submitted_by_toml_or_json(running: Running) -> None:
+    import tomli_w
+
+    with running.operator() as http:
+        made = http.post("/api/v1/studies", json=draft("by-json") | {"training": None})
+        assert made.status_code == 201, made.text
+        assert made.headers["location"] == "/api/v1/studies/by-json"
+        again = http.post("/api/v1/studies", content=tomli_w.dumps(draft("by-json")))
+        assert again.json() == made.json(), "the same draft again changes nothing"
+        other = http.post("/api/v1/studies", json=draft("by-json", title="Another"))
+        assert (other.status_code, other.json()["code"]) == (409, "study.exists")
+    assert running.get("/studies/by-json")["sites"] == {"site-a": "received", "site-b": "received"}
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "status", "code"),
+    [
+        (b"not = [toml", "application/toml", 422, "input.study"),
+        (b"[]", "application/json", 422, "input.study"),
+        (b"{", "application/json", 422, "input.study"),
+        (b"\xff\xfe", "application/toml", 422, "input.study"),
+        (b"[" * 100_000, "application/json", 422, "input.study"),
+        (b"x" * 300_000, "application/toml", 422, "input.study"),
+        (json.dumps(draft("x", sites=["nowhere"])).encode(), "application/json", 403, "permission.site"),
+        (json.dumps(draft("x", expires="2001-01-01T00:00:00Z")).encode(), "application/json", 409, "study.expired"),
+        (json.dumps(draft("x", extra=1)).encode(), "application/json", 422, "input.study"),
+    ],
+)
+def test_a_bad_study_is_one_clear_problem(running: Running, body: bytes, kind: str, status: int, code: str) -> None:
+    with running.operator() as http:
+        answer = http.post("/api/v1/studies", content=body, headers={"Content-Type": kind})
+    _is_problem(answer, status, code)
+
+
+def _is_problem(answer: httpx.Response, status: int, code: str) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    value = answer.json()
+    assert set(value) == {"type", "title", "status", "detail", "code", "hint"}
+    assert (value["status"], value["code"]) == (status, code)
+    assert value["code"] in CODES
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/api/v1/studies/none", 404, "study.unknown"),
+        ("GET", "/api/v1/studies/none/table", 404, "study.unknown"),
+        ("GET", "/api/v1/studies/none/summary", 404, "study.unknown"),
+        ("GET", "/api/v1/runs/none", 404, "study.unknown"),
+        ("GET", "/api/v1/runs/trial", 404, "input.usage"),
+        ("GET", "/api/v1/models/none", 404, "input.usage"),
+        ("GET", "/api/v1/log/proof/999999", 404, "input.usage"),
+        ("GET", "/api/v1/log/proof/-1", 404, "input.usage"),
+        ("GET", "/api/v1/log/proof/x", 422, "input.usage"),
+        ("GET", "/api/v1/studies?limit=0", 422, "input.usage"),
+        ("GET", "/api/v1/nothing", 404, "input.usage"),
+        ("DELETE", "/api/v1/studies", 405, "input.usage"),
+        ("POST", "/api/v1/models/none/predict", 422, "input.usage"),
+    ],
+)
+def test_errors_are_problem_documents(running: Running, method: str, path: str, status: int, code: str) -> None:
+    with running.operator() as http:
+        _is_problem(http.request(method, path), status, code)
+
+
+def test_an_unknown_model_is_not_used(running: Running) -> None:
+    with running.operator() as http:
+        answer = http.post("/api/v1/models/none/predict", json={"study": "trial"})
+    _is_problem(answer, 422, "input.usage")
+
+
+def test_the_table_comes_as_parquet(running: Running) -> None:
+    with running.operator() as http:
+        answer = http.get("/api/v1/studies/trial/table")
+    assert answer.headers["content-type"] == "application/vnd.apache.parquet"
+    assert pq.read_table(io.BytesIO(answer.content)).num_rows == 12
+    assert running.get("/studies/trial/summary")["rows"] == 12
+
+
+def test_runs_and_models(running: Running) -> None:
+    run = running.get("/studies/fed")["run"]
+    assert (run["round"], run["of"], len(run["rounds"])) == (2, 5, 3)
+    model = running.get("/models/risk")
+    assert (model["manifest"]["name"], model["model"]["study"]) == ("risk", "fed")
+    assert running.get("/models")[0]["uri"] == "models:/risk/1"
+
+
+def test_the_log_verifies_from_its_export(running: Running) -> None:
+    running.sign_checkpoint()
+    export = running.get("/log")
+    result = verify_log(export)
+    assert result["entries"] == len(export["leaves"]) >= 2
+    leaf = base64.b64decode(export["leaves"][1])
+    proof = running.get("/log/proof/1")
+    key = PublicKey.from_base64(proof["log_key"])
+    state = open_checkpoint(proof["checkpoint"], key, proof["origin"])
+    verify_inclusion(leaf, 1, state.size, [bytes.fromhex(step) for step in proof["proof"]], state.root)
+    with running.operator() as http:
+        assert http.post("/api/v1/log/verify").json()["verified"] is True
+    assert running.get("/log/head")["size"] == len(export["leaves"])
+
+
+def _emit(running: Running, kind: str) -> None:
+    with running.world.store.begin() as session:
+        running.world.store.emit(session, kind, study="trial", rows=1)
+
+
+def _read(running: Running, count: int, params: dict[str, Any], **headers: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    with (
+        running.operator() as http,
+        http.stream("GET", "/api/v1/events", params=params, headers=headers) as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        for line in answer.iter_lines():
+            if line.startswith("data: "):
+                found.append(json.loads(line[6:]))
+            if len(found) == count:
+                break
+    return found
+
+
+def test_events_come_live_and_none_is_missed(running: Running) -> None:
+    def later() -> None:
+        time.sleep(0.5)
+        _emit(running, "test.one")
+        _emit(running, "test.two")
+
+    thread = threading.Thread(target=later)
+    thread.start()
+    live = _read(running, 2, {})
+    thread.join()
+    assert [event["kind"] for event in live] == ["test.one", "test.two"]
+    again = _read(running, 1, {}, **{"Last-Event-ID": str(live[0]["seq"])})
+    assert again == live[1:]
+    with running.world.store.read() as session:
+        total = session.query(EventRow).count()
+    assert len(_read(running, total, {"since": 0})) == total
+
+
+def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(running: Running) -> None:
+    described = running.get("/openapi.json")
+    assert "/api/v1/studies/{study_id}/table" in described["paths"]
+    with running.operator() as http:
+        assert http.get("/docs").status_code == 404
+        for name in ("corsia.js", "corsia.css", "corsia.svg"):
+            text = http.get(f"/static/{name}").text.replace("http://www.w3.org/2000/svg", "")
+            assert "http" not in text.replace("https://", "http://")
+        assert http.get("/static/../app.py").status_code in (401, 404)
+        assert http.get("/static/%2e%2e/app.py").status_code == 404
