@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from importlib.resources import files as resource_files
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -109,7 +110,7 @@ def build_hospital(name: str, rows: pd.DataFrame, folder: Path) -> Hospital:
     )
 
 
-def _patient(tokens: _Tokens, row: dict[str, object]) -> dict[str, object]:
+def _patient(tokens: _Tokens, row: Mapping[Any, object]) -> dict[str, object]:
     given, family, doctor = tokens.word(), tokens.word(), tokens.word()
     street, record = tokens.word(), tokens.digits("MRN", 9)
     phone, fiscal = tokens.digits("3", 9), _fiscal_code(tokens)
@@ -129,7 +130,7 @@ def _patient(tokens: _Tokens, row: dict[str, object]) -> dict[str, object]:
         "fiscal_code": fiscal, "phone": phone, "address": f"via {street} 12, Bologna", "birth_date": str(birth),
         "visit_date": str(visit), "note": note, "consent": consent, "consent_withdrawn_on": withdrawn,
     }  # fmt: skip
-    return identity | {k: v for k, v in row.items() if k != "inst"}
+    return identity | {str(k): v for k, v in row.items() if k != "inst"}
 
 
 def _text(value: object) -> str:
@@ -143,7 +144,7 @@ def _fiscal_code(tokens: _Tokens) -> str:
     letters = "".join(chr(65 + int(tokens.chance() * 26)) for _ in range(6))
     body = f"{letters}{int(tokens.chance() * 100):02d}{'ABCDEHLMPRST'[int(tokens.chance() * 12)]}"
     body += f"{1 + int(tokens.chance() * 28):02d}H{100 + int(tokens.chance() * 900):03d}"
-    code = body + encode_cin(body)
+    code = f"{body}{encode_cin(body)}"
     tokens.planted.append(code)
     return code
 

@@ -349,4 +349,4 @@ def _count(detail: dict[str, Any], key: str) -> int:
 
 
 def _achieved_k(detail: dict[str, Any]) -> int:
-    return min((int(r["k"]) for r in detail["reports"] if "k" in r), default=0)
+    return min((int(r["table"]["k"]["achieved"]) for r in detail["reports"] if "table" in r), default=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -120,9 +121,18 @@ def study(
 
 
 def _columns(path: Path) -> dict[str, str]:
-    from edge.sources.table import read_table
+    import csv
 
-    frame = read_table(path)
+    from edge.sources.table import read
+
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            line = file.readline()
+    except (OSError, UnicodeDecodeError):
+        raise InputError("input.table", f"{path} cannot be read as CSV UTF-8") from None
+    delimiter = max(",;\t", key=line.count)
+    header = next(csv.reader([line], delimiter=delimiter), [])
+    frame = read(path, header, ())
     names = {"i": "int", "f": "float", "b": "bool", "M": "date"}
     return {str(c): names.get(frame[c].dtype.kind, "string") for c in frame.columns}
 
@@ -149,5 +159,5 @@ def _render(out: Path, lane: str, columns: dict[str, str], source: Path | None) 
     )
 
 
-def _quoted(names: list[str]) -> str:
+def _quoted(names: Sequence[str]) -> str:
     return ", ".join(json.dumps(n) for n in names)

@@ -258,7 +258,7 @@ def test_a_full_disk_loses_nothing(fleet: Fleet) -> None:
 
 
 def last_seen(fleet: Fleet, site: str) -> float:
-    return float(next((s["last_seen"] for s in fleet.api("/sites") if s["name"] == site), 0.0))
+    return float(next((s["last_seen"] or 0.0 for s in fleet.api("/sites") if s["name"] == site), 0.0))
 
 
 def wait(ready: Callable[[], bool], timeout_s: float = 60) -> None:
