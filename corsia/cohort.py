@@ -46,13 +46,13 @@ class Hospital:
 
     Attributes:
         planted: unique tokens of at least eight characters, one entry a place.
-        withheld: rows whose consent is not granted.
+        consented: for each row, whether its consent is granted and not withdrawn.
     """
 
     name: str
     folder: Path
     rows: int
-    withheld: int
+    consented: tuple[bool, ...]
     files: int
     planted: tuple[str, ...]
 
@@ -104,7 +104,7 @@ def build_hospital(name: str, rows: pd.DataFrame, folder: Path) -> Hospital:
         name=name,
         folder=folder,
         rows=len(table),
-        withheld=int(((table["consent"] != "yes") | (table["consent_withdrawn_on"] != "")).sum()),
+        consented=tuple((table["consent"] == "yes") & (table["consent_withdrawn_on"] == "")),
         files=count,
         planted=tuple(tokens.planted),
     )

@@ -273,7 +273,7 @@ def _news(states: dict[str, Any]) -> list[str]:
             f"{study_id}: round {r['round']} "
             + " ".join(f"{k} {v:.3f}" for k, v in r["metrics"].items() if isinstance(v, float))
             for r in value.get("rounds", [])
-            if r["round"] > 0
+            if r["round"] > 0 and r["metrics"]
         ]
         if value["state"] == "done":
             lines.append(f"{study_id}: done")
@@ -310,7 +310,8 @@ def _summarise(
     leaks = find_leaks([path for path in held if path.exists()], planted)
     model = fleet.api("/models/lung-survival")
     weights = fleet.out / "centre" / "state" / "blobs" / model["manifest"]["weights"]["sha256"]
-    scores = compare(rows, weights.read_bytes())
+    consented = {hospital.name: rows[hospital.name][list(hospital.consented)] for hospital in built}
+    scores = compare(consented, weights.read_bytes())
     trained = details["lung-survival"]
     checked = _post(fleet, "/log/verify", {})
     return {

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import FrameType
 from typing import Any
 
 import click
@@ -86,6 +88,7 @@ def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the status of the error tree."""
     argv = list(sys.argv[1:] if args is None else args)
     os.umask(0o077)
+    signal.signal(signal.SIGTERM, _terminated)  # so that temporary files and child processes are cleaned up
     try:
         status = typer.main.get_command(app)(argv, prog_name="corsia", standalone_mode=False)
     except CorsiaError as error:
@@ -102,6 +105,10 @@ def main(args: Sequence[str] | None = None) -> None:
         code = "storage.full" if error.errno == 28 else "storage.failed"
         status = _report(StorageError(code, f"{error.strerror}: {error.filename}"), argv)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _terminated(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(143)
 
 
 def _report(error: CorsiaError, argv: Sequence[str]) -> int:

@@ -34,6 +34,7 @@ def demo(
 
     from corsia.demo import run_demo
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also where a shell started us in the background
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
 

@@ -1,0 +1,188 @@
+"""What a run has reached, durable after every round: model, preprocessing, strategy state, metrics.
+
+A checkpoint is two safetensors blobs and a row; reading it back and going on gives the bytes that an uninterrupted
+run gives. Nothing here talks to a site.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from sqlalchemy import select
+
+from central.store import Store
+from central.store.models import RoundRow, RunRow
+from pipelines.flower import Arrays
+from protocol.assignment import RoundPhase
+from protocol.errors import IntegrityError
+
+__all__ = ["Checkpoint", "Checkpoints", "MemoryCheckpoints", "StoreCheckpoints", "join_arrays", "split_arrays"]
+
+_EXAMPLES = "examples/"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """State after a round; round 0 is the preparation.
+
+    Attributes:
+        model: the global model's arrays.
+        preprocessing: what all sites apply to their rows.
+        state: the strategy's state.
+        examples: site -> number of rows, fixed by the preparation.
+        metrics: empty until the round has been evaluated; then it holds at least `rows`.
+        sites: whose replies are in this round, by name.
+        started_at: Unix seconds.
+    """
+
+    round: int
+    model: Arrays
+    preprocessing: Arrays
+    state: Arrays = field(default_factory=dict)
+    examples: Mapping[str, int] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    sites: tuple[str, ...] = ()
+    started_at: float = 0.0
+
+
+class Checkpoints(Protocol):
+    """Where the round loop keeps what it has reached."""
+
+    def latest(self) -> Checkpoint | None:
+        """The last one saved, or None."""
+        ...
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep it; after this returns it survives a crash. Saving a round again replaces it."""
+        ...
+
+    def begin(self, round_: int, phase: RoundPhase) -> int:
+        """Note what is under way; returns the attempt to use (0, or that of an interrupted process)."""
+        ...
+
+    def retry(self, round_: int, phase: RoundPhase, attempt: int) -> None:
+        """Note that a further attempt begins."""
+        ...
+
+
+class MemoryCheckpoints:
+    """For the in-process grid and the simulation: kept as long as the object."""
+
+    def __init__(self) -> None:
+        self.all: list[Checkpoint] = []
+
+    def latest(self) -> Checkpoint | None:
+        """The last one saved."""
+        return self.all[-1] if self.all else None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Keep it."""
+        self.all = [c for c in self.all if c.round != checkpoint.round] + [checkpoint]
+
+    def begin(self, round_: int, phase: RoundPhase) -> int:
+        """Always the first attempt."""
+        del round_, phase
+        return 0
+
+    def retry(self, round_: int, phase: RoundPhase, attempt: int) -> None:
+        """Nothing to note."""
+
+
+class StoreCheckpoints:
+    """In the central database and its blobs."""
+
+    def __init__(self, store: Store, run: str, study_id: str) -> None:
+        self._store, self._run, self._study = store, run, study_id
+
+    def latest(self) -> Checkpoint | None:
+        """The highest round's checkpoint.
+
+        Raises:
+            IntegrityError: `blob.digest` when a blob is damaged.
+        """
+        with self._store.read() as session:
+            row = session.scalar(
+                select(RoundRow).where(RoundRow.run == self._run).order_by(RoundRow.round.desc()).limit(1)
+            )
+        if row is None:
+            return None
+        model, preprocessing = split_arrays(self._store.get_blob(row.arrays))
+        state = _load(self._store.get_blob(row.state))
+        return Checkpoint(
+            round=row.round,
+            model=model,
+            preprocessing=preprocessing,
+            state={k: v for k, v in state.items() if not k.startswith(_EXAMPLES)},
+            examples={k.removeprefix(_EXAMPLES): int(v[0]) for k, v in state.items() if k.startswith(_EXAMPLES)},
+            metrics=dict(row.metrics),
+            sites=tuple(row.sites),
+            started_at=row.started_at,
+        )
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Blobs first, then the row; an event when the round has its metrics."""
+        from safetensors.numpy import save
+
+        arrays = self._store.put_blob("arrays", join_arrays(checkpoint.model, checkpoint.preprocessing))
+        examples = {f"{_EXAMPLES}{site}": np.array([n], np.int64) for site, n in checkpoint.examples.items()}
+        state = self._store.put_blob("state", save({**checkpoint.state, **examples}))
+        with self._store.begin() as session:
+            row = session.get(RoundRow, (self._run, checkpoint.round))
+            if row is None:
+                row = RoundRow(run=self._run, round=checkpoint.round, started_at=checkpoint.started_at)
+                session.add(row)
+            row.arrays, row.state = arrays.digest, state.digest
+            row.metrics, row.sites = dict(checkpoint.metrics), list(checkpoint.sites)
+            row.finished_at = time.time()
+            if checkpoint.metrics or checkpoint.round == 0:
+                self._store.emit(
+                    session, "round.finished", study=self._study, round=checkpoint.round, metrics=row.metrics,
+                    sites=len(row.sites), duration_s=round(row.finished_at - row.started_at, 3),
+                )  # fmt: skip
+
+    def begin(self, round_: int, phase: RoundPhase) -> int:
+        """The attempt that was under way in this round and phase, else 0."""
+        with self._store.begin() as session:
+            row = session.get_one(RunRow, self._run)
+            if (row.round, row.phase) != (round_, phase.value):
+                row.round, row.phase, row.attempt = round_, phase.value, 0
+            row.updated_at = time.time()
+            return row.attempt
+
+    def retry(self, round_: int, phase: RoundPhase, attempt: int) -> None:
+        """A further attempt, with an event."""
+        with self._store.begin() as session:
+            row = session.get_one(RunRow, self._run)
+            row.attempt, row.updated_at = attempt, time.time()
+            self._store.emit(
+                session, "round.retried", study=self._study, round=round_, phase=phase.value, attempt=attempt
+            )
+
+
+def join_arrays(model: Arrays, preprocessing: Arrays) -> bytes:
+    """Model and preprocessing as one safetensors file: what is published is exactly this."""
+    from safetensors.numpy import save
+
+    named = {f"model/{k}": v for k, v in model.items()} | {f"preprocessing/{k}": v for k, v in preprocessing.items()}
+    return bytes(save({k: np.ascontiguousarray(v) for k, v in named.items()}))
+
+
+def split_arrays(raw: bytes) -> tuple[Arrays, Arrays]:
+    """Model and preprocessing back from `join_arrays`."""
+    loaded = _load(raw)
+    parts = [{k.removeprefix(p): v for k, v in loaded.items() if k.startswith(p)} for p in ("model/", "preprocessing/")]
+    return parts[0], parts[1]
+
+
+def _load(raw: bytes) -> dict[str, np.ndarray[Any, Any]]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    try:
+        return dict(load(raw))
+    except (SafetensorError, ValueError):
+        raise IntegrityError("blob.digest", "a checkpoint does not parse") from None

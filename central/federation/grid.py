@@ -1,0 +1,269 @@
+"""Flower's Grid over our own wire: messages become signed round instructions, replies come from the landing zone.
+
+    push:  message -> blob + AssignmentRow (kind round, signed by the run key), all sites in one transaction
+    pull:  ParcelRow (content type update) -> verify, unseal, check the batch -> message
+
+An instruction's id follows from (run, round, phase, attempt, site), so after a crash the same ones are found and the
+answers that landed meanwhile are read; nothing is sent twice. A site that reports refusal or failure has answered.
+This module opens no socket: the gateway carries what lies in the database and the landing folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from sqlalchemy import select
+
+from central.federation.flower import Grid, Run, empty_run, identify
+from central.federation.rounds import PHASES
+from central.store import Store
+from central.store.models import AssignmentRow, ParcelRow, SiteRow
+from pipelines.flower import CONFIG, Message, RecordDict, error_reply, message_from_bytes, message_to_bytes
+from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal
+from protocol import faults
+from protocol.assignment import AssignmentKind, RoundInstruction, State
+from protocol.errors import CorsiaError, IntegrityError, StorageError, UnavailableError
+from protocol.parcel import ContentType, ItemKind, unpack_batch
+from protocol.study import Study
+from protocol.trust import Purpose
+
+__all__ = ["FleetGrid", "instruction_id"]
+
+log = logging.getLogger(__name__)
+_POLL_S = 0.02
+_FINAL_WITHOUT_ANSWER = (State.REFUSED.value, State.FAILED.value, State.EXPIRED.value)
+
+
+def instruction_id(run: str, round_: int, phase: str, attempt: int, site: str) -> str:
+    """The assignment id of one instruction: 32 hex digits, the same whenever it is asked for."""
+    return hashlib.sha256(f"{run}|{round_}|{phase}|{attempt}|{site}".encode()).hexdigest()[:32]
+
+
+@dataclass(slots=True)
+class _Sent:
+    """An instruction under way: its own message, and until when an answer counts (Unix seconds)."""
+
+    site: str
+    message: Message
+    deadline: float
+
+
+class FleetGrid(Grid):  # type: ignore[misc]
+    """One run's way to its sites.
+
+    Args:
+        store: the central database.
+        landing: the gateway's landing folder.
+        study: the signed study; its roster pins each site's identity key.
+        digest: the study's digest.
+        run: the run's id.
+        key: the run key: signs instructions, opens updates.
+        sites: who takes part.
+        stop: set when the process is asked to end; waits end with it.
+    """
+
+    def __init__(
+        self, store: Store, landing: Path, study: Study, digest: str, run: str, key: SecretKey, sites: Iterable[str],
+        stop: threading.Event,
+    ) -> None:  # fmt: skip
+        self._store, self._landing, self._study, self._digest = store, landing, study, digest
+        self._run_id, self._key, self._stop = run, key, stop
+        self._number = int(run[:15], 16)
+        identify(self._number)
+        self._run = empty_run(self._number)
+        order = {site: node for node, site in enumerate(sorted(study.sites), start=1)}
+        self.sites = {order[site]: site for site in sorted(sites)}
+        self._sent: dict[str, _Sent] = {}
+
+    # -- Flower's Grid ---------------------------------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Part of Flower's Grid."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Part of Flower's Grid."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Part of Flower's Grid."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes of `sites`."""
+        return list(self.sites)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Instruct sites, durably, all in one transaction; an instruction that is there stays as it is.
+
+        Raises:
+            StorageError: the disk refused; nobody is instructed.
+        """
+        deadline = time.time() + (self._study.training.deadline_s if self._study.training else 0.0)
+        ids = []
+        with self._store.begin() as session:
+            for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
+                site = self.sites[message.metadata.dst_node_id]
+                config = message.content.config_records[CONFIG]
+                round_, attempt = int(config["server-round"]), int(config["attempt"])
+                phase = PHASES[message.metadata.message_type]
+                made = instruction_id(self._run_id, round_, phase.value, attempt, site)
+                row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == made))
+                if row is None:
+                    row = self._instruct(made, site, message, (round_, phase.value, attempt), deadline)
+                    session.add(row)
+                until = RoundInstruction.from_bytes(row.document).deadline
+                self._sent[made] = _Sent(site, self._message(row), until)
+                ids.append(made)
+        faults.point("federation.instructed")
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """Replies that are there now, errors among them; each is given once."""
+        wanted = [i for i in message_ids if i in self._sent]
+        with self._store.read() as session:
+            parcels = session.scalars(
+                select(ParcelRow)
+                .where(ParcelRow.assignment_id.in_(wanted), ParcelRow.study_digest == self._digest)
+                .where(ParcelRow.content_type == ContentType.UPDATE.value)
+                .order_by(ParcelRow.log_index)
+            ).all()
+            reports = session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(wanted))).all()
+        replies = [reply for parcel in parcels if (reply := self._read(parcel)) is not None]
+        for report in reports:
+            if report.id in self._sent and report.state in _FINAL_WITHOUT_ANSWER:
+                replies.append(error_reply(self._sent.pop(report.id).message, report.code or "worker.failed"))
+        return replies
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Instruct and collect until all have answered or the instructions' own deadline has passed.
+
+        Raises:
+            UnavailableError: `unavailable.process` when this process is asked to end.
+        """
+        ids = list(self.push_messages(messages))
+        until = min([self._sent[i].deadline for i in ids] + ([time.time() + timeout] if timeout is not None else []))
+        replies: list[Message] = []
+        while True:
+            late = time.time() >= until
+            replies += self.pull_messages(ids)
+            if not any(i in self._sent for i in ids):
+                return replies
+            if late:
+                self._expire([i for i in ids if i in self._sent])
+                return replies
+            if self._stop.wait(_POLL_S):
+                raise UnavailableError("unavailable.process", "the federation is asked to end")
+
+    # -- one instruction, one answer -------------------------------------------------------------------------------
+
+    def _instruct(
+        self, made: str, site: str, message: Message, place: tuple[int, str, int], deadline: float
+    ) -> AssignmentRow:
+        blob = self._store.put_blob("message.bin", message_to_bytes(message, run_id=self._number, message_id=made))
+        round_, phase, attempt = place
+        document = RoundInstruction(
+            run=self._run_id,
+            study_digest=self._digest,
+            site=site,
+            round=round_,
+            phase=PHASES[message.metadata.message_type],
+            attempt=attempt,
+            message=blob.digest,
+            message_size=blob.size_bytes,
+            deadline=deadline,
+        ).to_bytes()
+        log.info("round.instructed", extra={"fields": {"site": site, "round": round_, "phase": phase}})
+        now = time.time()
+        return AssignmentRow(
+            id=made,
+            site=site,
+            kind=AssignmentKind.ROUND.value,
+            study_digest=self._digest,
+            document=document,
+            signature=self._key.sign(Purpose.ROUND, document),
+            blobs=[asdict(blob)],
+            state=State.RECEIVED.value,
+            created_at=now,
+            updated_at=now,
+        )
+
+    def _message(self, row: AssignmentRow) -> Message:
+        return message_from_bytes(self._store.get_blob(str(row.blobs[0]["digest"])))
+
+    def _read(self, parcel: ParcelRow) -> Message | None:
+        """The message of a parcel; None when it is no valid answer to an instruction under way."""
+        sent = self._sent.get(parcel.assignment_id)
+        if sent is None or parcel.state == "rejected" or parcel.site != sent.site:
+            return None
+        try:
+            reply = self._opened(parcel, sent)
+        except (CorsiaError, OSError) as error:
+            code = error.code if isinstance(error, CorsiaError) else "parcel.format"
+            if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
+                raise StorageError("storage.failed") from error
+            self._mark(parcel, "rejected", code)
+            del self._sent[parcel.assignment_id]
+            return error_reply(sent.message, code)
+        if parcel.state == "landed":
+            self._mark(parcel, "opened")
+        del self._sent[parcel.assignment_id]
+        return reply
+
+    def _opened(self, parcel: ParcelRow, sent: _Sent) -> Message:
+        expect = ParcelInfo(
+            parcel_id=parcel.id, study=self._digest, site=sent.site, content_type=ContentType.UPDATE.value
+        )
+        with (self._landing / f"{parcel.id}.parcel").open("rb") as source:
+            payload = b"".join(unseal(source, key=self._key, sender=self._identity(sent.site), expect=expect))
+        batch = unpack_batch(payload)
+        if (batch.study_digest, batch.site) != (self._digest, sent.site):
+            raise IntegrityError("parcel.context")
+        if [item.kind for item in batch.items] != [ItemKind.MESSAGE]:
+            raise IntegrityError("parcel.payload", "an update holds exactly one message")
+        reply = message_from_bytes(batch.items[0].data)
+        asked = sent.message.metadata
+        answered = (reply.metadata.reply_to_message_id, reply.metadata.src_node_id, reply.metadata.message_type)
+        if answered != (asked.message_id, asked.dst_node_id, asked.message_type):
+            raise IntegrityError("parcel.context", "the answer belongs to another instruction")
+        return reply
+
+    def _identity(self, site: str) -> PublicKey:
+        """The site's key, which must be the one that the signed study names."""
+        row: SiteRow | None = self._store.site(site)
+        if row is None:
+            raise IntegrityError("parcel.signature", "an unknown site")
+        key = PublicKey.from_base64(row.identity)
+        if key.fingerprint != self._study.roster.get(site):
+            raise IntegrityError("parcel.signature", "another identity than the study's roster names")
+        return key
+
+    def _mark(self, parcel: ParcelRow, state: str, code: str = "") -> None:
+        with self._store.begin() as session:
+            row = session.get_one(ParcelRow, parcel.id)
+            row.state, row.code = state, code
+            if code:
+                self._store.emit(
+                    session, "parcel.rejected", site=parcel.site, study=self._study.id, parcel=parcel.id, code=code
+                )
+        if code:
+            log.warning("parcel.rejected", extra={"fields": {"parcel": parcel.id, "site": parcel.site, "code": code}})
+
+    def _expire(self, ids: list[str]) -> None:
+        """Close instructions whose deadline has passed; an answer that comes later is not used."""
+        with self._store.begin() as session:
+            for row in session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(ids))):
+                if not State(row.state).final:
+                    row.state, row.updated_at = State.EXPIRED.value, time.time()
+                    self._store.emit(session, "round.late", site=row.site, study=self._study.id)
+        for made in ids:
+            self._sent.pop(made, None)

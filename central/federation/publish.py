@@ -1,0 +1,231 @@
+"""From the last checkpoint to a published model: weights, log leaf, signed manifest, MLflow, database.
+
+Each step finds what an interrupted one left, so that a run makes exactly one version however often this is begun:
+the log's leaf is looked for before it is appended, MLflow is asked for the run's tag, and the row comes last.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version as version_of
+from typing import Any
+
+from sqlalchemy import func, select
+
+from central.federation.checkpoint import Checkpoint, join_arrays
+from central.registry import Registry, Release, RoundMetrics
+from central.store import Store
+from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
+from pipelines import learners
+from pipelines.infer import log_leaf
+from pipelines.registry import code_digest
+from protocol import faults
+from protocol.parcel import canonical_json
+from protocol.study import Study, Training
+
+__all__ = ["MASKED", "Publisher", "model_card"]
+
+log = logging.getLogger(__name__)
+MASKED = "false: updates are sealed but not masked"
+Sign = Callable[[str, str], bytes]  # (study digest, manifest as canonical JSON) -> signature
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """Publishes finished runs.
+
+    Attributes:
+        sign: asks the signer, which signs only what the study names.
+    """
+
+    store: Store
+    registry: Registry
+    sign: Sign
+
+    def publish(self, study: Study, digest: str, run: str, reached: Checkpoint) -> int:
+        """Publish a run's last checkpoint and close run and study; returns the version. Repeatable.
+
+        Raises:
+            UnavailableError: `unavailable.mlflow`, `unavailable.process`: to be tried again.
+            CorsiaError: what the signer refuses.
+        """
+        if study.training is None:
+            raise AssertionError("only a study of lane train is published")
+        weights = join_arrays(reached.model, reached.preprocessing)
+        name = study.training.publish.model
+        version = self.registry.find(name, run) or self.registry.next_version(name)
+        manifest = self._manifest(study, study.training, digest, run, reached, weights, version)
+        manifest["log"] = {"index": self._logged(log_leaf(manifest)), "leaf": log_leaf(manifest)}
+        signature = self.sign(digest, canonical_json(manifest).decode())
+        document = canonical_json({"manifest": manifest, "signature": base64.b64encode(signature).decode()})
+        release = self._release(study, study.training, manifest, document, weights)
+        published = self.registry.publish(release)
+        if published != version:  # another writer took the number: begin again with the one that the run has now
+            return self.publish(study, digest, run, reached)
+        faults.point("federation.publish")
+        self._close(study, digest, run, manifest, document, weights)
+        return version
+
+    def _manifest(
+        self, study: Study, training: Training, digest: str, run: str, reached: Checkpoint, weights: bytes, version: int
+    ) -> dict[str, Any]:
+        with self.store.read() as session:
+            newest = session.scalar(select(func.max(ModelRow.serial)).where(ModelRow.name == training.publish.model))
+        learner = learners.for_study(study)
+        shown = {k: round(float(v), 6) for k, v in reached.metrics.items() if isinstance(v, int | float)}
+        return {
+            "name": training.publish.model,
+            "version": version,
+            "alias": training.publish.alias,
+            "serial": (newest or 0) + 1,
+            "study": digest,
+            "study_id": study.id,
+            "run": run,
+            "sites": sorted(reached.examples),
+            "rounds": reached.round,
+            "strategy": training.strategy,
+            "strategy_parameters": dict(training.strategy_parameters),
+            "learner": {
+                "name": learner.name,
+                "version": learner.version,
+                "digest": code_digest(),
+                "settings": study.pipeline.parameters,
+            },
+            "features": list(training.features),
+            "outcome": list(training.outcome),
+            "metrics": shown,
+            "epsilon": None,
+            "masked": False,
+            "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
+        }
+
+    def _logged(self, leaf: dict[str, str]) -> int:
+        """The leaf's index; appended only if it is not there."""
+        raw = canonical_json(leaf)
+        with self.store.begin() as session:
+            known = session.scalar(select(LogRow.index).where(LogRow.leaf == raw).limit(1))
+            return known if known is not None else self.store.append_leaf(session, leaf)
+
+    def _release(
+        self, study: Study, training: Training, manifest: dict[str, Any], document: bytes, weights: bytes
+    ) -> Release:
+        with self.store.read() as session:
+            rows = session.scalars(
+                select(RoundRow).where(RoundRow.run == manifest["run"], RoundRow.round > 0).order_by(RoundRow.round)
+            ).all()
+        rounds = tuple(
+            RoundMetrics(round=r.round, metrics={k: v for k, v in r.metrics.items() if isinstance(v, int | float)})
+            for r in rows
+        )
+        lineage = {
+            "study": study.id,
+            "study_digest": manifest["study"],
+            "sites": ",".join(manifest["sites"]),
+            "rounds": str(manifest["rounds"]),
+            "strategy": manifest["strategy"],
+            "epsilon": "none",
+            "masked": MASKED,
+            "code_digest": manifest["learner"]["digest"],
+            "manifest_leaf": manifest["log"]["leaf"]["sha256"],
+            "weights": manifest["weights"]["sha256"],
+            "log_index": str(manifest["log"]["index"]),
+            "serial": str(manifest["serial"]),
+        }
+        params = {
+            "learner": training.learner, "strategy": training.strategy, "rounds": str(training.rounds),
+            "local_steps": str(training.local_steps), "learning_rate": str(training.learning_rate),
+            "seed": str(training.seed), "quorum": str(training.quorum), "features": ",".join(training.features),
+            **{f"strategy.{k}": str(v) for k, v in training.strategy_parameters.items()},
+        }  # fmt: skip
+        return Release(
+            run=manifest["run"],
+            name=manifest["name"],
+            alias=manifest["alias"],
+            experiment=study.id,
+            manifest=document,
+            weights=weights,
+            card=model_card(study, manifest, rounds),
+            features=training.features,
+            params=params,
+            tags={f"corsia.{k}": v for k, v in lineage.items()},
+            rounds=rounds,
+        )
+
+    def _close(
+        self, study: Study, digest: str, run: str, manifest: dict[str, Any], document: bytes, weights: bytes
+    ) -> None:
+        held = self.store.put_blob("manifest.json", document)
+        model = self.store.put_blob("model.safetensors", weights)
+        name, version = manifest["name"], manifest["version"]
+        with self.store.begin() as session:
+            for older in session.scalars(
+                select(ModelRow).where(ModelRow.name == name, ModelRow.alias == manifest["alias"])
+            ):
+                older.alias = ""  # an alias names one version
+            session.merge(
+                ModelRow(
+                    name=name,
+                    version=version,
+                    alias=manifest["alias"],
+                    serial=manifest["serial"],
+                    study_digest=digest,
+                    manifest=held.digest,
+                    manifest_size=held.size_bytes,
+                    weights=model.digest,
+                    weights_size=model.size_bytes,
+                    uri=f"models:/{name}/{version}",
+                    created_at=time.time(),
+                )
+            )
+            row = session.get_one(RunRow, run)
+            row.state, row.phase, row.code, row.updated_at = "done", "done", "", time.time()
+            closing = session.get_one(StudyRow, study.id)
+            closing.state = "done"
+            self.store.emit(session, "model.published", study=study.id, model=name, version=version)
+            self.store.emit(session, "study.done", study=study.id)
+        log.info("model.published", extra={"fields": {"study": study.id, "model": name, "version": version}})
+
+
+def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetrics, ...]) -> str:
+    """The model card, Markdown: what it is, from whom, how good, what is and is not guaranteed."""
+    metrics = [
+        f"| {p.round} | {p.metrics.get('c-index', math.nan):.4f} | {p.metrics.get('loss', math.nan):.4f} |"
+        for p in rounds
+    ]
+    lines = [
+        f"# {manifest['name']} version {manifest['version']}",
+        "",
+        f"{study.title}. Study `{study.id}` (`{manifest['study'][:16]}`), purpose: {study.purpose}; controller: "
+        f"{study.controller}; ethics: {study.ethics_reference}.",
+        "",
+        "## How it was made",
+        f"- Learner `{manifest['learner']['name']}` {manifest['learner']['version']}, strategy "
+        f"`{manifest['strategy']}`, {manifest['rounds']} rounds, sites: {', '.join(manifest['sites'])}.",
+        f"- Features: {', '.join(manifest['features'])}. Outcome: {', '.join(manifest['outcome'])}.",
+        "- Missing values are replaced by the mean over all sites; mean and scale were agreed by sums before round 1.",
+        f"- corsia {version_of('corsia')}, code digest `{manifest['learner']['digest'][:16]}`, log index "
+        f"{manifest['log']['index']}.",
+        "",
+        "## How good it is",
+        "On the rows it was trained on (pairs within each site): for comparing rounds, not a claim about new patients.",
+        "",
+        "| round | c-index | loss |",
+        "|---|---|---|",
+        *metrics,
+        "",
+        "## What is and is not guaranteed",
+        "- For this training no record left a hospital. Model updates, sums of features and coarse counts of event "
+        "times did, sealed to "
+        "the federation of this study.",
+        "- Updates are sealed but **not masked**: the federation process sees each site's update.",
+        "- No differential privacy (epsilon: none): the model may tell something about persons in the training data.",
+        "- Not a medical device; not validated for clinical use.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,218 @@
+"""`corsia deid dicom|text|table`: the de-identification engines at this machine, without study or centre."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+import tomllib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from protocol.errors import ConfigurationError, DisclosureRefused, InputError
+
+app = typer.Typer(no_args_is_help=True, help="De-identify DICOM, text and tables at this machine.")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+KeyFile = Annotated[Path, typer.Option("--key", help="32 raw bytes, mode 0600 (`corsia parcel keygen`).")]
+ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the report (JSON, no values) here.")]
+
+
+@app.command("dicom")
+def dicom(
+    source: Annotated[Path, typer.Argument(help="File or folder.")],
+    target: Annotated[Path, typer.Argument(help="Folder for de-identified files, named by their new UID.")],
+    key: KeyFile,
+    profile: Annotated[str, typer.Option(help="Profile of PS3.15.")] = "basic",
+    option: Annotated[list[str] | None, typer.Option(help="Option of PS3.15; may be repeated.")] = None,
+    lang: Annotated[str, typer.Option(help="Language of descriptors: it or en.")] = "it",
+    report: ReportFile = None,
+    quarantine: Annotated[Path | None, typer.Option(help="Copy files that were not passed here.")] = None,
+    as_json: Json = False,
+) -> None:
+    """De-identify DICOM files; what cannot be made clean is not passed.
+
+    Example: corsia deid dicom scans/ clean/ --key site.key --option retain-longitudinal-modified-dates
+    """
+    from privacy.deid import residual
+    from privacy.deid.dicom import DicomEngine
+    from privacy.deid.profiles import load
+
+    keys = _pseudonymizer(key)
+    chosen = load(profile, frozenset(option or ()))
+    engine = DicomEngine(keys, profile=chosen, text=_text_engine(lang))
+    _quiet()
+    target.mkdir(parents=True, exist_ok=True)
+    counts: Counter[str] = Counter()
+    for number, path in enumerate(_files(source), 1):
+        data = path.read_bytes()
+        try:
+            result = engine.deidentify(data)
+            if residual.left_in_file(data, result.data, chosen.options):
+                raise DisclosureRefused("gate.residual")
+        except (InputError, DisclosureRefused) as error:
+            if error.code == "input.usage":
+                raise
+            counts[error.code] += 1
+            if quarantine is not None:
+                _write(quarantine / f"{number:08d}-{error.code}.dcm", data)
+            continue
+        _write(target / f"{result.sop_instance_uid}.dcm", result.data)
+        counts["passed"] += 1
+    value = {
+        "profile": chosen.name,
+        "edition": chosen.edition,
+        "options": sorted(chosen.options),
+        "key_id": keys.key_id,
+        "passed": counts.pop("passed", 0),
+        "quarantined": sum(counts.values()),
+        "reasons": dict(sorted(counts.items())),
+    }
+    _finish(value, report, as_json)
+
+
+@app.command("text")
+def text(
+    source: Annotated[str, typer.Argument(help="File, or - for standard input.")] = "-",
+    lang: Annotated[str, typer.Option(help="it or en.")] = "it",
+    key: Annotated[Path | None, typer.Option(help="With it, dates are moved instead of replaced.")] = None,
+    known: Annotated[Path | None, typer.Option(help="Identifying values, one a line, that must go.")] = None,
+    spans: Annotated[bool, typer.Option("--spans", help="Print kinds and positions as JSON lines instead.")] = False,
+) -> None:
+    """Redact free text, line for line.
+
+    Example: corsia deid text note.txt --lang it --known names.txt
+    """
+    from privacy.deid.deny import DenyList
+
+    values = _read(known).splitlines() if known else []
+    deny = DenyList(values)
+    # Without a patient's id the values that are known of him stand for him.
+    shift = _pseudonymizer(key).shift_days(" ".join(sorted(values))) if key else None
+    engine = _text_engine(lang)
+    for number, line in enumerate((sys.stdin.read() if source == "-" else _read(Path(source))).splitlines(), 1):
+        clean, found = engine.redact(line, deny=deny, shift_days=shift)
+        if not spans:
+            typer.echo(clean)
+            continue
+        for span in found:
+            place = {"line": number, "start": span.start, "end": span.end, "label": span.label}
+            typer.echo(json.dumps(place))
+
+
+@app.command("table")
+def table(
+    source: Annotated[Path, typer.Argument(help="CSV or Parquet.")],
+    target: Annotated[Path, typer.Argument(help="CSV or Parquet, by its suffix.")],
+    spec: Annotated[Path, typer.Option(help="TOML: [columns], [generalise], k, language.")],
+    key: Annotated[Path | None, typer.Option(help="32 raw bytes, mode 0600; a fresh key without it.")] = None,
+    report: ReportFile = None,
+    as_json: Json = False,
+) -> None:
+    """De-identify a table by the role of each column, down to classes of k persons.
+
+    Example: corsia deid table patients.csv clean.csv --spec columns.toml --report report.json
+    """
+    import pandas as pd
+
+    from privacy.deid.pseudonym import Pseudonymizer
+    from privacy.deid.table import TableEngine, TableSpec
+
+    wanted = _spec(spec)
+    keys = _pseudonymizer(key) if key else Pseudonymizer(os.urandom(32))
+    columns = TableSpec(roles=wanted["columns"], bands=wanted["generalise"], k=wanted["k"])
+    engine = TableEngine(columns, keys, _text_engine(wanted["language"]))
+    try:
+        words = {name: str for name, role in columns.roles.items() if role not in ("quasi", "value")}
+        frame = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source, dtype=words)
+    except (ValueError, OSError, UnicodeError) as error:
+        raise InputError("input.table", f"{source}: {type(error).__name__}") from None
+    result = engine.deidentify(frame)
+    if target.suffix == ".parquet":
+        result.frame.to_parquet(target, index=False)
+    else:
+        result.frame.to_csv(target, index=False)
+    _finish({"key_id": keys.key_id, **result.report}, report, as_json)
+
+
+def _text_engine(lang: str) -> Any:
+    from privacy.deid.text import TextEngine
+
+    return TextEngine(lang)  # type: ignore[arg-type]
+
+
+def _pseudonymizer(path: Path) -> Any:
+    from privacy.deid.pseudonym import KEY_BYTES, Pseudonymizer
+
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            raw = file.read(KEY_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
+    if mode & 0o077 or len(raw) != KEY_BYTES:
+        raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
+    return Pseudonymizer(raw)
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    try:
+        value = tomllib.loads(_read(path))
+    except tomllib.TOMLDecodeError as error:
+        raise InputError("input.usage", f"{path}: {error}") from None
+    unknown = sorted(set(value) - {"columns", "generalise", "k", "language"})
+    if unknown or not isinstance(value.get("columns"), dict):
+        raise InputError("input.usage", f"{path}: " + (f"unknown key {unknown[0]!r}" if unknown else "no [columns]"))
+    k, bands = value.get("k", 5), value.get("generalise", {})
+    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
+        raise InputError("input.usage", f"{path}: k must be a whole number from 1")
+    if not isinstance(bands, dict) or not all(isinstance(w, int | float) for w in bands.values()):
+        raise InputError("input.usage", f"{path}: [generalise] gives a width a column")
+    if not all(isinstance(role, str) for role in value["columns"].values()):
+        raise InputError("input.usage", f"{path}: [columns] gives a role a column")
+    return {"columns": value["columns"], "generalise": bands, "k": k, "language": value.get("language", "it")}
+
+
+def _files(source: Path) -> Iterator[Path]:
+    if source.is_file():
+        yield source
+    elif source.is_dir():
+        yield from sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
+    else:
+        raise InputError("input.usage", f"{source} is neither a file nor a folder")
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeError) as error:
+        raise InputError("input.usage", f"{path} cannot be read: {type(error).__name__}") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _finish(value: dict[str, Any], report: Path | None, as_json: bool) -> None:
+    if report is not None:
+        _write(report, json.dumps(value, indent=1, sort_keys=True).encode())
+    if as_json:
+        typer.echo(json.dumps(value, sort_keys=True))
+    elif "passed" in value:
+        typer.echo(f"{value['passed']} passed, {value['quarantined']} quarantined", err=True)
+    else:
+        typer.echo(f"{value['rows_out']} of {value['rows_in']} rows, k = {value['k']['achieved']}", err=True)
+
+
+def _quiet() -> None:
+    """The parser's log lines may quote values: they are not shown."""
+    import logging
+
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)

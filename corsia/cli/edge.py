@@ -1,0 +1,450 @@
+"""`corsia edge ...`: run and operate the agent of one hospital. Every command works whether the daemon runs or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from protocol.errors import InputError, IntegrityError, StudyRefused
+
+if TYPE_CHECKING:
+    from edge.config import EdgeConfig
+    from edge.preview import Preview
+    from edge.state import Record, SiteState
+
+app = typer.Typer(no_args_is_help=True, help="Run and operate the agent of one hospital.")
+spool_app = typer.Typer(no_args_is_help=True, help="Look at the sealed parcels that wait here, and retry.")
+app.add_typer(spool_app, name="spool")
+
+Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+_DEFAULT = Path("edge.toml")
+
+
+@app.command()
+def run(config: Config = _DEFAULT) -> None:
+    """Run the daemon in the foreground until SIGTERM or Ctrl-C; logs go to log.jsonl in the state folder.
+
+    Example: corsia edge run --config /etc/corsia/edge.toml
+    """
+    from edge.agent import Agent
+    from protocol import events
+
+    site = _load(config)
+    site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    events.configure("edge", site.state_dir / "log.jsonl")
+    sys.stderr.write(f"edge {site.site}: running, logs in {site.state_dir / 'log.jsonl'}\n")
+    Agent(site).run(stop)
+
+
+@app.command()
+def enroll(
+    config: Config = _DEFAULT,
+    code: Annotated[str, typer.Option("--code", help="The join code from `corsia central invite SITE`.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Enrol anew; the identity key is kept.")] = False,
+    json_out: Json = False,
+) -> None:
+    """Make this site's keys and enrol it at the centre with a join code; `-` reads the code from standard input.
+
+    Example: corsia edge enroll --config edge.toml --code corsia1-AbC...
+    """
+    from edge.identity import enrol
+    from edge.journal import Journal
+
+    site = _load(config)
+    if code == "-":
+        code = sys.stdin.readline()
+    if not code.strip():
+        raise InputError("input.usage", "give --code with the join code")
+    identity = enrol(site.site, site.state_dir, code.strip(), force=force)
+    Journal(site.state_dir / "journal.jsonl").append("site.enrolled", site=identity.site)
+    fingerprint = identity.key.public.fingerprint
+    value = {
+        "site": identity.site,
+        "fingerprint": fingerprint,
+        "certificate_until": identity.not_after.isoformat(),
+        "fleet": identity.fleet,
+    }
+    text = f"{identity.site} is enrolled at {identity.fleet}\nfingerprint, to compare by telephone: {fingerprint}"
+    _show(value, json_out, text)
+
+
+@app.command()
+def status(config: Config = _DEFAULT, json_out: Json = False) -> None:
+    """Say how this site stands: enrolment, pause, studies, spool, heads of ledger and journal.
+
+    Example: corsia edge status --config edge.toml --json
+    """
+    site = _load(config)
+    value = _status(site)
+    if json_out:
+        _show(value, True, "")
+        return
+    lines = [[k, v] for k, v in value.items() if k != "studies"]
+    _table(f"site {site.site}", ["what", "value"], lines)
+    columns = ["id", "lane", "state", "code", "error_id", "approval"]
+    _table("studies", columns, [[study[c] for c in columns] for study in value["studies"]])
+
+
+@app.command()
+def approve(
+    study: Annotated[str, typer.Argument(help="The study's id or digest.")],
+    config: Config = _DEFAULT,
+    json_out: Json = False,
+) -> None:
+    """Approve a received study for the code that is installed now; shows what changed if it was approved before.
+
+    Example: corsia edge approve lung-features --config edge.toml
+    """
+    _decide(_load(config), study, "approve", json_out)
+
+
+@app.command()
+def refuse(
+    study: Annotated[str, typer.Argument(help="The study's id or digest.")],
+    config: Config = _DEFAULT,
+    json_out: Json = False,
+) -> None:
+    """Refuse a study, or withdraw its approval: nothing more of it leaves.
+
+    Example: corsia edge refuse lung-features --config edge.toml
+    """
+    _decide(_load(config), study, "refuse", json_out)
+
+
+@app.command()
+def preview(
+    study: Annotated[str, typer.Argument(help="Id or digest of a received study.")] = "",
+    file: Annotated[Path | None, typer.Option("--file", help="A study file instead of a received study.")] = None,
+    config: Config = _DEFAULT,
+    json_out: Json = False,
+) -> None:
+    """Show what would leave for a study: counts, columns, bytes and every rule's word. Sends and spends nothing.
+
+    Example: corsia edge preview lung-features --config edge.toml
+    Example: corsia edge preview --file study.toml --config edge.toml
+    """
+    from edge.preview import preview as look
+
+    site = _load(config)
+    if (file is None) == (not study):
+        raise InputError("input.usage", "name a received study, or give --file study.toml")
+    if file is not None:
+        document = file.read_bytes()
+    else:
+        with _state(site) as state:
+            document = _find(state, study).assignment.document
+    made = look(site, document)
+    if json_out:
+        _show(made.to_json(), True, "")
+    else:
+        _show_preview(made)
+
+
+@app.command()
+def pause(config: Config = _DEFAULT, json_out: Json = False) -> None:
+    """Stop all egress at once; outlives restarts, until `resume`.
+
+    Example: corsia edge pause --config edge.toml
+    """
+    _pause(_load(config), True, json_out)
+
+
+@app.command()
+def resume(config: Config = _DEFAULT, json_out: Json = False) -> None:
+    """Let egress go on.
+
+    Example: corsia edge resume --config edge.toml
+    """
+    _pause(_load(config), False, json_out)
+
+
+@app.command()
+def journal(
+    config: Config = _DEFAULT,
+    tail: Annotated[int, typer.Option("--tail", help="How many of the last entries to show.", min=0)] = 20,
+    verify: Annotated[bool, typer.Option("--verify", help="Check the whole hash chain.")] = False,
+    json_out: Json = False,
+) -> None:
+    """Show the site's own hash-chained record of what was asked, decided and sent.
+
+    Example: corsia edge journal --tail 50 --verify --config edge.toml
+    """
+    from edge.journal import Journal
+
+    record = Journal(_load(config).state_dir / "journal.jsonl", readonly=True)
+    checked = record.verify() if verify else None
+    lines = record.tail(tail)
+    value: dict[str, Any] = {
+        "head": record.head(),
+        "entries": [{"seq": line.seq, "at": line.at, "event": line.event, **line.fields} for line in lines],
+    }
+    if checked is not None:
+        value |= {"verified": True, "lines": checked}
+    if json_out:
+        _show(value, True, "")
+        return
+    rows = [
+        [line.seq, _time(line.at), line.event, " ".join(f"{k}={v}" for k, v in line.fields.items())] for line in lines
+    ]
+    _table("journal", ["seq", "time", "event", "fields"], rows)
+    if checked is not None:
+        typer.echo(f"the chain of {checked} lines verifies; head {record.head()}")
+
+
+@spool_app.command("ls")
+def spool_ls(config: Config = _DEFAULT, json_out: Json = False) -> None:
+    """List the parcels here, by folder: held, new, sending, sent, bad.
+
+    Example: corsia edge spool ls --config edge.toml
+    """
+    spool = _spool(_load(config))
+    found = [
+        {
+            "parcel": entry.parcel_id,
+            "folder": folder,
+            "content_type": entry.content_type,
+            "size_bytes": entry.size_bytes,
+            "assignment": entry.assignment_id,
+            "code": spool.code(entry) if folder == "bad" else "",
+        }
+        for folder, entry in spool.entries()
+    ]
+    if json_out:
+        _show({"parcels": found}, True, "")
+        return
+    columns = ["parcel", "folder", "content_type", "size_bytes", "assignment", "code"]
+    _table("spool", columns, [[one[c] for c in columns] for one in found])
+
+
+@spool_app.command("verify")
+def spool_verify(config: Config = _DEFAULT, json_out: Json = False) -> None:
+    """Hash every parcel again; exit 19 when one is damaged.
+
+    Example: corsia edge spool verify --config edge.toml
+    """
+    spool = _spool(_load(config))
+    damaged = spool.verify()
+    parcels, size = spool.usage()
+    if damaged:
+        raise IntegrityError("parcel.format", "damaged: " + ", ".join(parcel for parcel, _code in damaged))
+    value = {"parcels": parcels, "bytes": size, "damaged": 0}
+    _show(value, json_out, f"{parcels} parcels, {size} bytes: all as they were written")
+
+
+@spool_app.command("retry")
+def spool_retry(
+    parcel: Annotated[str, typer.Argument(help="The id of a parcel in bad/.")],
+    config: Config = _DEFAULT,
+    json_out: Json = False,
+) -> None:
+    """Put a parcel that the centre refused back in the queue.
+
+    Example: corsia edge spool retry 0f3a... --config edge.toml
+    """
+    from edge.journal import Journal
+
+    site = _load(config)
+    entry = _spool(site).retry(parcel)
+    Journal(site.state_dir / "journal.jsonl").append("parcel.retried", parcel=entry.parcel_id)
+    _show({"parcel": entry.parcel_id, "folder": "new"}, json_out, f"{entry.parcel_id} will be sent again")
+
+
+# --- inside
+
+
+def _load(config: Path) -> EdgeConfig:
+    from edge.config import load
+
+    return load(config)
+
+
+class _state:
+    """The site's state, opened for a command."""
+
+    def __init__(self, site: EdgeConfig) -> None:
+        from edge.state import SiteState
+
+        site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._opened = SiteState(site.state_dir / "state.db")
+
+    def __enter__(self) -> SiteState:
+        return self._opened
+
+    def __exit__(self, *_exc: object) -> None:
+        self._opened.close()
+
+
+def _spool(site: EdgeConfig) -> Any:
+    from edge.spool import Spool
+
+    return Spool(site.state_dir / "spool", site.limits.spool_bytes)
+
+
+def _find(state: SiteState, name: str) -> Record:
+    """The newest received study of an id, a digest, or an unambiguous beginning of a digest."""
+    from protocol.study import parse_study
+
+    found = []
+    for record in state.studies():
+        digest = record.assignment.study_digest
+        if parse_study(record.assignment.document).id == name or (len(name) >= 8 and digest.startswith(name)):
+            found.append(record)
+    if not found:
+        raise StudyRefused("study.unknown", f"no study {name!r} was received here")
+    return found[-1]
+
+
+def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
+    from edge.approvals import Approvals
+    from edge.journal import Journal
+    from pipelines.registry import code_digest
+
+    with _state(site) as state:
+        record = _find(state, name)
+        digest = record.assignment.study_digest
+        approvals = Approvals(state, code_digest)
+        before = approvals.look(digest)
+        made = approvals.approve(digest) if verb == "approve" else approvals.refuse(digest)
+    log = Journal(site.state_dir / "journal.jsonl")
+    event = "study.approved" if verb == "approve" else "study.refused"
+    log.append(event, study=digest, approver="steward", code_digest=made.code_digest)
+    changed = before.verdict.value == "suspended"
+    value = {
+        "study": name,
+        "digest": digest,
+        "verdict": made.verdict.value,
+        "was": before.verdict.value,
+        "code_digest": made.code_digest,
+        "code_digest_before": before.code_digest,
+    }
+    text = f"{name}: {made.verdict.value} (study {digest[:16]}, code {made.code_digest[:16]})"
+    if changed:
+        text += f"\nthe installed code changed since the last approval: {before.code_digest[:16]} -> now"
+    _show(value, json_out, text)
+
+
+def _pause(site: EdgeConfig, paused: bool, json_out: bool) -> None:
+    from edge.journal import Journal
+    from edge.site import is_paused, set_paused
+
+    site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    before = is_paused(site.state_dir)
+    set_paused(site.state_dir, paused)
+    if before != paused:
+        Journal(site.state_dir / "journal.jsonl").append("egress.paused" if paused else "egress.resumed")
+    _show({"site": site.site, "paused": paused}, json_out, "egress is paused" if paused else "egress goes on")
+
+
+def _status(site: EdgeConfig) -> dict[str, Any]:
+    from edge.approvals import Approvals
+    from edge.identity import Identity
+    from edge.journal import Journal
+    from edge.ledger import Ledger
+    from edge.site import is_paused, is_running
+    from pipelines.registry import code_digest
+    from protocol.errors import CorsiaError
+
+    value: dict[str, Any] = {
+        "site": site.site,
+        "running": is_running(site.state_dir),
+        "paused": is_paused(site.state_dir),
+        "enrolled": False,
+        "certificate_until": "",
+        "fingerprint": "",
+    }
+    try:
+        identity = Identity.load(site.state_dir)
+        value |= {
+            "enrolled": True,
+            "certificate_until": identity.not_after.isoformat(),
+            "fingerprint": identity.key.public.fingerprint,
+        }
+    except CorsiaError as error:
+        value["enrolment_code"] = error.code
+    with _state(site) as state:
+        approvals = Approvals(state, code_digest)
+        value["studies"] = [_study_line(record, approvals) for record in state.studies()]
+    parcels, size = _spool(site).usage()
+    value |= {"spool_parcels": parcels, "spool_bytes": size}
+    heads: dict[str, Callable[[], str]] = {
+        "ledger": lambda: Ledger(site.state_dir / "ledger.db").head(),
+        "journal": lambda: Journal(site.state_dir / "journal.jsonl", readonly=True).head(),
+    }
+    for name, head in heads.items():
+        try:
+            value[f"{name}_head"] = head()
+        except CorsiaError as error:
+            value[f"{name}_head"], value[f"{name}_code"] = "", error.code
+    return value
+
+
+def _study_line(record: Record, approvals: Any) -> dict[str, Any]:
+    from protocol.errors import CorsiaError
+    from protocol.study import parse_study
+
+    try:
+        study = parse_study(record.assignment.document)
+        name, lane = study.id, study.lane.value
+    except CorsiaError:
+        name, lane = "-", "-"
+    return {
+        "id": name,
+        "lane": lane,
+        "digest": record.assignment.study_digest,
+        "state": record.state.value,
+        "code": record.code,
+        "error_id": record.error_id,
+        "counts": record.counts,
+        "approval": approvals.look(record.assignment.study_digest).verdict.value,
+    }
+
+
+def _show(value: dict[str, Any], json_out: bool, text: str) -> None:
+    typer.echo(json.dumps(value, sort_keys=True) if json_out else text)
+
+
+def _show_preview(made: Preview) -> None:
+    _table(
+        f"rules for {made.study}",
+        ["rule", "study", "site", "effective", "ok", "reason"],
+        [[r.name, r.asked, r.site, r.effective, "yes" if r.ok else "NO", r.reason] for r in made.rules],
+    )
+    if made.gate:
+        _table(
+            "egress gate", ["rule", "ok", "reason"], [[c.rule, "yes" if c.ok else "NO", c.reason] for c in made.gate]
+        )
+    numbers = ("source_rows", "rows", "files", "persons", "bytes")
+    rows: list[list[Any]] = [[name, getattr(made, name)] for name in numbers]
+    rows += [[f"withheld: {reason}", count] for reason, count in made.withheld.items()]
+    _table("what would leave", ["what", "count"], [*rows, ["columns", ", ".join(made.columns)]])
+    typer.echo("nothing was sent, nothing was spent" + (f"; it would end with {made.code}" if made.code else ""))
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+    Console(width=width).print(table)
+
+
+def _time(at: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))

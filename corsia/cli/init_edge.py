@@ -1,0 +1,163 @@
+"""`corsia init edge`: writes a commented edge.toml, asking for the essentials when on a terminal."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import typer
+
+from protocol.errors import ConflictError, InputError
+
+__all__ = ["Answers", "init_edge"]
+
+_SLUG = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
+_WORDS = {
+    "patient": ("patient_id", "patient", "pid", "mrn", "id_paziente", "paziente", "subject_id", "subject"),
+    "identifier": ("name", "surname", "nome", "cognome", "codice", "fiscal", "phone", "telefono", "address", "email"),
+    "birthdate": ("birth", "nascita", "dob"),
+    "date": ("date", "data", "_on", "day"),
+    "text": ("note", "text", "report", "referto", "anamnesi", "comment", "diagnosi"),
+    "quasi": ("age", "eta", "sex", "sesso", "gender", "zip", "cap", "comune", "city"),
+}
+
+_FILE = """\
+# One hospital's agent. Check it with `corsia edge status --config {name}`, then enrol:
+#   corsia edge enroll --config {name} --code JOIN-CODE-FROM-THE-CONSORTIUM
+#   corsia edge run --config {name}
+site = {site}
+state_dir = "state"                   # keys, spool, ledger, journal; relative to this file, mode 0700
+
+# [centre]                            # the join code brings the address; give it only to override
+# fleet = "centre.example:7443"
+
+[limits]
+spool_bytes = 10_000_000_000          # sealed parcels on disk; at the bound work waits, nothing is dropped
+worker_memory_bytes = 8_000_000_000
+worker_timeout_s = 3600.0             # a worker that says nothing for so long is killed
+heartbeat_s = 10.0
+
+[datasets.{dataset}]
+{sources}
+# What each column is. It decides what may happen to it:
+#   patient     names the person; becomes a keyed pseudonym in lanes 2 and 3
+#   identifier  names, codes, phone numbers, addresses: never leaves lanes 2 and 3
+#   text        free text: goes through the text engine
+#   date        shifted by the same number of days for one patient
+#   birthdate   becomes a band of birth years
+#   quasi       may single a person out together with others: generalised, counted for k
+#   value       a measurement
+# A column that is not listed is never read by lanes 2 to 4.
+[datasets.{dataset}.columns]
+{columns}
+{consent}
+[datasets.{dataset}.policy]           # the site's rule beats the study; the stricter number wins
+lanes = ["anonymize", "extract", "train", "infer"]      # "harvest" lets raw records leave
+pipelines = ["anonymize", "extract", "train", "infer"]
+purposes = ["research"]
+release_columns = []                  # lane harvest: globs; patient, identifier and text columns only by exact name
+min_k = 5
+min_cohort = 10
+max_bytes = 100_000_000               # per study
+max_bytes_per_year = 10_000_000_000
+allow_unbounded_epsilon = {unbounded}      # whether results without differential privacy may leave
+require_consent = {require_consent}
+approve = "manual"                    # or "auto": what policy allows needs no steward
+"""
+
+_CONSENT = """
+[datasets.{dataset}.consent]          # a missing or unknown value withholds the row
+column = {column}
+granted = ["yes"]
+# withdrawn_on = "consent_withdrawn_on"
+"""
+
+
+@dataclass(slots=True, kw_only=True)
+class Answers:
+    """What the file is made from."""
+
+    site: str = "site-a"
+    dataset: str = "cohort"
+    table: str = "data/table.csv"
+    dicom: str = ""
+    consent: str = "consent"
+    columns: dict[str, str] = field(default_factory=lambda: {"patient_id": "patient", "age": "quasi", "sex": "quasi"})
+
+
+def init_edge(out: Path, *, force: bool = False, as_json: bool = False) -> None:
+    """Write a commented configuration; asks when standard input is a terminal and no JSON is wanted.
+
+    Raises:
+        ConflictError: `conflict.exists`.
+        InputError: `input.usage` for a site or dataset name that cannot be one.
+    """
+    if out.exists() and not force:
+        raise ConflictError("conflict.exists", f"{out} exists; use --force")
+    answers = Answers()
+    if sys.stdin.isatty() and not as_json:
+        _ask(answers, out.resolve().parent)
+    for name in (answers.site, answers.dataset):
+        if not _SLUG.match(name):
+            raise InputError("input.usage", f"{name!r}: lower-case letters, digits and hyphens")
+    out.write_text(_render(out, answers))
+    if as_json:
+        typer.echo(json.dumps({"written": str(out), "site": answers.site, "dataset": answers.dataset}))
+    else:
+        typer.echo(f"wrote {out}; read it, then: corsia edge enroll --config {out} --code JOIN-CODE")
+
+
+def _ask(answers: Answers, base: Path) -> None:
+    answers.site = typer.prompt("Name of this site", default=answers.site)
+    answers.dataset = typer.prompt("Name of the dataset", default=answers.dataset)
+    answers.table = typer.prompt("Its table, CSV or Parquet (empty: none)", default=answers.table)
+    answers.dicom = typer.prompt("Its folder of DICOM files (empty: none)", default="", show_default=False)
+    if not (answers.table or answers.dicom):
+        raise InputError("input.usage", "a dataset has a table, a folder of DICOM files, or both")
+    names = _header(base / answers.table) if answers.table else []
+    if names:
+        answers.consent = next((name for name in names if "consen" in name.lower()), "")
+        answers.columns = {name: _role(name) for name in names if "consen" not in name.lower()}
+        typer.echo(f"{len(names)} columns found; their roles are guesses: correct them in the file")
+    answers.consent = typer.prompt("The consent column (empty: none)", default=answers.consent)
+
+
+def _header(path: Path) -> list[str]:
+    if not path.is_file():
+        return []
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return [str(name) for name in pq.read_schema(path).names]
+    with path.open(newline="", encoding="utf-8-sig", errors="replace") as source:
+        line = source.readline()
+    delimiter = max(",;\t|", key=line.count)
+    return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), []) if name.strip()]
+
+
+def _role(name: str) -> str:
+    folded = name.lower()
+    for role, words in _WORDS.items():
+        if any(folded == word if role == "patient" else word in re.split(r"[_\W]", folded) for word in words):
+            return role
+    return "value"
+
+
+def _render(out: Path, answers: Answers) -> str:
+    sources = [f"table = {json.dumps(answers.table)}" if answers.table else "# table = ..."]
+    sources += [f"dicom = {json.dumps(answers.dicom)}" if answers.dicom else '# dicom = "data/dicom"']
+    columns = answers.columns if answers.table else {}
+    return _FILE.format(
+        name=out.name,
+        site=json.dumps(answers.site),
+        dataset=answers.dataset,
+        sources="\n".join(sources),
+        columns="\n".join(f"{json.dumps(name)} = {json.dumps(role)}" for name, role in columns.items()),
+        consent=_CONSENT.format(dataset=answers.dataset, column=json.dumps(answers.consent)) if answers.consent else "",
+        unbounded="true",
+        require_consent="true" if answers.consent else "false",
+    )

@@ -1,0 +1,258 @@
+"""Inference with a published model: at a hospital (lane `infer`), at the centre, or through MLflow.
+
+    manifest (signed) + weights (safetensors) -> `verify` -> `Scorer` -> risk a row
+
+What is trusted is the manifest, signed by the publication key; never a registry's tags. At a hospital the agent
+verifies signature, serial and log before the worker sees the objects, and the results stay there. Weights are read
+as safetensors; nothing here unpickles, and no torch is needed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipelines import Gate, Job, Source, learners
+from protocol.errors import InputError, IntegrityError
+from protocol.parcel import Item, ItemKind, canonical_json
+from protocol.trust import Purpose
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from privacy.envelope import PublicKey
+
+__all__ = ["MANIFEST_FILE", "WEIGHTS_FILE", "Manifest", "Scorer", "load", "log_leaf", "run", "sign_bytes", "verify"]
+
+MANIFEST_FILE, WEIGHTS_FILE = "manifest.json", "model.safetensors"
+PUBLICATION_KEY = "CORSIA_PUBLICATION_KEY"  # base64 public key: MLflow loads then check the signature too
+MAX_MANIFEST_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a model is: the signed statement that centre and edge trust.
+
+    Attributes:
+        value: the whole manifest: name, version, serial, lineage, learner, features, digest of the weights.
+        signature: over the canonical JSON of `value`, context `Purpose.MANIFEST`.
+    """
+
+    value: Mapping[str, Any]
+    signature: bytes
+
+    @property
+    def name(self) -> str:
+        """Registered name."""
+        return str(self.value["name"])
+
+    @property
+    def version(self) -> int:
+        """Version under the name."""
+        return int(self.value["version"])
+
+    @property
+    def serial(self) -> int:
+        """Grows with each publication under the name; a lower one than already accepted is a roll-back."""
+        return int(self.value["serial"])
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Manifest:
+        """Read `{"manifest": {...}, "signature": base64}`; checks nothing but the form.
+
+        Raises:
+            IntegrityError: `model.manifest`.
+        """
+        try:
+            if len(raw) > MAX_MANIFEST_BYTES:
+                raise ValueError("size")
+            document = json.loads(raw)
+            value = document["manifest"]
+            canonical_json(value)
+            made = cls(value=value, signature=b64decode(document["signature"], validate=True))
+            learner = (value["learner"]["name"], value["learner"]["settings"], value["weights"]["sha256"])
+            if set(document) != {"manifest", "signature"} or not all(isinstance(p, str | dict) for p in learner):
+                raise ValueError("form")
+            if not isinstance(value["features"], list) or made.version < 1 or made.serial < 1 or not made.name:
+                raise ValueError("form")
+            return made
+        except (ValueError, KeyError, TypeError, RecursionError, Base64Error):
+            raise IntegrityError("model.manifest", "malformed manifest") from None
+
+
+def sign_bytes(value: Mapping[str, Any]) -> bytes:
+    """The bytes that the publication key signs (context `Purpose.MANIFEST`)."""
+    return canonical_json(dict(value))
+
+
+def log_leaf(value: Mapping[str, Any]) -> dict[str, str]:
+    """The log's leaf of a model: a random id and the digest of the manifest without its own place in the log."""
+    unlogged = {k: v for k, v in value.items() if k != "log"}
+    return {"kind": "model", "id": str(value["run"]), "sha256": hashlib.sha256(canonical_json(unlogged)).hexdigest()}
+
+
+def verify(manifest: bytes, weights: bytes, publication_key: PublicKey) -> Manifest:
+    """Check signature and digest before a model is used.
+
+    Raises:
+        IntegrityError: `model.manifest` for a foreign, changed or malformed manifest, or other weights than it names.
+    """
+    read = Manifest.from_bytes(manifest)
+    try:
+        publication_key.verify(Purpose.MANIFEST, sign_bytes(read.value), read.signature)
+    except IntegrityError:
+        raise IntegrityError("model.manifest", "the manifest is not signed by the publication key") from None
+    _check_weights(read, weights)
+    return read
+
+
+def load(manifest: bytes, weights: bytes, publication_key: PublicKey) -> Scorer:
+    """Verify a published model and make it ready.
+
+    Raises:
+        IntegrityError: `model.manifest`; nothing is loaded.
+    """
+    return Scorer(verify(manifest, weights, publication_key), weights)
+
+
+class Scorer:
+    """A model ready to predict. The caller has verified the manifest (`load`); the weights' digest is checked here.
+
+    Raises:
+        IntegrityError: `model.manifest`.
+    """
+
+    def __init__(self, manifest: Manifest, weights: bytes) -> None:
+        from safetensors import SafetensorError
+        from safetensors.numpy import load as read
+
+        _check_weights(manifest, weights)
+        value = manifest.value
+        try:
+            arrays = read(weights)
+            self._learner = learners.named(
+                value["learner"]["name"], tuple(value["features"]), value["learner"]["settings"]
+            )
+        except (SafetensorError, ValueError, InputError):
+            raise IntegrityError("model.manifest", "the model does not load with the installed learners") from None
+        self.manifest = manifest
+        self._model = _under("model/", arrays)
+        self._preprocessing = _under("preprocessing/", arrays)
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Columns that a frame must have."""
+        return self._learner.features
+
+    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """One row a row of `frame`, same index: `risk`, `survival`, `horizon` for a survival model.
+
+        Raises:
+            InputError: `input.column-missing`, `input.table`.
+        """
+        return self._learner.predict(self._model, self._preprocessing, frame)
+
+
+def run(job: Job, source: Source, gate: Gate) -> None:
+    """Lane `infer` at a hospital: score all selected rows; the table stays at the site.
+
+    Columns: `row` (position in the selection), `pseudonym` where the site names a patient column, the predictions.
+
+    Raises:
+        IntegrityError: `model.manifest` when the objects are missing or do not fit together.
+        InputError: `input.table`, `input.column-missing`, `input.rows`.
+    """
+    objects = _objects(source)
+    scorer = Scorer(Manifest.from_bytes(objects[MANIFEST_FILE]), objects[WEIGHTS_FILE])
+    if job.study.model is None or job.study.model.name != scorer.manifest.name:
+        raise IntegrityError("model.manifest", "another model than the study names")
+    frame = source.table()
+    if frame is None or frame.empty:
+        raise InputError("input.rows", "no row to score")
+    predictions = scorer.predict(frame).reset_index(drop=True)
+    predictions.insert(0, "row", np.arange(len(predictions)))
+    patient = job.column("patient")
+    persons = len(predictions)
+    if patient is not None and patient in frame.columns:
+        from privacy.deid.pseudonym import Pseudonymizer
+
+        pseudonyms = Pseudonymizer(job.key)
+        named = [pseudonyms.pseudonym(str(value)) for value in frame[patient]]
+        predictions.insert(1, "pseudonym", named)
+        persons = len(set(named))
+    gate.put(
+        Item(
+            kind=ItemKind.TABLE,
+            name="predictions.parquet",
+            data=_parquet(predictions),
+            persons=persons,
+            rows=len(predictions),
+        )
+    )
+    gate.progress(len(predictions), len(predictions))
+
+
+def _objects(source: Source) -> Mapping[str, bytes]:
+    """The model's two objects: beside the rows (`blobs`), or as files of the source."""
+    found: dict[str, bytes] = dict(getattr(source, "blobs", None) or {})
+    if not {MANIFEST_FILE, WEIGHTS_FILE} <= set(found):
+        found |= {file.name: file.data for file in source.files() if file.name in (MANIFEST_FILE, WEIGHTS_FILE)}
+    if not {MANIFEST_FILE, WEIGHTS_FILE} <= set(found):
+        raise IntegrityError("model.manifest", "the model's objects are missing")
+    return found
+
+
+def _load_pyfunc(path: str) -> _PyFunc:
+    """What MLflow calls (`loader_module="pipelines.infer"`): a folder with manifest and weights, no pickle in it.
+
+    The digest is always checked; the signature where `CORSIA_PUBLICATION_KEY` names the key to trust.
+    """
+    folder = Path(path)
+    manifest, weights = (folder / MANIFEST_FILE).read_bytes(), (folder / WEIGHTS_FILE).read_bytes()
+    trusted = os.environ.get(PUBLICATION_KEY)
+    if trusted:
+        from privacy.envelope import PublicKey
+
+        return _PyFunc(load(manifest, weights, PublicKey.from_base64(trusted)))
+    return _PyFunc(Scorer(Manifest.from_bytes(manifest), weights))
+
+
+class _PyFunc:
+    """MLflow's calling convention around a `Scorer`."""
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> pd.DataFrame:
+        """A frame, or anything pandas makes one of, in; the scorer's table out."""
+        import pandas as pd
+
+        del params
+        frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+        return self.scorer.predict(frame)
+
+
+def _check_weights(manifest: Manifest, weights: bytes) -> None:
+    named = manifest.value["weights"]
+    if hashlib.sha256(weights).hexdigest() != named["sha256"] or named.get("size") != len(weights):
+        raise IntegrityError("model.manifest", "the weights are not those that the manifest names")
+
+
+def _under(prefix: str, arrays: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
+
+
+def _parquet(frame: pd.DataFrame) -> bytes:
+    sink = io.BytesIO()
+    frame.to_parquet(sink, index=False)
+    return sink.getvalue()

@@ -1,0 +1,123 @@
+"""Learners: what a federated run trains, seen as sums over sites, local steps and scores.
+
+A learner sees the rows of one site (at the site) or sums over sites (at the centre), never both. Arrays in and out
+are NumPy; torch is imported only where gradients are taken, so that the centre and inference need none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from protocol.errors import InputError
+from protocol.study import Study
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+__all__ = ["LEARNERS", "Arrays", "Learner", "Rows", "for_study", "named"]
+
+Arrays = dict[str, "np.ndarray[Any, Any]"]
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+
+LEARNERS: dict[str, str] = {"survival": "pipelines.learners.survival:Survival"}
+
+
+class Rows(Protocol):
+    """One site's usable rows, in the learner's own form."""
+
+    @property
+    def count(self) -> int:
+        """How many rows can be used."""
+        ...
+
+    @property
+    def dropped(self) -> int:
+        """How many rows lack an outcome and stay unused."""
+        ...
+
+
+class Learner(Protocol):
+    """What the training loop needs of a learner. All methods are pure and give the same bytes for the same input."""
+
+    name: str
+    version: str
+    features: tuple[str, ...]
+
+    def rows(self, frame: pd.DataFrame) -> Rows:
+        """Usable rows of a site's table; InputError for a missing or non-numeric column."""
+        ...
+
+    def preparation(self) -> Shapes:
+        """Names, dtypes and shapes of `sums`."""
+        ...
+
+    def sums(self, rows: Rows, least: int) -> Arrays:
+        """Sums over a site's rows; a statistic over 1 to `least` - 1 values is left out."""
+        ...
+
+    def plausible(self, sums: Arrays, examples: int) -> bool:
+        """Whether one site's sums can be those of `examples` rows; the centre drops a site whose are not."""
+        ...
+
+    def agree(self, sums: Arrays) -> Arrays:
+        """From sums over all sites to what every site applies to its rows (preprocessing arrays)."""
+        ...
+
+    def initial(self, sums: Arrays, preprocessing: Arrays) -> Arrays:
+        """The model before round 1."""
+        ...
+
+    def warm(self) -> None:
+        """Import what `fit` needs, so that the first round does not wait for it."""
+        ...
+
+    def fit(self, model: Arrays, preprocessing: Arrays, rows: Rows, seed: int) -> Arrays:
+        """The model after the local steps on a site's rows; same names, dtypes and shapes."""
+        ...
+
+    def scoring(self) -> Shapes:
+        """Names, dtypes and shapes of `score`."""
+        ...
+
+    def score(self, model: Arrays, preprocessing: Arrays, rows: Rows) -> Arrays:
+        """Sums over a site's rows from which `metrics` follow."""
+        ...
+
+    def metrics(self, sums: Arrays) -> dict[str, float]:
+        """Metrics from summed scores; one that is not defined is left out."""
+        ...
+
+    def predict(self, model: Arrays, preprocessing: Arrays, frame: pd.DataFrame) -> pd.DataFrame:
+        """One row a row of `frame`, same index."""
+        ...
+
+
+def for_study(study: Study) -> Learner:
+    """The learner that a study of lane `train` names, with the study's settings.
+
+    Raises:
+        InputError: `input.study` for an unknown learner or settings it does not take.
+    """
+    if study.training is None:
+        raise InputError("input.study", "training: the study has no such table")
+    return cast(Learner, _class(study.training.learner).from_study(study))
+
+
+def named(name: str, features: tuple[str, ...], settings: Mapping[str, Any]) -> Learner:
+    """The learner of a published model, for prediction.
+
+    Raises:
+        InputError: `input.study` for an unknown learner or settings it does not take.
+    """
+    return cast(Learner, _class(name)(features=features, settings=settings))
+
+
+def _class(name: str) -> Any:
+    target = LEARNERS.get(name)
+    if target is None:
+        raise InputError("input.study", f"training.learner: no learner {name!r} is installed")
+    module, _, attribute = target.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,356 @@
+"""Survival from a time and a status: discrete-time hazards, linear or with hidden layers.
+
+The follow-up is cut into intervals; in each, a person at risk has the hazard sigmoid(baseline_j + risk(x)). The
+likelihood is a sum over persons, so sites need not share risk sets as in Cox regression. What sites share before
+round 1 are sums: counts, sums and squares of each feature, and event times counted in half-octave cells, from which
+the intervals follow. Raw times never leave.
+
+Source: Gensheimer and Narasimhan 2019, "A scalable discrete-time survival model for neural networks", PeerJ 7:e6257,
+eq. 1-3; concordance after Harrell et al. 1982, JAMA 247:2543.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipelines.learners.followup import CELLS, cells, concordance, edges_at, labels, uppers
+from protocol.errors import InputError
+from protocol.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Settings", "Survival", "SurvivalRows"]
+
+Array = np.ndarray[Any, Any]
+Arrays = dict[str, Array]
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+
+
+class Settings(BaseModel):
+    """`[pipeline.parameters]` of a study with this learner.
+
+    Attributes:
+        hidden: widths of hidden layers; none makes the risk linear.
+        intervals: how many intervals of follow-up, cut at equal shares of the events of all sites.
+        edges: the intervals' right ends instead, in the unit of the time column.
+        event: the value of the status column that means "event"; any other value allowed is `censored`.
+        censored: the value that means "censored". Without these two, statuses are 0/1 or, as in R's survival
+            package, 1/2; which of the two is settled by the sites' summed counts.
+        l2: weight of the squared risk weights in the loss.
+        horizon: the time to which predictions give the survival probability; default: the middle interval's end.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=4)] = ()
+    intervals: Annotated[int, Field(ge=2, le=200)] = 10
+    edges: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=200)] = ()
+    event: int | None = None
+    censored: int | None = None
+    l2: Annotated[float, Field(ge=0, le=100)] = 0.01
+    horizon: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if list(self.edges) != sorted(set(self.edges)) or len(self.edges) == 1:
+            raise ValueError("edges: two or more, rising")
+        if (self.event is None) != (self.censored is None) or (self.event is not None and self.event == self.censored):
+            raise ValueError("event, censored: give both, and different values")
+        return self
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SurvivalRows:
+    """Usable rows of one site.
+
+    Attributes:
+        x: float64 (rows, features), NaN where missing.
+        time: float64 (rows,), positive, in the table's unit.
+        status: int64 (rows,), the raw code.
+        dropped: rows without a usable time or status.
+    """
+
+    x: Array
+    time: Array
+    status: Array
+    dropped: int
+
+    @property
+    def count(self) -> int:
+        """How many rows can be used."""
+        return len(self.time)
+
+
+class Survival:
+    """Discrete-time hazards. See `pipelines.learners.Learner` for the methods' contract."""
+
+    name = "survival"
+    version = "1"
+
+    def __init__(
+        self,
+        *,
+        features: tuple[str, ...],
+        settings: Mapping[str, Any],
+        outcome: tuple[str, ...] = ("time", "status"),
+        steps: int = 0,
+        learning_rate: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        if len(outcome) != 2 or not features or set(outcome) & set(features) or len(set(features)) != len(features):
+            raise InputError("input.study", "training: give features, and outcome = [time, status] apart from them")
+        try:
+            self.settings = Settings.model_validate(dict(settings))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(["pipeline.parameters", *(str(part) for part in first["loc"])])
+            raise InputError("input.study", f"{where}: {first['msg']}") from None
+        self.features, self._outcome = features, outcome
+        self._steps, self._rate, self._seed = steps, learning_rate, seed
+
+    @classmethod
+    def from_study(cls, study: Study) -> Survival:
+        """The learner with a study's settings.
+
+        Raises:
+            InputError: `input.study`.
+        """
+        t = study.training
+        if t is None:
+            raise InputError("input.study", "training: the study has no such table")
+        return cls(
+            features=t.features,
+            settings=study.pipeline.parameters,
+            outcome=t.outcome,
+            steps=t.local_steps,
+            learning_rate=t.learning_rate,
+            seed=t.seed,
+        )
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def rows(self, frame: pd.DataFrame) -> SurvivalRows:
+        """Rows with a positive time and an allowed status.
+
+        Raises:
+            InputError: `input.column-missing`, or `input.table` for a column that is not numeric.
+        """
+        time, status = (_numbers(frame, name) for name in self._outcome)
+        s = self.settings
+        allowed = (0, 1, 2) if s.event is None or s.censored is None else (s.event, s.censored)
+        usable = np.isfinite(time) & (time > 0) & np.isin(status, allowed)
+        if np.isin(status, (0, 2)).any() and not self._one_coding(status):
+            raise InputError("input.table", "the status column holds 0 and 2: name `event` and `censored`")
+        return SurvivalRows(
+            x=_matrix(frame, self.features)[usable],
+            time=time[usable],
+            status=status[usable].astype(np.int64),
+            dropped=int((~usable).sum()),
+        )
+
+    def _one_coding(self, status: Array) -> bool:
+        return self.settings.event is not None or not ((status == 0).any() and (status == 2).any())
+
+    # -- before round 1: sums over sites ---------------------------------------------------------------------------
+
+    def preparation(self) -> Shapes:
+        """float64: rows (1,), count/sum/square (features,), status (3,), times (2, cells)."""
+        d = len(self.features)
+        shapes: dict[str, tuple[int, ...]] = {
+            "rows": (1,), "count": (d,), "sum": (d,), "square": (d,), "status": (3,), "times": (2, CELLS),
+        }  # fmt: skip
+        return {name: ("float64", shape) for name, shape in shapes.items()}
+
+    def sums(self, rows: SurvivalRows, least: int) -> Arrays:
+        """Sums over the rows. A feature with fewer than `least` values counts as missing altogether.
+
+        `status` counts the codes 0, 1, 2; `times` counts, for the codes 1 and 2, times in half-octave cells. With
+        explicit codes, `censored` counts as 0 and `event` as 1.
+        """
+        present = np.isfinite(rows.x)
+        present &= present.sum(axis=0) >= least
+        values = np.where(present, rows.x, 0.0)
+        code = self._code(rows)
+        cell = cells(rows.time)
+        times = np.stack([np.bincount(cell[code == c], minlength=CELLS) for c in (1, 2)])
+        return {
+            "rows": np.array([float(rows.count)]),
+            "count": present.sum(axis=0).astype(np.float64),
+            "sum": values.sum(axis=0),
+            "square": np.square(values).sum(axis=0),
+            "status": np.bincount(code, minlength=3).astype(np.float64),
+            "times": times.astype(np.float64),
+        }
+
+    def plausible(self, sums: Arrays, examples: int) -> bool:
+        """Whether one site's sums are counts that fit together."""
+        counts = [sums[name] for name in ("rows", "count", "status", "times")]
+        whole = all(bool((c >= 0).all()) and bool((c == np.floor(c)).all()) for c in counts)
+        rows, n = sums["rows"][0], sums["count"]
+        bounded = rows == examples == sums["status"].sum() and bool((n <= rows).all())
+        squares = bool((np.square(sums["sum"]) <= sums["square"] * n * (1 + 1e-9) + 1e-9).all())
+        return whole and bounded and squares and bool((sums["times"].sum(axis=1) == sums["status"][1:]).all())
+
+    def agree(self, sums: Arrays) -> Arrays:
+        """Preprocessing: mean, scale (features,), edges (intervals,), event (1,): the code that means event.
+
+        Raises:
+            InputError: `input.rows` when no site saw an event, `input.table` when codings contradict each other.
+        """
+        if sums["status"][0] > 0 and sums["status"][2] > 0:
+            raise InputError("input.table", "sites code the status differently: name `event` and `censored`")
+        event = 2 if sums["status"][2] > 0 else 1
+        counts = sums["times"][event - 1]
+        if counts.sum() < 1:
+            raise InputError("input.rows", "no event at any site")
+        n = np.maximum(sums["count"], 1.0)
+        mean = sums["sum"] / n
+        scale = np.sqrt(np.maximum(sums["square"] / n - np.square(mean), 0.0))
+        flat = scale <= 1e-6 * np.maximum(np.abs(mean), 1.0)
+        return {
+            "mean": mean,
+            "scale": np.where(flat, 1.0, scale),
+            "edges": np.array(self.settings.edges)
+            if self.settings.edges
+            else edges_at(counts, self.settings.intervals),
+            "event": np.array([float(event)]),
+        }
+
+    def initial(self, sums: Arrays, preprocessing: Arrays) -> Arrays:
+        """float32: baseline (intervals,) from the summed events, risk weights 0, hidden layers drawn from the seed."""
+        edges = preprocessing["edges"]
+        counts = sums["times"][int(preprocessing["event"][0]) - 1]
+        interval = np.minimum(np.searchsorted(edges, uppers() * (1 - 1e-9)), len(edges) - 1)
+        events = np.bincount(interval, weights=counts, minlength=len(edges))
+        at_risk = np.maximum(sums["rows"][0] - np.concatenate([[0.0], np.cumsum(events)[:-1]]), 1.0)
+        hazard = np.clip(events / at_risk, 0.01, 0.9)
+        model = {"baseline": np.log(hazard / (1 - hazard)).astype(np.float32)}
+        draw, width = np.random.default_rng(self._seed), len(self.features)
+        for i, wider in enumerate(self.settings.hidden):
+            bound = 1 / math.sqrt(width)
+            model[f"hidden.{i}.weight"] = draw.uniform(-bound, bound, (wider, width)).astype(np.float32)
+            model[f"hidden.{i}.bias"] = np.zeros(wider, np.float32)
+            width = wider
+        bound = 1 / math.sqrt(width) if self.settings.hidden else 0.0
+        model["risk.weight"] = draw.uniform(-bound, bound, (1, width)).astype(np.float32)
+        return model
+
+    # -- training --------------------------------------------------------------------------------------------------
+
+    def warm(self) -> None:
+        """Import torch and step once (the first step loads more)."""
+        import torch
+
+        weight = torch.zeros(1, requires_grad=True)
+        weight.sum().backward()
+        torch.optim.Adam([weight]).step()
+
+    def fit(self, model: Arrays, preprocessing: Arrays, rows: SurvivalRows, seed: int) -> Arrays:
+        """Full-batch Adam on the mean negative log-likelihood; one thread, deterministic algorithms."""
+        import torch
+
+        torch.set_num_threads(1)
+        torch.use_deterministic_algorithms(True)
+        torch.manual_seed(seed)
+        fell, mask = labels(self._event(rows, preprocessing), rows.time, preprocessing["edges"])
+        x, y, at_risk = (
+            torch.tensor(a, dtype=torch.float32) for a in (self._scaled(rows.x, preprocessing), fell, mask)
+        )
+        weights = {name: torch.tensor(value, requires_grad=True) for name, value in model.items()}
+        optimiser = torch.optim.Adam(list(weights.values()), lr=self._rate)
+        for _ in range(self._steps):
+            optimiser.zero_grad()
+            h = x
+            for i in range(len(self.settings.hidden)):
+                h = torch.relu(h @ weights[f"hidden.{i}.weight"].T + weights[f"hidden.{i}.bias"])
+            logits = h @ weights["risk.weight"].T + weights["baseline"]
+            each = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, weight=at_risk, reduction="sum")
+            penalty = sum((w.square().sum() for n, w in weights.items() if n.endswith("weight")), torch.zeros(()))
+            (each / len(y) + self.settings.l2 * penalty).backward()
+            optimiser.step()
+        return {name: value.detach().numpy().copy() for name, value in weights.items()}
+
+    # -- scores and predictions ------------------------------------------------------------------------------------
+
+    def scoring(self) -> Shapes:
+        """float64 (1,): concordant and comparable pairs, negative log-likelihood, rows."""
+        return {name: ("float64", (1,)) for name in ("concordant", "comparable", "loss", "rows")}
+
+    def score(self, model: Arrays, preprocessing: Arrays, rows: SurvivalRows) -> Arrays:
+        """Pairs within the site and the summed loss."""
+        risk = self._risk(model, self._scaled(rows.x, preprocessing))
+        event = self._event(rows, preprocessing)
+        fell, mask = labels(event, rows.time, preprocessing["edges"])
+        logits = risk[:, None] + model["baseline"].astype(np.float64)
+        loss = float((mask * (np.logaddexp(0.0, logits) - fell * logits)).sum())
+        right, comparable = concordance(risk, rows.time, event)
+        values = {"concordant": right, "comparable": comparable, "loss": loss, "rows": float(rows.count)}
+        return {name: np.array([value]) for name, value in values.items()}
+
+    def metrics(self, sums: Arrays) -> dict[str, float]:
+        """`c-index` (higher is better) and `loss` a row; what is not defined is left out."""
+        values = {}
+        if sums["comparable"][0] > 0:
+            values["c-index"] = float(sums["concordant"][0] / sums["comparable"][0])
+        if sums["rows"][0] > 0:
+            values["loss"] = float(sums["loss"][0] / sums["rows"][0])
+        return values
+
+    def predict(self, model: Arrays, preprocessing: Arrays, frame: pd.DataFrame) -> pd.DataFrame:
+        """`risk` (log odds relative to the average person) and `survival` to `horizon`, for each row of `frame`.
+
+        Raises:
+            InputError: `input.column-missing`, or `input.table` for a column that is not numeric.
+        """
+        import pandas as pd
+
+        edges = preprocessing["edges"]
+        risk = self._risk(model, self._scaled(_matrix(frame, self.features), preprocessing))
+        hazard = 1 / (1 + np.exp(-(risk[:, None] + model["baseline"].astype(np.float64))))
+        horizon = self.settings.horizon or float(edges[len(edges) // 2])
+        starts = np.concatenate([[0.0], edges[:-1]])
+        share = np.clip((horizon - starts) / (edges - starts), 0.0, 1.0)  # of each interval that lies before it
+        survival = np.exp((np.log1p(-np.minimum(hazard, 1 - 1e-12)) * share).sum(axis=1))
+        return pd.DataFrame({"risk": risk, "survival": survival, "horizon": horizon}, index=frame.index)
+
+    def _risk(self, model: Arrays, x: Array) -> Array:
+        h = x
+        for i in range(len(self.settings.hidden)):
+            weight, bias = (model[f"hidden.{i}.{part}"].astype(np.float64) for part in ("weight", "bias"))
+            h = np.maximum(h @ weight.T + bias, 0.0)
+        return (h @ model["risk.weight"].astype(np.float64).T)[:, 0]
+
+    def _scaled(self, x: Array, preprocessing: Arrays) -> Array:
+        """Standardised; a missing value becomes 0, the mean of all sites."""
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            z = (x - preprocessing["mean"]) / preprocessing["scale"]
+        return np.where(np.isfinite(z), np.clip(z, -20.0, 20.0), 0.0)
+
+    def _code(self, rows: SurvivalRows) -> Array:
+        if self.settings.event is None:
+            return rows.status
+        return np.asarray(rows.status == self.settings.event, dtype=np.int64)
+
+    def _event(self, rows: SurvivalRows, preprocessing: Arrays) -> Array:
+        return np.asarray(self._code(rows) == int(preprocessing["event"][0]))
+
+
+def _numbers(frame: pd.DataFrame, name: str) -> Array:
+    import pandas as pd
+
+    if name not in frame.columns:
+        raise InputError("input.column-missing", f"column {name!r}")
+    try:
+        return np.asarray(pd.to_numeric(frame[name]).astype("float64"), dtype=np.float64)
+    except (ValueError, TypeError):
+        raise InputError("input.table", f"column {name!r} is not numeric") from None
+
+
+def _matrix(frame: pd.DataFrame, names: tuple[str, ...]) -> Array:
+    return np.column_stack([_numbers(frame, name) for name in names])

@@ -1,0 +1,204 @@
+"""Lane 4 at the hospital: a Flower ClientApp over local rows. Reads top to bottom.
+
+    study -> `run` (load and check the rows, once)                                     nothing leaves
+    instruction -> `Session.handle` -> ClientApp -> reply -> egress gate -> seal -> spool
+
+Three kinds of message: `query.prepare` (sums from which all sites agree on one preprocessing), `train` (local steps
+from the global model), `evaluate` (sums from which the centre computes the metric). Every reply is one ArrayRecord
+of the names, dtypes and shapes that the instruction declared and one MetricRecord. This module opens no socket and
+no file; the same app runs on an in-process grid, in Flower's simulation engine and over the fleet.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipelines import Gate, Job, Source, learners
+from pipelines.flower import (
+    ARRAYS,
+    CONFIG,
+    EXAMPLES,
+    METRICS,
+    Arrays,
+    ClientApp,
+    Context,
+    Message,
+    RecordDict,
+    array_record,
+    arrays_of,
+    message_from_bytes,
+    message_to_bytes,
+    metric_record,
+    reply,
+)
+from protocol.errors import CorsiaError, DisclosureRefused, InputError
+from protocol.study import Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["PREPARE", "PREPROCESSING", "Session", "TrainingData", "client_app", "load", "run"]
+
+PREPARE = "query.prepare"
+PREPROCESSING = "preprocessing"  # key of the second ArrayRecord of an instruction
+_DIGITS = 3  # of a metric that leaves for one site
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingData:
+    """One site's part in a study: what a ClientApp works on.
+
+    Attributes:
+        rows: the learner's own form of the usable rows.
+    """
+
+    study: Study
+    site: str
+    learner: learners.Learner
+    rows: learners.Rows
+
+
+def load(study: Study, site: str, frame: pd.DataFrame | None) -> TrainingData:
+    """Check the study's settings and a site's rows.
+
+    Raises:
+        InputError: `input.study` for settings that this version cannot honour, `input.table`,
+            `input.column-missing`, or `input.rows` without any usable row.
+        DisclosureRefused: `gate.cohort` for fewer usable rows than the study's minimum cohort.
+    """
+    check_supported(study)
+    learner = learners.for_study(study)
+    if frame is None:
+        raise InputError("input.table", "lane 'train' needs a dataset with a table")
+    rows = learner.rows(frame)
+    if rows.count == 0:
+        raise InputError("input.rows", "no row has a usable outcome")
+    if rows.count < study.privacy.min_cohort:
+        raise DisclosureRefused("gate.cohort")
+    return TrainingData(study=study, site=site, learner=learner, rows=rows)
+
+
+def check_supported(study: Study) -> None:
+    """Refuse what is asked but not there, instead of training with less protection than the study promises.
+
+    Raises:
+        InputError: `input.study`.
+    """
+    if study.privacy.secure_aggregation:
+        raise InputError("input.study", "privacy.secure_aggregation: not available; updates are sealed, not masked")
+    if study.privacy.dp != "none" or study.privacy.epsilon is not None:
+        raise InputError("input.study", "privacy.dp: training with differential privacy is not available")
+
+
+def run(job: Job, source: Source, gate: Gate) -> None:
+    """The lane on the study itself: load and check, put nothing, tell how many rows stay unused.
+
+    Raises:
+        InputError, DisclosureRefused: see `load`.
+    """
+    data = load(job.study, job.site, source.table())
+    _check_persons(job, source)
+    if data.rows.dropped:
+        gate.withhold("incomplete", data.rows.dropped)
+    gate.progress(data.rows.count, data.rows.count)
+
+
+def _check_persons(job: Job, source: Source) -> None:
+    """The cohort is counted in persons where the site says which column names them."""
+    patient, frame = job.column("patient"), source.table()
+    if patient is not None and frame is not None and patient in frame.columns:
+        persons = frame[patient].astype(str).str.strip().str.casefold().nunique()
+        if persons < job.study.privacy.min_cohort:
+            raise DisclosureRefused("gate.cohort")
+
+
+# -- the app -----------------------------------------------------------------------------------------------------------
+
+
+def client_app(data: Callable[[Context], TrainingData]) -> ClientApp:
+    """The ClientApp of this lane; `data` gives the rows of the node that runs it."""
+    app = ClientApp()
+
+    @app.query("prepare")  # type: ignore[untyped-decorator]
+    def prepare(message: Message, context: Context) -> Message:
+        mine = data(context)
+        return _answer(message, mine, mine.learner.sums(mine.rows, mine.study.privacy.k))
+
+    @app.train()  # type: ignore[untyped-decorator]
+    def train(message: Message, context: Context) -> Message:
+        mine = data(context)
+        model, preprocessing, round_ = _read(message)
+        fitted = mine.learner.fit(model, preprocessing, mine.rows, _seed(mine, round_))
+        return _answer(message, mine, fitted)
+
+    @app.evaluate()  # type: ignore[untyped-decorator]
+    def evaluate(message: Message, context: Context) -> Message:
+        mine = data(context)
+        model, preprocessing, _ = _read(message)
+        sums = mine.learner.score(model, preprocessing, mine.rows)
+        return _answer(message, mine, sums, _shown(mine, sums))
+
+    return app
+
+
+class Session:
+    """The warm worker's side: rows and learner stay loaded for all rounds of a run.
+
+    Args:
+        job: the approved study at this site.
+        source: consented, selected rows.
+    """
+
+    def __init__(self, job: Job, source: Source) -> None:
+        self._data = load(job.study, job.site, source.table())
+        _check_persons(job, source)
+        self._data.learner.warm()
+        self._app = client_app(lambda _context: self._data)
+        self._context = Context(0, 0, {}, RecordDict(), {})
+
+    def handle(self, message: bytes) -> bytes:
+        """Answer one instruction; the same instruction gives the same bytes.
+
+        Raises:
+            InputError: `input.message` for anything but an instruction of this lane.
+        """
+        asked = message_from_bytes(message)
+        if asked.has_error() or asked.metadata.message_type not in (PREPARE, "train", "evaluate"):
+            raise InputError("input.message", "not an instruction of lane 'train'")
+        self._context.run_id, self._context.node_id = asked.metadata.run_id, asked.metadata.dst_node_id
+        try:
+            return message_to_bytes(self._app(asked, self._context))
+        except CorsiaError:
+            raise
+        except (ValueError, KeyError, TypeError, IndexError, RuntimeError) as error:
+            raise InputError(
+                "input.message", f"the instruction does not fit the learner: {type(error).__name__}"
+            ) from None
+
+
+def _read(message: Message) -> tuple[Arrays, Arrays, int]:
+    records = message.content.array_records
+    round_ = message.content.config_records[CONFIG]["server-round"]
+    return arrays_of(records[ARRAYS]), arrays_of(records[PREPROCESSING]), int(round_)
+
+
+def _answer(message: Message, data: TrainingData, arrays: Arrays, shown: Mapping[str, float] | None = None) -> Message:
+    metrics: dict[str, int | float] = {EXAMPLES: data.rows.count, **(shown or {})}
+    return reply(message, RecordDict({ARRAYS: array_record(arrays), METRICS: metric_record(metrics)}))
+
+
+def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:
+    """This site's own metrics, rounded, only where the study asks for them by name."""
+    training = data.study.training
+    asked = training.metrics if training else ()
+    return {k: round(v, _DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
+
+
+def _seed(data: TrainingData, round_: int) -> int:
+    """A seed of its own for each (study seed, round, site), the same wherever the app runs."""
+    seed: Any = data.study.training.seed if data.study.training else 0
+    return int.from_bytes(hashlib.sha256(f"{seed}|{round_}|{data.site}".encode()).digest()[:6], "big")

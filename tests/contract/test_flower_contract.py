@@ -1,0 +1,144 @@
+"""Every name of flwr that the product uses is there and behaves as the adapters expect (flwr==1.41.0).
+
+A new release fails here first: two adapter modules, one test.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from central.federation import flower as server
+from pipelines import flower
+
+ROOT = Path(__file__).parents[2]
+NAMES = {
+    "flwr.app": "Array ArrayRecord ConfigRecord Context Error Message MetricRecord RecordDict",
+    "flwr.clientapp": "ClientApp",
+    "flwr.common.constant": "ErrorCode",
+    "flwr.common.serde": "message_from_proto message_to_proto",
+    "flwr.proto.message_pb2": "Message",
+    "flwr.serverapp": "Grid ServerApp",
+    "flwr.serverapp.strategy": "FedAdam FedAvg Strategy",
+    "flwr.simulation": "run_simulation",
+    "flwr.supercore.run": "Run",
+    "flwr.supercore.task_identity": "TaskIdentity",
+}
+
+
+@pytest.mark.parametrize("module", sorted(NAMES))
+def test_the_names_exist(module: str) -> None:
+    found = import_module(module)
+    assert [n for n in NAMES[module].split() if not hasattr(found, n)] == []
+
+
+def test_only_the_adapters_import_flwr() -> None:
+    importing = {
+        path.relative_to(ROOT).as_posix()
+        for package in ("protocol", "privacy", "pipelines", "edge", "central", "corsia")
+        for path in (ROOT / package).rglob("*.py")
+        if re.search(r"^\s*(from|import) flwr\b", path.read_text(), re.MULTILINE)
+    }
+    assert importing <= {"pipelines/flower.py", "central/federation/flower.py", "central/federation/local.py"}
+
+
+def test_telemetry_and_update_check_are_off_and_no_handler_is_left() -> None:
+    assert os.environ["FLWR_TELEMETRY_ENABLED"] == "0"
+    assert os.environ["FLWR_DISABLE_UPDATE_CHECK"] == "1"
+    assert logging.getLogger("flwr").handlers == []
+
+
+def test_task_identity_and_run_are_as_the_adapter_uses_them() -> None:
+    server.identify(77)
+    assert server.empty_run(77).run_id == 77
+    message = flower.Message(flower.RecordDict(), 5, "train", group_id="1")
+    raw = flower.message_to_bytes(message, run_id=77, message_id="m")
+    read = flower.message_from_bytes(raw)
+    assert (read.metadata.run_id, read.metadata.message_id, read.metadata.dst_node_id) == (77, "m", 5)
+
+
+def test_a_client_app_routes_the_three_kinds_and_raises_what_a_handler_raises() -> None:
+    app = flower.ClientApp()
+
+    @app.query("prepare")
+    def prepare(message, context):
+        return flower.reply(message, flower.RecordDict({"metrics": flower.metric_record({"a": 1})}))
+
+    @app.train()
+    def train(message, context):
+        raise KeyError("here")
+
+    server.identify(1)
+    context = flower.Context(1, 5, {}, flower.RecordDict(), {})
+    asked = flower.Message(flower.RecordDict(), 5, "query.prepare", group_id="0")
+    asked = flower.message_from_bytes(flower.message_to_bytes(asked, message_id="id"))
+    answer = app(asked, context)
+    assert answer.metadata.reply_to_message_id == "id"
+    assert (answer.metadata.src_node_id, answer.metadata.dst_node_id) == (5, asked.metadata.src_node_id)
+    with pytest.raises(KeyError):
+        app(flower.Message(flower.RecordDict(), 5, "train", group_id="0"), context)
+
+
+class _Nodes(server.Grid):
+    def set_run(self, run): ...
+
+    @property
+    def run(self): ...
+
+    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None): ...
+
+    def get_node_ids(self):
+        return [1, 2]
+
+    def push_messages(self, messages): ...
+
+    def pull_messages(self, message_ids): ...
+
+    def send_and_receive(self, messages, *, timeout=None): ...
+
+
+@pytest.mark.parametrize("name", ["fedavg", "fedadam"])
+def test_a_strategy_configures_and_aggregates(name: str) -> None:
+    from tests.federation_hospital import study
+
+    server.identify(1)
+    training = study(strategy=name).training
+    assert training is not None
+    made = server.strategy(training)
+    start = flower.array_record({"w": np.array([1.0, 1.0], np.float32)})
+    config = flower.config_record(1, {"w": ("float32", (2,))})
+    messages = [flower.message_from_bytes(flower.message_to_bytes(m, message_id=str(m.metadata.dst_node_id)))
+                for m in made.configure_train(1, start, config, _Nodes())]  # fmt: skip
+    assert sorted(m.metadata.dst_node_id for m in messages) == [1, 2]
+    assert set(messages[0].content) == {"arrays", "config"}
+    replies = []
+    for message, values, rows in zip(messages, ([0.0, 2.0], [4.0, 2.0]), (3, 1), strict=True):
+        weights = flower.array_record({"w": np.array(values, np.float32)})
+        content = {"arrays": weights, "metrics": flower.metric_record({flower.EXAMPLES: rows})}
+        replies.append(flower.reply(message, flower.RecordDict(content)))
+    arrays, _ = made.aggregate_train(1, replies)
+    state = server.strategy_state(made)
+    if name == "fedavg":
+        assert flower.arrays_of(arrays)["w"].tolist() == [1.0, 2.0]
+        assert state == {}
+    else:
+        assert set(state) == {"m_t/w", "v_t/w"}
+        other = server.strategy(training)
+        server.restore_state(other, state)
+        assert {k: v.tolist() for k, v in server.strategy_state(other).items()} == {
+            k: v.tolist() for k, v in state.items()
+        }
+
+
+def test_unknown_strategy_parameters_are_refused() -> None:
+    from protocol.errors import InputError
+    from tests.federation_hospital import study
+
+    with pytest.raises(InputError, match="eta"):
+        server.strategy(study(strategy="fedavg", strategy_parameters={"eta": 0.1}).training)

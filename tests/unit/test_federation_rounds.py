@@ -1,0 +1,158 @@
+"""The round loop among dishonest and failing sites: a bad reply is left out, never the end of the run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from central.federation.checkpoint import Checkpoint, MemoryCheckpoints, join_arrays, split_arrays
+from central.federation.local import LocalGrid, train_locally
+from central.federation.rounds import MAX_ATTEMPTS, Rounds, quorum_of
+from pipelines import flower
+from pipelines.flower import ARRAYS, METRICS, RecordDict
+from pipelines.train import load
+from protocol.assignment import RoundPhase
+from protocol.errors import InputError, IntegrityError, UnavailableError, WorkerError
+from protocol.study import Study
+from tests.federation_hospital import SITES, frame, session, study
+
+Handler = Callable[[bytes], bytes]
+
+
+def run(
+    plan: Study, replaced: dict[str, Callable[[Handler], Handler]], kept: MemoryCheckpoints | None = None
+) -> Checkpoint:
+    handlers: dict[str, Handler] = {site: session(plan, site).handle for site in plan.sites}
+    handlers |= {site: change(handlers[site]) for site, change in replaced.items()}
+    return Rounds(plan, LocalGrid(handlers), kept or MemoryCheckpoints()).run()
+
+
+def only(kind: str, change: Callable[[flower.Message, flower.Message], bytes]) -> Callable[[Handler], Handler]:
+    """Replace a site's answers to one kind of message."""
+
+    def wrap(handle: Handler) -> Handler:
+        def answer(raw: bytes) -> bytes:
+            asked = flower.message_from_bytes(raw)
+            reply = handle(raw)
+            if asked.metadata.message_type != kind:
+                return reply
+            return change(asked, flower.message_from_bytes(reply))
+
+        return answer
+
+    return wrap
+
+
+def content(asked: flower.Message, arrays: flower.Arrays, metrics: dict[str, float], **more: object) -> bytes:
+    record = {ARRAYS: flower.array_record(arrays), METRICS: flower.metric_record(metrics), **more}
+    return flower.message_to_bytes(flower.reply(asked, RecordDict(record)))
+
+
+def arrays(reply: flower.Message) -> flower.Arrays:
+    return flower.arrays_of(reply.content.array_records[ARRAYS])
+
+
+HOSTILE = {
+    "nan": lambda a, r: content(a, {k: v * math.nan for k, v in arrays(r).items()}, {"num-examples": 40}),
+    "infinite": lambda a, r: content(a, {k: v + math.inf for k, v in arrays(r).items()}, {"num-examples": 40}),
+    "huge": lambda a, r: content(a, {k: v + np.float32(1e6) for k, v in arrays(r).items()}, {"num-examples": 40}),
+    "negative": lambda a, r: content(a, arrays(r), {"num-examples": -1}),
+    "zero": lambda a, r: content(a, arrays(r), {"num-examples": 0}),
+    "heavier": lambda a, r: content(a, arrays(r), {"num-examples": 10**8}),
+    "float": lambda a, r: content(a, arrays(r), {"num-examples": 40.0}),
+    "no-weight": lambda a, r: content(a, arrays(r), {"other": 1}),
+    "extra-metric": lambda a, r: content(a, arrays(r), {"num-examples": 40, "c-index": 0.5}),
+    "extra-array": lambda a, r: content(a, {**arrays(r), "more": np.zeros(3)}, {"num-examples": 40}),
+    "fewer": lambda a, r: content(a, dict(list(arrays(r).items())[:1]), {"num-examples": 40}),
+    "shape": lambda a, r: content(a, {k: v[..., :1] for k, v in arrays(r).items()}, {"num-examples": 40}),
+    "dtype": lambda a, r: content(a, {k: v.astype(np.float64) for k, v in arrays(r).items()}, {"num-examples": 40}),
+    "record": lambda a, r: content(a, arrays(r), {"num-examples": 40}, extra=flower.metric_record({"a": 1})),
+    "error": lambda a, r: flower.message_to_bytes(flower.error_reply(a, "worker.failed")),
+}
+
+
+@pytest.mark.parametrize("name", sorted(HOSTILE))
+def test_a_malformed_update_is_left_out_and_the_others_go_on(name: str) -> None:
+    plan = study(quorum=0.6, rounds=1)
+    reached = run(plan, {"site-b": only("train", HOSTILE[name])})
+    assert reached.sites == ("site-a", "site-c")
+
+    def dead(_handle: Handler) -> Handler:
+        def answer(raw: bytes) -> bytes:
+            if flower.message_from_bytes(raw).metadata.message_type == "train":
+                raise WorkerError("worker.failed")
+            return _handle(raw)
+
+        return answer
+
+    without = run(plan, {"site-b": dead})
+    assert join_arrays(reached.model, reached.preprocessing) == join_arrays(without.model, without.preprocessing)
+
+
+@pytest.mark.parametrize("name", ["nan", "negative", "heavier", "extra-array", "dtype", "error"])
+def test_sums_that_cannot_be_are_left_out_for_the_whole_run(name: str) -> None:
+    plan = study(quorum=0.6, rounds=1)
+    change = HOSTILE[name] if name != "dtype" else (
+        lambda a, r: content(a, {**arrays(r), "count": arrays(r)["count"] * 100}, {"num-examples": 40})
+    )  # fmt: skip
+    reached = run(plan, {"site-b": only("query.prepare", change)})
+    assert set(reached.examples) == {"site-a", "site-c"}
+    assert reached.sites == ("site-a", "site-c")
+
+
+def test_below_quorum_a_phase_is_tried_a_bounded_number_of_times() -> None:
+    kept = MemoryCheckpoints()
+    attempts: list[tuple[int, RoundPhase, int]] = []
+    kept.retry = lambda *told: attempts.append(told)  # type: ignore[method-assign]
+    with pytest.raises(UnavailableError) as error:
+        run(study(), {"site-b": only("train", HOSTILE["nan"])}, kept)
+    assert error.value.code == "unavailable.quorum"
+    assert attempts == [(1, RoundPhase.TRAIN, n) for n in range(1, MAX_ATTEMPTS)]
+    assert [c.round for c in kept.all] == [0]
+
+
+def test_a_site_that_recovers_is_used_in_the_next_attempt() -> None:
+    calls: list[int] = []
+
+    def flaky(asked: flower.Message, reply: flower.Message) -> bytes:
+        calls.append(1)
+        return HOSTILE["nan"](asked, reply) if len(calls) == 1 else flower.message_to_bytes(reply)
+
+    plan = study(rounds=1)
+    reached = run(plan, {"site-b": only("train", flaky)})
+    assert reached.sites == SITES
+    assert len(calls) == 2
+
+
+def test_the_order_in_which_sites_are_given_does_not_matter() -> None:
+    plan = study()
+    data = {site: load(plan, site, frame(site)) for site in SITES}
+    one = train_locally(plan, data)
+    two = train_locally(plan, dict(reversed(data.items())))
+    assert join_arrays(one.model, one.preprocessing) == join_arrays(two.model, two.preprocessing)
+
+
+def test_metrics_are_those_of_summed_counts_and_sites_only_where_asked() -> None:
+    silent, shown = run(study(rounds=1), {}), run(study(rounds=1, metrics=("c-index",)), {})
+    assert set(silent.metrics) == {"c-index", "loss", "rows"}
+    assert silent.metrics["rows"] == 120
+    assert set(shown.metrics["sites"]) == set(SITES)
+    assert {k: v for k, v in shown.metrics.items() if k != "sites"} == dict(silent.metrics)
+
+
+def test_a_diverging_model_is_one_clear_error() -> None:
+    with pytest.raises((UnavailableError, InputError)):
+        run(study(learning_rate=100.0, local_steps=200, rounds=3, max_norm=50.0), {})
+
+
+@pytest.mark.parametrize(("share", "needed"), [(1.0, 3), (0.67, 3), (0.6, 2), (1 / 3, 1), (0.01, 1)])
+def test_the_quorum_is_rounded_up(share: float, needed: int) -> None:
+    assert quorum_of(study(quorum=share)) == needed
+
+
+def test_a_damaged_checkpoint_is_told() -> None:
+    with pytest.raises(IntegrityError):
+        split_arrays(b"\x10\0\0\0\0\0\0\0nonsense")
