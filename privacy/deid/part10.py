@@ -1,0 +1,175 @@
+"""DICOM files as bytes: read without trust, judged for what shows in their pixels, written with a new file head.
+
+Nothing of the preamble or of group 0002 passes except the transfer syntax. Not here: what happens to elements.
+
+Source: PS3.10 section 7 (file format), PS3.15 section E.3.1 (pixel data).
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from warnings import catch_warnings, simplefilter
+
+from protocol.errors import CorsiaError, InputError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset, FileDataset
+
+__all__ = ["IMPLEMENTATION_UID", "VERSION_NAME", "check_risk", "guarded", "parse", "quiet", "serialise"]
+
+IMPLEMENTATION_UID = "2.25.74326417920948506075518149389364041828"
+VERSION_NAME = "CORSIA_1"
+MAX_INFLATED_BYTES = 1 << 30
+_STEP_BYTES = 1 << 24
+_HEAD_BYTES = 8
+_PREFIX = b"DICM"
+_ROWS, _PIXELS = 0x00280010, (0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0)
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_ROOT = "1.2.840.10008."
+_STORAGE = re.compile(r"1\.2\.840\.10008\.(5\.1\.4|1\.3|5\.1\.1)\.[0-9.]{1,30}")
+_DIRECTORY = "1.2.840.10008.1.3.10"
+# Secondary capture, encapsulated documents, visible-light video: pictures of screens, papers and faces.
+_RISKY_CLASSES = (
+    "1.2.840.10008.5.1.4.1.1.7",
+    "1.2.840.10008.5.1.4.1.1.104",
+    "1.2.840.10008.5.1.4.1.1.77.1.1.1",
+    "1.2.840.10008.5.1.4.1.1.77.1.2.1",
+    "1.2.840.10008.5.1.4.1.1.77.1.4.1",
+)
+_RISKY_TYPES = frozenset({"SCREEN SAVE", "SCREENSHOT", "SCREEN SHOT", "SCREENSAVE", "PATIENT PROTOCOL"})
+
+
+class _Source(io.BytesIO):
+    """Bytes that notice when an element's head is cut: the parser takes that for the end. Zeros are padding."""
+
+    cut = False
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        data = super().read(size)
+        if size == _HEAD_BYTES and 0 < len(data) < size and any(data):
+            self.cut = True
+        return data
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the parser's warnings and log lines, which may quote values, out of everything."""
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with catch_warnings():
+            simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+@contextmanager
+def guarded() -> Iterator[None]:
+    """Turn whatever a hostile file makes the parser raise into one error, and keep its warnings quiet.
+
+    Raises:
+        InputError: `input.dicom`, with the name of the exception only: its text may quote the file.
+    """
+    try:
+        with quiet():
+            yield
+    except CorsiaError:
+        raise
+    except Exception as error:  # the parser raises anything on hostile bytes; each ends the same way
+        raise InputError("input.dicom", f"the file does not parse ({type(error).__name__})") from None
+
+
+def parse(data: bytes) -> FileDataset:
+    """Read a file, with or without preamble and group 0002.
+
+    Raises:
+        InputError: `input.dicom` unless it is a DICOM object with a storage class and an instance UID.
+    """
+    from pydicom import dcmread
+
+    with guarded():
+        if data[128:132] == _PREFIX:
+            _check_inflated(data)
+        source = _Source(data)
+        dataset = dcmread(source, force=True)
+        if source.cut or (_ROWS in dataset and not any(tag in dataset for tag in _PIXELS)):
+            raise InputError("input.dicom", "the file ends before its end")
+        for group in ("0002", "0000"):  # of a file whose group 0002 stands inside the dataset
+            for tag in [tag for tag in dataset.keys() if f"{tag >> 16:04x}" == group]:
+                del dataset[tag]
+        sop_class = str(dataset.get("SOPClassUID", "") or "")
+        instance = str(dataset.get("SOPInstanceUID", "") or "")
+        if _STORAGE.fullmatch(sop_class) is None or not instance:
+            raise InputError("input.dicom", "not a DICOM object of a public storage class")
+        if sop_class.startswith(_DIRECTORY):
+            raise InputError("input.dicom", "a DICOMDIR names patients and files; it is never passed")
+        syntax = str(dataset.file_meta.get("TransferSyntaxUID", "") or "")
+        if not syntax:
+            implicit, little = dataset.original_encoding
+            syntax = _ROOT + ("1.2" if implicit else "1.2.1" if little else "1.2.2")
+            dataset.file_meta.TransferSyntaxUID = syntax
+        if not syntax.startswith(_ROOT):
+            raise InputError("input.dicom", "private transfer syntax")
+    return dataset
+
+
+def check_risk(dataset: Dataset) -> None:
+    """Refuse objects whose pixels or attachments are likely to show who it is.
+
+    Raises:
+        InputError: `input.pixels`.
+    """
+    sop_class = str(dataset.get("SOPClassUID", ""))
+    if any(sop_class == risky or sop_class.startswith(risky + ".") for risky in _RISKY_CLASSES):
+        raise InputError("input.pixels", "a class of screenshots, papers or photographs")
+    if str(dataset.get("BurnedInAnnotation", "") or "").strip().upper() not in ("", "NO"):
+        raise InputError("input.pixels", "the file says that annotation is burned in")
+    image_type = dataset.get("ImageType", None) or ()
+    words = {str(word).strip().upper() for word in ([image_type] if isinstance(image_type, str) else image_type)}
+    if words & _RISKY_TYPES:
+        raise InputError("input.pixels", "a screenshot by its image type")
+    for group in range(0x6000, 0x6100, 2):
+        if (group << 16 | 0x0010) in dataset and (group << 16 | 0x3000) not in dataset:
+            raise InputError("input.pixels", "an overlay is kept inside the pixel data")
+
+
+def serialise(dataset: FileDataset) -> bytes:
+    """Write with a zero preamble and a group 0002 made from scratch, in the transfer syntax it came in."""
+    from pydicom import dcmwrite
+    from pydicom.dataset import FileMetaDataset
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.SOPClassUID
+    meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = syntax
+    meta.ImplementationClassUID = IMPLEMENTATION_UID
+    meta.ImplementationVersionName = VERSION_NAME
+    dataset.file_meta = meta
+    dataset.preamble = bytes(128)
+    target = io.BytesIO()
+    dcmwrite(target, dataset, enforce_file_format=True)
+    return target.getvalue()
+
+
+def _check_inflated(data: bytes) -> None:
+    """Refuse a deflated dataset that unpacks beyond the bound, before it is unpacked."""
+    if _DEFLATED not in data[132:1024]:
+        return
+    if data[132:136] != b"\x02\0\0\0":
+        raise InputError("input.dicom", "deflated, but the length of its head is not given")
+    start = 144 + int.from_bytes(data[140:144], "little")
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    rest, size = data[start:], 0
+    while rest:
+        size += len(inflater.decompress(rest, _STEP_BYTES))
+        rest = inflater.unconsumed_tail
+        if size > MAX_INFLATED_BYTES:
+            raise InputError("input.dicom", "the deflated dataset is larger than allowed")
