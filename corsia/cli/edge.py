@@ -317,11 +317,11 @@ def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
         digest = record.assignment.study_digest
         approvals = Approvals(state, code_digest)
         before = approvals.look(digest)
+        changes = _changes(state, before.code_digest)
         made = approvals.approve(digest) if verb == "approve" else approvals.refuse(digest)
     log = Journal(site.state_dir / "journal.jsonl")
     event = "study.approved" if verb == "approve" else "study.refused"
     log.append(event, study=digest, approver="steward", code_digest=made.code_digest)
-    changed = before.verdict.value == "suspended"
     value = {
         "study": name,
         "digest": digest,
@@ -329,11 +329,27 @@ def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
         "was": before.verdict.value,
         "code_digest": made.code_digest,
         "code_digest_before": before.code_digest,
+        "changed": changes,
     }
     text = f"{name}: {made.verdict.value} (study {digest[:16]}, code {made.code_digest[:16]})"
-    if changed:
-        text += f"\nthe installed code changed since the last approval: {before.code_digest[:16]} -> now"
+    if before.verdict.value == "suspended":
+        text += "\nthe installed code changed since the last approval:" + "".join(f"\n  {c}" for c in changes)
     _show(value, json_out, text)
+
+
+def _changes(state: SiteState, old_digest: str) -> list[str]:
+    """What changed in the installed code since a digest was approved; remembers the code that is installed now."""
+    from pipelines.registry import code_digest, code_manifest
+
+    now = code_manifest()
+    known = state.fact(f"code:{old_digest}") if old_digest else None
+    state.set_fact(f"code:{code_digest()}", json.dumps(now))
+    if known is None:
+        return []
+    old = json.loads(known)
+    changed = [f"changed {name}" for name in sorted(set(now) & set(old)) if now[name] != old[name]]
+    added = [f"new {name}" for name in sorted(set(now) - set(old))]
+    return changed + added + [f"gone {name}" for name in sorted(set(old) - set(now))]
 
 
 def _pause(site: EdgeConfig, paused: bool, json_out: bool) -> None:

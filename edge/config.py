@@ -1,0 +1,177 @@
+"""The hospital's one TOML file as a frozen tree: datasets, policy, limits. Read once at start, passed as an argument.
+
+Precedence: defaults < file < environment (`CORSIA_EDGE_STATE_DIR`, `CORSIA_EDGE_FLEET`). Paths are made absolute,
+relative to the file. This module reads that file and nothing else, and holds no secret.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protocol.errors import ConfigurationError
+from protocol.study import Lane
+
+__all__ = ["Centre", "Consent", "DatasetConfig", "EdgeConfig", "Limits", "Policy", "load"]
+
+MAX_CONFIG_BYTES = 1 << 20
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}$")]
+Name = Annotated[str, Field(min_length=1, max_length=128)]
+Bytes = Annotated[int, Field(gt=0, le=10**15)]
+ColumnRole = Literal["patient", "identifier", "text", "date", "birthdate", "quasi", "value"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Centre(_Model):
+    """Where to dial. Optional: the join code brings it at enrolment."""
+
+    fleet: Address
+
+
+class Limits(_Model):
+    """Bounds on disk, memory and time of this daemon.
+
+    Attributes:
+        spool_bytes: sealed parcels on disk; at the bound work waits, nothing is dropped.
+        worker_memory_bytes: data segment of one worker (RLIMIT_DATA).
+        worker_timeout_s: a worker that says nothing for so long is killed.
+        worker_threads: threads of numeric libraries in a worker; 1 keeps results bit-equal between restarts.
+        heartbeat_s: pause between two heartbeats.
+    """
+
+    spool_bytes: Bytes = 10_000_000_000
+    worker_memory_bytes: Annotated[int, Field(ge=100_000_000, le=10**13)] = 8_000_000_000
+    worker_timeout_s: Annotated[float, Field(ge=0.1, le=7 * 86_400)] = 3600.0
+    worker_threads: Annotated[int, Field(ge=1, le=256)] = 1
+    heartbeat_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+
+
+class Consent(_Model):
+    """How consent is written in the table. A missing or unknown value withholds the row.
+
+    Attributes:
+        column: the consent column.
+        granted: the values that mean yes, compared as text.
+        withdrawn_on: a column with a date; a row with one that is not in the future is withheld.
+    """
+
+    column: Name
+    granted: Annotated[tuple[str, ...], Field(min_length=1)]
+    withdrawn_on: Name | None = None
+
+
+class Policy(_Model):
+    """What the site allows for one dataset. The site's rule beats the study; the stricter value wins.
+
+    Attributes:
+        release_columns: globs of columns that lane 1 may release raw. A column with the role identifier or text
+            (or the patient's) is released only when it is named here exactly.
+        max_bytes: per study; `max_bytes_per_year` is the ledger's total over 365 days.
+        allow_unbounded_epsilon: whether results without differential privacy may leave.
+        require_secure_aggregation: refuse training whose updates are not masked.
+    """
+
+    lanes: tuple[Lane, ...] = ()
+    pipelines: tuple[Slug, ...] = ()
+    purposes: tuple[Slug, ...] = ()
+    release_columns: tuple[Name, ...] = ()
+    min_k: Annotated[int, Field(ge=1, le=1000)] = 5
+    min_cohort: Annotated[int, Field(ge=1, le=10**6)] = 10
+    max_bytes: Bytes = 100_000_000
+    max_bytes_per_year: Bytes = 10_000_000_000
+    allow_unbounded_epsilon: bool = False
+    require_secure_aggregation: bool = False
+    require_consent: bool = True
+    approve: Literal["auto", "manual"] = "manual"
+
+
+class DatasetConfig(_Model):
+    """One dataset: where it lies, what its columns are, how consent is read, what the site allows.
+
+    Attributes:
+        table: CSV or Parquet file, absolute after `load`.
+        dicom: folder of DICOM files, absolute after `load`.
+        columns: column -> role, the site's own word. A column without a role is never released by lanes 2 and 3.
+    """
+
+    table: Path | None = None
+    dicom: Path | None = None
+    columns: dict[Name, ColumnRole] = Field(default_factory=dict)
+    consent: Consent | None = None
+    policy: Policy = Field(default_factory=Policy)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> DatasetConfig:
+        if self.table is None and self.dicom is None:
+            raise ValueError("give a table, a dicom folder, or both")
+        if sum(role == "patient" for role in self.columns.values()) > 1:
+            raise ValueError("columns: only one column has the role 'patient'")
+        if self.table is not None and "patient" not in self.columns.values():
+            raise ValueError("columns: one column of the table needs the role 'patient'")
+        return self
+
+
+class EdgeConfig(_Model):
+    """The whole file."""
+
+    site: Slug
+    state_dir: Path = Path("state")
+    centre: Centre | None = None
+    limits: Limits = Field(default_factory=Limits)
+    datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
+
+
+def load(path: Path) -> EdgeConfig:
+    """Read, check and complete the configuration.
+
+    Args:
+        path: the TOML file; its folder is what relative paths are relative to.
+
+    Raises:
+        ConfigurationError: `config.missing`, or `config.invalid` naming the field.
+    """
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
+    if len(raw) > MAX_CONFIG_BYTES:
+        raise ConfigurationError("config.invalid", f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
+    try:
+        value = tomllib.loads(raw.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigurationError("config.invalid", f"{path}: not TOML: {error}") from None
+    try:
+        return EdgeConfig.model_validate(_completed(value, path.resolve().parent))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "file"
+        raise ConfigurationError("config.invalid", f"{path}: {where}: {first['msg']}") from None
+
+
+def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
+    """The file's values under those of the environment, with absolute paths."""
+    made = dict(value)
+    state_dir = os.environ.get("CORSIA_EDGE_STATE_DIR")
+    made["state_dir"] = Path(state_dir).absolute() if state_dir else _under(base, value.get("state_dir", "state"))
+    if fleet := os.environ.get("CORSIA_EDGE_FLEET"):
+        made["centre"] = {"fleet": fleet}
+    if isinstance(value.get("datasets"), dict):
+        made["datasets"] = {
+            name: {k: _under(base, v) if k in ("table", "dicom") else v for k, v in dataset.items()}
+            if isinstance(dataset, dict)
+            else dataset
+            for name, dataset in value["datasets"].items()
+        }
+    return made
+
+
+def _under(base: Path, value: Any) -> Any:
+    return base / value if isinstance(value, str) else value

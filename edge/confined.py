@@ -1,0 +1,194 @@
+"""The worker's own process: confines itself, then runs one lane over its pipe (`edge/worker.py` is the other end).
+
+First a fresh user and network namespace where the kernel permits (told in the first frame), then limits, and only
+then the libraries. Nothing here opens a file of the site; standard output and error lead nowhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import ctypes
+import json
+import os
+import resource
+import secrets
+import signal
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from protocol.errors import CorsiaError
+from protocol.parcel import Item
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from pipelines import Job, Lane, Source, SourceFile
+
+__all__ = ["Session", "main"]
+
+_FRAME = struct.Struct(">IQ")
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
+
+
+class Session(Protocol):
+    """What stays in memory between the rounds of a run (`pipelines.train.Session`)."""
+
+    def handle(self, message: bytes) -> bytes:
+        """Answer one Flower message."""
+        ...
+
+
+class _Pipe:
+    """The child's end: plain blocking frames."""
+
+    def __init__(self, inward: int, outward: int) -> None:
+        self._in = os.fdopen(inward, "rb", closefd=False)
+        self._out = outward
+
+    def ask(self, **head: Any) -> tuple[dict[str, Any], bytes]:
+        self.tell(b"", **head)
+        return self.read()
+
+    def tell(self, data: bytes, **head: Any) -> None:
+        raw = json.dumps(head).encode()
+        for part in (_FRAME.pack(len(raw), len(data)) + raw, data):
+            view = memoryview(part)
+            while view:
+                view = view[os.write(self._out, view) :]
+
+    def read(self) -> tuple[dict[str, Any], bytes]:
+        prefix = self._in.read(_FRAME.size)
+        if len(prefix) < _FRAME.size:
+            os._exit(0)  # the parent is gone
+        head_size, data_size = _FRAME.unpack(prefix)
+        head = json.loads(self._in.read(head_size))
+        return head, self._in.read(data_size)
+
+
+class _PipedSource:
+    """`pipelines.Source` over the pipe; `blobs` are the objects that came with the job."""
+
+    def __init__(self, pipe: _Pipe, blobs: dict[str, bytes]) -> None:
+        self._pipe = pipe
+        self._table: pd.DataFrame | None = None
+        self._asked = False
+        self.blobs = blobs
+
+    def table(self) -> pd.DataFrame | None:
+        if not self._asked:
+            import pyarrow as pa
+
+            head, data = self._pipe.ask(op="table")
+            self._table = None if head["rows"] < 0 else pa.ipc.open_stream(data).read_all().to_pandas()
+            self._asked = True
+        return None if self._table is None else self._table.copy()
+
+    def files(self) -> Iterator[SourceFile]:
+        from pipelines import SourceFile
+
+        self._pipe.tell(b"", op="files")
+        while True:
+            head, data = self._pipe.ask(op="file")
+            if head["op"] == "end":
+                return
+            yield SourceFile(head["name"], data)
+
+
+class _PipedGate:
+    """`pipelines.Gate` over the pipe."""
+
+    def __init__(self, pipe: _Pipe) -> None:
+        self._pipe = pipe
+
+    def put(self, item: Item) -> None:
+        self._pipe.tell(
+            item.data, op="item", kind=item.kind.value, name=item.name, persons=item.persons, rows=item.rows
+        )
+
+    def withhold(self, reason: str, count: int = 1) -> None:
+        self._pipe.tell(b"", op="withhold", reason=reason, count=int(count))
+
+    def progress(self, done: int, total: int) -> None:
+        self._pipe.tell(b"", op="progress", done=int(done), total=int(total))
+
+
+def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Source], Session] | None = None) -> None:
+    """The child: confine itself, then one job, and the messages of a run after it.
+
+    Args:
+        load: finds a lane by its pipeline's name (default `pipelines.registry.load`).
+        session: makes a run's session (default `pipelines.train.Session`).
+    """
+    parent, memory = int(sys.argv[-2]), int(sys.argv[-1])
+    pipe = _Pipe(os.dup(0), os.dup(1))
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for handle in (0, 1, 2):
+        os.dup2(nowhere, handle)
+    network = _confine(parent, memory)
+    pipe.tell(b"", op="hello", network=network)
+    try:
+        _work(pipe, load, session)
+    except CorsiaError as error:
+        pipe.tell(b"", op="error", code=error.code)
+    except BaseException as error:  # whatever a lane raises ends here: its text may hold a patient's data
+        pipe.tell(b"", op="error", type=type(error).__name__, id=secrets.token_hex(4))
+    os._exit(0)
+
+
+def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Job, Source], Session] | None) -> None:
+    from pipelines import Job
+    from protocol.study import parse_study
+
+    head, raw = pipe.read()
+    blobs = {}
+    for _ in head["blobs"]:
+        blob, data = pipe.read()
+        blobs[blob["name"]] = data
+    job = Job(study=parse_study(raw), site=head["site"], key=base64.b64decode(head["key"]), roles=dict(head["roles"]))
+    source, gate = _PipedSource(pipe, blobs), _PipedGate(pipe)
+    if load is None:
+        from pipelines.registry import load as installed
+
+        load = installed
+    load(job.study.pipeline.name)(job, source, gate)
+    if head["mode"] != "train":
+        pipe.tell(b"", op="done")
+        return
+    if session is None:
+        from pipelines.train import Session as Training
+
+        session = Training
+    warm = session(job, source)
+    pipe.tell(b"", op="done")
+    while True:
+        _head, message = pipe.read()
+        pipe.tell(warm.handle(message), op="reply")
+
+
+def _confine(parent: int, memory: int) -> str:
+    """Limits and namespaces before anything else is imported; returns `none` or `shared`, the network left."""
+    os.umask(0o077)
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+    uid, gid = os.getuid(), os.getgid()
+    network = "shared"
+    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
+        network = "none"
+        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
+            try:
+                Path(f"/proc/self/{name}").write_text(text)
+            except OSError:
+                break  # unmapped ids only show as nobody
+    elif libc.unshare(_CLONE_NEWNET) == 0:
+        network = "none"
+    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
+    return network

@@ -1,0 +1,118 @@
+"""From released parcels to verified receipts: the only thread that sends a hospital's results.
+
+Place in the flow: spool -> uplink -> receipt verified against the pinned log key -> journal -> spool `sent` ->
+assignment done. It handles ciphertext; a receipt that does not verify is kept as evidence and the parcel set aside.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import BinaryIO, Protocol
+
+from edge.journal import Journal
+from edge.spool import Spool, SpoolEntry
+from edge.state import SiteState
+from privacy.envelope import PublicKey
+from privacy.transparency import verify_receipt
+from protocol.assignment import State
+from protocol.errors import AuthenticationError, CorsiaError, IntegrityError, Paused, StorageError, UnavailableError
+from protocol.parcel import Receipt
+
+__all__ = ["Delivery", "Sender"]
+
+_log = logging.getLogger("edge.deliver")
+
+
+class Sender(Protocol):
+    """What delivery needs of the uplink."""
+
+    def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt:
+        """Send a parcel and commit; idempotent."""
+        ...
+
+
+@dataclass(slots=True, kw_only=True)
+class Delivery:
+    """Delivers what the spool holds released.
+
+    Args:
+        log_key: the key that signs the log's checkpoints, `log_origin` its name.
+        should_stop: asked before each parcel and each chunk: the daemon stops, or egress is paused.
+        may_leave: raises when the site has withdrawn a study's approval, or it has expired, since the release.
+    """
+
+    spool: Spool
+    journal: Journal
+    state: SiteState
+    log_key: PublicKey
+    log_origin: str
+    should_stop: Callable[[], bool]
+    may_leave: Callable[[str], None]
+
+    def run_once(self, sender: Sender) -> bool:
+        """Deliver everything that waits, in order; returns whether to go on without waiting.
+
+        A parcel that the centre refuses for good is set aside and the next one tried; anything that passes by
+        itself ends this pass.
+
+        Raises:
+            UnavailableError, AuthenticationError, StorageError: try again later; nothing is lost.
+        """
+        try:
+            for entry in self.spool.pending():
+                if self.should_stop():
+                    return False
+                self._attempt(entry, sender)
+        except Paused:
+            return False
+        finally:
+            self.settle()
+        return True
+
+    def settle(self) -> None:
+        """Bring assignments to their end whose parcels have all gone: also after a crash in between."""
+        waiting = {entry.assignment_id for entry in self.spool.pending()}
+        for record in self.state.open():
+            name = record.assignment.id
+            if record.state is State.DELIVERING and name not in waiting:
+                self.journal.append("assignment.done", assignment=name)
+                self.state.move(name, State.DONE)
+
+    def _attempt(self, entry: SpoolEntry, sender: Sender) -> None:
+        try:
+            self._deliver(entry, sender)
+        except (Paused, UnavailableError, AuthenticationError, StorageError):
+            raise
+        except CorsiaError as error:
+            self._set_aside(entry, error)
+
+    def _deliver(self, entry: SpoolEntry, sender: Sender) -> None:
+        self.may_leave(entry.study_digest)
+        entry = self.spool.sending(entry)
+        with self.spool.open(entry) as source:
+            receipt = sender.deliver(entry, source, self.should_stop)
+        if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
+            raise IntegrityError("log.proof", "the receipt is for another parcel")
+        checkpoint = verify_receipt(receipt, self.log_key, self.log_origin)
+        self.journal.append(
+            "parcel.delivered",
+            assignment=entry.assignment_id,
+            parcel=entry.parcel_id,
+            sha256=entry.digest,
+            index=receipt.index,
+            checkpoint=checkpoint.root.hex(),
+            bytes=entry.size_bytes,
+        )
+        self.spool.sent(entry, receipt)
+        _log.info("parcel.delivered", extra={"fields": {"parcel": entry.parcel_id, "size_bytes": entry.size_bytes}})
+
+    def _set_aside(self, entry: SpoolEntry, error: CorsiaError) -> None:
+        """State first: an assignment with a parcel set aside must never look done, whenever the machine stops."""
+        state = State.REFUSED if error.code.startswith("policy.") else State.FAILED
+        state = State.EXPIRED if error.code == "study.expired" else state
+        self.journal.append("parcel.bad", parcel=entry.parcel_id, code=error.code, error_id=error.id)
+        self.state.move(entry.assignment_id, state, code=error.code, error_id=error.id)
+        self.spool.bad(entry, error.code)
+        _log.error("parcel.bad", extra={"fields": {"parcel": entry.parcel_id, "code": error.code}})

@@ -1,0 +1,389 @@
+"""The egress gate: what a lane made, looked at again before it may be sealed. Trusts nothing that a worker says.
+
+Place in the flow: worker -> `EgressGate.check` (each item) -> seal, held -> `finish` (the whole) -> release; and
+`check_update` for one answer of a training run. Runs in the agent's process. It reads results only to judge them,
+keeps no value, and a refusal names a rule and at most a column, never what was found.
+
+A table leaves as the gate's own re-encoding of the cells it has checked, so that nothing travels in a file's
+metadata, statistics or gaps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+
+from edge.policy import Effective
+from edge.residual import MIN_CHARACTERS, Residual, decode_dicom
+from protocol.assignment import RoundInstruction, RoundPhase
+from protocol.errors import CODES, CorsiaError, DisclosureRefused, InputError, PolicyRefused, WorkerError, from_code
+from protocol.parcel import Item, ItemKind, canonical_json
+from protocol.study import Column, Lane, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import pyarrow as pa
+
+__all__ = ["Check", "EgressGate", "Passed", "check_update"]
+
+PSEUDONYM = "pseudonym"
+MAX_CELLS = 500_000_000
+MAX_REPORT_BYTES = 1 << 20
+MAX_WORD = 64
+_KINDS = {
+    Lane.HARVEST: (ItemKind.TABLE, ItemKind.DICOM, ItemKind.REPORT),
+    Lane.ANONYMIZE: (ItemKind.TABLE, ItemKind.DICOM, ItemKind.REPORT),
+    Lane.EXTRACT: (ItemKind.TABLE, ItemKind.REPORT),
+}
+_NAMES = {
+    ItemKind.TABLE: re.compile(r"^[a-z][a-z0-9-]{0,60}\.parquet\Z"),
+    ItemKind.DICOM: re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}\Z"),
+    ItemKind.REPORT: re.compile(r"^report\.json\Z"),
+}
+_WORD = re.compile(r"^[^\x00-\x1f\x7f]{0,64}\Z")
+_DAY = re.compile(r"^\d{4}-\d{2}-\d{2}\Z")
+# Columns of the source that must not come out under their own name, whatever the study declares.
+_KEPT_BACK = {
+    Lane.ANONYMIZE: ("patient", "identifier"),
+    Lane.EXTRACT: ("patient", "identifier", "text", "date", "birthdate"),
+}
+_DEIDENTIFIED = (Lane.ANONYMIZE, Lane.EXTRACT)
+_MESSAGES = {RoundPhase.PREPARE: "query.prepare", RoundPhase.TRAIN: "train", RoundPhase.EVALUATE: "evaluate"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One rule of the gate as it fell out; `reason` names no value."""
+
+    rule: str
+    ok: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Passed:
+    """What passed: distinct persons, rows of tables, files, bytes to be sealed."""
+
+    persons: int
+    rows: int
+    files: int
+    bytes: int
+
+
+class EgressGate:
+    """Checks one study's results at one site.
+
+    Args:
+        study: the approved study.
+        effective: the numbers that hold here.
+        roles: the site's word for each column of the dataset.
+        table: the source rows that the lane saw, or None.
+    """
+
+    def __init__(
+        self, study: Study, effective: Effective, *, roles: Mapping[str, str], table: pd.DataFrame | None
+    ) -> None:
+        self._study, self._effective, self._roles = study, effective, dict(roles)
+        self.residual = Residual()
+        self._cells: frozenset[str] = frozenset()
+        self.source_persons = 0  # distinct persons of the source's table
+        patient = next((name for name, role in self._roles.items() if role == "patient"), None)
+        if table is not None:
+            if patient is not None and patient in table.columns:
+                self.source_persons = int(table[patient].astype(str).str.strip().str.casefold().nunique())
+            if study.lane in _DEIDENTIFIED:
+                self.residual.add_table(table, self._roles)
+                self._cells = _texts(table)
+        self._patient = patient
+        self._persons: set[str] = set()
+        self._unnamed = 0  # persons of tables that name none
+        self._rows = self._files = self._bytes = 0
+        self._failed: dict[str, str] = {}
+        self._done: Counter[str] = Counter()
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Every rule that was applied, a refusal with its reason, for preview and journal."""
+        names = [*self._done, *(name for name in self._failed if name not in self._done)]
+        return tuple(Check(rule=n, ok=n not in self._failed, reason=self._failed.get(n, "")) for n in names)
+
+    @property
+    def passed(self) -> Passed:
+        """Counts of what passed so far."""
+        return Passed(persons=self._count(), rows=self._rows, files=self._files, bytes=self._bytes)
+
+    def check(self, item: Item) -> Item:
+        """Judge one result; returns what may be sealed in its place.
+
+        Raises:
+            DisclosureRefused: `gate.undeclared`, `gate.k`, `gate.residual`, `gate.bytes`.
+            PolicyRefused: `policy.bytes` when the study declares more than the site allows. Nothing of the study may
+                leave after either.
+        """
+        lane = self._study.lane
+        name = _NAMES.get(item.kind)
+        self._rule(
+            "kind", item.kind in _KINDS.get(lane, ()), "gate.undeclared", f"{item.kind.value} items may not leave"
+        )
+        self._rule("name", name is not None and bool(name.match(item.name)), "gate.undeclared", "an item's name")
+        if lane in _DEIDENTIFIED:
+            self._rule("residual", not self.residual.in_text(item.name), "gate.residual", "in an item's name")
+        if item.kind is ItemKind.TABLE:
+            made = self._table(item)
+        elif item.kind is ItemKind.DICOM:
+            made = self._dicom(item)
+        else:
+            made = self._report(item)
+        self._bytes += len(made.data)
+        code = "gate.bytes" if self._effective.max_bytes == self._study.output.max_bytes else "policy.bytes"
+        self._rule("bytes", self._bytes <= self._effective.max_bytes, code, "the result is larger than allowed")
+        return made
+
+    def finish(self) -> Passed:
+        """Judge the whole, after the last item.
+
+        Raises:
+            DisclosureRefused: `gate.cohort`; nothing of the study may leave.
+        """
+        lane = self._study.lane
+        if lane in _DEIDENTIFIED or (lane is Lane.HARVEST and self._study.legal_basis != "consent"):
+            enough = self._count() >= self._effective.min_cohort
+            self._rule("cohort", enough, "gate.cohort", f"fewer than {self._effective.min_cohort} persons")
+        return self.passed
+
+    # --- inside
+
+    def _rule(self, name: str, ok: bool, code: str, reason: str) -> None:
+        self._done[name] += 1
+        if not ok:
+            self._failed[name] = reason
+            raise _refusal(code, reason)
+
+    def _count(self) -> int:
+        return max(len(self._persons), self._unnamed)
+
+    def _table(self, item: Item) -> Item:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            reader = pq.ParquetFile(BytesIO(item.data))
+            if reader.metadata.num_rows * max(1, reader.metadata.num_columns) > MAX_CELLS:
+                raise ValueError("too many cells")
+            table = reader.read()
+        except (pa.ArrowException, ValueError, OSError):
+            raise _refusal("gate.undeclared", "a table is not readable Parquet") from None
+        table = table.replace_schema_metadata(None)
+        names = table.column_names
+        self._rule("columns", len(set(names)) == len(names), "gate.undeclared", "a column occurs twice")
+        for name in names:
+            declared = self._study.output.column(name)
+            self._rule("columns", declared is not None, "gate.undeclared", "a column is not declared by the study")
+            back = self._roles.get(name) in _KEPT_BACK.get(self._study.lane, ())
+            self._rule("columns", not back, "gate.undeclared", f"column {name!r} may not leave in this lane")
+            if self._study.lane is Lane.HARVEST:
+                asked = name in self._study.dataset.columns
+                self._rule("columns", asked, "gate.undeclared", f"column {name!r} was not asked for")
+            kept = declared is not None and _is_dtype(table[name], declared)
+            self._rule("dtype", kept, "gate.undeclared", f"column {name!r} is not of its declared type")
+        if self._study.lane is Lane.ANONYMIZE:
+            self._check_k(table)
+        if self._study.lane in _DEIDENTIFIED:
+            self._rule("residual", not self._left(table), "gate.residual", "in a table")
+        persons = self._count_table(table)
+        self._rows += table.num_rows
+        target = BytesIO()
+        plain = pa.schema([pa.field(f.name, f.type) for f in table.schema])
+        pq.write_table(table.cast(plain), target, compression="zstd")
+        return Item(
+            kind=item.kind, name=item.name, data=target.getvalue(), persons=persons, rows=table.num_rows, meta={}
+        )
+
+    def _check_k(self, table: pa.Table) -> None:
+        """Every combination of quasi-identifying cells is shared by k persons (rows, where persons are not named)."""
+        quasi = [n for n in table.column_names if self._roles.get(n) in ("quasi", "birthdate")]
+        if not quasi or table.num_rows == 0:
+            return
+        keys = list(zip(*(table[name].to_pylist() for name in quasi), strict=True))
+        if PSEUDONYM in table.column_names:
+            pairs = set(zip(keys, table[PSEUDONYM].to_pylist(), strict=True))
+            sizes = Counter(key for key, _person in pairs)
+        else:
+            sizes = Counter(keys)
+        enough = min(sizes.values()) >= self._effective.k
+        self._rule("k", enough, "gate.k", f"a class of fewer than {self._effective.k} persons")
+
+    def _left(self, table: pa.Table) -> bool:
+        import pyarrow as pa
+
+        for name in table.column_names:
+            column = table[name]
+            if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or _is_text(column.type):
+                distinct = {str(value) for value in column.to_pylist() if value is not None}
+            elif pa.types.is_integer(column.type):
+                # A short number may equal an id by chance; one of seven digits and more hardly does.
+                distinct = {str(v) for v in column.to_pylist() if v is not None and abs(v) >= 10**6}
+            else:
+                continue
+            if any(self.residual.in_text(text) for text in distinct):
+                return True
+        return False
+
+    def _count_table(self, table: pa.Table) -> int:
+        column = PSEUDONYM if self._study.lane in _DEIDENTIFIED else self._patient
+        if column is not None and column in table.column_names:
+            persons = {str(v).strip().casefold() for v in table[column].to_pylist() if v is not None}
+            self._persons |= persons
+            return len(persons)
+        persons_count = min(int(table.num_rows), self.source_persons)
+        self._unnamed = min(self._unnamed + persons_count, self.source_persons)
+        return persons_count
+
+    def _dicom(self, item: Item) -> Item:
+        self._rule("files", self._study.output.files, "gate.undeclared", "the study declares no files")
+        person = self._person_of(item)
+        if person:
+            self._persons.add(person.strip().casefold())
+        self._files += 1
+        return Item(kind=item.kind, name=item.name, data=item.data, persons=1, rows=1, meta={})
+
+    def _person_of(self, item: Item) -> str:
+        """The PatientID of a file, after the residual check where the lane asks for it."""
+        if self._study.lane not in _DEIDENTIFIED:
+            from edge.sources.dicom import patient_of
+
+            return patient_of(BytesIO(item.data)) or ""
+        try:
+            dataset = decode_dicom(item.data)
+        except ValueError:
+            self._rule("residual", False, "gate.residual", "a file does not parse, so it cannot be checked")
+            return ""
+        removed = str(dataset.get("PatientIdentityRemoved", "")) == "YES"
+        self._rule("residual", removed, "gate.residual", "a file does not say that identity was removed")
+        left = self.residual.in_dicom(dataset, item.data)
+        self._rule("residual", not left, "gate.residual", "in a file")
+        return str(dataset.get("PatientID", "") or "")
+
+    def _report(self, item: Item) -> Item:
+        try:
+            value = json.loads(item.data) if len(item.data) <= MAX_REPORT_BYTES else None
+            canonical = isinstance(value, dict) and canonical_json(value) == item.data
+        except (ValueError, RecursionError):
+            canonical = False
+        self._rule("report", canonical, "gate.undeclared", "a report is not canonical JSON")
+        for word in _words(value):
+            fine = isinstance(word, bool | int) or (isinstance(word, float) and math.isfinite(word))
+            if isinstance(word, str):
+                fine = bool(_WORD.match(word)) and word.casefold() not in self._cells
+                fine = fine and not (self._study.lane in _DEIDENTIFIED and self.residual.in_text(word))
+            self._rule("report", fine, "gate.undeclared", "a report holds more than numbers and short words")
+        return Item(kind=item.kind, name=item.name, data=item.data, persons=0, rows=0, meta={})
+
+
+def check_update(
+    study: Study, effective: Effective, instruction: RoundInstruction, message: bytes, reply: bytes
+) -> tuple[Item, tuple[Check, ...]]:
+    """Judge a training run's answer against the instruction that asked for it.
+
+    Args:
+        message: the instruction's Flower message, its digest checked.
+        reply: the worker's answer.
+
+    Returns:
+        The item that may be sealed, and the rules that it passed.
+
+    Raises:
+        DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
+        CorsiaError: the code that the answer names, when it is an error.
+    """
+    from pipelines.flower import EXAMPLES, describe_message, describe_reply
+
+    try:
+        asked, made = describe_message(message), describe_reply(reply, message)
+    except InputError:
+        raise _refusal("gate.update", "the answer is not one that the instruction asks for") from None
+    if made.error is not None:
+        raise from_code(made.error) if made.error in CODES else WorkerError("worker.failed")
+    training = study.training
+    allowed = {EXAMPLES, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
+    examples = made.metrics.get(EXAMPLES)
+    bound = training.max_norm if training else 0.0
+    right = (asked.kind, asked.round) == (_MESSAGES[instruction.phase], instruction.round)
+    checks = (
+        Check(rule="instruction", ok=right, reason="the message is of another phase or round"),
+        Check(rule="kind", ok=made.kind == asked.kind, reason="an answer of another kind"),
+        Check(rule="arrays", ok=dict(made.arrays) == dict(asked.arrays), reason="names, types or shapes of arrays"),
+        Check(rule="metrics", ok=set(made.metrics) <= allowed, reason="a metric that was not asked for"),
+        Check(rule="finite", ok=made.finite, reason="an array or a metric is not finite"),
+        Check(rule="norm", ok=made.kind != "train" or made.norm <= bound, reason="norm above training.max_norm"),
+        Check(rule="examples", ok=isinstance(examples, int) and examples > 0, reason="the number of examples"),
+    )
+    for check in checks:
+        if not check.ok:
+            raise _refusal("gate.update", check.reason)
+    if int(examples or 0) < effective.min_cohort:
+        raise _refusal("gate.cohort", f"fewer than {effective.min_cohort} examples")
+    passed = tuple(Check(rule=check.rule, ok=True) for check in checks)
+    item = Item(kind=ItemKind.MESSAGE, name="message.bin", data=reply, rows=1)
+    return item, (*passed, Check(rule="cohort", ok=True))
+
+
+def _refusal(code: str, reason: str) -> CorsiaError:
+    return PolicyRefused(code, reason) if code.startswith("policy.") else DisclosureRefused(code, reason)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def _is_dtype(column: pa.ChunkedArray, declared: Column) -> bool:
+    """Whether a column is of the declared type; whole numbers may stand for floats, ISO days for dates."""
+    import pyarrow as pa
+
+    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+    if pa.types.is_null(kind):
+        return True
+    text = pa.types.is_string(kind) or _is_text(kind)
+    if declared.dtype == "date":
+        days = text and all(_DAY.match(value) for value in column.to_pylist() if value is not None)
+        return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind) or days)
+    kinds: dict[str, bool] = {
+        "int": pa.types.is_integer(kind),
+        "float": pa.types.is_floating(kind) or pa.types.is_integer(kind),
+        "bool": pa.types.is_boolean(kind),
+        "string": text,
+    }
+    return kinds[declared.dtype]
+
+
+def _texts(table: pd.DataFrame) -> frozenset[str]:
+    """Every text cell of four or more characters: none of them may be a word of a report."""
+    found: set[str] = set()
+    for name in table.columns:
+        if table[name].dtype.kind not in "iufbM":
+            found |= {str(v).strip().casefold() for v in table[name].dropna().unique().tolist()}
+    return frozenset(text for text in found if len(text) >= MIN_CHARACTERS)
+
+
+def _words(value: Any) -> list[Any]:
+    """All keys and leaves of a JSON value."""
+    found: list[Any] = []
+    todo = [value]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, dict):
+            found += one.keys()
+            todo += one.values()
+        elif isinstance(one, list):
+            todo += one
+        elif one is not None:
+            found.append(one)
+    return found

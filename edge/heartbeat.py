@@ -1,0 +1,97 @@
+"""Tells the centre that the site is there and where its assignments stand; watches clock and certificate.
+
+Place in the flow: after each change of state, and every `heartbeat_s`. Sends ids, codes, counts and the heads of
+ledger and journal; while egress is paused, nothing but that it is paused.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from dataclasses import replace
+
+from edge.identity import renew
+from edge.site import Site, is_paused
+from edge.state import Record
+from protocol.errors import AuthenticationError, CorsiaError, StorageError, UnavailableError
+
+__all__ = ["Heartbeat"]
+
+_SKEW_S = 60.0
+_MAX_COUNTS = 64
+_log = logging.getLogger("edge.agent")
+
+
+class Heartbeat:
+    """One thread's work."""
+
+    def __init__(self, site: Site) -> None:
+        self._site = site
+        self._next_renewal = 0.0
+        self._next_warning = 0.0
+
+    def run(self) -> None:
+        """Beat until the daemon stops."""
+        site = self._site
+        delay = 0.5
+        while not site.stop.is_set():
+            site.news.clear()
+            try:
+                self.beat()
+                delay = 0.5
+                site.news.wait(site.config.limits.heartbeat_s)
+            except CorsiaError as error:
+                site.note("heartbeat.failed", error)
+                site.stop.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                delay = min(2 * delay, site.config.limits.heartbeat_s, 10.0)
+
+    def beat(self) -> None:
+        """Report what is new, or a bare heartbeat; renew the certificate when it is time.
+
+        Raises:
+            UnavailableError, AuthenticationError, StorageError: nothing is lost; try again.
+        """
+        site = self._site
+        status = site.status()
+        news = [] if is_paused(site.config.state_dir) else site.state.unreported()
+        for record in news:
+            self._report(record)
+        if not news:
+            self._check_clock(site.link.report(status))
+        site.remember()
+        self._renew()
+
+    def _report(self, record: Record) -> None:
+        site = self._site
+        counts = dict(sorted(record.counts.items())[:_MAX_COUNTS])
+        report = replace(
+            site.status(),
+            assignment_id=record.assignment.id,
+            state=record.state,
+            code=record.code,
+            error_id=record.error_id,
+            counts=counts,
+        )
+        try:
+            self._check_clock(site.link.report(report))
+        except (UnavailableError, AuthenticationError, StorageError):
+            raise
+        except CorsiaError as error:  # the centre does not know the assignment any more
+            site.note("report.refused", error)
+        site.state.reported(record)
+
+    def _check_clock(self, server_time: float) -> None:
+        skew = self._site.now() - server_time
+        if abs(skew) > _SKEW_S and self._site.now() >= self._next_warning:
+            self._next_warning = self._site.now() + 3600
+            _log.warning("clock.skew", extra={"fields": {"duration_s": round(skew, 1)}})
+
+    def _renew(self) -> None:
+        """At two thirds of the certificate's life, spread over sites; a failure is tried again after minutes."""
+        site = self._site
+        if not site.identity.needs_renewal() or site.now() < self._next_renewal:
+            return
+        self._next_renewal = site.now() + 300 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        identity = renew(site.identity, site.link.renew)
+        site.journal.append("certificate.renewed", serial=identity.serial)
+        site.reconnect(identity)

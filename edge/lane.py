@@ -1,0 +1,145 @@
+"""One study's lane at this site, from source rows to checked results: what a run and a preview have in common.
+
+Place in the flow: approved study -> source (consent) -> worker -> gate -> whatever `emit` does with what passed. It
+seals nothing, spends nothing and writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from edge.config import DatasetConfig, EdgeConfig
+from edge.gate import EgressGate
+from edge.policy import Decision
+from edge.storage import named_errors, write_file
+from edge.worker import Worker
+from pipelines import Job, SourceFile
+from privacy.envelope.keys import SecretKey, derive, read_key
+from protocol.errors import PermissionRefused
+from protocol.parcel import Item
+from protocol.study import Lane, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from edge.sources import DatasetSource
+
+__all__ = ["LaneRun", "SiteSource", "job_key"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneRun:
+    """A study made ready for this site.
+
+    Attributes:
+        study: with the effective k and cohort in the place of the asked ones, which the lane reads.
+        job: what the worker is given.
+    """
+
+    study: Study
+    dataset: DatasetConfig
+    decision: Decision
+    job: Job
+
+    @classmethod
+    def prepare(cls, study: Study, digest: str, config: EdgeConfig, decision: Decision) -> LaneRun:
+        """Put the effective numbers into the study and derive its key.
+
+        Raises:
+            PolicyRefused: the decision's code.
+            PermissionRefused: `permission.site` when the study is not for this site.
+            ConfigurationError, StorageError: the pseudonym key.
+        """
+        decision.require()
+        if config.site not in study.sites:
+            raise PermissionRefused("permission.site")
+        effective = decision.effective
+        promised = study.privacy.model_copy(update={"k": effective.k, "min_cohort": effective.min_cohort})
+        study = study.model_copy(update={"privacy": promised})
+        dataset = config.datasets[study.dataset.name]
+        key = job_key(config.state_dir, digest)
+        return cls(
+            study=study,
+            dataset=dataset,
+            decision=decision,
+            job=Job(study=study, site=config.site, key=key, roles=dict(dataset.columns)),
+        )
+
+    def source(self) -> SiteSource:
+        """The consented, selected rows and files.
+
+        Raises:
+            InputError: `input.table`, `input.column-missing`.
+        """
+        from edge.sources import DatasetSource
+
+        return SiteSource(DatasetSource(self.dataset, self.study))
+
+    def gate(self, source: SiteSource) -> EgressGate:
+        """The egress gate for results of this source; it learns from the source what must not be in them."""
+        gate = EgressGate(self.study, self.decision.effective, roles=self.job.roles, table=source.table())
+        if self.study.lane in (Lane.ANONYMIZE, Lane.EXTRACT):
+            source.watch(gate.residual.add_dicom)
+        return gate
+
+    def run(self, worker: Worker, source: SiteSource, gate: EgressGate, emit: Callable[[Item], None]) -> Counter[str]:
+        """Run the lane; each result that passes the gate goes to `emit`. Returns withheld counts by reason.
+
+        Raises:
+            CorsiaError: of source, lane, gate or `emit`; nothing of the study may leave then.
+        """
+        outcome = worker.run(self.job, source, lambda item: emit(gate.check(item)))
+        return Counter(source.withheld) + Counter(outcome.withheld)
+
+
+class SiteSource:
+    """A `pipelines.Source` that lets the gate look at each file which the lane is given."""
+
+    def __init__(self, source: DatasetSource) -> None:
+        self._source = source
+        self._look: Callable[[bytes], None] = lambda _data: None
+        self.files_seen = 0
+
+    def watch(self, look: Callable[[bytes], None]) -> None:
+        """Call `look` with the bytes of every file before the lane sees them."""
+        self._look = look
+
+    def table(self) -> pd.DataFrame | None:
+        """See `DatasetSource.table`."""
+        return self._source.table()
+
+    def files(self) -> Iterator[SourceFile]:
+        """See `DatasetSource.files`."""
+        for file in self._source.files():
+            self._look(file.data)
+            self.files_seen += 1
+            yield file
+
+    @property
+    def withheld(self) -> dict[str, int]:
+        """Rows and files that the source held back, by reason."""
+        return self._source.withheld
+
+    @property
+    def rows(self) -> int:
+        """Rows of the table, 0 without one."""
+        table = self._source.table()
+        return 0 if table is None else len(table)
+
+
+def job_key(state_dir: Path, digest: str) -> bytes:
+    """32 bytes for one study at this site, from the site's pseudonym key, which is made at first use.
+
+    Raises:
+        ConfigurationError: `config.key-mode`.
+        StorageError: the key cannot be written.
+    """
+    path = state_dir / "pseudonym.key"
+    if not path.exists():
+        with named_errors():
+            write_file(path, SecretKey.generate().to_bytes())
+    return derive(read_key(path).to_bytes(), f"corsia/v1/job/{digest}")

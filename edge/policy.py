@@ -1,0 +1,277 @@
+"""The site's rules against a study, one `Rule` a check: a pure function, no file, no clock, no data.
+
+Place in the flow: after the study's signature, before approval and before any row is read. The stricter of the two
+sides' numbers wins and goes to lane and gate as `effective`; what the site does not allow refuses the study. A rule
+names columns of the site: it is for the steward, and only its code leaves the hospital.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from edge.config import DatasetConfig, EdgeConfig
+from pipelines.registry import Installed
+from protocol.errors import PolicyRefused
+from protocol.study import Lane, Study
+
+__all__ = ["MASKING", "NOISING", "Decision", "Effective", "Rule", "decide"]
+
+# Installed pipelines that mask their updates, and that add noise. A study that promises what the code cannot keep is
+# refused, whatever the site allows.
+MASKING: frozenset[str] = frozenset()
+NOISING: frozenset[str] = frozenset()
+_DIRECT = ("patient", "identifier", "text")  # roles that name a person, or may
+_TABLE_LANES = (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One check. `asked` is the study's value, `site` the site's, `effective` what holds; all as text.
+
+    `code` is the error code when it is not `ok`.
+    """
+
+    name: str
+    asked: str
+    site: str
+    effective: str
+    ok: bool
+    reason: str
+    code: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effective:
+    """The numbers that hold for this study at this site: the stricter of both sides'."""
+
+    k: int
+    min_cohort: int
+    max_bytes: int
+    max_bytes_per_year: int
+    epsilon: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """All rules, in order, and what follows. `code` is that of the first rule that refuses, or empty."""
+
+    rules: tuple[Rule, ...]
+    effective: Effective
+
+    @property
+    def allowed(self) -> bool:
+        """Whether every rule is content."""
+        return all(rule.ok for rule in self.rules)
+
+    @property
+    def code(self) -> str:
+        """The first refusal's code, or empty."""
+        return next((rule.code for rule in self.rules if not rule.ok), "")
+
+    def require(self) -> None:
+        """Refuse unless allowed.
+
+        Raises:
+            PolicyRefused: with the first refusing rule's code.
+        """
+        for rule in self.rules:
+            if not rule.ok:
+                raise PolicyRefused(rule.code, rule.reason)
+
+
+def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed]) -> Decision:
+    """Check a study against the site's policy for its dataset.
+
+    Args:
+        study: a study whose signature has been verified.
+        config: the site's configuration.
+        installed: the pipelines installed here (`pipelines.registry.INSTALLED`).
+    """
+    dataset = config.datasets.get(study.dataset.name)
+    if dataset is None:
+        rule = _rule("dataset", study.dataset.name, "", False, "no dataset of this name is offered", "policy.dataset")
+        nothing = Effective(
+            k=study.privacy.k,
+            min_cohort=study.privacy.min_cohort,
+            max_bytes=0,
+            max_bytes_per_year=0,
+            epsilon=study.privacy.epsilon,
+        )
+        return Decision(rules=(rule,), effective=nothing)
+    policy = dataset.policy
+    effective = Effective(
+        k=max(study.privacy.k, policy.min_k),
+        min_cohort=max(study.privacy.min_cohort, policy.min_cohort),
+        max_bytes=min(study.output.max_bytes, policy.max_bytes),
+        max_bytes_per_year=policy.max_bytes_per_year,
+        epsilon=study.privacy.epsilon,
+    )
+    rules = (
+        _rule("dataset", study.dataset.name, study.dataset.name, True, "", "policy.dataset"),
+        _images(study, dataset),
+        _lane(study, dataset),
+        _pipeline(study, dataset, installed),
+        _purpose(study, dataset),
+        _columns(study, dataset),
+        _output(study, dataset),
+        _number("k", study.privacy.k, policy.min_k, effective.k),
+        _number("cohort", study.privacy.min_cohort, policy.min_cohort, effective.min_cohort),
+        _number("bytes", study.output.max_bytes, policy.max_bytes, effective.max_bytes),
+        _epsilon(study, dataset),
+        _masks(study, dataset),
+        _consent(study, dataset),
+    )
+    return Decision(rules=rules, effective=effective)
+
+
+def _rule(name: str, asked: object, site: object, ok: bool, reason: str, code: str) -> Rule:
+    return Rule(
+        name=name,
+        asked=str(asked),
+        site=str(site),
+        effective=str(asked) if ok else "refused",
+        ok=ok,
+        reason="" if ok else reason,
+        code="" if ok else code,
+    )
+
+
+def _number(name: str, asked: int, site: int, effective: int) -> Rule:
+    """The stricter number wins: never a refusal, since lane and gate enforce it."""
+    reason = "" if asked == effective else "the site's value is stricter and holds"
+    return Rule(name=name, asked=str(asked), site=str(site), effective=str(effective), ok=True, reason=reason, code="")
+
+
+def _images(study: Study, dataset: DatasetConfig) -> Rule:
+    asked = study.dataset.images or study.output.files
+    return _rule(
+        "images",
+        "yes" if asked else "no",
+        "yes" if dataset.dicom else "no",
+        not asked or dataset.dicom is not None,
+        "the dataset has no DICOM folder",
+        "policy.dataset",
+    )
+
+
+def _lane(study: Study, dataset: DatasetConfig) -> Rule:
+    allowed = dataset.policy.lanes
+    reason = f"lane {study.lane.value!r} is not in the policy's lanes"
+    return _rule("lane", study.lane.value, _list(allowed), study.lane in allowed, reason, "policy.lane")
+
+
+def _pipeline(study: Study, dataset: DatasetConfig, installed: Mapping[str, Installed]) -> Rule:
+    asked, entry = study.pipeline, installed.get(study.pipeline.name)
+    if asked.name not in dataset.policy.pipelines:
+        reason = f"pipeline {asked.name!r} is not in the policy's pipelines"
+    elif entry is None:
+        reason = f"pipeline {asked.name!r} is not installed"
+    elif entry.version != asked.version:
+        reason = f"version {entry.version} is installed, {asked.version} is asked"
+    elif entry.lane != study.lane.value:
+        reason = f"pipeline {asked.name!r} is for lane {entry.lane!r}"
+    else:
+        reason = ""
+    site = _list(f"{e.name} {e.version}" for n, e in installed.items() if n in dataset.policy.pipelines)
+    return _rule("pipeline", f"{asked.name} {asked.version}", site, not reason, reason, "policy.pipeline")
+
+
+def _purpose(study: Study, dataset: DatasetConfig) -> Rule:
+    allowed = dataset.policy.purposes
+    reason = f"purpose {study.purpose!r} is not in the policy's purposes"
+    return _rule("purpose", study.purpose, _list(allowed), study.purpose in allowed, reason, "policy.purpose")
+
+
+def _columns(study: Study, dataset: DatasetConfig) -> Rule:
+    """What is read: by lane 1 the releasable columns, by the others those with a role; selectors likewise."""
+    asked = list(study.dataset.columns)
+    if study.training is not None:
+        asked += [*study.training.features, *study.training.outcome]
+    where = [condition.column for condition in study.dataset.where]
+    if study.lane is Lane.HARVEST:
+        bad = [name for name in [*asked, *where] if not _releasable(name, dataset)]
+        reason = "the site does not release: "
+    else:
+        # A selector on a name or a code would let the study ask about one person.
+        bad = [name for name in asked if name not in dataset.columns]
+        bad += [name for name in where if dataset.columns.get(name, _DIRECT[0]) in _DIRECT]
+        if study.lane is Lane.TRAIN:
+            bad += [name for name in asked if dataset.columns.get(name) in _DIRECT]
+        reason = "the site gave no (suitable) role to: "
+    site = dataset.policy.release_columns if study.lane is Lane.HARVEST else dataset.columns
+    return _rule(
+        "columns",
+        _list(dict.fromkeys([*asked, *where])),
+        _list(site),
+        not bad,
+        reason + _list(dict.fromkeys(bad)),
+        "policy.columns",
+    )
+
+
+def _output(study: Study, dataset: DatasetConfig) -> Rule:
+    """What lane 1 declares to leave must be releasable too; a glob there covers only what the gate lets through."""
+    declared = [column.name for column in study.output.columns]
+    bad = []
+    if study.lane is Lane.HARVEST:
+        bad = [name for name in declared if name in dataset.columns and not _releasable(name, dataset)]
+    elif study.lane in (Lane.ANONYMIZE, Lane.EXTRACT):
+        direct = ("patient", "identifier") if study.lane is Lane.ANONYMIZE else _DIRECT
+        bad = [name for name in declared if dataset.columns.get(name) in direct]
+    reason = "these may not leave: " + _list(bad)
+    site = dataset.policy.release_columns if study.lane is Lane.HARVEST else ()
+    return _rule("output", _list(declared), _list(site), not bad, reason, "policy.columns")
+
+
+def _releasable(name: str, dataset: DatasetConfig) -> bool:
+    role = dataset.columns.get(name)
+    if role is None:
+        return False
+    if role in _DIRECT:
+        return name in dataset.policy.release_columns
+    return any(fnmatch.fnmatchcase(name, glob) for glob in dataset.policy.release_columns)
+
+
+def _epsilon(study: Study, dataset: DatasetConfig) -> Rule:
+    asked = "unbounded" if study.privacy.dp == "none" else f"{study.privacy.dp} {study.privacy.epsilon}"
+    if study.lane is Lane.INFER:
+        return _rule("epsilon", "nothing leaves", "any", True, "", "policy.epsilon")
+    if study.privacy.dp == "none":
+        ok, reason = dataset.policy.allow_unbounded_epsilon, "results without differential privacy may not leave"
+    else:
+        ok, reason = study.pipeline.name in NOISING, "the installed pipeline adds no noise"
+    site = "unbounded" if dataset.policy.allow_unbounded_epsilon else "bounded"
+    return _rule("epsilon", asked, site, ok, reason, "policy.epsilon")
+
+
+def _masks(study: Study, dataset: DatasetConfig) -> Rule:
+    asked, site = study.privacy.secure_aggregation, dataset.policy.require_secure_aggregation
+    if asked and study.pipeline.name not in MASKING:
+        return _rule("masks", "yes", "", False, "the installed pipeline masks no updates", "policy.pipeline")
+    ok = asked or not site or study.lane is not Lane.TRAIN
+    return _rule(
+        "masks",
+        "yes" if asked else "no",
+        "required" if site else "not required",
+        ok,
+        "the site asks for secure aggregation",
+        "policy.masks",
+    )
+
+
+def _consent(study: Study, dataset: DatasetConfig) -> Rule:
+    needed = dataset.policy.require_consent or study.legal_basis == "consent"
+    return _rule(
+        "consent",
+        study.legal_basis,
+        "required" if dataset.policy.require_consent else "not required",
+        not needed or dataset.consent is not None,
+        "consent is needed, and no consent column is configured",
+        "policy.consent",
+    )
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(str(name) for name in names)

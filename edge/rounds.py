@@ -1,0 +1,51 @@
+"""A federation's instruction, verified against the one key that the approved study names for it.
+
+Place in the flow: agent -> here -> replay check (`SiteState.instruct`) -> worker. Pure: no file, no network.
+"""
+
+from __future__ import annotations
+
+from privacy.envelope import PublicKey
+from protocol.assignment import Assignment, AssignmentKind, RoundInstruction
+from protocol.errors import IntegrityError, StudyRefused
+from protocol.study import Study
+from protocol.trust import Purpose
+
+__all__ = ["ledger_key", "verified_round"]
+
+
+def verified_round(assignment: Assignment, study: Study, site: str, now: float) -> RoundInstruction:
+    """The instruction of a round assignment, if it is the study's own federation that gives it, to us, in time.
+
+    Args:
+        now: Unix seconds.
+
+    Raises:
+        StudyRefused: `study.signature`, `study.replay` for another study or site, `study.expired` after its deadline.
+        InputError: `input.message`.
+    """
+    text = study.recipient("federation")
+    if text is None:
+        raise StudyRefused("study.signature", "the study names no federation")
+    try:
+        PublicKey.from_base64(text).verify(Purpose.ROUND, assignment.document, assignment.signature)
+    except IntegrityError:
+        raise StudyRefused("study.signature", "the round is not signed by the study's federation") from None
+    instruction = RoundInstruction.from_bytes(assignment.document)
+    if (instruction.study_digest, instruction.site) != (assignment.study_digest, site):
+        raise StudyRefused("study.replay", "a round of another study or site")
+    if now > instruction.deadline:
+        raise StudyRefused("study.expired", "the round's deadline is over")
+    return instruction
+
+
+def ledger_key(assignment: Assignment) -> str:
+    """What names a release in the ledger: the assignment, or the round's run, number and phase.
+
+    A further attempt of a phase is a further release.
+    """
+    if assignment.kind is AssignmentKind.STUDY:
+        return assignment.id
+    made = RoundInstruction.from_bytes(assignment.document)
+    key = f"{made.run}/{made.round}/{made.phase.value}"
+    return f"{key}/{made.attempt}" if made.attempt > 0 else key

@@ -1,0 +1,276 @@
+"""One site's opened state folder: what all threads of the daemon share, and the brakes on egress.
+
+Place in the flow: `Agent.run` opens it under the folder's lock; jobs, delivery and heartbeat work on it. It decides
+nothing about a study. `halted` is the one place that says whether anything may leave now.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from edge.approvals import Approvals
+from edge.config import EdgeConfig
+from edge.identity import Identity
+from edge.journal import Journal
+from edge.lane import LaneRun
+from edge.ledger import Ledger
+from edge.rounds import ledger_key
+from edge.spool import Spool, SpoolEntry
+from edge.state import Record, SiteState
+from edge.storage import named_errors, sync_folder
+from edge.worker import Stopped
+from pipelines import registry
+from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
+from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
+from protocol.faults import point
+from protocol.parcel import Receipt
+
+__all__ = ["Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
+
+_log = logging.getLogger("edge.agent")
+_POLL_S = 0.2
+
+
+class Link(Protocol):
+    """The wire as the daemon needs it (`edge.uplink.Uplink`)."""
+
+    def watch(self) -> Iterator[Assignment]: ...  # noqa: D102
+    def report(self, report: SiteReport) -> float: ...  # noqa: D102
+    def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt: ...  # noqa: D102
+    def fetch(self, blob: Blob) -> bytes: ...  # noqa: D102
+    def renew(self, csr_der: bytes, signature: bytes) -> bytes: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
+
+
+def is_paused(state_dir: Path) -> bool:
+    """Whether egress is paused at this site."""
+    return (state_dir / "paused").exists()
+
+
+def set_paused(state_dir: Path, paused: bool) -> None:
+    """Pause or resume all egress, durably, whether the daemon runs or not.
+
+    Raises:
+        StorageError: nothing changed.
+    """
+    flag = state_dir / "paused"
+    with named_errors():
+        if paused:
+            flag.touch(mode=0o600)
+        else:
+            flag.unlink(missing_ok=True)
+        sync_folder(state_dir)
+
+
+def is_running(state_dir: Path) -> bool:
+    """Whether a daemon holds this state folder now."""
+    try:
+        handle = os.open(state_dir / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return False
+    except OSError:
+        return True
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def locked(state_dir: Path) -> Iterator[None]:
+    """Hold the state folder against a second daemon.
+
+    Raises:
+        ConflictError: `conflict.running`.
+    """
+    with named_errors():
+        state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handle = os.open(state_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConflictError("conflict.running") from None
+        yield
+    finally:
+        os.close(handle)
+
+
+class Site:
+    """Everything of one site that is open while the daemon runs.
+
+    Args:
+        connect: makes the wire from an identity and an address (None: the one of the enrolment).
+        stop: set when the daemon is to end.
+
+    Raises:
+        AuthenticationError: `auth.not-enrolled`, `auth.certificate`.
+        IntegrityError: `journal.chain`: nothing leaves without a journal.
+        StorageError: the folder cannot be used.
+    """
+
+    def __init__(
+        self, config: EdgeConfig, connect: Callable[[Identity, str | None], Link], stop: threading.Event
+    ) -> None:
+        state_dir = config.state_dir
+        self.config, self.stop, self._connect = config, stop, connect
+        self.identity = Identity.load(state_dir)
+        self.scratch = state_dir / "work"
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.state = SiteState(state_dir / "state.db")
+        self.journal = Journal(state_dir / "journal.jsonl")
+        self.journal.verify(self.state.fact("journal_head"))
+        self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
+        self.spool.recover()
+        self.approvals = Approvals(self.state, registry.code_digest)
+        self.work = {kind: threading.Event() for kind in AssignmentKind}
+        self.send, self.news = threading.Event(), threading.Event()
+        self.ledger_code = ""
+        self.ledger = self._open_ledger(state_dir / "ledger.db")
+        self.link = connect(self.identity, self._fleet())
+
+    def _fleet(self) -> str | None:
+        return self.config.centre.fleet if self.config.centre else None
+
+    def _open_ledger(self, path: Path) -> Ledger | None:
+        """A damaged ledger stops all egress; the rest goes on, so that steward and centre see why."""
+        try:
+            ledger = Ledger(path)
+            ledger.verify(self.state.fact("ledger_head"))
+            return ledger
+        except BudgetExceeded as error:
+            self.break_ledger(error)
+            return None
+
+    def break_ledger(self, error: BudgetExceeded) -> None:
+        """Stop all egress until the daemon starts again with a ledger that verifies."""
+        if not self.ledger_code:
+            self.ledger_code = error.code
+            self.journal.append("ledger.broken", code=error.code, error_id=error.id)
+            self.note("ledger.broken", error)
+
+    def close(self) -> None:
+        """Remember the heads and close."""
+        self.remember()
+        self.journal.append("agent.stopped", site=self.config.site)
+        self.state.set_fact("journal_head", self.journal.head())
+        if self.ledger is not None:
+            self.ledger.close()
+        self.state.close()
+
+    def remember(self) -> None:
+        """Note the heads of ledger and journal: an older copy put back later is found at the next start."""
+        if self.ledger is not None and not self.ledger_code:
+            self._remember("ledger_head", self.ledger.head())
+        self._remember("journal_head", self.journal.head())
+
+    def _remember(self, name: str, head: str) -> None:
+        if self.state.fact(name) != head:
+            self.state.set_fact(name, head)
+
+    def reconnect(self, identity: Identity) -> None:
+        """Use a new identity's certificate from now on; calls over the old one end."""
+        old, self.identity = self.link, identity
+        self.link = self._connect(identity, self._fleet())
+        old.close()
+
+    def wake(self) -> None:
+        """Let every thread look again."""
+        for event in (*self.work.values(), self.send, self.news):
+            event.set()
+
+    # --- the brakes
+
+    def halted(self) -> bool:
+        """Whether nothing may leave now: the daemon stops, egress is paused, or the ledger does not verify."""
+        return self.stop.is_set() or bool(self.ledger_code) or is_paused(self.config.state_dir)
+
+    def wait_unpaused(self) -> None:
+        """Return when something may leave.
+
+        Raises:
+            Stopped: the daemon stops before.
+            BudgetExceeded: `budget.ledger`.
+        """
+        while self.halted():
+            if self.stop.is_set():
+                raise Stopped
+            if self.ledger_code:
+                raise BudgetExceeded("budget.ledger")
+            self.stop.wait(_POLL_S)
+
+    # --- the ledger
+
+    def reserve(self, assignment: Assignment, lane: LaneRun, *, size_bytes: int, persons: int) -> None:
+        """Spend before anything is sealed; the same release spends once.
+
+        Raises:
+            BudgetExceeded: `budget.bytes`, `budget.ledger`.
+        """
+        if self.ledger is None:
+            raise BudgetExceeded("budget.ledger")
+        key, effective = ledger_key(assignment), lane.decision.effective
+        known = self.ledger.spend(key)
+        if known is None or known.state != "committed":
+            self.ledger.reserve(
+                key,
+                lane.study.dataset.name,
+                assignment.study_digest,
+                k=effective.k,
+                cohort=effective.min_cohort,
+                bytes=size_bytes,
+                epsilon=effective.epsilon,
+                persons=persons,
+                limits=effective,
+            )
+            self.journal.append("ledger.reserved", assignment=assignment.id, bytes=size_bytes, persons=persons)
+        point("edge.reserved")
+
+    def commit(self, assignment: Assignment, size_bytes: int) -> None:
+        """Note what was sealed under a reserved key; 0 when all of it was discarded unreleased."""
+        key = ledger_key(assignment)
+        known = self.ledger.spend(key) if self.ledger is not None else None
+        if self.ledger is not None and known is not None and known.state == "reserved":
+            self.ledger.commit(key, min(size_bytes, known.bytes))
+            self.state.set_fact("ledger_head", self.ledger.head())
+
+    # --- states and notes
+
+    def move(
+        self, record: Record, state: State, *, code: str = "", error_id: str = "", counts: dict[str, int] | None = None
+    ) -> None:
+        """Set an assignment's state; it is reported soon."""
+        self.state.move(record.assignment.id, state, code=code, error_id=error_id, counts=counts)
+        self.news.set()
+
+    def note(self, event: str, error: CorsiaError) -> None:
+        """Log a named failure by code and id."""
+        _log.warning(event, extra={"fields": {"code": error.code, "error_id": error.id}})
+
+    def status(self) -> SiteReport:
+        """What a heartbeat says."""
+        from importlib.metadata import version
+
+        parcels, size = self.spool.usage()
+        return SiteReport(
+            version=version("corsia"),
+            paused=is_paused(self.config.state_dir) or bool(self.ledger_code),
+            spool_parcels=parcels,
+            spool_bytes=size,
+            ledger_head=self.ledger.head() if self.ledger is not None else "",
+            journal_head=self.journal.head(),
+        )
+
+    def now(self) -> float:
+        """Unix seconds."""
+        return time.time()

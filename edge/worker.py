@@ -1,0 +1,360 @@
+"""Lane code in a process of its own: rows in by pipe, results out by pipe, nothing else.
+
+Place in the flow: agent -> `Worker` (here) -> `python -m edge.worker` (`edge/confined.py`) -> `pipelines`. The child
+gets a bare environment, a private HOME that is removed afterwards and limits; it has no key, ledger or spool. What it
+prints goes nowhere, since a library's message may quote a patient; of its failures only an error code, or an
+exception's type name, comes back.
+
+Frames: 4-byte head length, 8-byte data length (big-endian), a head of JSON, data. The child asks (`table`, `files`,
+`file`), tells (`item`, `withhold`, `progress`) and ends with `done`, `reply` or `error`.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import logging
+import os
+import re
+import select
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from protocol.errors import CODES, CorsiaError, StorageError, WorkerError, from_code
+from protocol.parcel import MAX_ITEM_BYTES, Item, ItemKind
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from edge.config import Limits
+    from pipelines import Job, Source, SourceFile
+
+__all__ = ["FRAME", "Outcome", "Stopped", "Worker"]
+
+MAX_HEAD_BYTES = 1 << 20
+MAX_REASONS = 64
+# What lane code may end with: nothing that this side would wait for, or take for a word of its own ledger.
+_SAYABLE = ("config.extra-missing", "gate.", "input.", "model.", "policy.", "worker.")
+FRAME = struct.Struct(">IQ")
+_WORD = re.compile(r"^[a-z][a-z0-9-]{0,47}\Z")
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
+_TYPE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
+_PASSED = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TZ", "CORSIA_FAULTS")
+_log = logging.getLogger("edge.worker")
+
+
+class Stopped(Exception):
+    """The daemon stops: the job is left as it is and taken up again at the next start."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Outcome:
+    """What a lane told besides its items: withheld counts by reason."""
+
+    withheld: dict[str, int] = field(default_factory=dict)
+
+
+class Worker:
+    """One worker process and its pipe. Not for two threads at a time.
+
+    Args:
+        limits: memory, threads and the longest silence.
+        scratch: a folder of the site's state in which the child's HOME is made; removed by `close`.
+        should_stop: asked a few times a second while waiting.
+        argv: the child's command (tests).
+    """
+
+    def __init__(
+        self,
+        limits: Limits,
+        scratch: Path,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        argv: Sequence[str] = (),
+    ) -> None:
+        self._limits = limits
+        self._scratch = scratch
+        self._should_stop = should_stop
+        self._argv = list(argv) or [sys.executable, "-I", "-W", "ignore", "-m", "edge.worker"]
+        self._child: subprocess.Popen[bytes] | None = None
+        self._home: Path | None = None
+        self.isolated = False
+        self.timed_out = False
+        self._used = time.monotonic()
+
+    # --- what the agent calls
+
+    def run(
+        self, job: Job, source: Source, put: Callable[[Item], None], blobs: Mapping[str, bytes] | None = None
+    ) -> Outcome:
+        """Run the study's lane over a source; items go to `put` one by one.
+
+        Args:
+            blobs: objects that the lane needs besides rows (a model), by name.
+
+        Raises:
+            WorkerError: `worker.failed`, `worker.killed`.
+            CorsiaError: the code that the lane raised, or whatever source and `put` raise. The worker is gone then.
+            Stopped: the daemon stops.
+        """
+
+        def lane() -> tuple[Outcome, bytes]:
+            self._begin(job, "run", blobs or {})
+            return self._serve(source, put)
+
+        outcome, _ = self._guarded(lane)
+        self.close()
+        return outcome
+
+    def start_training(self, job: Job, source: Source) -> Outcome:
+        """Load and validate a run's data and stay warm for `handle`. Raises as `run`."""
+
+        def load() -> tuple[Outcome, bytes]:
+            self._begin(job, "train", {})
+            return self._serve(source, _no_item)
+
+        return self._guarded(load)[0]
+
+    def handle(self, message: bytes) -> bytes:
+        """Answer one message of a run that `start_training` began. Raises as `run`."""
+
+        def exchange() -> tuple[Outcome, bytes]:
+            self._send({"op": "message"}, message)
+            return self._serve(None, _no_item)
+
+        return self._guarded(exchange)[1]
+
+    @property
+    def idle_s(self) -> float:
+        """Seconds since it was last used."""
+        return time.monotonic() - self._used
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return self._child is not None and self._child.poll() is None
+
+    def close(self) -> None:
+        """End the process, if any, and remove its HOME."""
+        child, self._child = self._child, None
+        if child is not None:
+            if child.poll() is None:
+                child.kill()
+            for pipe in (child.stdin, child.stdout):
+                if pipe is not None:
+                    pipe.close()
+            child.wait()
+        if self._home is not None:
+            shutil.rmtree(self._home, ignore_errors=True)
+            self._home = None
+
+    # --- inside
+
+    def _guarded(self, action: Callable[[], tuple[Outcome, bytes]]) -> tuple[Outcome, bytes]:
+        self._used = time.monotonic()
+        try:
+            return action()
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._used = time.monotonic()
+
+    def _begin(self, job: Job, mode: str, blobs: Mapping[str, bytes]) -> None:
+        from protocol.study import dump_study
+
+        self._spawn()
+        head = {
+            "op": "job",
+            "mode": mode,
+            "site": job.site,
+            "key": base64.b64encode(job.key).decode(),
+            "roles": dict(job.roles),
+            "blobs": list(blobs),
+        }
+        self._send(head, dump_study(job.study))
+        for name, data in blobs.items():
+            self._send({"op": "blob", "name": name}, data)
+
+    def _spawn(self) -> None:
+        self.close()
+        try:
+            self._scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._home = Path(tempfile.mkdtemp(prefix="worker-", dir=self._scratch))
+            self._child = subprocess.Popen(
+                [*self._argv, str(os.getpid()), str(self._limits.worker_memory_bytes)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                bufsize=0,
+                close_fds=True,
+                start_new_session=True,
+                cwd=self._home,
+                env=_environment(self._home, self._limits.worker_threads),
+            )
+        except OSError as error:
+            raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+        hello, _ = self._receive()
+        self.isolated = hello.get("network") == "none"
+        _log.info("worker.started", extra={"fields": {"kind": "isolated" if self.isolated else "shared"}})
+
+    def _serve(self, source: Source | None, put: Callable[[Item], None]) -> tuple[Outcome, bytes]:
+        """Answer the child until it ends this exchange."""
+        outcome = Outcome()
+        files: Iterator[SourceFile] = iter(())
+        while True:
+            head, data = self._receive()
+            op = head.get("op")
+            if op == "table" and source is not None:
+                self._send(*_packed(source.table()))
+            elif op == "files" and source is not None:
+                files = source.files()
+            elif op == "file":
+                file = next(files, None)
+                self._send(*(({"op": "end"}, b"") if file is None else ({"op": "file", "name": file.name}, file.data)))
+            elif op == "item":
+                put(_item(head, data))
+            elif op == "withhold":
+                _count(outcome, head)
+            elif op == "progress":
+                continue
+            elif op in ("done", "reply"):
+                return outcome, data
+            else:
+                raise _failure(head)
+
+    def _send(self, head: dict[str, Any], data: bytes | memoryview = b"") -> None:
+        if self._child is None or self._child.stdin is None:
+            raise WorkerError("worker.killed")
+        raw = json.dumps(head).encode()
+        handle = self._child.stdin.fileno()
+        until = time.monotonic() + self._limits.worker_timeout_s
+        for part in (FRAME.pack(len(raw), len(data)) + raw, data):
+            view = memoryview(part)
+            while view:
+                self._wait(handle, select.POLLOUT, until)
+                try:
+                    view = view[os.write(handle, view[: 1 << 20]) :]
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    raise WorkerError("worker.killed") from None
+
+    def _receive(self) -> tuple[dict[str, Any], bytes]:
+        until = time.monotonic() + self._limits.worker_timeout_s
+        head_size, data_size = FRAME.unpack(self._read(FRAME.size, until))
+        if head_size > MAX_HEAD_BYTES or data_size > MAX_ITEM_BYTES:
+            raise WorkerError("worker.failed", "the worker sent a frame beyond the limits")
+        try:
+            head = json.loads(self._read(head_size, until))
+        except (ValueError, RecursionError):
+            raise WorkerError("worker.failed", "the worker sent a malformed frame") from None
+        if not isinstance(head, dict):
+            raise WorkerError("worker.failed", "the worker sent a malformed frame")
+        return head, self._read(data_size, until)
+
+    def _read(self, size: int, until: float) -> bytes:
+        if self._child is None or self._child.stdout is None:
+            raise WorkerError("worker.killed")
+        handle = self._child.stdout.fileno()
+        parts = bytearray()
+        while len(parts) < size:
+            self._wait(handle, select.POLLIN, until)
+            try:
+                part = os.read(handle, min(1 << 20, size - len(parts)))
+            except BlockingIOError:
+                continue
+            if not part:
+                raise WorkerError("worker.killed", "the worker died")
+            parts += part
+        return bytes(parts)
+
+    def _wait(self, handle: int, event: int, until: float) -> None:
+        poll = select.poll()
+        poll.register(handle, event)
+        while not poll.poll(200):
+            if self._should_stop():
+                raise Stopped
+            if time.monotonic() > until:
+                self.timed_out = True
+                raise WorkerError("worker.killed", "the worker said nothing for worker_timeout_s")
+
+
+def _environment(home: Path, threads: int) -> dict[str, str]:
+    passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
+    numeric = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    return (
+        passed
+        | dict.fromkeys(numeric, str(threads))
+        | {
+            "HOME": str(home),
+            "TMPDIR": str(home),
+            "XDG_CACHE_HOME": str(home),
+            "LANG": "C.UTF-8",
+            "DO_NOT_TRACK": "1",
+            "FLWR_TELEMETRY_ENABLED": "0",
+            "FLWR_DISABLE_UPDATE_CHECK": "1",
+            "HF_HUB_OFFLINE": "1",
+        }
+    )
+
+
+def _packed(table: pd.DataFrame | None) -> tuple[dict[str, Any], bytes | memoryview]:
+    if table is None:
+        return {"op": "table", "rows": -1}, b""
+    import pyarrow as pa
+
+    target = pa.BufferOutputStream()
+    made = pa.Table.from_pandas(table, preserve_index=False)
+    with pa.ipc.new_stream(target, made.schema) as writer:
+        writer.write_table(made)
+    return {"op": "table", "rows": len(table)}, memoryview(target.getvalue())
+
+
+def _item(head: dict[str, Any], data: bytes) -> Item:
+    try:
+        numbers = (head["persons"], head["rows"])
+        if not _NAME.match(head["name"]) or not all(type(n) is int and 0 <= n <= 1 << 40 for n in numbers):
+            raise ValueError("head")
+        return Item(kind=ItemKind(head["kind"]), name=head["name"], data=data, persons=numbers[0], rows=numbers[1])
+    except (KeyError, TypeError, ValueError):
+        raise WorkerError("worker.failed", "the worker sent a malformed item") from None
+
+
+def _count(outcome: Outcome, head: dict[str, Any]) -> None:
+    reason, count = head.get("reason"), head.get("count")
+    known = outcome.withheld
+    if not (isinstance(reason, str) and _WORD.match(reason) and type(count) is int and 0 <= count <= 1 << 40):
+        raise WorkerError("worker.failed", "the worker counted what is no reason")
+    known[reason] = known.get(reason, 0) + count
+    if len(known) > MAX_REASONS:
+        raise WorkerError("worker.failed", "the worker gave too many reasons")
+
+
+def _failure(head: dict[str, Any]) -> CorsiaError:
+    code, name = head.get("code"), head.get("type")
+    if isinstance(code, str) and code in CODES and code.startswith(_SAYABLE):
+        return from_code(code)
+    known = name if isinstance(name, str) and _TYPE.match(name) else "unknown"
+    return WorkerError("worker.failed", f"the pipeline raised {known}")
+
+
+def _no_item(_item: Item) -> None:
+    raise WorkerError("worker.failed", "training puts no items")
+
+
+if __name__ == "__main__":
+    from edge.confined import main
+
+    main()

@@ -1,0 +1,218 @@
+"""Rounds of a training run, and inference, through the daemon with real workers and a real ClientApp."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from edge.config import EdgeConfig
+from edge.ledger import Ledger
+from privacy.envelope import SecretKey, read_key
+from protocol.assignment import Assignment, Blob, RoundPhase, State
+from protocol.parcel import canonical_json
+from protocol.study import Study
+from protocol.trust import Purpose
+from tests.agentkit import Office, enrolled, running, site_config, study
+
+
+def training_study(study_id: str = "fed", **training: Any) -> Study:
+    table = {
+        "learner": "survival",
+        "features": ["age", "score"],
+        "outcome": ["time", "status"],
+        "rounds": 2,
+        "local_steps": 3,
+        "publish": {"model": "risk"},
+    }
+    return study(
+        study_id,
+        lane="train",
+        dataset={"name": "cohort", "columns": ["age", "score", "time", "status"]},
+        pipeline={"name": "train"},
+        output={},
+        training=table | training,
+    )
+
+
+def prepare_message(asked: Study) -> bytes:
+    from central.federation.flower import identify
+    from pipelines import learners
+    from pipelines.flower import CONFIG, Message, RecordDict, config_record, message_to_bytes
+
+    identify(1)
+
+    declared = learners.for_study(asked).preparation()
+    record = RecordDict({CONFIG: config_record(0, declared, attempt=0)})
+    return message_to_bytes(Message(record, 1, "query.prepare", group_id="0"), run_id=1, message_id="m1")
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EdgeConfig:
+    return site_config(tmp_path)
+
+
+@pytest.fixture
+def office(config: EdgeConfig) -> Office:
+    return enrolled(config)
+
+
+def test_a_round_is_answered_once_and_survives_worker_and_restart(config: EdgeConfig, office: Office) -> None:
+    from pipelines.flower import describe_reply
+
+    asked_study = training_study()
+    message = prepare_message(asked_study)
+    with running(config, office) as agent:
+        asked = office.submit(asked_study)
+        said = office.wait(asked, timeout_s=90)
+        assert (said.state, said.counts["rows"]) == (State.DONE, 21)
+        first = office.instruct(asked, message)
+        assert office.wait(first, timeout_s=60).state is State.DONE
+        (batch,) = office.opened(first, read_key(config.state_dir / "identity.key"))
+        shape = describe_reply(batch.items[0].data, message)
+        assert shape.metrics["num-examples"] == 21
+        # the same instruction under another assignment is not answered again
+        again = office.instruct(asked, message, id="f" * 32, deadline=time.time() + 61)
+        assert office.wait(again).code == "study.replay"
+        # a dead worker is started again for the next attempt
+        (worker,) = agent._warm.values()
+        assert worker._child is not None
+        os.kill(worker._child.pid, signal.SIGKILL)
+        second = office.instruct(asked, message, attempt=1)
+        assert office.wait(second, timeout_s=60).state is State.DONE
+    with running(config, office):
+        third = office.instruct(asked, message, attempt=2)
+        assert office.wait(third, timeout_s=60).state is State.DONE
+    replies = [
+        office.opened(one, read_key(config.state_dir / "identity.key"))[0].items[0].data
+        for one in (first, second, third)
+    ]
+    assert len(set(replies)) == 1
+    keys = [spend.key for spend in Ledger(config.state_dir / "ledger.db").spends()]
+    assert keys == ["r1/0/prepare", "r1/0/prepare/1", "r1/0/prepare/2"]
+
+
+def test_rounds_that_are_not_the_federations_are_refused(config: EdgeConfig, office: Office) -> None:
+    asked_study = training_study()
+    message = prepare_message(asked_study)
+    with running(config, office):
+        asked = office.submit(asked_study)
+        office.wait(asked, timeout_s=90)
+        codes = {
+            "study.signature": office.instruct(asked, message, signer=SecretKey.generate()),
+            "study.expired": office.instruct(asked, message, deadline=time.time() - 1),
+            "study.replay": office.instruct(asked, message, site="site-b"),
+            "study.unknown": office.instruct(replace(asked, study_digest="ab" * 32), message),
+            "gate.update": office.instruct(asked, message, phase=RoundPhase.EVALUATE, round=1),
+        }
+        for code, made in codes.items():
+            said = office.wait(made, timeout_s=60)
+            assert said.code == code
+            assert said.state in (State.REFUSED, State.EXPIRED)
+        late = office.instruct(asked, message)
+        assert office.wait(late).code == "study.replay"  # round 0 after round 1
+    assert office.parcels == {}
+
+
+def test_a_round_of_a_study_that_was_never_approved(tmp_path: Path) -> None:
+    config = site_config(tmp_path, approve="manual")
+    office = enrolled(config)
+    asked_study = training_study()
+    with running(config, office):
+        asked = office.submit(asked_study)
+        office.wait(asked, State.PENDING)
+        said = office.wait(office.instruct(asked, prepare_message(asked_study)))
+    assert (said.state, said.code) == (State.REFUSED, "approval.pending")
+
+
+def test_too_small_a_cohort_does_not_train(tmp_path: Path) -> None:
+    config = site_config(tmp_path, min_cohort=22)
+    office = enrolled(config)
+    with running(config, office):
+        assert office.wait(office.submit(training_study()), timeout_s=90).code == "gate.cohort"
+
+
+@pytest.fixture
+def model(office: Office) -> Any:
+    """Publishes a model under a serial; returns its blobs."""
+    from safetensors.numpy import save
+
+    from pipelines import learners
+    from pipelines.train import load
+
+    learner = learners.for_study(training_study())
+    frame = pd.DataFrame({"age": [40, 50] * 10, "score": range(20), "time": range(100, 300, 10), "status": [0, 1] * 10})
+    rows = load(training_study(), "site-b", frame).rows
+    sums = learner.sums(rows, 1)
+    preprocessing = learner.agree(sums)
+    initial = learner.initial(sums, preprocessing)
+    arrays = {f"model/{k}": v for k, v in initial.items()} | {f"preprocessing/{k}": v for k, v in preprocessing.items()}
+    weights = save(arrays)
+
+    def publish(serial: int, *, signer: SecretKey | None = None, alias: str = "champion") -> tuple[Blob, ...]:
+        value = {
+            "name": "risk",
+            "version": serial,
+            "alias": alias,
+            "serial": serial,
+            "learner": {"name": "survival", "settings": {}},
+            "features": ["age", "score"],
+            "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
+        }
+        signature = (signer or office.keys.other_key).sign(Purpose.MANIFEST, canonical_json(value))
+        raw = json.dumps({"manifest": value, "signature": base64.b64encode(signature).decode()}).encode()
+        blobs = []
+        for name, data in (("manifest.json", raw), ("model.safetensors", weights)):
+            digest = hashlib.sha256(data).hexdigest()
+            office.blobs[digest] = data
+            blobs.append(Blob(name=name, digest=digest, size_bytes=len(data)))
+        return tuple(blobs)
+
+    return publish
+
+
+def infer_study(study_id: str) -> Study:
+    return study(
+        study_id,
+        lane="infer",
+        dataset={"name": "cohort", "columns": ["age", "score"]},
+        pipeline={"name": "infer"},
+        output={},
+        model={"name": "risk"},
+    )
+
+
+def test_inference_keeps_its_results_and_refuses_older_and_foreign_models(
+    config: EdgeConfig, office: Office, model: Any
+) -> None:
+    def word(asked: Assignment) -> tuple[State | None, str]:
+        said = office.wait(asked, timeout_s=60)
+        return said.state, said.code
+
+    with running(config, office):
+        good = office.submit(infer_study("good"), blobs=model(2))
+        assert word(good) == (State.DONE, "")
+        assert office.wait(good).counts["rows"] == 21
+        assert word(office.submit(infer_study("older"), blobs=model(1))) == (State.FAILED, "model.rollback")
+        foreign = model(3, signer=SecretKey.generate())
+        assert word(office.submit(infer_study("foreign"), blobs=foreign)) == (State.FAILED, "model.manifest")
+        other = model(3, alias="challenger")
+        assert word(office.submit(infer_study("alias"), blobs=other)) == (State.FAILED, "model.manifest")
+        assert word(office.submit(infer_study("none"))) == (State.FAILED, "model.manifest")
+    assert office.parcels == {}
+    (result,) = (config.state_dir / "results").iterdir()
+    assert result.name == "good.parquet"
+    assert result.stat().st_mode & 0o777 == 0o600
+    table = pd.read_parquet(result)
+    assert len(table) == 21
+    assert list(table.columns[:2]) == ["row", "pseudonym"]
+    assert not {"patient_id", "name", "age", "score"} & set(table.columns)

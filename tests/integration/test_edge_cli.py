@@ -1,0 +1,210 @@
+"""`corsia edge ...` as a process: each command beside a running daemon and without one, JSON on exactly one line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from typer.main import get_command
+
+from corsia.cli.edge import app
+from edge.config import EdgeConfig
+from edge.ledger import Ledger
+from protocol.assignment import State
+from protocol.errors import CorsiaError
+from tests.agentkit import Office, enrolled, running, site_config, study
+from tests.uplinkkit import Centre
+
+
+def corsia(folder: Path, *args: str) -> tuple[int, dict[str, Any]]:
+    """Run one command with --json in this process; returns exit status and the object on its only line."""
+    try:
+        done = CliRunner().invoke(
+            get_command(app), [*args, "--config", str(folder / "edge.toml"), "--json"], catch_exceptions=False
+        )
+    except CorsiaError as error:
+        return error.exit_status, {"error": {"code": error.code}}
+    lines = done.stdout.splitlines()
+    assert len(lines) == 1, done.output
+    return done.exit_code, json.loads(lines[0])
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EdgeConfig:
+    return site_config(tmp_path, approve="manual")
+
+
+@pytest.fixture
+def office(config: EdgeConfig) -> Office:
+    return enrolled(config)
+
+
+def test_preview_approve_run_and_look(tmp_path: Path, config: EdgeConfig, office: Office) -> None:
+    with running(config, office):
+        asked = office.submit(study())
+        office.wait(asked, State.PENDING)
+        status, value = corsia(tmp_path, "status")
+        assert (status, value["running"], value["enrolled"], value["paused"]) == (0, True, True, False)
+        (line,) = value["studies"]
+        assert (line["id"], line["state"], line["code"], line["approval"]) == (
+            "one",
+            "pending",
+            "approval.pending",
+            "pending",
+        )
+        status, seen = corsia(tmp_path, "preview", "one")
+        assert (status, seen["allowed"], seen["code"]) == (0, True, "")
+        assert (seen["source_rows"], seen["rows"], seen["columns"]) == (21, 21, ["age", "score"])
+        assert seen["withheld"] == {"consent": 3}
+        assert seen["bytes"] > 0
+        assert {r["name"] for r in seen["rules"]} >= {"lane", "columns", "k", "bytes", "consent"}
+        assert {c["rule"] for c in seen["gate"]} >= {"columns", "cohort"}
+        assert office.parcels == {}
+        assert Ledger(config.state_dir / "ledger.db").spends() == []
+        assert corsia(tmp_path, "spool", "ls")[1] == {"parcels": []}
+        status, value = corsia(tmp_path, "approve", "one")
+        assert (status, value["verdict"], value["was"]) == (0, "approved", "pending")
+        said = office.wait(asked)
+        assert said.state is State.DONE
+        assert said.counts["bytes"] > seen["bytes"]
+    status, value = corsia(tmp_path, "spool", "ls")
+    assert [(p["folder"], p["content_type"]) for p in value["parcels"]] == [("sent", "records")]
+    status, value = corsia(tmp_path, "journal", "--tail", "100", "--verify")
+    assert (status, value["verified"]) == (0, True)
+    assert value["lines"] == len(value["entries"])
+    assert "study.approved" in [entry["event"] for entry in value["entries"]]
+    status, value = corsia(tmp_path, "status")
+    assert (status, value["running"], value["studies"][0]["state"]) == (0, False, "done")
+    assert value["ledger_head"] == Ledger(config.state_dir / "ledger.db").head()
+
+
+def test_refuse_and_unknown_studies(tmp_path: Path, config: EdgeConfig, office: Office) -> None:
+    with running(config, office):
+        asked = office.submit(study())
+        office.wait(asked, State.PENDING)
+        assert corsia(tmp_path, "refuse", asked.study_digest[:12])[1]["verdict"] == "refused"
+        assert office.wait(asked).code == "policy.refused"
+    assert corsia(tmp_path, "approve", "no-such")[1]["error"]["code"] == "study.unknown"
+    assert corsia(tmp_path, "preview")[1]["error"]["code"] == "input.usage"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({"purpose": "marketing"}, "policy.purpose"), ({"dataset": {"name": "cohort", "columns": ["age", "score"], "where":
+      [{"column": "score", "op": ">", "value": 2.9}]}}, "gate.cohort")],
+)  # fmt: skip
+def test_preview_of_a_file_says_what_would_end_it(
+    tmp_path: Path, config: EdgeConfig, changes: dict[str, Any], code: str
+) -> None:
+    from protocol.study import dump_study
+
+    path = tmp_path / "study.toml"
+    path.write_bytes(dump_study(study(**changes)))
+    status, seen = corsia(tmp_path, "preview", "--file", str(path))
+    assert (status, seen["allowed"], seen["code"]) == (0, False, code)
+    assert not list(config.state_dir.glob("preview-*"))
+    assert not (config.state_dir / "spool").exists()
+
+
+def test_pause_outlives_and_is_journalled(tmp_path: Path, config: EdgeConfig) -> None:
+    for verb, paused in (("pause", True), ("pause", True), ("resume", False), ("resume", False)):
+        assert corsia(tmp_path, verb) == (0, {"site": "site-a", "paused": paused})
+        assert corsia(tmp_path, "status")[1]["paused"] is paused
+    events = [entry["event"] for entry in corsia(tmp_path, "journal")[1]["entries"]]
+    assert events == ["egress.paused", "egress.resumed"]
+
+
+def test_spool_verify_and_retry(tmp_path: Path, config: EdgeConfig, office: Office) -> None:
+    from protocol.errors import IntegrityError
+
+    first = iter([IntegrityError("parcel.context")])
+
+    def once() -> None:
+        error = next(first, None)
+        if error is not None:
+            raise error
+
+    office.fail["deliver"] = once
+    corsia(tmp_path, "status")
+    with running(config, office):
+        asked = office.submit(study())
+        office.wait(asked, State.PENDING)
+        corsia(tmp_path, "approve", "one")
+        office.wait(asked)
+    (parcel,) = corsia(tmp_path, "spool", "ls")[1]["parcels"]
+    assert (parcel["folder"], parcel["code"]) == ("bad", "parcel.context")
+    assert corsia(tmp_path, "spool", "verify")[1]["damaged"] == 0
+    assert corsia(tmp_path, "spool", "retry", parcel["parcel"])[1]["folder"] == "new"
+    assert corsia(tmp_path, "spool", "retry", parcel["parcel"])[0] == 24
+    with running(config, office):
+        until = time.monotonic() + 10
+        while not office.parcels and time.monotonic() < until:
+            time.sleep(0.05)
+    assert len(office.parcels) == 1
+
+
+def test_damage_is_told(tmp_path: Path, config: EdgeConfig, office: Office) -> None:
+    with running(config, office):
+        pass
+    path = config.state_dir / "journal.jsonl"
+    path.write_bytes(path.read_bytes().replace(b"site-a", b"site-b", 1))
+    assert corsia(tmp_path, "journal", "--verify")[0] == 19
+    assert corsia(tmp_path, "status")[1]["journal_code"] == "journal.chain"
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    group = get_command(app)
+    todo = [([name], command) for name, command in group.commands.items()]  # type: ignore[attr-defined]
+    seen = 0
+    while todo:
+        path, command = todo.pop()
+        if hasattr(command, "commands"):
+            todo += [([*path, name], inner) for name, inner in command.commands.items()]
+            continue
+        text = CliRunner().invoke(group, [*path, "--help"]).output
+        assert f"Example: corsia edge {' '.join(path)}" in " ".join(text.split()), path
+        seen += 1
+    assert seen == 12
+
+
+def test_the_daemon_as_a_process_enrols_runs_and_obeys_sigterm(tmp_path: Path) -> None:
+    config = site_config(tmp_path)
+    centre = Centre(hold_open=True).start()
+    env = {k: v for k, v in os.environ.items() if k != "CORSIA_FAULTS"}
+    base = [sys.executable, "-m", "corsia", "edge"]
+    toml = ["--config", str(tmp_path / "edge.toml")]
+    try:
+        done = subprocess.run(
+            [*base, "enroll", *toml, "--code", centre.code(), "--json"], capture_output=True, text=True, env=env
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["fingerprint"]
+        again = subprocess.run(
+            [*base, "enroll", *toml, "--code", centre.code(), "--json"], capture_output=True, text=True, env=env
+        )
+        assert (again.returncode, json.loads(again.stdout)["error"]["code"]) == (24, "conflict.exists")
+        child = subprocess.Popen([*base, "run", *toml], env=env, stderr=subprocess.PIPE)
+        until = time.monotonic() + 20
+        while not centre.reports and time.monotonic() < until:
+            time.sleep(0.05)
+        assert centre.reports
+        started = time.monotonic()
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(10) == 0
+        assert time.monotonic() - started < 5
+        assert child.stderr is not None
+        child.stderr.close()
+    finally:
+        centre.stop()
+    events = [json.loads(line)["event"] for line in (config.state_dir / "log.jsonl").read_text().splitlines()]
+    assert {"agent.started", "agent.stopped"} <= set(events)
+    assert "clock.skew" in events  # the test centre's clock stands at 1234.5
+    assert "log.text" not in events

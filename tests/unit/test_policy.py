@@ -1,0 +1,213 @@
+"""Each rule of the site's policy, both ways; the stricter number wins; approvals bind bytes and code."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.approvals import Approvals, Verdict
+from edge.config import DatasetConfig, EdgeConfig
+from edge.policy import decide
+from edge.state import SiteState
+from pipelines.registry import INSTALLED
+from protocol.errors import ApprovalRequired, PolicyRefused
+from protocol.study import Study
+
+LANES = ["harvest", "anonymize", "extract", "train", "infer"]
+COLUMNS = {"pid": "patient", "name": "identifier", "note": "text", "age": "quasi", "score": "value", "t": "value"}
+
+
+def config(**changes: Any) -> EdgeConfig:
+    policy = {
+        "lanes": LANES,
+        "pipelines": LANES,
+        "purposes": ["research"],
+        "release_columns": ["*"],
+        "min_k": 3,
+        "min_cohort": 10,
+        "max_bytes": 1000,
+        "allow_unbounded_epsilon": True,
+    }
+    dataset = {"table": "/t.csv", "dicom": "/d", "columns": COLUMNS, "consent": {"column": "c", "granted": ["yes"]}}
+    for name, value in changes.items():
+        (dataset if name in DatasetConfig.model_fields else policy)[name] = value
+    return EdgeConfig.model_validate({"site": "site-a", "datasets": {"cohort": dataset | {"policy": policy}}})
+
+
+def study(lane: str = "harvest", **changes: Any) -> Study:
+    base: dict[str, Any] = {
+        "schema": 1,
+        "id": "one",
+        "title": "t",
+        "lane": lane,
+        "purpose": "research",
+        "legal_basis": "scientific-research",
+        "controller": "c",
+        "ethics_reference": "e",
+        "expires": datetime(2040, 1, 1, tzinfo=UTC),
+        "sites": ["site-a"],
+        "dataset": {"name": "cohort", "columns": ["age", "score"]},
+        "pipeline": {"name": lane},
+        "output": {"columns": [{"name": "age", "dtype": "int"}]},
+    }
+    if lane == "train":
+        base["training"] = {
+            "learner": "survival",
+            "features": ["age"],
+            "outcome": ["t", "score"],
+            "publish": {"model": "m"},
+        }
+    return Study.model_validate(base | changes)
+
+
+def dataset(*columns: str, where: str = "") -> dict[str, Any]:
+    conditions = [{"column": where, "op": "not-null"}] if where else []
+    return {"dataset": {"name": "cohort", "columns": list(columns), "where": conditions}}
+
+
+def output(column: str) -> dict[str, Any]:
+    return {"output": {"columns": [{"name": column, "dtype": "string"}]}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "asked", "site", "code"),
+    [
+        ("dataset", study(), config(), ""),
+        ("dataset", study(dataset={"name": "other"}), config(), "policy.dataset"),
+        ("images", study(dataset={"name": "cohort", "images": True}), config(), ""),
+        ("images", study(dataset={"name": "cohort", "images": True}), config(dicom=None), "policy.dataset"),
+        ("lane", study(), config(lanes=["harvest"]), ""),
+        ("lane", study(), config(lanes=["extract"]), "policy.lane"),
+        ("pipeline", study(), config(pipelines=["harvest"]), ""),
+        ("pipeline", study(), config(pipelines=["extract"]), "policy.pipeline"),
+        ("pipeline", study(pipeline={"name": "harvest", "version": "2"}), config(), "policy.pipeline"),
+        ("pipeline", study(pipeline={"name": "extract"}), config(), "policy.pipeline"),
+        ("pipeline", study(pipeline={"name": "other"}), config(pipelines=["other"]), "policy.pipeline"),
+        ("purpose", study(), config(purposes=["research"]), ""),
+        ("purpose", study(), config(purposes=["care"]), "policy.purpose"),
+        ("columns", study(), config(release_columns=["a*", "score"]), ""),
+        ("columns", study(), config(release_columns=["a*"]), "policy.columns"),
+        ("columns", study(**dataset("name")), config(release_columns=["*"]), "policy.columns"),
+        ("columns", study(**dataset("pid")), config(release_columns=["*"]), "policy.columns"),
+        ("columns", study(**dataset("note")), config(release_columns=["n*"]), "policy.columns"),
+        ("columns", study(**dataset("name", "pid")), config(release_columns=["name", "pid"]), ""),
+        ("columns", study(**dataset("unlisted")), config(release_columns=["*", "unlisted"]), "policy.columns"),
+        ("columns", study(**dataset("age", where="name")), config(), "policy.columns"),
+        ("columns", study("anonymize", **dataset("pid", "name", "age")), config(), ""),
+        ("columns", study("anonymize", **dataset("unlisted")), config(), "policy.columns"),
+        ("columns", study("extract", **dataset("age", where="score")), config(), ""),
+        ("columns", study("extract", **dataset("age", where="name")), config(), "policy.columns"),
+        ("columns", study("extract", **dataset("age", where="unlisted")), config(), "policy.columns"),
+        ("columns", study("train", **dataset("age")), config(), ""),
+        ("columns", study("train", **dataset("note")), config(), "policy.columns"),
+        ("output", study(), config(), ""),
+        ("output", study(**output("name")), config(), "policy.columns"),
+        (
+            "output",
+            study("extract", **output("note")),
+            config(),
+            "policy.columns",
+        ),
+        ("output", study("anonymize", **output("note")), config(), ""),
+        (
+            "output",
+            study("anonymize", **output("pid")),
+            config(),
+            "policy.columns",
+        ),
+        ("epsilon", study(), config(allow_unbounded_epsilon=True), ""),
+        ("epsilon", study(), config(allow_unbounded_epsilon=False), "policy.epsilon"),
+        ("epsilon", study(privacy={"dp": "sample", "epsilon": 1.0, "delta": 1e-5}), config(), "policy.epsilon"),
+        ("masks", study("train"), config(), ""),
+        ("masks", study("train"), config(require_secure_aggregation=True), "policy.masks"),
+        ("masks", study(), config(require_secure_aggregation=True), ""),
+        ("masks", study("train", privacy={"secure_aggregation": True}), config(), "policy.pipeline"),
+        ("consent", study(), config(), ""),
+        ("consent", study(), config(consent=None), "policy.consent"),
+        ("consent", study(), config(consent=None, require_consent=False), ""),
+        ("consent", study(legal_basis="consent"), config(consent=None, require_consent=False), "policy.consent"),
+    ],
+)
+def test_each_rule_both_ways(rule: str, asked: Study, site: EdgeConfig, code: str) -> None:
+    decision = decide(asked, site, INSTALLED)
+    (made,) = [r for r in decision.rules if r.name == rule]
+    assert (made.ok, made.code) == (not code, code)
+    assert bool(made.reason) == bool(code)
+    if code:
+        assert not decision.allowed
+        with pytest.raises(PolicyRefused):
+            decision.require()
+
+
+@pytest.mark.parametrize(("asked", "effective"), [(2, 3), (3, 3), (7, 7)])
+def test_the_stricter_k_wins(asked: int, effective: int) -> None:
+    decision = decide(study(privacy={"k": asked}), config(), INSTALLED)
+    (rule,) = [r for r in decision.rules if r.name == "k"]
+    assert (rule.ok, rule.asked, rule.site, rule.effective) == (True, str(asked), "3", str(effective))
+    assert decision.effective.k == effective
+
+
+@pytest.mark.parametrize(("asked", "effective"), [(2, 10), (50, 50)])
+def test_the_stricter_cohort_wins(asked: int, effective: int) -> None:
+    assert decide(study(privacy={"min_cohort": asked}), config(), INSTALLED).effective.min_cohort == effective
+
+
+@pytest.mark.parametrize(("asked", "effective"), [(10, 10), (5000, 1000)])
+def test_the_smaller_number_of_bytes_wins(asked: int, effective: int) -> None:
+    made = study(output={"columns": [{"name": "age", "dtype": "int"}], "max_bytes": asked})
+    assert decide(made, config(), INSTALLED).effective.max_bytes == effective
+
+
+def test_the_first_refusal_gives_the_code() -> None:
+    decision = decide(study(purpose="care"), config(lanes=[]), INSTALLED)
+    assert decision.code == "policy.lane"
+    assert [r.name for r in decision.rules if not r.ok] == ["lane", "purpose"]
+
+
+class Code:
+    def __init__(self) -> None:
+        self.digest = "a" * 64
+
+    def __call__(self) -> str:
+        return self.digest
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> SiteState:
+    return SiteState(tmp_path / "state.db")
+
+
+def test_manual_approval_binds_bytes_and_code(state: SiteState) -> None:
+    code = Code()
+    approvals = Approvals(state, code)
+    with pytest.raises(ApprovalRequired) as caught:
+        approvals.require("1" * 64, "manual")
+    assert caught.value.code == "approval.pending"
+    approvals.approve("1" * 64)
+    assert approvals.require("1" * 64, "manual").verdict is Verdict.APPROVED
+    with pytest.raises(ApprovalRequired):
+        approvals.require("2" * 64, "manual")
+    code.digest = "b" * 64
+    assert approvals.look("1" * 64).verdict is Verdict.SUSPENDED
+    with pytest.raises(ApprovalRequired) as caught:
+        approvals.require("1" * 64, "manual")
+    assert caught.value.code == "approval.changed"
+    approvals.approve("1" * 64)
+    assert approvals.require("1" * 64, "manual").code_digest == "b" * 64
+
+
+def test_auto_approves_again_and_a_refusal_holds_in_both_modes(state: SiteState, tmp_path: Path) -> None:
+    code = Code()
+    approvals = Approvals(state, code)
+    assert approvals.require("1" * 64, "auto").approver == "policy"
+    code.digest = "b" * 64
+    assert approvals.require("1" * 64, "auto").code_digest == "b" * 64
+    approvals.refuse("1" * 64)
+    again = Approvals(SiteState(tmp_path / "state.db"), code)
+    for mode in ("auto", "manual"):
+        with pytest.raises(PolicyRefused) as caught:
+            again.require("1" * 64, mode)  # type: ignore[arg-type]
+        assert caught.value.code == "policy.refused"
