@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,3 +34,35 @@ def lung(json_out: Json = False) -> None:
     for name in ("federated", "local_mean", "pooled"):
         typer.echo(f"  {name:<11} {result[name]['mean']:.3f} ({result[name]['sd']:.3f})")
     typer.echo(f"federated above the mean of local models in {result['wins']} of {result['seeds']}")
+
+
+@app.command()
+def deid(
+    json_out: Json = False,
+    peers: Annotated[
+        Path, typer.Option(help="Folder with one virtual environment a peer (benchmarks/deid-peers.sh).")
+    ] = Path("benchmarks/.peers"),
+    files: Annotated[int, typer.Option(min=2, help="How many files to make.")] = 100,
+    adult: Annotated[Path | None, typer.Option(help="Folder with ARX's Adult table and hierarchies.")] = None,
+) -> None:
+    """De-identification against named peers: files a second and planted values left, on files made in the run.
+
+    Example: corsia bench deid --json
+    """
+    from corsia.bench_deid import bench_deid
+
+    def tell(line: str) -> None:
+        sys.stderr.write(line + "\n")
+
+    result = bench_deid(tell, peers=peers, files=files, adult=adult)
+    if json_out:
+        typer.echo(json.dumps(result))
+        return
+    for name, value in result["dicom"].items():
+        if "error" in value:
+            typer.echo(f"{name:<20} {value['error']}")
+            continue
+        left = "  ".join(f"{kind} {count}" for kind, count in (value["left"] or {}).items())
+        typer.echo(f"{name:<20} {value['files_per_s']:>7.1f} files/s  left: {left}")
+    for name, version in result["missing"].items():
+        typer.echo(f"{name} {version} is not there")

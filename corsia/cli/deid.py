@@ -7,14 +7,14 @@ import os
 import stat
 import sys
 import tomllib
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from protocol.errors import ConfigurationError, DisclosureRefused, InputError
+from protocol.errors import ConfigurationError, InputError
 
 app = typer.Typer(no_args_is_help=True, help="De-identify DICOM, text and tables at this machine.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -30,49 +30,41 @@ def dicom(
     profile: Annotated[str, typer.Option(help="Profile of PS3.15.")] = "basic",
     option: Annotated[list[str] | None, typer.Option(help="Option of PS3.15; may be repeated.")] = None,
     lang: Annotated[str, typer.Option(help="Language of descriptors: it or en.")] = "it",
-    report: ReportFile = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core without it.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report (JSON, no values) here, and .html.")] = None,
     quarantine: Annotated[Path | None, typer.Option(help="Copy files that were not passed here.")] = None,
+    allow_risky: Annotated[
+        bool, typer.Option("--allow-risky", help="With clean-pixel-data: clean screenshots and photographs too.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """De-identify DICOM files; what cannot be made clean is not passed.
 
+    Run it again after an interruption: it goes on where it was. Nothing in the target says what a file was called.
+
     Example: corsia deid dicom scans/ clean/ --key site.key --option retain-longitudinal-modified-dates
     """
-    from privacy.deid import residual
-    from privacy.deid.dicom import DicomEngine
-    from privacy.deid.profiles import load
+    from datetime import UTC, datetime
 
-    keys = _pseudonymizer(key)
-    chosen = load(profile, frozenset(option or ()))
-    engine = DicomEngine(keys, profile=chosen, text=_text_engine(lang))
-    _quiet()
-    target.mkdir(parents=True, exist_ok=True)
-    counts: Counter[str] = Counter()
-    for number, path in enumerate(_files(source), 1):
-        data = path.read_bytes()
-        try:
-            result = engine.deidentify(data)
-            if residual.left_in_file(data, result.data, chosen.options):
-                raise DisclosureRefused("gate.residual")
-        except (InputError, DisclosureRefused) as error:
-            if error.code == "input.usage":
-                raise
-            counts[error.code] += 1
-            if quarantine is not None:
-                _write(quarantine / f"{number:08d}-{error.code}.dcm", data)
-            continue
-        _write(target / f"{result.sop_instance_uid}.dcm", result.data)
-        counts["passed"] += 1
-    value = {
-        "profile": chosen.name,
-        "edition": chosen.edition,
-        "options": sorted(chosen.options),
-        "key_id": keys.key_id,
-        "passed": counts.pop("passed", 0),
-        "quarantined": sum(counts.values()),
-        "reasons": dict(sorted(counts.items())),
-    }
-    _finish(value, report, as_json)
+    from privacy.deid import batch
+    from privacy.deid.report import html
+
+    if lang not in ("it", "en"):
+        raise InputError("input.usage", "--lang is it or en")
+    settings = batch.Settings(
+        key=_key(key), target=target, profile=profile, options=frozenset(option or ()), language=lang,
+        quarantine=quarantine, allow_risky=allow_risky,
+    )  # fmt: skip
+    with _progress() as progress:
+        value = batch.run(settings, source, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
+    if report is not None:
+        dated = {**value, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
+        _write(report.with_suffix(".html"), html(dated).encode())
+        _write(report, json.dumps(dated, indent=1, sort_keys=True).encode())
+    if as_json:
+        typer.echo(json.dumps(value, sort_keys=True))
+    duplicates = f", {value['duplicates']} the same again" if value["duplicates"] else ""
+    typer.echo(f"{value['passed']} passed, {value['quarantined']} quarantined{duplicates}", err=True)
 
 
 @app.command("text")
@@ -146,7 +138,13 @@ def _text_engine(lang: str) -> Any:
 
 
 def _pseudonymizer(path: Path) -> Any:
-    from privacy.deid.pseudonym import KEY_BYTES, Pseudonymizer
+    from privacy.deid.pseudonym import Pseudonymizer
+
+    return Pseudonymizer(_key(path))
+
+
+def _key(path: Path) -> bytes:
+    from privacy.deid.pseudonym import KEY_BYTES
 
     try:
         with path.open("rb") as file:
@@ -156,7 +154,7 @@ def _pseudonymizer(path: Path) -> Any:
         raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
     if mode & 0o077 or len(raw) != KEY_BYTES:
         raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
-    return Pseudonymizer(raw)
+    return raw
 
 
 def _spec(path: Path) -> dict[str, Any]:
@@ -177,13 +175,15 @@ def _spec(path: Path) -> dict[str, Any]:
     return {"columns": value["columns"], "generalise": bands, "k": k, "language": value.get("language", "it")}
 
 
-def _files(source: Path) -> Iterator[Path]:
-    if source.is_file():
-        yield source
-    elif source.is_dir():
-        yield from sorted(path for path in source.rglob("*") if path.is_file() and not path.is_symlink())
-    else:
-        raise InputError("input.usage", f"{source} is neither a file nor a folder")
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal's stderr; nothing elsewhere."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as bar:
+        task = bar.add_task("files", total=None)
+        yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
 def _read(path: Path) -> str:
@@ -205,14 +205,5 @@ def _finish(value: dict[str, Any], report: Path | None, as_json: bool) -> None:
         _write(report, json.dumps(value, indent=1, sort_keys=True).encode())
     if as_json:
         typer.echo(json.dumps(value, sort_keys=True))
-    elif "passed" in value:
-        typer.echo(f"{value['passed']} passed, {value['quarantined']} quarantined", err=True)
     else:
         typer.echo(f"{value['rows_out']} of {value['rows_in']} rows, k = {value['k']['achieved']}", err=True)
-
-
-def _quiet() -> None:
-    """The parser's log lines may quote values: they are not shown."""
-    import logging
-
-    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)

@@ -24,6 +24,20 @@ __all__ = ["Handler", "Patient", "Place", "Walk", "charset_of", "decoded"]
 
 Charset = tuple[str, ...] | None
 _CHARSET, _SCHEME = 0x00080005, 0x00080102
+# What a content item or a graphic is made of says nothing of anybody, and nothing else is valid there.
+_STRUCTURE: dict[int, frozenset[str]] = {
+    0x0040A040: frozenset(
+        "TEXT NUM CODE DATE TIME DATETIME UIDREF PNAME COMPOSITE IMAGE WAVEFORM CONTAINER TABLE".split()
+    )
+    | frozenset({"SCOORD", "SCOORD3D", "TCOORD"}),
+    0x0040A010: frozenset(
+        {"CONTAINS", "HAS OBS CONTEXT", "HAS CONCEPT MOD", "HAS PROPERTIES", "HAS ACQ CONTEXT", "INFERRED FROM"}
+        | {"SELECTED FROM"}
+    ),
+    0x0040A050: frozenset({"SEPARATE", "CONTINUOUS"}),
+    0x00700023: frozenset("POINT POLYLINE INTERPOLATED CIRCLE ELLIPSE MULTIPOINT POLYGON ELLIPSOID".split()),
+    0x00700005: frozenset({"PIXEL", "DISPLAY", "MATRIX"}),
+}
 _MAX_CACHED = 20_000
 
 
@@ -47,6 +61,9 @@ class Walk:
         into: walks all items of the sequence at a place.
         uid: (original, named by the table) -> the UID to write.
         describe: cleans a descriptor with the text engine.
+        sop_class: of the object, whose attribute types decide.
+        path: of the sequences around the current dataset.
+        overlays: groups of the overlays that stay.
     """
 
     patient: Patient
@@ -56,6 +73,9 @@ class Walk:
     describe: Callable[[str, Patient], str]
     counts: Counter[str] = field(default_factory=Counter)
     dummy: bool = False
+    sop_class: str = ""
+    path: tuple[int, ...] = ()
+    overlays: frozenset[int] = frozenset()
 
 
 class Place:
@@ -214,7 +234,8 @@ def dummy_leaf(place: Place) -> None:
     elif place.vr in elements.BULK or place.vr == "UN":
         place.remove()
     elif place.vr == "CS":
-        code_words(place)
+        if place.text not in _STRUCTURE.get(place.tag, ()):
+            code_words(place)
     else:
         place.walk.counts["dummy"] += 1
         place.put(elements.zeros(place.vr, place.raw))
@@ -292,8 +313,15 @@ def age(place: Place) -> None:
 
 def code_string(place: Place) -> None:
     """CS: defined terms stay, anything that looks like a name or number of someone goes."""
-    text = place.text
-    if not elements.code_string_is_plain(text) or place.walk.patient.deny.find(text.replace("_", " ")):
+    deny = place.walk.patient.deny
+    values = place.text.split("\\")
+    plain = [elements.code_string_is_plain(one) and not deny.find(one.replace("_", " ")) for one in values]
+    if all(plain):
+        return
+    if any(good and value for good, value in zip(plain, values, strict=True)):
+        kept = [value if good else "ANON" for good, value in zip(plain, values, strict=True)]
+        place.put(elements.padded("\\".join(kept).encode("ascii")))
+    else:
         place.remove()
 
 

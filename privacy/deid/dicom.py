@@ -18,11 +18,15 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy.deid import actions, elements, part10, vocabulary
-from privacy.deid.actions import Handler, Patient, Place, Walk
+from privacy.deid import actions, documents, elements, graphics, part10, vocabulary
+from privacy.deid.actions import Patient, Place, Walk
 from privacy.deid.deny import DenyList
-from privacy.deid.profiles import Action, Profile, load
+from privacy.deid.graphics import PixelCleaner
+from privacy.deid.private import keep as keep_private
+from privacy.deid.private import safe_tags
+from privacy.deid.profiles import EMPTY_DOCUMENTS, METHOD_CODES, Action, Profile, load
 from privacy.deid.pseudonym import Pseudonymizer
+from privacy.deid.rules import Rulebook, is_name
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,24 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Deidentified", "DicomEngine"]
 
 _UNDEFINED = 0xFFFFFFFF
+_MAX_UNKNOWN = 8  # bytes of a number under an unknown VR
 _PATIENT_ID, _STUDY_INSTANCE, _SOP_INSTANCE = 0x00100020, 0x0020000D, 0x00080018
-_SPECIAL: dict[int, Handler] = {
-    0x00080005: actions.character_set,
-    0x00080100: actions.code_value,
-    0x00080102: actions.scheme,
-    0x00080201: actions.time_zone,
-}
-_BY_VR: dict[str, Handler] = {
-    "SQ": actions.recurse,
-    "UI": actions.remap,
-    "PN": actions.dummy,
-    "AE": actions.dummy,
-    "CS": actions.code_string,
-    "AS": actions.age,
-    "DS": actions.number,
-    "IS": actions.number,
-}
-_NEVER_GROUPS = frozenset({0x0000, 0x0002, 0x0004, 0xFFFC, 0xFFFE})
 # Their values also go from texts of the same object: ids, contacts, places, devices, birth date.
 _IDENTITY = frozenset(
     {0x00080050, 0x00080080, 0x00080081, 0x00081010, 0x00100020, 0x00100030, 0x00101000, 0x00101040, 0x00102154}
@@ -84,21 +72,30 @@ class DicomEngine:
     Args:
         pseudonymizer: of the study at this site.
         profile: default the basic profile without options.
-        text: needed with the option `clean-descriptors`, not used otherwise.
+        text: needed with the option `clean-descriptors`, used by the other cleaning options if given.
+        pixels: needed with the option `clean-pixel-data`, not used otherwise but for overlays under `clean-graphics`.
 
     Raises:
-        InputError: `input.usage` when the option asks for a text engine and there is none.
+        InputError: `input.usage` when an option asks for a text engine or a pixel cleaner and there is none.
     """
 
     def __init__(
-        self, pseudonymizer: Pseudonymizer, *, profile: Profile | None = None, text: TextEngine | None = None
+        self,
+        pseudonymizer: Pseudonymizer,
+        *,
+        profile: Profile | None = None,
+        text: TextEngine | None = None,
+        pixels: PixelCleaner | None = None,
     ) -> None:
         self.profile = profile or load()
         if "clean-descriptors" in self.profile.options and text is None:
             raise InputError("input.usage", "clean-descriptors needs a text engine")
+        if "clean-pixel-data" in self.profile.options and pixels is None:
+            raise InputError("input.usage", "clean-pixel-data needs a pixel cleaner")
         self._keys = pseudonymizer
         self._text = text
-        self._rules: dict[int, tuple[Handler, str, frozenset[str], bool]] = {}
+        self._pixels = pixels
+        self._book = Rulebook(self.profile)
         # What an option keeps is no secret of the patient.
         self._identity = frozenset(tag for tag in _IDENTITY if self.profile.actions.get(tag) is not Action.KEEP)
         self._uids: dict[tuple[str, bool], str] = {}
@@ -116,13 +113,21 @@ class DicomEngine:
         """
         dataset = part10.parse(data)
         with part10.guarded():
-            part10.check_risk(dataset)
+            self._refuse_own(dataset)
+            sop_class = str(dataset.SOPClassUID)
+            emptied = EMPTY_DOCUMENTS in self.profile.options and documents.can_empty(sop_class)
             charset = actions.charset_of(dataset, ("iso8859",))
             patient = self._patient(dataset, charset, known)
+            cleaned = self._clean_pixels(dataset, emptied)
             walk = Walk(patient=patient, charset=charset, into=self._into, uid=self._uid, describe=self._describe)
+            walk.sop_class = sop_class
+            if "clean-graphics" in self.profile.options:
+                walk.overlays = graphics.safe_overlays(dataset, self._pixels)
             self._walk(dataset, walk)
+            if emptied:
+                documents.empty(dataset)
             pseudonym = self._keys.pseudonym(patient.key)
-            self._mark(dataset, pseudonym)
+            self._mark(dataset, pseudonym, cleaned, emptied)
             return Deidentified(
                 data=part10.serialise(dataset),
                 sop_instance_uid=str(dataset.SOPInstanceUID),
@@ -130,85 +135,69 @@ class DicomEngine:
                 counts=dict(walk.counts),
             )
 
+    def _refuse_own(self, dataset: Dataset) -> None:
+        """A second run under the same key would map again what is mapped. The mark is no proof, so it is no pass."""
+        methods = str(dataset.get("DeidentificationMethod", "") or "")
+        if f"key {self._keys.key_id}" in methods:
+            raise InputError("input.dicom", "de-identified already under this key")
+
+    def _clean_pixels(self, dataset: Dataset, emptied: bool) -> bool:
+        """Clean the pixels if that is asked for; return whether they were looked at or changed."""
+        asked = "clean-pixel-data" in self.profile.options and part10.has_pixels(dataset)
+        part10.check_risk(dataset, cleaned=asked, emptied=emptied)
+        if not asked or self._pixels is None:
+            return False
+        verdict = self._pixels.clean(dataset)
+        if not verdict.ok:
+            raise InputError("input.pixels", verdict.reason)
+        return verdict.looked or verdict.changed
+
     # -- the walk
 
     def _walk(self, dataset: Dataset, walk: Walk) -> None:
-        rules = self._rules
+        book, sop_class, path, counts = self._book, walk.sop_class, walk.path, walk.counts
+        rules = book.at(sop_class, path)
+        safe = self.profile.safe_private
+        private = safe_tags(dataset, safe) if safe and not walk.dummy else {}
         for tag in list(dataset.keys()):
-            handler, vr, allowed, named = rules.get(tag) or self._rule(tag)
+            rule = rules.get(tag) or book.rule(rules, sop_class, path, tag)
+            handler, vr, allowed, named, limit, unsure = rule
             if handler is actions.remove:
-                walk.counts["private" if tag & 0x10000 else "removed"] += 1
-                del dataset[tag]
+                if tag in private:
+                    self._whole(dataset.get_item(tag))
+                    keep_private(Place(dataset, tag, dataset.get_item(tag), private[tag], False, walk))
+                elif path or tag >> 16 not in walk.overlays or tag & 0xFFFF not in graphics.KEPT:
+                    counts["private" if tag & 0x10000 else "removed"] += 1
+                    del dataset[tag]
                 continue
             element: Any = dataset.get_item(tag)
-            if element.is_raw and element.length != _UNDEFINED and element.length != len(element.value or b""):
-                raise InputError("input.dicom", "an element is shorter than its length")
+            self._whole(element)
+            if unsure:
+                counts["type-unknown"] += 1
             if handler is actions.keep and element.VR in allowed and not walk.dummy:
+                if limit and element.is_raw and element.length > limit:
+                    Place(dataset, tag, element, vr, named, walk).remove()
                 continue
             place = Place(dataset, tag, element, vr, named, walk)
             odd = element.VR is not None and element.VR not in allowed
-            if odd and (handler is actions.keep or not _resolved(place)):
+            if odd and not _resolved(place):
                 place.remove()
             elif walk.dummy:
                 actions.dummy_leaf(place)
             else:
                 handler(place)
 
+    def _whole(self, element: Any) -> None:
+        if element.is_raw and element.length != _UNDEFINED and element.length != len(element.value or b""):
+            raise InputError("input.dicom", "an element is shorter than its length")
+
     def _into(self, place: Place) -> None:
-        walk, outer = place.walk, place.walk.charset
+        walk, outer, path = place.walk, place.walk.charset, place.walk.path
+        walk.path = (*path, place.tag)
         for item in place.dataset[place.tag].value or ():
             walk.charset = actions.charset_of(item, outer)
             self._walk(item, walk)
-        walk.charset = outer
-
-    # -- from profile and dictionary to one rule a tag
-
-    def _rule(self, tag: int) -> tuple[Handler, str, frozenset[str], bool]:
-        from pydicom.datadict import DicomDictionary
-
-        action, entry, group = self.profile.actions.get(tag), DicomDictionary.get(tag), tag >> 16
-        if group & 1 or tag & 0xFFFF == 0 or group >> 8 in (0x50, 0x60) or group in _NEVER_GROUPS or entry is None:
-            # Private tags are not remembered: a hostile file could name millions.
-            return actions.remove, "UN", frozenset(), False
-        allowed = entry[0].split(" or ")
-        vr = allowed[0]
-        family = elements.FAMILY.get(vr)
-        accepted = frozenset(allowed) | {v for v, name in elements.FAMILY.items() if name == family}
-        handler = self._by_action(action, tag, vr) if action else self._by_representation(tag, vr)
-        rule = (handler, vr, accepted, action is not None)
-        self._rules[tag] = rule
-        return rule
-
-    def _by_action(self, action: Action, tag: int, vr: str) -> Handler:
-        if action in (Action.REMOVE, Action.EMPTY):
-            return actions.remove if action is Action.REMOVE else actions.empty
-        if action is Action.DUMMY:
-            return {"SQ": actions.dummy_sequence, "UI": actions.remap}.get(vr, actions.dummy)
-        if action is Action.REMAP:
-            return {"SQ": actions.recurse, "UI": actions.remap}.get(vr, actions.dummy)
-        if vr in elements.TEXT and tag not in _SPECIAL:
-            return actions.describe if action is Action.CLEAN else actions.name_out
-        if action is Action.CLEAN and vr == "CS":
-            return actions.code_words
-        if action is Action.KEEP and vr in ("UI", "PN", "AE"):
-            return actions.keep_uid if vr == "UI" else actions.name_out
-        return self._by_representation(tag, vr)
-
-    def _by_representation(self, tag: int, vr: str) -> Handler:
-        """The backstop, for what the table does not name and for what an option keeps."""
-        if tag in _SPECIAL:
-            return _SPECIAL[tag]
-        if vr in elements.BULK:
-            return actions.keep if tag >> 16 in elements.BULK_GROUPS else actions.remove
-        if vr in elements.NUMBERS:
-            return actions.keep
-        if vr in elements.TEXT:
-            return actions.words
-        if vr in elements.DATES:
-            if "retain-longitudinal-modified-dates" in self.profile.options:
-                return actions.shift_dates
-            return actions.keep_dates if "retain-longitudinal-full-dates" in self.profile.options else actions.dummy
-        return _BY_VR.get(vr, actions.remove)
+        walk.charset, walk.path = outer, path
 
     # -- what the engine lends to the actions
 
@@ -237,7 +226,7 @@ class DicomEngine:
         patient_id = value(_PATIENT_ID)
         owner = patient_id or f"study {value(_STUDY_INSTANCE) or value(_SOP_INSTANCE)}"
         elsewhere = tuple(known(patient_id)) if patient_id else ()
-        own = tuple(value(tag) for tag in list(dataset.keys()) if tag in self._identity or self._is_name(tag))
+        own = tuple(value(tag) for tag in list(dataset.keys()) if tag in self._identity or is_name(tag))
         key = (owner, elsewhere, own)
         patient = self._patients.get(key)
         if patient is None:
@@ -247,13 +236,7 @@ class DicomEngine:
                 self._patients.popitem(last=False)
         return patient
 
-    def _is_name(self, tag: int) -> bool:
-        from pydicom.datadict import DicomDictionary
-
-        entry = DicomDictionary.get(tag)
-        return entry is not None and entry[0] == "PN"
-
-    def _mark(self, dataset: Dataset, pseudonym: str) -> None:
+    def _mark(self, dataset: Dataset, pseudonym: str, cleaned: bool, emptied: bool) -> None:
         """Put the pseudonym in, and say what was done: only what ran is claimed."""
         from pydicom.dataset import Dataset as NewDataset
         from pydicom.sequence import Sequence
@@ -263,9 +246,11 @@ class DicomEngine:
         dataset.add_new(0x00100020, "LO", pseudonym)
         dataset.add_new(0x00120062, "CS", "YES")
         method = ["Corsia 1", f"PS3.15 {self.profile.name} {self.profile.edition}", f"key {self._keys.key_id}"]
-        dataset.add_new(0x00120063, "LO", method)
+        dataset.add_new(0x00120063, "LO", [*method, "document emptied"] if emptied else method)
         items = []
         for value, meaning in self.profile.codes:
+            if (value, meaning) == METHOD_CODES["clean-pixel-data"] and not cleaned:
+                continue
             item = NewDataset()
             item.add_new(0x00080100, "SH", value)
             item.add_new(0x00080102, "SH", "DCM")
@@ -285,11 +270,15 @@ def _resolved(place: Place) -> bool:
     element, vr = place.element, place.vr
     if vr == "SQ":
         return bool(element.VR == "UN" and place.dataset[place.tag].VR == "SQ")
-    if element.VR == "SQ":
+    if element.VR == "SQ" or vr in elements.BULK:
         return False
     if element.VR != "UN" or not element.is_raw:
         # Actions that write a value of their own need none of the file's.
-        return place.named
-    place.put(element.value or b"")
+        return place.named and vr not in elements.NUMBERS
+    value = element.value or b""
+    if vr in elements.NUMBERS:
+        if not element.is_little_endian or len(value) % elements.SIZE[vr] or len(value) > _MAX_UNKNOWN:
+            return False
+    place.put(value)
     place.element = place.dataset.get_item(place.tag)
     return True

@@ -18,12 +18,14 @@ __all__ = [
     "DUMMY",
     "FAMILY",
     "NUMBERS",
+    "SIZE",
     "TEXT",
     "age",
     "code_is_standard",
     "code_string_is_plain",
     "is_number",
     "kept_date",
+    "limit",
     "padded",
     "scheme_is_known",
     "shifted",
@@ -80,6 +82,13 @@ _CODES = {
 }
 _SCHEMES = {name: re.compile(pattern) for name, pattern in _CODES.items()}
 _MAX_AGE_YEARS = 89
+SIZE = {"US": 2, "SS": 2, "UL": 4, "SL": 4, "FL": 4, "FD": 8, "UV": 8, "SV": 8, "AT": 4}
+
+
+def limit(vr: str, multiplicity: str) -> int:
+    """The most bytes a binary number of a multiplicity ("1", "1-3", "1-n") may have; 0 when there is no limit."""
+    most = multiplicity.rpartition("-")[2]
+    return SIZE[vr] * int(most) if vr in SIZE and most.isdigit() else 0
 
 
 def padded(value: bytes, pad: bytes = b" ") -> bytes:

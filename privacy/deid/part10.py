@@ -21,7 +21,7 @@ from protocol.errors import CorsiaError, InputError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
-__all__ = ["IMPLEMENTATION_UID", "VERSION_NAME", "check_risk", "guarded", "parse", "quiet", "serialise"]
+__all__ = ["IMPLEMENTATION_UID", "VERSION_NAME", "check_risk", "guarded", "has_pixels", "parse", "quiet", "serialise"]
 
 IMPLEMENTATION_UID = "2.25.74326417920948506075518149389364041828"
 VERSION_NAME = "CORSIA_1"
@@ -120,12 +120,26 @@ def parse(data: bytes) -> FileDataset:
     return dataset
 
 
-def check_risk(dataset: Dataset) -> None:
+def check_risk(dataset: Dataset, *, cleaned: bool = False, emptied: bool = False) -> None:
     """Refuse objects whose pixels or attachments are likely to show who it is.
+
+    Args:
+        cleaned: their pixels go through a cleaner, which judges class, marks and embedded overlays itself.
+        emptied: the document inside is going to be replaced.
 
     Raises:
         InputError: `input.pixels`.
     """
+    if not (cleaned or emptied):
+        _check_marks(dataset)
+    if cleaned:
+        return
+    for group in range(0x6000, 0x6100, 2):
+        if (group << 16 | 0x0010) in dataset and (group << 16 | 0x3000) not in dataset:
+            raise InputError("input.pixels", "an overlay is kept inside the pixel data")
+
+
+def _check_marks(dataset: Dataset) -> None:
     sop_class = str(dataset.get("SOPClassUID", ""))
     if any(sop_class == risky or sop_class.startswith(risky + ".") for risky in _RISKY_CLASSES):
         raise InputError("input.pixels", "a class of screenshots, papers or photographs")
@@ -135,9 +149,11 @@ def check_risk(dataset: Dataset) -> None:
     words = {str(word).strip().upper() for word in ([image_type] if isinstance(image_type, str) else image_type)}
     if words & _RISKY_TYPES:
         raise InputError("input.pixels", "a screenshot by its image type")
-    for group in range(0x6000, 0x6100, 2):
-        if (group << 16 | 0x0010) in dataset and (group << 16 | 0x3000) not in dataset:
-            raise InputError("input.pixels", "an overlay is kept inside the pixel data")
+
+
+def has_pixels(dataset: Dataset) -> bool:
+    """Whether there is something a pixel cleaner could look at."""
+    return any(tag in dataset for tag in _PIXELS)
 
 
 def serialise(dataset: FileDataset) -> bytes:

@@ -1,47 +1,72 @@
 """The second look: the original values, searched in the output. Shares no rule code with the engines it checks.
 
-    before = examine(original_bytes, options)
-    hits = search(output_bytes, before.values) + same_path(before, output_bytes)
+    look = inspect(original_bytes, output_bytes, options)
+    look.hits            # {"name": 1}: kinds and numbers, never a value
+    look.exclusions      # {"short": 3}: what was compared at its own place only, and why
 
 What identifies is decided here anew, on the original file: every person name, AE title, UID, date and private value at
-any depth, and every value of an attribute that PS3.15 lists and no option keeps. A hit is a position in the values, or
-a count; never a value. Left out are values shorter than four characters (their place is still compared), numbers with
-a decimal point, words of the standard, and, but for names and patient ids, what public descriptive text of the same
-file says too. Uncompressed pixels are not searched: they are not text. Not here: repair; a hit withholds the file.
+any depth, and every value of an attribute that PS3.15 lists and no option keeps. It is looked for as whole words
+anywhere in the output, in all its variants. At its own place only: values under four characters, coded values, words
+of the standard, numbers in binary. Uncompressed pixels are not searched: they are not text. Not here: repair.
 
 Source: PS3.15 annex E; PS3.5 section 6.2.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
-import unicodedata
-import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from privacy.deid.part10 import quiet
+from privacy.deid.secondreader import BINARY, Element, inflated, read, text_of
+from privacy.deid.variants import DUMMIES, MIN_LENGTH, QUANTITIES, Wanted, fold, normal, standard_words, variants
 
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
+__all__ = ["Before", "Look", "examine", "inspect", "left_in_file", "originals_of_row", "search", "search_cells"]
 
-__all__ = ["Before", "examine", "left_in_file", "originals_of_row", "same_path", "search", "search_cells"]
-
-MIN_LENGTH = 4
-MAX_PRIVATE_BYTES = 256
-_FOLDER = Path(__file__).parent
+_PROFILES = Path(__file__).parent / "profiles"
+_SAFE_OPTION = "retain-safe-private"
 _TEXT = frozenset({"LO", "SH", "ST", "LT", "UT", "UC", "UR"})
+_SINGLE = frozenset({"ST", "LT", "UT", "UR"})
+_NUMERIC = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "AT"})
 _MOVED, _FULL = "retain-longitudinal-modified-dates", "retain-longitudinal-full-dates"
-_DUMMIES = frozenset({"", "ANON", "ANON^ANON", "19000101", "19000101000000", "000000", "000D", "0", "urn:anon"})
-_DATE = re.compile(r"(\d{4})(\d\d)(\d\d)")
-_DECIMAL = re.compile(r"[+-]?\d*\.\d*(?:[eE][+-]?\d+)?|[+-]?\d{1,6}")
+_STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]+")
+_SCHEME_UID = "2.16.840.1.113883."  # HL7's registry of coding schemes
+_CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080104, 0x00080105, 0x0008010F, 0x00080119, 0x00080120})
+_SCHEMES = frozenset({0x0008010C, 0x00080117, 0x0008010D})
+_QUANTITY = re.compile(r"[+-]?\d+\.\d*(?:[eE][+-]?\d+)?|[+-]?\d*\.\d+(?:[eE][+-]?\d+)?")
+# Never explained: names, ids, dates.
+_EXPLAINABLE = frozenset({"number", "text", "private", "uid"})
+_PIXELS = 0x7FE00010
+_SHAPE = (0x00280010, 0x00280011, 0x00280100)  # rows, columns, bits allocated
+_MAX_TEXT = 1 << 20  # binary elements up to this size are read as text
+_MIN_BLOB, _FRAME_FORM = 16, 6
+_CHUNK = 1 << 20
+# For compressed frames: letters and digits stay, all else is a space.
+_PLAIN = bytes(c if chr(c).isascii() and chr(c).isalnum() else 32 for c in range(256)).lower()
 _WORD = re.compile(r"[^\W_]+")
 _EDGE_BEFORE, _EDGE_AFTER = rb"(?<![0-9a-z\x80-\xff])", rb"(?![0-9a-z\x80-\xff])"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What the second look saw.
+
+    Attributes:
+        hits: kind -> number of values left: name, date, uid, id, text, number, private, binary; place for a value
+            that stands where it stood; unreadable when the look itself failed.
+        exclusions: reason -> number of values compared at their own place only (short, code, vocabulary, binary) or
+            found and explained (moved-date, kept-place: the profile keeps what the original said there too).
+        searched: number of values looked for everywhere.
+    """
+
+    hits: dict[str, int]
+    exclusions: dict[str, int]
+    searched: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,77 +75,309 @@ class Before:
 
     Attributes:
         values: strings to look for, sorted.
-        places: path -> value of each identifying element, for the comparison place by place.
+        wanted: value -> (kind, what to look for).
+        places: path -> bytes of each identifying element, for the comparison place by place.
+        blobs: identifying values that are no text.
+        kept: path -> normalised value of everything else.
+        dates: path -> value of each date.
+        exclusions: as in `Look`.
     """
 
     values: tuple[str, ...]
-    places: dict[tuple[int, ...], str]
+    wanted: dict[str, tuple[str, Wanted]]
+    places: dict[tuple[int, ...], bytes]
+    blobs: tuple[bytes, ...]
+    kept: dict[tuple[int, ...], bytes]
+    dates: dict[tuple[int, ...], bytes]
+    exclusions: Counter[str]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    path: tuple[int, ...]
-    vr: str
-    value: str
-    listed: str  # "" or the way the table treats it: "go", "clean", "keep"
+def inspect(data: bytes, output: bytes, options: frozenset[str] = frozenset()) -> Look:
+    """Look for everything that identifies in the original in the output; a look that fails is a hit."""
+    try:
+        before, after = examine(data, options), read(output)
+        hits, exclusions = _Search(before, after, _MOVED in options).run(output)
+    except Exception:  # a hostile file may break its reader in any way: then the output is not trusted
+        return Look(hits={"unreadable": 1}, exclusions={}, searched=0)
+    return Look(hits=dict(hits), exclusions=dict(before.exclusions + exclusions), searched=len(before.values))
+
+
+def left_in_file(data: bytes, output: bytes, options: frozenset[str] = frozenset()) -> bool:
+    """Whether anything of an original file is left in its output; true as well when the look itself fails."""
+    return bool(inspect(data, output, options).hits)
 
 
 def examine(data: bytes, options: frozenset[str] = frozenset()) -> Before:
     """Collect what identifies from the bytes of an original file.
 
     Raises:
-        Exception: whatever the parser raises; the caller treats the file as unreadable.
+        ValueError: the bytes are not exactly a DICOM file.
     """
-    found = list(_elements(data, options))
-    public = "\n".join(_fold(f.value) for f in found if not f.listed and not f.path[-1] & 0x10000 and f.vr != "PN")
-    values: set[str] = set()
-    places: dict[tuple[int, ...], str] = {}
-    for one in found:
-        if not _identifies(one, options):
+    wanted: dict[str, tuple[str, Wanted]] = {}
+    places: dict[tuple[int, ...], bytes] = {}
+    kept: dict[tuple[int, ...], bytes] = {}
+    dates: dict[tuple[int, ...], bytes] = {}
+    blobs: list[bytes] = []
+    exclusions: Counter[str] = Counter()
+    elements = read(data)
+    safe = _safe_places(elements) if _SAFE_OPTION in options else frozenset()
+    for one in elements:
+        raw = one.raw.strip(b" \0")
+        if one.vr in ("DA", "DT"):
+            dates[one.path] = raw
+        kind = "" if one.path in safe else _identifies(one, options)
+        if not kind:
+            if one.path[-1] != _PIXELS:
+                kept[one.path] = raw
             continue
-        places[one.path] = one.value
-        values.update(_searched(one, public))
-    return Before(values=tuple(sorted(values)), places=places)
+        if not raw:
+            continue
+        places[one.path] = raw
+        for value, what in _wanted(one, raw, blobs, exclusions):
+            exclusions.update(what.excluded)
+            if what.forms:
+                # Under several kinds the strictest holds: a place that may keep a number may not keep a name.
+                own = "number" if _QUANTITY.fullmatch(value) else kind
+                if value not in wanted or wanted[value][0] in _EXPLAINABLE:
+                    wanted[value] = (own, what)
+    return Before(
+        values=tuple(sorted(wanted)), wanted=wanted, places=places, blobs=tuple(blobs), kept=kept, dates=dates,
+        exclusions=exclusions,
+    )  # fmt: skip
+
+
+# -- what identifies
+
+
+def _identifies(one: Element, options: frozenset[str]) -> str:
+    """The kind of identifying value an element holds; "" for none."""
+    tag, vr = one.path[-1], one.vr
+    if tag == _PIXELS or tag & 0xFFFF == 0 or 0x00020000 <= tag <= 0x00020002:
+        return ""
+    if tag >> 16 & 1 or any(t >> 16 & 1 for t in one.path[::2]):
+        return "private"
+    return _by_kind(one, vr, _treated(one.path, options), options)
+
+
+def _by_kind(one: Element, vr: str, listed: str, options: frozenset[str]) -> str:
+    if vr in ("DA", "DT"):
+        return "date" if _FULL not in options or listed == "go" else ""
+    if vr == "TM":
+        return "number" if listed == "go" and not {_MOVED, _FULL} & options else ""
+    if vr == "UI":
+        return "" if listed == "keep" or _is_standard(one) else "uid"
+    if vr in ("PN", "AE"):
+        return "" if listed == "keep" else "name" if vr == "PN" else "id"
+    if listed != "go":
+        return ""
+    if vr in _NUMERIC or vr in QUANTITIES:
+        return "number"
+    if vr in BINARY:
+        return "binary"
+    return "id" if vr == "SH" or one.path[-1] >> 16 == 0x0010 else "text"
+
+
+def _is_standard(one: Element) -> bool:
+    values = one.raw.decode("latin-1").split("\\")
+    schemes = one.path[-1] in _SCHEMES
+    return all(
+        _STANDARD_UID.fullmatch(v.strip(" \0")) or (schemes and v.startswith(_SCHEME_UID)) or not v.strip(" \0")
+        for v in values
+    )
+
+
+def _treated(path: tuple[int, ...], options: frozenset[str]) -> str:
+    """What the table says must happen to an element, or to a sequence around it that has to go whole."""
+    listed = _listed(options)
+    own = listed.get(path[-1], "")
+    if own:
+        return own.removesuffix("-whole")
+    return "go" if any(listed.get(tag) == "go-whole" for tag in path[:-1:2]) else ""
+
+
+@lru_cache(maxsize=16)
+def _listed(options: frozenset[str]) -> dict[int, str]:
+    """Tag -> what the table, read here anew, says must happen: `go` (X with all it holds: `go-whole`), C or K."""
+    treated = {}
+    for row in json.loads((_PROFILES / "basic.json").read_text("utf-8"))["rows"]:
+        columns = row[3]
+        words = {columns[option] for option in options if option in columns}
+        go = "go-whole" if row[2] == "X" else "go"
+        treated[int(row[0], 16)] = "keep" if "K" in words else "clean" if "C" in words else go
+    return treated
+
+
+def _safe_places(elements: list[Element]) -> frozenset[tuple[int, ...]]:
+    """Private places that the option keeps: named by the creator of their block, never by their number."""
+    rows = json.loads((_PROFILES / "safe_private.json").read_text("utf-8"))["rows"]
+    allowed = {(row[0], int(row[1], 16), int(row[2], 16)) for row in rows}
+    blocks = {one.path: one.raw.decode("latin-1").strip(" \0") for one in elements if one.path[-1] >> 16 & 1}
+    safe: set[tuple[int, ...]] = set()
+    for path in blocks:
+        group, element = path[-1] >> 16, path[-1] & 0xFFFF
+        creator = (*path[:-1], group << 16 | element >> 8)
+        if (blocks.get(creator, ""), group, element & 0xFF) in allowed:
+            safe |= {path, creator}
+    return frozenset(safe)
+
+
+def _wanted(one: Element, raw: bytes, blobs: list[bytes], exclusions: Counter[str]) -> Iterator[tuple[str, Wanted]]:
+    """The values of one identifying element, each with what to look for."""
+    vr = one.vr
+    if vr == "CS" or one.path[-1] in _CODES:
+        exclusions["code"] += 1
+        return
+    if vr in _NUMERIC:
+        exclusions["binary"] += 1
+        return
+    if vr in BINARY:
+        text = raw.decode("latin-1")
+        if len(raw) > _MAX_TEXT or not text.isprintable():
+            if len(raw) >= _MIN_BLOB:
+                blobs.append(raw)
+            else:
+                exclusions["binary"] += 1
+            return
+        vr = "LO"
+        yield text, variants(vr, text)
+        return
+    for text in text_of(one).split("\n") if vr not in _SINGLE else [text_of(one)]:
+        for value in [text] if vr in _SINGLE else text.split("\\"):
+            value = value.strip()
+            if value:
+                yield value, variants(vr, value)
+
+
+# -- the search
+
+
+class _Search:
+    """One output file, ready to be asked for values."""
+
+    def __init__(self, before: Before, after: list[Element], moved: bool) -> None:
+        self._before, self._after, self._moved = before, after, moved
+        self._found: Counter[str] = Counter()
+        self._explained: Counter[str] = Counter()
+        self._elements: list[tuple[Element, str]] = []
+        self._frames = b""
+        self._bulk: list[bytes] = []
+        shape = [
+            int.from_bytes(e.raw, "little" if e.little else "big") for t in _SHAPE for e in after if e.path == (t,)
+        ]
+        for one in after:
+            if one.path == (_PIXELS,):
+                self._pixels(one, shape)
+            elif one.vr not in _NUMERIC:
+                self._elements.append((one, self._normal(one)))
+        self._text = "\n".join(text for _, text in self._elements)
+        self._words = set(self._text.split())
+        self._solid = re.sub(r"[ .]", "", self._text)
+
+    def run(self, output: bytes) -> tuple[Counter[str], Counter[str]]:
+        """Hits and explained finds, by kind and by reason."""
+        self._preamble(output)
+        for kind, what in self._before.wanted.values():
+            if self._is_left(kind, what):
+                self._found[kind] += 1
+        self._found["binary"] += sum(1 for blob in self._before.blobs if any(blob in bulk for bulk in self._bulk))
+        for one in self._after:
+            raw = self._before.places.get(one.path)
+            if raw is not None and raw == one.raw.strip(b" \0") and raw.decode("latin-1") not in DUMMIES:
+                self._found["place"] += 1
+        return +self._found, self._explained
+
+    def _is_left(self, kind: str, what: Wanted) -> bool:
+        for form in what.forms:
+            if form[1:].split(" ", 1)[0] in self._words and form in self._text:
+                if self._counts(kind, [one for one, text in self._elements if form in text]):
+                    return True
+        if what.solid and what.solid in self._solid and self._with_separators(kind, what.solid):
+            return True
+        return bool(self._frames) and kind != "number" and any(self._in_frames(form) for form in what.forms)
+
+    def _counts(self, kind: str, places: list[Element]) -> bool:
+        """Whether a find is a leak: not another date that was moved there, nor what the profile keeps at its place."""
+        if kind == "date" and self._moved:
+            rest = [one for one in places if not self._was_moved(one)]
+            reason = "moved-date"
+        elif kind in _EXPLAINABLE:
+            rest = [one for one in places if self._before.kept.get(one.path) != one.raw.strip(b" \0")]
+            reason = "kept-place"
+        else:
+            return True
+        if not rest:
+            self._explained[reason] += 1
+        return bool(rest)
+
+    def _was_moved(self, one: Element) -> bool:
+        before = self._before.dates.get(one.path)
+        return one.vr in ("DA", "DT") and before is not None and before != one.raw.strip(b" \0")
+
+    def _with_separators(self, kind: str, solid: str) -> bool:
+        pattern = re.compile(r"(?<![^\W_])" + "[ .]?".join(map(re.escape, solid)) + r"(?![^\W_])")
+        places = [one for one, text in self._elements if pattern.search(text)]
+        return bool(places) and self._counts(kind, places)
+
+    def _in_frames(self, form: str) -> bool:
+        if len(form) < _FRAME_FORM + 2 or not form.isascii():
+            return False
+        return form.replace(".", " ").encode() in self._frames
+
+    def _normal(self, one: Element) -> str:
+        if one.vr in BINARY:
+            self._bulk.append(one.raw)
+            if len(one.raw) > _MAX_TEXT:
+                return ""
+        text = one.raw.strip(b" \0").decode("latin-1") if one.vr in BINARY else text_of(one)
+        if "\0" in text:
+            text = f"{text}\n{text.replace(chr(0), '')}"  # as two bytes a letter
+        parts = re.split(r"\n" if one.vr in _SINGLE else r"[\n\\]", text)
+        return "\n".join(normal(part, moments=one.vr != "UI") for part in parts)
+
+    def _pixels(self, one: Element, shape: list[int]) -> None:
+        """Compressed frames may hold comments; uncompressed ones may be longer than their picture."""
+        raw = one.raw
+        if one.vr != "OB" or raw[:4] != b"\xfe\xff\x00\xe0":
+            size = shape[0] * shape[1] * shape[2] // 8 if len(shape) == len(_SHAPE) else 0
+            if not size:
+                return
+            extra = len(raw) % size
+            raw = raw[-extra:] if extra > 1 else b""
+        spaced = b" ".join(raw.translate(_PLAIN).split())
+        self._frames = b" " + spaced + b" "
+
+    def _preamble(self, output: bytes) -> None:
+        if output[128:132] != b"DICM" or any(output[:128]):
+            self._found["place"] += 1
+
+
+# -- plain searches
 
 
 def search(output: bytes, values: Sequence[str]) -> list[int]:
-    """Positions in `values` of those that are found in the bytes of an output file, in any of four encodings."""
-    head, frames, dates = _views(output)
-    hits = []
-    for position, value in enumerate(values):
-        forms = _forms(value)
-        count = _count(head, forms)
-        if count and _DATE.fullmatch(value):
-            count -= dates.count(value)  # another date of this file that was moved onto this day
-        if count > 0 or (frames and len(value) >= 6 and _count(frames, forms)):
-            hits.append(position)
-    return hits
+    """Positions in `values` of those found as whole words in a file's bytes, in any of four encodings."""
+    data = inflated(output).lower()
+    return [position for position, value in enumerate(values) if _occurs(data, value.lower())]
 
 
-def same_path(before: Before, output: bytes) -> int:
-    """How many identifying elements have in the output, at the same place, the value they had."""
-    after = {one.path: one.value for one in _elements(output, frozenset())}
-    return sum(1 for path, value in before.places.items() if value not in _DUMMIES and after.get(path) == value)
-
-
-def left_in_file(data: bytes, output: bytes, options: frozenset[str] = frozenset()) -> bool:
-    """Whether anything of an original file is left in its output; true as well when the look itself fails."""
-    try:
-        before = examine(data, options)
-        return bool(search(output, before.values)) or same_path(before, output) > 0
-    except Exception:  # a hostile original may break its reader in any way: then the output is not trusted
+def _occurs(data: bytes, value: str) -> bool:
+    if any(value.encode(codec) in data for codec in ("utf-16-le", "utf-16-be")):
         return True
+    return any(
+        form in data and re.search(_EDGE_BEFORE + re.escape(form) + _EDGE_AFTER, data) is not None
+        for form in {value.encode("utf-8"), value.encode("latin-1", "ignore")} - {b""}
+    )
 
 
 def originals_of_row(values: Iterable[str]) -> tuple[str, ...]:
     """What to look for of one table row: whole identifying values, and the parts of those that are names."""
     found: set[str] = set()
     for value in values:
-        folded = _fold(value)
+        folded = fold(value)
         parts = _WORD.findall(folded)
         found.add(" ".join(parts))
         if not any(char.isdigit() for char in folded) and len(parts) <= 4:
-            found.update(part for part in parts if part not in _standard_words())
+            found.update(part for part in parts if part not in standard_words())
     return tuple(sorted(value for value in found if len(value) >= MIN_LENGTH))
 
 
@@ -129,162 +386,8 @@ def search_cells(cells: Iterable[Any], values: Sequence[str]) -> list[int]:
     texts = []
     for cell in cells:
         if isinstance(cell, str):
-            texts.append(" " + " ".join(_WORD.findall(_fold(cell))) + " ")
+            texts.append(" " + " ".join(_WORD.findall(fold(cell))) + " ")
         elif isinstance(cell, (int, float)) and not isinstance(cell, bool) and abs(cell) >= 1e5:
             texts.append(f" {cell:.0f} ")
     joined = "\n".join(texts)
     return [position for position, value in enumerate(values) if f" {value} " in joined]
-
-
-def _identifies(one: _Found, options: frozenset[str]) -> bool:
-    if one.path[-1] & 0x10000:
-        return True
-    if one.vr in ("DA", "DT"):
-        return _FULL not in options or one.listed == "go"
-    if one.vr == "TM":
-        return one.listed == "go" and not {_MOVED, _FULL} & options
-    if one.vr == "UI":
-        return one.listed != "keep" and not one.value.startswith("1.2.840.10008.")
-    if one.vr in ("PN", "AE"):
-        return one.listed != "keep"
-    return one.listed == "go"
-
-
-def _searched(one: _Found, public: str) -> Iterator[str]:
-    """The values to search for one element."""
-    strict = one.vr in ("PN", "UI", "DA", "DT") or one.path[-1] >> 16 == 0x0010
-    for value in one.value.split("\\"):
-        value = value.strip()
-        if one.vr in ("DA", "DT"):
-            yield from _date_forms(value)
-        elif one.vr == "PN":
-            yield from (p for p in re.split(r"[\^= ,]+", value) if len(p) >= MIN_LENGTH and not _common(p))
-        elif one.vr != "TM" and len(value) >= MIN_LENGTH and not _DECIMAL.fullmatch(value):
-            if (strict or not _in_public(value, public)) and not _common(value):
-                yield value
-        elif strict and len(value) >= MIN_LENGTH and value.isdigit():
-            yield value
-
-
-def _date_forms(value: str) -> Iterator[str]:
-    match = _DATE.match(value)
-    if match and value not in _DUMMIES:
-        year, month, day = match.groups()
-        yield from (f"{year}{month}{day}", f"{day}/{month}/{year}", f"{year}-{month}-{day}", f"{day}.{month}.{year}")
-
-
-def _common(value: str) -> bool:
-    """Whether a value says nothing but words of the standard ("Patient", "Head and Neck")."""
-    return value in _DUMMIES or all(word in _standard_words() for word in _WORD.findall(_fold(value)))
-
-
-def _in_public(value: str, public: str) -> bool:
-    folded = re.escape(_fold(value))
-    return re.search(rf"(?<![^\W_]){folded}(?![^\W_])", public) is not None
-
-
-# -- reading
-
-
-def _elements(data: bytes, options: frozenset[str]) -> Iterator[_Found]:
-    """Every element of a file with its path (tag, item, tag, item, ... tag)."""
-    from pydicom import dcmread
-
-    with quiet():
-        yield from list(_below(dcmread(io.BytesIO(data), force=True), (), _listed(options)))
-
-
-def _below(dataset: Dataset, path: tuple[int, ...], listed: dict[int, str]) -> Iterator[_Found]:
-    for tag in sorted(dataset.keys()):
-        element = _decoded(dataset, tag)
-        here = (*path, int(tag))
-        if element is not None and element.VR == "SQ":
-            for number, item in enumerate(element.value):
-                yield from _below(item, (*here, number), listed)
-            continue
-        raw = dataset.get_item(tag).value if element is None else element.value
-        vr = "UN" if element is None else element.VR
-        value = _string(raw)
-        if value:
-            yield _Found(here, vr, value, listed.get(int(tag), ""))
-
-
-def _decoded(dataset: Dataset, tag: int) -> Any:
-    try:
-        return dataset[tag]
-    except (ValueError, TypeError, KeyError, NotImplementedError, AttributeError, UnicodeError, OverflowError):
-        return None
-
-
-def _string(value: Any) -> str:
-    """A value as text; of bytes only what is short and printable."""
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        text = value.strip(b" \0").decode("latin-1") if len(value) <= MAX_PRIVATE_BYTES else ""
-        return text if text.isprintable() else ""
-    if isinstance(value, (str, int, float)) or not hasattr(value, "__iter__") or hasattr(value, "components"):
-        return str(value).strip(" \0")
-    return "\\".join(str(part).strip(" \0") for part in value)
-
-
-@lru_cache(maxsize=16)
-def _listed(options: frozenset[str]) -> dict[int, str]:
-    """Tag -> what the table, read here anew, says that must happen: `go`, `clean` (C) or `keep` (K)."""
-    rows = json.loads((_FOLDER / "profiles" / "basic.json").read_text("utf-8"))["rows"]
-    treated = {}
-    for tag, _name, _action, columns, _source in rows:
-        words = {columns[option] for option in options if option in columns}
-        treated[int(tag, 16)] = "keep" if "K" in words else "clean" if "C" in words else "go"
-    return treated
-
-
-def _views(output: bytes) -> tuple[bytes, bytes, list[str]]:
-    """Of an output, in lower case: its bytes without pixels (inflated), its compressed frames; and its dates."""
-    from pydicom import dcmread
-    from pydicom.uid import DeflatedExplicitVRLittleEndian
-
-    with quiet():
-        dataset = dcmread(io.BytesIO(output), force=True)
-        dates = [day for f in _below(dataset, (), {}) if f.vr in ("DA", "DT") for day in _days(f.value)]
-        head, frames = output, b""
-        if dataset.file_meta.TransferSyntaxUID == DeflatedExplicitVRLittleEndian:
-            start = 144 + int(dataset.file_meta.FileMetaInformationGroupLength)
-            head = output[:start] + zlib.decompress(output[start:], -zlib.MAX_WBITS)
-        pixels = dataset.get("PixelData", None)
-        if isinstance(pixels, bytes) and len(pixels) > 64:
-            head = head.replace(pixels, b"", 1)
-            frames = pixels if dataset.file_meta.TransferSyntaxUID.is_compressed else b""
-    return head.lower(), frames.lower(), dates
-
-
-def _days(value: str) -> list[str]:
-    return [part[:8] for part in value.split("\\")]
-
-
-def _forms(value: str) -> tuple[set[bytes], set[bytes]]:
-    """The value, lower case, in encodings of one byte a letter and of two."""
-    lower = value.lower()
-    single = {lower.encode("utf-8"), lower.encode("latin-1", "ignore")} - {b""}
-    return single, {lower.encode("utf-16-le"), lower.encode("utf-16-be")}
-
-
-def _count(data: bytes, forms: tuple[set[bytes], set[bytes]]) -> int:
-    """How often a value occurs: as a whole word in one byte a letter, anywhere in two."""
-    single, double = forms
-    count = sum(data.count(form) for form in double)
-    for form in single:
-        if form in data:
-            count += len(re.findall(_EDGE_BEFORE + re.escape(form) + _EDGE_AFTER, data))
-    return count
-
-
-@lru_cache(maxsize=1)
-def _standard_words() -> frozenset[str]:
-    lines = (_FOLDER / "lexicon" / "dicom.txt").read_text("utf-8").splitlines()
-    return frozenset(_fold(word) for line in lines if not line.startswith("#") for word in line.split())
-
-
-def _fold(text: str) -> str:
-    plain = unicodedata.normalize("NFKD", text)
-    return "".join(c for c in plain if not unicodedata.combining(c)).casefold()

@@ -5,8 +5,9 @@
 
 patient -> `pseudonym`; identifier -> dropped, and its values go from the row's texts; text -> text engine; date ->
 moved by the patient's days; birthdate -> band of birth years, older than 89 in one band; quasi -> bands or as it is;
-value -> kept; no role -> dropped. Rows in classes of fewer than k persons are withheld, and so is a row in which an
-identifier of its own is still found. Not here: optimal generalisation, the egress gate.
+value -> kept; no role -> dropped. Columns with a hierarchy are recoded to the level the lattice search finds
+(`recoding`). Rows in classes of fewer than k persons (that are not l-diverse or t-close, where asked) are withheld, and
+so is a row in which an identifier of its own is still found. Not here: the search, the egress gate.
 
 Source: HIPAA 45 CFR 164.514(b)(2)(i)(C) (ages over 89); Samarati and Sweeney 1998.
 """
@@ -17,6 +18,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from privacy import disclosure
@@ -29,6 +31,10 @@ from protocol.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from privacy.deid.grouping import LRule
+    from privacy.deid.lattice import Search
+    from privacy.deid.loss import Metric
 
 __all__ = ["PSEUDONYM", "ROLES", "TableEngine", "TableResult", "TableSpec", "as_text"]
 
@@ -47,12 +53,37 @@ class TableSpec:
         bands: column -> width of its bands: units of the column, or years for a birth date (default 10).
         k: smallest class that may be released.
         release: columns that may appear in the result; None for all with a role.
+        hierarchies: quasi or birthdate column -> how it may be generalised (`hierarchy.build`).
+        folder: where hierarchy files are; None refuses them.
+        suppression_limit: share of rows that may be withheld for k, l, t, else `gate.k`; None: any number where no
+            column has a hierarchy, none where one has.
+        sensitive: released columns that must be l-diverse and t-close.
+        ordered: sensitive columns whose values lie on a line; None for those that are numbers.
+        l: least diversity, by `l_kind`: distinct, entropy, recursive (with `c`).
+        t: largest distance.
+        loss: metric the search minimises: ncp, entropy, discernibility.
+        search: auto, optimal, heuristic.
+        population: persons the table is a sample of, for the journalist's risk.
+        rows_are_persons: allow a table without patient column (then without texts and dates): a row is a person.
     """
 
     roles: Mapping[str, str]
     bands: Mapping[str, float] = field(default_factory=dict)
     k: int = 5
     release: Sequence[str] | None = None
+    hierarchies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    folder: Path | None = None
+    suppression_limit: float | None = None
+    sensitive: Sequence[str] = ()
+    ordered: Sequence[str] | None = None
+    l: float | None = None  # noqa: E741
+    l_kind: LRule = "distinct"
+    c: float = 1.0
+    t: float | None = None
+    loss: Metric = "ncp"
+    search: Search = "auto"
+    population: int | None = None
+    rows_are_persons: bool = False
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.roles.values()) - ROLES)
@@ -61,6 +92,14 @@ class TableSpec:
         for column, width in self.bands.items():
             if self.roles.get(column) not in ("quasi", "birthdate") or not (math.isfinite(width) and width > 0):
                 raise InputError("input.usage", f"band of {column!r}: a positive width of a quasi or birthdate column")
+        for column in self.hierarchies:
+            if self.roles.get(column) not in ("quasi", "birthdate") or column in self.bands:
+                raise InputError("input.usage", f"hierarchy of {column!r}: of a quasi or birthdate column without band")
+        for column in self.sensitive:
+            if self.roles.get(column) != "value":
+                raise InputError("input.usage", f"sensitive column {column!r} must have role value")
+        if (self.l is not None or self.t is not None) and not self.sensitive:
+            raise InputError("input.usage", "l and t are of sensitive columns: there is none")
 
     def of(self, role: str) -> list[str]:
         """Columns with a role, in order."""
@@ -103,32 +142,38 @@ class TableEngine:
         Raises:
             InputError: `input.column-missing` when a column with a role is not there, or none has the role patient.
         """
+        from privacy.deid import recoding
+
         spec = self._spec
         missing = [column for column in spec.roles if column not in frame.columns]
         patients = spec.of("patient")
-        if missing or len(patients) != 1:
+        if missing or len(patients) != (0 if spec.rows_are_persons else 1):
             raise InputError("input.column-missing", f"missing column: {missing[0]!r}" if missing else "role patient")
-        ids = frame[patients[0]].map(as_text)
+        if spec.rows_are_persons and (spec.of("text") or spec.of("date")):
+            raise InputError("input.usage", "texts and dates need a column with role patient")
+        ids = frame[patients[0]].map(as_text) if patients else frame.index.to_series().map(str)
         rows, nameless = frame[ids != ""], int((ids == "").sum())
         ids = ids[ids != ""]
+        ladders = recoding.climb(spec, rows, self._reference_year(rows))
         result, rules = self._columns(rows, ids)
+        for name, ladder in ladders.items():
+            result[name] = recoding.shown(ladder, 0, rows[name])
         withheld = {"no-patient-id": nameless} if nameless else {}
         clean = [not self._left(row, out) for row, out in zip(_records(rows), _records(result), strict=True)]
         if not all(clean):
             withheld["residual"] = len(clean) - sum(clean)
-            result = result[clean]
-        quasi = [c for c in result.columns if spec.roles.get(c) in ("quasi", "birthdate")]
-        result, small = disclosure.suppress_small_classes(result, quasi, spec.k, PSEUDONYM)
-        if small:
-            withheld["small-class"] = small
+        outcome = recoding.recode(spec, rows[clean], result[clean], self._reference_year(rows))
+        result = outcome.frame.drop(columns=[] if patients else [PSEUDONYM])
+        if outcome.withheld:
+            withheld["small-class"] = outcome.withheld
         report = {
             "rows_in": len(frame),
             "rows_out": len(result),
-            "persons": disclosure.cohort(result, PSEUDONYM),
+            "persons": disclosure.cohort(result, PSEUDONYM if patients else None),
             "withheld": withheld,
-            "rules": rules,
-            "k": {"required": spec.k, "achieved": disclosure.k_anonymity(result, quasi, PSEUDONYM), "columns": quasi},
-            "suppressed": small,
+            "rules": rules | outcome.rules,
+            **outcome.report,
+            "suppressed": outcome.withheld,
         }
         return TableResult(frame=result.reset_index(drop=True), withheld=withheld, report=report)
 
@@ -154,6 +199,8 @@ class TableEngine:
             return self._texts(rows, ids, column), "text"
         if role == "date":
             return self._dates(rows, ids, column), "shifted"
+        if column in self._spec.hierarchies:
+            return rows[column], "generalised"
         if role == "birthdate":
             width = int(self._spec.bands.get(column, BIRTH_BAND_YEARS))
             return self._births(rows, column, width), f"birth years in bands of {width}, over {MAX_AGE_YEARS} in one"

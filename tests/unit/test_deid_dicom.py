@@ -120,12 +120,14 @@ def test_only_what_ran_is_claimed() -> None:
     assert [item.CodeValue for item in clean.DeidentificationMethodCodeSequence] == ["113100"]
     assert "2025-01 + 2026c additions" in clean.DeidentificationMethod[1]
     with pytest.raises(InputError, match="not offered"):
-        load("basic", frozenset({"clean-pixel-data"}))
+        load("basic", frozenset({"clean-recognizable-visual-features"}))
+    with pytest.raises(InputError, match="pixel cleaner"):
+        engine(frozenset({"clean-pixel-data"}))
     with pytest.raises(InputError, match="exclude"):
         load("basic", frozenset({"retain-longitudinal-full-dates"}) | MODIFIED)
     with pytest.raises(InputError, match="text engine"):
         engine(frozenset({"clean-descriptors"}))
-    assert "retain-safe-private" not in OFFERED
+    assert "clean-recognizable-visual-features" not in OFFERED
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_cli_dicom(tmp_path: Path, key: Path) -> None:
     (only,) = target.iterdir()
     assert dcmread(io.BytesIO(only.read_bytes())).PatientID == KEYS.pseudonym("ZZ-445566")
     assert len(list(quarantine.iterdir())) == 2
-    assert json.loads((tmp_path / "r.json").read_text()) == value
+    assert json.loads((tmp_path / "r.json").read_text()).items() >= value.items()
 
 
 def test_cli_text(tmp_path: Path, key: Path) -> None:

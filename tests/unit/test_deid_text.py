@@ -104,12 +104,12 @@ def test_english() -> None:
 
 
 def test_no_socket_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
-    from privacy.deid import text
+    from privacy.deid import recognizers
 
     def refuse(*args: object) -> None:
         raise AssertionError("network")
 
-    text._analyzer.cache_clear()
+    recognizers._analyzer.cache_clear()
     monkeypatch.setattr(socket.socket, "connect", refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     assert "@" not in TextEngine("it").redact("Scrivere a a.b@host.example.it o www.host.it")[0]

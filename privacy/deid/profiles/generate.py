@@ -1,6 +1,6 @@
-"""Make `basic.json` (the rule table) and `../lexicon/dicom.txt` (the standard's words); run at development time only.
+"""Make `basic.json` (rules), `types.json` (attribute types) and `../lexicon/dicom.txt` (words); development time only.
 
-    python -m privacy.deid.profiles.generate ../shared/data/dicom-ps3.15
+    python -m privacy.deid.profiles.generate ../shared/data/dicom-ps3.15     (with highdicom installed)
 
 A newer edition of the standard is a new data file made by this script, never an edit. See NOTICE for the sources.
 """
@@ -30,6 +30,8 @@ OWN_ROWS = [
     ["04000500", "Encrypted Attributes Sequence", "X", {}, "corsia"],
     ["00880200", "Icon Image Sequence", "X", {}, "corsia"],
 ]
+# A text inside a sequence that the option cleans: without this the addition would dummy what the option keeps.
+OWN_COLUMNS = {"00700006": {"clean-graphics": "C"}}
 RANGES = {
     "50xxxxxx": "curve data",
     "60xx3000": "overlay data",
@@ -37,6 +39,7 @@ RANGES = {
     "ggggeeee-where-gggg-is-odd": "private attributes",
 }
 _BREEDS = {7480, 7481}
+_KINDS = frozenset({"1", "1C", "2", "2C", "3"})
 _WORD = re.compile(r"[^\W\d_]{2,}")
 
 
@@ -50,9 +53,53 @@ def rows(folder: Path) -> list[list[object]]:
         for row in json.loads((folder / name).read_text("utf-8")):
             if row["id"] in RANGES:
                 continue
-            options = {word: row[key] for key, word in OPTIONS.items() if key in row}
+            options = {word: row[key] for key, word in OPTIONS.items() if key in row} | OWN_COLUMNS.get(row["id"], {})
             table.append([row["id"], row["name"], row["basicProfile"], options, source])
     return sorted(table + OWN_ROWS, key=lambda row: str(row[0]))
+
+
+def types(table: list[list[object]]) -> dict[str, object]:
+    """Of highdicom's 22 MB: the types of the table's attributes where they decide something, by IOD, module and path.
+
+    Paths are sequence tags, outermost first, 8 hex digits each; attributes likewise, in one string a type.
+    """
+    import highdicom
+    from pydicom.datadict import tag_for_keyword
+
+    folder = Path(highdicom.__file__).parent / "_standard"
+    read = {
+        name: json.loads((folder / f"{name}.json").read_text("utf-8"))
+        for name in ("sop_class_iod_map", "iod_module_map", "module_attribute_map")
+    }
+    actions = {int(str(row[0]), 16): str(row[2]) for row in table}
+    modules, paths = {}, dict[str, int]()
+    for module, attributes in read["module_attribute_map"].items():
+        found: dict[int, dict[str, set[str]]] = {}
+        for attribute in attributes:
+            tag, kind = tag_for_keyword(attribute["keyword"]), attribute["type"]
+            above = [tag_for_keyword(keyword) for keyword in attribute["path"]]
+            if tag not in actions or kind not in _KINDS or None in above or not _decides(actions[tag], kind):
+                continue
+            path = paths.setdefault("".join(f"{one:08x}" for one in above), len(paths))
+            found.setdefault(path, {}).setdefault(kind, set()).add(f"{tag:08x}")
+        modules[module] = [
+            [path, {kind: "".join(sorted(tags)) for kind, tags in sorted(kinds.items())}]
+            for path, kinds in sorted(found.items())
+        ]
+    used = sorted(name for name, entries in modules.items() if entries)
+    number = {name: i for i, name in enumerate(used)}
+    iods = {
+        sop: sorted(number[part["key"]] for part in read["iod_module_map"][iod] if part["key"] in number)
+        for sop, iod in sorted(read["sop_class_iod_map"].items())
+    }
+    edition = f"highdicom {highdicom.__version__}"
+    listed = [[name, modules[name]] for name in used]
+    return {"edition": edition, "paths": list(paths), "modules": listed, "iods": iods}
+
+
+def _decides(action: str, kind: str) -> bool:
+    """Whether a type makes a difference: compound actions, and what may not be removed or emptied as said."""
+    return "/" in action or (action == "X" and kind in ("1", "2", "2C")) or (action == "Z" and kind in ("1", "1C"))
 
 
 def words() -> list[str]:
@@ -81,7 +128,9 @@ def _names() -> set[str]:
 
 
 def main(folder: Path) -> None:
-    """Write both files."""
+    """Write the files."""
+    kinds = json.dumps(types(rows(folder)), separators=(",", ":")).replace('],["', '],\n["').replace('],"', '],\n"')
+    (HERE / "types.json").write_text(kinds + "\n", "utf-8")
     head = json.dumps({"edition": EDITION, "profile": "basic", "ranges": RANGES}, indent=1)[:-2]
     body = ",\n".join("  " + json.dumps(row, ensure_ascii=True) for row in rows(folder))
     (HERE / "basic.json").write_text(f'{head},\n "rows": [\n{body}\n ]\n}}\n', "utf-8")

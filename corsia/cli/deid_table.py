@@ -1,0 +1,228 @@
+"""`corsia deid table`: one table by the roles and hierarchies of a spec, at this machine, without study or centre.
+
+The target is written whole or not at all; what stood there before goes first. The report holds counts, column names
+and figures, never a value. Not here: the engine (`privacy.deid.table`).
+
+The spec is TOML:
+
+    k = 5                      # persons in the smallest class (5)
+    l = 3                      # values of each sensitive column in a class; l_kind = "distinct", "entropy" or
+    l_kind = "distinct"        # "recursive" with c = 3.0
+    t = 0.3                    # largest distance of a class from the whole table
+    suppression = 0.02         # share of rows that may be withheld for k, l, t (0 with hierarchies, else any number)
+    loss = "ncp"               # what to lose least of: ncp, entropy, discernibility
+    search = "auto"            # auto, optimal, heuristic
+    population = 60000000      # persons the table is a sample of, for the journalist's risk
+    language = "it"            # of texts
+    ordered = ["stage"]        # sensitive columns that are steps of a line; without it those that are numbers
+
+    [columns]                  # a role a column; those without one are dropped
+    id = "patient"             # -> pseudonym; without a patient column each row is a person
+    name = "identifier"        # dropped, and taken out of the row's texts
+    note = "text"
+    seen = "date"              # moved by the patient's days
+    born = "birthdate"
+    age = "quasi"              # what others may know
+    cap = "quasi"
+    diagnosis = "sensitive"    # kept; l and t are about these
+    dose = "value"             # kept
+
+    [generalise]               # bands of a fixed width
+    weight = 10
+
+    [hierarchies]              # or levels to choose from
+    age = { kind = "age", widths = [5, 10, 20, 40] }
+    born = { kind = "birth", widths = [1, 5, 10, 20] }
+    cap = { kind = "postal", keep = [5, 3, 2, 1] }
+    icd = { kind = "icd10" }
+    visit = { kind = "date", levels = ["day", "month", "quarter", "year", "decade"] }
+    height = { kind = "number", widths = [5, 10, 20], origin = 0 }
+    atc = { kind = "prefix", keep = [5, 4, 3, 1] }
+    sex = { kind = "suppress" }
+    country = { file = "country.csv", separator = ";" }     # a value and its levels a line, beside the spec
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from protocol.errors import ConfigurationError, DisclosureRefused, InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from privacy.deid.pseudonym import Pseudonymizer
+    from privacy.deid.table import TableSpec
+
+__all__ = ["read_spec", "table"]
+
+_SCALARS: dict[str, tuple[type, ...]] = {
+    "k": (int,),
+    "l": (int, float),
+    "l_kind": (str,),
+    "c": (int, float),
+    "t": (int, float),
+    "suppression": (int, float),
+    "loss": (str,),
+    "search": (str,),
+    "population": (int,),
+    "language": (str,),
+    "ordered": (list,),
+}
+_SECTIONS: dict[str, tuple[type, ...]] = {"columns": (str,), "generalise": (int, float), "hierarchies": (dict,)}
+_TEXTS = ("birth", "date", "icd10", "postal", "prefix")
+_SEPARATORS = ",;\t|"
+
+Spec = Annotated[Path, typer.Option(help="TOML: [columns], [hierarchies], [generalise], k, l, t ... (see above).")]
+KeyFile = Annotated[Path | None, typer.Option(help="32 raw bytes, mode 0600; a fresh key without it.")]
+
+
+def table(
+    source: Annotated[Path, typer.Argument(help="CSV or Parquet.")],
+    target: Annotated[Path, typer.Argument(help="CSV or Parquet, by its suffix.")],
+    spec: Spec,
+    key: KeyFile = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write the report (JSON, no values) here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """De-identify a table: roles, then the least generalisation that is k-anonymous, l-diverse and t-close.
+
+    Example: corsia deid table patients.csv clean.csv --spec columns.toml --report report.json
+
+    columns.toml: k = 5, suppression = 0.02, l = 2, t = 0.4, loss = "ncp" (entropy, discernibility); [columns] id =
+    "patient", name = "identifier", note = "text", seen = "date", born = "birthdate", age = "quasi", dx =
+    "sensitive", dose = "value"; [generalise] weight = 10; [hierarchies] age = {kind = "age", widths = [5, 10, 20]},
+    cap = {kind = "postal"}, born = {kind = "birth"}, icd = {kind = "icd10"}, visit = {kind = "date"}, height = {kind =
+    "number", widths = [5, 10]}, atc = {kind = "prefix", keep = [5, 3, 1]}, sex = {kind = "suppress"}, country = {file
+    = "country.csv"} (a value and its levels a line, `;` between). Without a patient column each row is a person.
+    """
+    from privacy.deid.pseudonym import Pseudonymizer
+    from privacy.deid.table import TableEngine
+    from privacy.deid.text import TextEngine
+
+    columns, language = read_spec(spec)
+    if not source.is_file():
+        raise InputError("input.table", f"{source}: no such file")
+    if target.exists() and (not target.is_file() or target.samefile(source)):
+        raise InputError("input.usage", f"{target} is the source, or no file")
+    keys = _pseudonymizer(key) if key else Pseudonymizer(os.urandom(32))
+    target.unlink(missing_ok=True)
+    frame, separator = _read(source, columns)
+    text = TextEngine(language) if columns.of("text") else None  # type: ignore[arg-type]
+    result = TableEngine(columns, keys, text).deidentify(frame)
+    if len(frame) and not len(result.frame):
+        raise DisclosureRefused("gate.k", f"no row can be released with k = {columns.k}: all {len(frame)} are withheld")
+    _write_table(target, result.frame, separator)
+    value = {"key_id": keys.key_id, **result.report}
+    if report is not None:
+        _write(report, json.dumps(value, indent=1, sort_keys=True).encode())
+    if as_json:
+        typer.echo(json.dumps(value, sort_keys=True))
+    else:
+        typer.echo(f"{value['rows_out']} of {value['rows_in']} rows, k = {value['k']['achieved']}", err=True)
+
+
+def read_spec(path: Path) -> tuple[TableSpec, str]:
+    """The spec of a table, and the language of its texts.
+
+    Raises:
+        InputError: `input.usage` naming the key that is wrong.
+    """
+    from privacy.deid.table import TableSpec
+
+    try:
+        value = tomllib.loads(path.read_text("utf-8"))
+    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError("input.usage", f"{path}: {error}") from None
+    _shape(value, path)
+    roles = {name: "value" if role == "sensitive" else role for name, role in value["columns"].items()}
+    language = value.get("language", "it")
+    if language not in ("it", "en"):
+        raise InputError("input.usage", f"{path}: language it or en")
+    given = {name: value[name] for name in ("k", "l", "l_kind", "c", "t", "loss", "search", "population", "ordered")
+             if name in value}  # fmt: skip
+    spec = TableSpec(
+        roles=roles,
+        bands=value.get("generalise", {}),
+        hierarchies=value.get("hierarchies", {}),
+        folder=path.parent,
+        suppression_limit=value.get("suppression"),
+        sensitive=[name for name, role in value["columns"].items() if role == "sensitive"],
+        rows_are_persons="patient" not in roles.values(),
+        **given,
+    )
+    return spec, language
+
+
+def _shape(value: dict[str, Any], path: Path) -> None:
+    unknown = sorted(set(value) - set(_SCALARS) - set(_SECTIONS))
+    if unknown or not value.get("columns"):
+        raise InputError("input.usage", f"{path}: " + (f"unknown key {unknown[0]!r}" if unknown else "no [columns]"))
+    for name, kinds in _SCALARS.items():
+        if name in value and (not isinstance(value[name], kinds) or isinstance(value[name], bool)):
+            raise InputError("input.usage", f"{path}: {name} must be {kinds[-1].__name__}")
+    for name, kinds in _SECTIONS.items():
+        section = value.get(name, {})
+        if not isinstance(section, dict):
+            raise InputError("input.usage", f"{path}: {name} must be a table")
+        wrong = [one for one, its in section.items() if not isinstance(its, kinds) or isinstance(its, bool)]
+        if wrong:
+            raise InputError("input.usage", f"{path}: [{name}] {wrong[0]!r} must be {kinds[-1].__name__}")
+
+
+def _read(source: Path, spec: TableSpec) -> tuple[pd.DataFrame, str]:
+    import pandas as pd
+
+    words = {name: str for name, role in spec.roles.items() if role not in ("quasi", "value")}
+    words |= {name: str for name, its in spec.hierarchies.items() if its.get("kind") in _TEXTS or "file" in its}
+    separator = ","
+    try:
+        if source.suffix == ".parquet":
+            return pd.read_parquet(source), separator
+        with source.open(encoding="utf-8-sig") as file:
+            header = file.readline()
+        separator = max(_SEPARATORS, key=header.count)
+        return pd.read_csv(source, dtype=words, sep=separator, encoding="utf-8-sig"), separator
+    except (ValueError, OSError, UnicodeError) as error:  # messages of parsers may quote cells
+        raise InputError("input.table", f"{source}: {type(error).__name__}") from None
+
+
+def _write_table(target: Path, frame: pd.DataFrame, separator: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + ".part")
+    try:
+        if target.suffix == ".parquet":
+            frame.to_parquet(partial, index=False)
+        else:
+            frame.to_csv(partial, index=False, sep=separator)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    partial.write_bytes(data)
+    partial.replace(path)
+
+
+def _pseudonymizer(path: Path) -> Pseudonymizer:
+    from privacy.deid.pseudonym import KEY_BYTES, Pseudonymizer
+
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            raw = file.read(KEY_BYTES + 1)
+    except OSError as error:
+        raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
+    if mode & 0o077 or len(raw) != KEY_BYTES:
+        raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
+    return Pseudonymizer(raw)

@@ -1,0 +1,66 @@
+"""`corsia deid dicom` as it is called from outside."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from corsia.cli.deid import app
+from protocol.errors import ConfigurationError, InputError
+from tests.unit.test_deid_dicom import SHIPPED
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "key"
+    path.write_bytes(b"k" * 32)
+    path.chmod(0o600)
+    return path
+
+
+def call(*words: object) -> object:
+    return CliRunner().invoke(app, ["dicom", *map(str, words)], catch_exceptions=True)
+
+
+def test_one_file_and_its_report(key: Path, tmp_path: Path) -> None:
+    report = tmp_path / "report.json"
+    done = call(SHIPPED / "CT_small.dcm", tmp_path / "out", "--key", key, "--report", report, "--json")
+    assert done.exit_code == 0
+    value = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert (value["passed"], value["quarantined"]) == (1, 0)
+    written = json.loads(report.read_text())
+    written.pop("finished")
+    assert written == value
+    assert "Pseudonymous" in report.with_suffix(".html").read_text()
+    assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".dcm"]
+
+
+def test_what_is_set_aside_is_told_and_the_exit_is_zero(key: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(SHIPPED / "CT_small.dcm", source)
+    (source / "x").write_bytes(b"nothing")
+    done = call(source, tmp_path / "out", "--key", key, "--jobs", 1)
+    assert done.exit_code == 0
+    assert "1 passed, 1 quarantined" in done.stderr
+    assert done.stdout == ""
+
+
+def test_wrong_use_is_refused_before_anything_is_written(key: Path, tmp_path: Path) -> None:
+    file, out = SHIPPED / "CT_small.dcm", tmp_path / "out"
+    for words in (
+        (tmp_path / "absent", out, "--key", key),
+        (file, out, "--key", key, "--option", "no-such-option"),
+        (file, out, "--key", key, "--profile", "other"),
+        (file, out, "--key", key, "--lang", "fr"),
+    ):
+        assert isinstance(call(*words).exception, InputError)
+    key.chmod(0o644)
+    assert isinstance(call(file, out, "--key", key).exception, ConfigurationError)
+    assert call(file, out, "--key", key, "--jobs", -1).exit_code == 2
+    assert not out.exists()
