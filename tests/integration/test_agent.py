@@ -150,6 +150,31 @@ def test_a_pause_between_release_and_delivery_stops_the_parcel(config: EdgeConfi
         assert office.wait(asked).state is State.DONE
 
 
+@pytest.mark.parametrize("reason", ["refused", "expired"])
+def test_what_was_released_stays_when_the_steward_withdraws_or_the_study_expires(
+    config: EdgeConfig, office: Office, reason: str
+) -> None:
+    def away() -> None:
+        raise UnavailableError("unavailable.centre")
+
+    office.fail["deliver"] = away
+    life = timedelta(seconds=3) if reason == "expired" else timedelta(days=1)
+    with running(config, office) as agent:
+        asked = office.submit(study(expires=datetime.now(UTC) + life))
+        office.wait(asked, State.DELIVERING)
+        if reason == "refused":
+            agent.site.approvals.refuse(asked.study_digest)
+        else:
+            time.sleep(3)
+        del office.fail["deliver"]
+        said = office.wait(asked)
+        folders = [folder for folder, _ in agent.site.spool.entries()]
+    expected = {"refused": (State.REFUSED, "policy.refused"), "expired": (State.EXPIRED, "study.expired")}
+    assert (said.state, said.code) == expected[reason]
+    assert office.parcels == {}
+    assert folders == ["bad"]
+
+
 def test_an_unreachable_centre_is_waited_for(config: EdgeConfig, office: Office) -> None:
     fails = iter([UnavailableError("unavailable.centre"), AuthenticationError("auth.revoked")] * 2)
 
