@@ -33,6 +33,7 @@ __all__ = ["Gateway", "main"]
 
 POLL_S = 0.025
 SWEEP_S = 0.25
+ASK_S = 0.5  # revocation, also when nothing seems to have changed: a call may be admitted while it happens
 CERTIFY_S = 86_400.0
 SIGNER_TIMEOUT_S = 60.0
 _log = logging.getLogger("central.gateway")
@@ -87,7 +88,7 @@ class Gateway:
         return {"connected": self._admission.connected(), "log": self._log.state()}
 
     def _background(self) -> None:
-        swept = certified = time.monotonic()
+        swept = asked = certified = time.monotonic()
         unread = unsigned = True  # what is new stays so until it has been dealt with
         while not self._stop.wait(POLL_S):
             try:
@@ -98,7 +99,9 @@ class Gateway:
                 now = time.monotonic()
                 if now - swept >= SWEEP_S:
                     swept = now
-                    self._admission.sweep()
+                    if unsigned or now - asked >= ASK_S:
+                        asked = now
+                        self._admission.sweep()
                     if unsigned:
                         self._log.tick()
                         unsigned = False
