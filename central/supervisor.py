@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from central import ipc
 from central.config import PROCESSES, CentralConfig, load_config
 from protocol.errors import UnavailableError
 
-__all__ = ["Supervisor", "answers"]
+__all__ = ["Supervisor", "answers", "environment"]
 
 FIRST_DELAY_S = 0.2
 LAST_DELAY_S = 5.0
@@ -38,6 +38,7 @@ QUIET = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "GRPC_VERBOSITY": "ERROR",
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None, use_errno=True)
 _log = logging.getLogger("central.supervisor")
@@ -110,7 +111,7 @@ class Supervisor:
         command = [sys.executable, "-m", f"central.{child.name}", "--config", str(self.config_path.resolve())]
         child.process = subprocess.Popen(
             command,
-            env={**QUIET, **os.environ},
+            env=environment(os.environ),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             preexec_fn=_die_with(os.getpid()),
@@ -133,6 +134,13 @@ class Supervisor:
             elif now >= child.due:
                 child.due = 0.0
                 self._start(child)
+
+
+def environment(outer: Mapping[str, str]) -> dict[str, str]:
+    """What the processes get: telemetry off, and no proxy between this machine and itself (MLflow on loopback)."""
+    direct = [word for name in ("NO_PROXY", "no_proxy") for word in outer.get(name, "").split(",") if word.strip()]
+    words = ",".join(dict.fromkeys([*(word.strip() for word in direct), *LOOPBACK]))
+    return {**QUIET, **outer, "NO_PROXY": words, "no_proxy": words}
 
 
 def answers(config: CentralConfig, name: str) -> bool:

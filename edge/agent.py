@@ -174,13 +174,15 @@ class Agent:
         """Look once more, at the last moment, whether a study's results may go.
 
         Raises:
-            PolicyRefused: `policy.refused`; StudyRefused: `study.expired`.
+            PolicyRefused: `policy.refused`.
+            StudyRefused: `study.expired`, or `study.unknown` when this site does not know (any more) what it approved.
         """
         if self.site.approvals.refused(digest):
             raise PolicyRefused("policy.refused")
         record = self.site.state.study(digest)
-        if record is not None:
-            parse_study(record.assignment.document).check_valid_at(datetime.now(UTC))
+        if record is None:
+            raise StudyRefused("study.unknown")
+        parse_study(record.assignment.document).check_valid_at(datetime.now(UTC))
 
     # --- a study
 
@@ -265,6 +267,7 @@ class Agent:
         site.move(record, State.RUNNING, counts={**counts, "parcels": len(sealer.held), "bytes": size})
         site.wait_unpaused()
         self._may_leave(record.assignment.study_digest)
+        site.check_spent(record.assignment, size)
         site.spool.release(name)
         site.journal.append("parcel.released", assignment=name, parcels=len(sealer.held), bytes=size)
         self._is_out(record, size)

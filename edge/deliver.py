@@ -52,7 +52,7 @@ class Delivery:
     may_leave: Callable[[str], None]
 
     def run_once(self, sender: Sender) -> bool:
-        """Deliver everything that waits, in order; returns whether to go on without waiting.
+        """Deliver everything that waits, in order; returns whether anything became of it that is worth a report.
 
         A parcel that the centre refuses for good is set aside and the next one tried; anything that passes by
         itself ends this pass.
@@ -60,25 +60,33 @@ class Delivery:
         Raises:
             UnavailableError, AuthenticationError, StorageError: try again later; nothing is lost.
         """
+        moved = False
         try:
             for entry in self.spool.pending():
                 if self.should_stop():
-                    return False
+                    break
                 self._attempt(entry, sender)
+                moved = True
         except Paused:
-            return False
+            pass
         finally:
-            self.settle()
-        return True
+            moved = self.settle() or moved
+        return moved
 
-    def settle(self) -> None:
-        """Bring assignments to their end whose parcels have all gone: also after a crash in between."""
-        waiting = {entry.assignment_id for entry in self.spool.pending()}
-        for record in self.state.open():
-            name = record.assignment.id
-            if record.state is State.DELIVERING and name not in waiting:
-                self.journal.append("assignment.done", assignment=name)
-                self.state.move(name, State.DONE)
+    def settle(self) -> bool:
+        """Bring assignments to their end whose parcels have all gone: also after a crash in between.
+
+        Returns:
+            Whether there were any.
+        """
+        done = [record.assignment.id for record in self.state.open() if record.state is State.DELIVERING]
+        if done:
+            waiting = {entry.assignment_id for entry in self.spool.pending()}
+            done = [name for name in done if name not in waiting]
+        for name in done:
+            self.journal.append("assignment.done", assignment=name)
+            self.state.move(name, State.DONE)
+        return bool(done)
 
     def _attempt(self, entry: SpoolEntry, sender: Sender) -> None:
         try:

@@ -78,7 +78,10 @@ class Jobs:
         except ApprovalRequired as error:
             self._wait_for_approval(record, error)
         except PASSING as error:
-            self._later(record, error)
+            if error.code == "storage.spool-full" and self._site.spool.alone(record.assignment.id):
+                self._end(record, error)  # it is larger than the whole spool: waiting would not help
+            else:
+                self._later(record, error)
         except CorsiaError as error:
             self._end(record, error)
         except Exception as error:  # a fault of ours ends one job; its text stays out of the log
@@ -122,13 +125,13 @@ class Jobs:
                 self._later(record, error)
                 return
             site.spool.discard(name)
-            if self._known(record):
-                site.commit(record.assignment, 0)
             state = State.REFUSED if isinstance(error, _REFUSALS) else State.FAILED
             state = State.EXPIRED if error.code == "study.expired" else state
             event = f"assignment.{state.value}"
             site.journal.append(event, assignment=name, code=error.code, error_id=error.id)
             site.move(record, state, code=error.code, error_id=error.id)
+            if self._known(record):  # last: given back only once nothing can leave under this key any more
+                site.commit(record.assignment, 0)
             fields = {"assignment": name, "code": error.code, "error_id": error.id}
             _log.warning(event, extra={"fields": fields})
         except StorageError as full:

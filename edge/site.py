@@ -216,32 +216,49 @@ class Site:
 
         Raises:
             BudgetExceeded: `budget.bytes`, `budget.ledger`.
+            ConflictError: `conflict.state` when this release is over: nothing may leave under its key again.
         """
         if self.ledger is None:
             raise BudgetExceeded("budget.ledger")
         key, effective = ledger_key(assignment), lane.decision.effective
-        known = self.ledger.spend(key)
-        if known is None or known.state != "committed":
-            self.ledger.reserve(
-                key,
-                lane.study.dataset.name,
-                assignment.study_digest,
-                k=effective.k,
-                cohort=effective.min_cohort,
-                bytes=size_bytes,
-                epsilon=effective.epsilon,
-                persons=persons,
-                limits=effective,
-            )
-            self.journal.append("ledger.reserved", assignment=assignment.id, bytes=size_bytes, persons=persons)
+        spend = self.ledger.reserve(
+            key,
+            lane.study.dataset.name,
+            assignment.study_digest,
+            k=effective.k,
+            cohort=effective.min_cohort,
+            bytes=size_bytes,
+            epsilon=effective.epsilon,
+            persons=persons,
+            limits=effective,
+        )
+        if spend.state == "committed":
+            raise ConflictError("conflict.state", "what this key spent has left, or was given up")
+        self.journal.append("ledger.reserved", assignment=assignment.id, bytes=size_bytes, persons=persons)
         point("edge.reserved")
 
+    def check_spent(self, assignment: Assignment, size_bytes: int) -> None:
+        """Look, at the last moment before a release, whether the ledger holds at least what is about to leave.
+
+        Raises:
+            BudgetExceeded: `budget.bytes` when more was sealed than reserved, `budget.ledger` without a ledger.
+        """
+        if self.ledger is None or self.ledger_code:
+            raise BudgetExceeded("budget.ledger")
+        known = self.ledger.spend(ledger_key(assignment))
+        if known is None or known.state != "reserved" or size_bytes > known.bytes:
+            raise BudgetExceeded("budget.bytes", "more was sealed than the ledger holds for it")
+
     def commit(self, assignment: Assignment, size_bytes: int) -> None:
-        """Note what was sealed under a reserved key; 0 when all of it was discarded unreleased."""
+        """Note what was sealed under a reserved key; 0 when all of it was discarded unreleased.
+
+        Raises:
+            BudgetExceeded: `budget.bytes` when that is more than was reserved.
+        """
         key = ledger_key(assignment)
         known = self.ledger.spend(key) if self.ledger is not None else None
         if self.ledger is not None and known is not None and known.state == "reserved":
-            self.ledger.commit(key, min(size_bytes, known.bytes))
+            self.ledger.commit(key, size_bytes)
             self.state.set_fact("ledger_head", self.ledger.head())
 
     # --- states and notes

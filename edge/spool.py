@@ -147,6 +147,13 @@ class Spool:
                 self._remove(entry.path)
             return len(held)
 
+    def alone(self, assignment_id: str) -> bool:
+        """Whether nothing but what is held for this assignment takes room: then waiting makes none."""
+        with self._lock, named_errors():
+            others = [path for folder in FOLDERS if folder != "held" for path in (self._root / folder).glob("*.parcel")]
+            held = [self._read(path) for path in (self._root / "held").iterdir() if path.is_file()]
+            return not others and all(entry is not None and entry.assignment_id == assignment_id for entry in held)
+
     def pending(self) -> list[SpoolEntry]:
         """What is to be delivered, in order: new parcels and those whose sending did not end."""
         with self._lock, named_errors():

@@ -23,6 +23,7 @@ from sqlalchemy import select
 from central.federation.flower import Grid, Run, empty_run, identify
 from central.federation.rounds import PHASES
 from central.store import Store
+from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow
 from pipelines.flower import CONFIG, Message, RecordDict, error_reply, message_from_bytes, message_to_bytes
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal
@@ -153,9 +154,11 @@ class FleetGrid(Grid):  # type: ignore[misc]
         ids = list(self.push_messages(messages))
         until = min([self._sent[i].deadline for i in ids] + ([time.time() + timeout] if timeout is not None else []))
         replies: list[Message] = []
+        changes = Changes(self._store.engine)
         while True:
             late = time.time() >= until
-            replies += self.pull_messages(ids)
+            if changes.seen() or late:
+                replies += self.pull_messages(ids)
             if not any(i in self._sent for i in ids):
                 return replies
             if late:

@@ -23,6 +23,7 @@ from central.federation.checkpoint import Checkpoint, StoreCheckpoints
 from central.federation.keys import RunKeys
 from central.federation.publish import Publisher
 from central.store import Store
+from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, RoundRow, RunRow, StudyRow
 from privacy.envelope import PublicKey, SecretKey
 from protocol.assignment import AssignmentKind, State
@@ -77,13 +78,15 @@ class Federation:
 
     def run(self) -> None:
         """Until `stop`; then waits for the threads."""
-        cleaned = False
+        cleaned, looked_at, changes = False, 0.0, Changes(self._store.engine)
         while not self._stop.is_set():
             try:
                 if not cleaned:
                     self._clean_all()
                     cleaned = True
-                self._start_threads()
+                if changes.seen() or time.monotonic() - looked_at > _RETRY_S:
+                    self._start_threads()
+                    looked_at = time.monotonic()
             except Exception as error:  # a locked or full database is waited out
                 log.error("federation.error", exc_info=error)
                 self._stop.wait(_RETRY_S)
@@ -198,7 +201,13 @@ class Federation:
 
         quorum, deadline_s = quorum_of(work.study), work.study.training.deadline_s if work.study.training else 0.0
         reached_at: float | None = None
+        changes, looked_at = Changes(self._store.engine), 0.0
         while not self._stop.is_set():
+            work.study.check_valid_at(datetime.now(UTC))
+            if not changes.seen() and time.monotonic() - looked_at < 1.0:
+                self._stop.wait(_POLL_S)
+                continue
+            looked_at = time.monotonic()
             with self._store.read() as session:
                 rows = session.execute(
                     select(AssignmentRow.site, AssignmentRow.state).where(
@@ -213,8 +222,6 @@ class Federation:
                 reached_at = reached_at or time.monotonic()
                 if not waiting or time.monotonic() - reached_at > deadline_s:
                     return ready
-            work.study.check_valid_at(datetime.now(UTC))
-            self._stop.wait(_POLL_S)
         return []
 
     def _begin_publishing(self, work: _Work, final: Checkpoint) -> None:
@@ -245,12 +252,8 @@ class Federation:
         log.error("run.failed", extra={"fields": {"study": study_id, "code": code}})
 
     def _expire(self, session: Any, digest: str) -> None:
-        """Close instructions that nobody waits for, and say of landed answers that they came too late."""
-        for row in session.scalars(
-            select(AssignmentRow).where(
-                AssignmentRow.study_digest == digest, AssignmentRow.kind == AssignmentKind.ROUND.value
-            )
-        ):
+        """Close what nobody waits for, late sites' study too, and say of landed answers that they came too late."""
+        for row in session.scalars(select(AssignmentRow).where(AssignmentRow.study_digest == digest)):
             if not State(row.state).final:
                 row.state, row.updated_at = State.EXPIRED.value, time.time()
         for parcel in session.scalars(

@@ -26,12 +26,14 @@ from central.gateway.models import Models
 from central.gateway.receipts import Log, open_log_key
 from central.gateway.server import Keys, build_enrolment_server, build_fleet_server
 from central.store import Store
+from central.store.changes import Changes
 from protocol.errors import CorsiaError, UnavailableError
 
 __all__ = ["Gateway", "main"]
 
 POLL_S = 0.025
 SWEEP_S = 0.25
+ASK_S = 0.5  # revocation, also when nothing seems to have changed: a call may be admitted while it happens
 CERTIFY_S = 86_400.0
 SIGNER_TIMEOUT_S = 60.0
 _log = logging.getLogger("central.gateway")
@@ -47,6 +49,7 @@ class Gateway:
         log_key = open_log_key(folder)  # the signer puts its public half into the trust bundle
         self._keys = _certified(config, folder, stop)
         store = Store(config.state_dir)
+        self._changes = Changes(store.engine)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")
         delivery = Delivery(store, landing, self._log, config.limits.max_parcel_bytes)
@@ -85,15 +88,23 @@ class Gateway:
         return {"connected": self._admission.connected(), "log": self._log.state()}
 
     def _background(self) -> None:
-        swept = certified = time.monotonic()
+        swept = asked = certified = time.monotonic()
+        unread = unsigned = True  # what is new stays so until it has been dealt with
         while not self._stop.wait(POLL_S):
             try:
-                self._feed.poll()
+                if self._changes.seen():
+                    unread = unsigned = True
+                if unread:
+                    unread = self._feed.poll()
                 now = time.monotonic()
                 if now - swept >= SWEEP_S:
                     swept = now
-                    self._admission.sweep()
-                    self._log.tick()
+                    if unsigned or now - asked >= ASK_S:
+                        asked = now
+                        self._admission.sweep()
+                    if unsigned:
+                        self._log.tick()
+                        unsigned = False
                 if now - certified >= CERTIFY_S:
                     certified = now
                     self._keys = _certified(self._config, self._config.state_dir / "gateway", self._stop)

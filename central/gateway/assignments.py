@@ -28,6 +28,7 @@ from protocol.v1 import fleet_pb2 as pb
 __all__ = ["Assignments", "Feed"]
 
 MAX_WAITING = 4096
+PAGE = 1000
 RENEW_TIMEOUT_S = 10.0
 _FINAL = [s.value for s in State if s.final]
 _log = logging.getLogger("central.gateway")
@@ -68,16 +69,16 @@ class Feed:
             with self._lock:
                 del self._streams[call]
 
-    def poll(self) -> None:
-        """Hand over what is new. Run often, by one thread."""
+    def poll(self) -> bool:
+        """Hand over what is new; returns whether there is more. Run often, by one thread."""
         with self._store.read() as session:
             rows = list(
                 session.scalars(
-                    select(AssignmentRow).where(AssignmentRow.seq > self._last).order_by(AssignmentRow.seq).limit(1000)
+                    select(AssignmentRow).where(AssignmentRow.seq > self._last).order_by(AssignmentRow.seq).limit(PAGE)
                 )
             )
         if not rows:
-            return
+            return False
         with self._lock:
             streams = list(self._streams.items())
         for row in rows:
@@ -85,6 +86,7 @@ class Feed:
                 if call.site == row.site:
                     _hand_over(call, waiting, row)
         self._last = rows[-1].seq
+        return len(rows) == PAGE
 
     def _open_rows(self, site: str) -> list[AssignmentRow]:
         with self._store.read() as session:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from sqlalchemy import select
@@ -167,6 +168,7 @@ class Delivery:
         if row is None:
             raise StudyRefused("study.unknown")
         study = _parsed(row.document)
+        study.check_valid_at(datetime.now(UTC))
         if (
             entry.site not in study.sites
             or assignment is None

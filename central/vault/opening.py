@@ -14,6 +14,8 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy import select
@@ -21,6 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from central.store import Store
+from central.store.changes import Changes
 from central.store.models import AssignmentRow, CuratedRow, ParcelRow, SiteRow, StudyRow
 from central.vault.contents import Content, check_batch
 from central.vault.keys import StudyKeys
@@ -48,6 +51,8 @@ _MAX_PARCEL_BYTES = MAX_ITEM_BYTES
 _MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
 _BACK_OFF_S = 5.0
 _SETTLE_EVERY_S = 0.25
+_LOOK_EVERY_S = 2.0
+_parsed = lru_cache(maxsize=256)(parse_study)
 
 
 class Opener:
@@ -79,15 +84,21 @@ class Opener:
         self._not_before: dict[str, float] = {}
         self._unforeseen: Counter[str] = Counter()
         self._settle_at = 0.0
+        self._changes = Changes(store.engine)
 
     def run(self, stop: threading.Event, interval_s: float = 0.1) -> None:
-        """Open what lands until told to stop."""
+        """Open what lands until told to stop; while nothing changes, look every few seconds only."""
+        awake_until = 0.0
         while not stop.is_set():
-            try:
-                idle = not self.step()
-            except Exception as error:  # the vault outlives a locked or full database
-                log.error("vault.step-failed", exc_info=error)
-                idle = True
+            now, idle = time.monotonic(), True
+            if self._changes.seen():
+                awake_until = now + 2 * _SETTLE_EVERY_S
+            if now < awake_until or now >= self._settle_at + _LOOK_EVERY_S:
+                try:
+                    idle = not self.step()
+                except Exception as error:  # the vault outlives a locked or full database
+                    log.error("vault.step-failed", exc_info=error)
+                    awake_until = now + _BACK_OFF_S
             if idle:
                 stop.wait(interval_s)
 
@@ -258,6 +269,10 @@ class Opener:
             rows = session.scalars(
                 select(StudyRow).where(StudyRow.state == "open", StudyRow.lane.in_([lane.value for lane in _LANES]))
             ).all()
+        for row in rows:
+            if _parsed(row.document).expires <= datetime.now(UTC):
+                self._expire(row)
+        with self._store.read() as session:
             verdicts = {row.id: _verdict(session, row) for row in rows}
         for study_id, state in verdicts.items():
             if state is None:
@@ -270,6 +285,19 @@ class Opener:
                 self._store.emit(session, f"study.{state}", study=study_id)
             log.info(f"study.{state}", extra={"fields": {"study": study_id}})
 
+    def _expire(self, study: StudyRow) -> None:
+        """End the assignments of sites that have not answered before the study's end, so that it can close."""
+        with self._store.begin() as session:
+            waiting = select(AssignmentRow).where(
+                AssignmentRow.study_digest == study.digest,
+                AssignmentRow.kind == AssignmentKind.STUDY.value,
+                AssignmentRow.state.not_in([state.value for state in State if state.final]),
+            )
+            for row in session.scalars(waiting):
+                row.state, row.code, row.updated_at = State.EXPIRED.value, "study.expired", time.time()
+                fields = {"assignment": row.id, "state": row.state, "code": row.code, "assignment_kind": row.kind}
+                self._store.emit(session, "assignment.state", site=row.site, study=study.id, **fields)
+
 
 def _verdict(session: Session, study: StudyRow) -> str | None:
     """`done`, `failed`, or None while something may still come."""
@@ -280,11 +308,9 @@ def _verdict(session: Session, study: StudyRow) -> str | None:
     ).all()
     if not assignments or not all(State(row.state).final for row in assignments):
         return None
-    delivered = {row.site for row in assignments if row.state == State.DONE.value}
-    if not delivered:
-        return "failed"
+    done = {row.site for row in assignments if row.state == State.DONE.value}
     if study.lane == Lane.INFER.value:
-        return "done"  # results stay at the sites
+        return "done" if done else "failed"  # results stay at the sites
     states = session.execute(
         select(ParcelRow.site, ParcelRow.state).where(ParcelRow.study_digest == study.digest)
     ).all()
@@ -293,7 +319,11 @@ def _verdict(session: Session, study: StudyRow) -> str | None:
     curated = session.execute(
         select(CuratedRow.site, CuratedRow.part, CuratedRow.last).where(CuratedRow.study_digest == study.digest)
     ).all()
-    missing = {site for site in delivered if not _whole([(part, last) for s, part, last in curated if s == site])}
+    sites = done | {site for site, _, _ in curated}
+    whole = {site for site in sites if _whole([(part, last) for s, part, last in curated if s == site])}
+    if not done | whole:
+        return "failed"
+    missing = done - whole  # a site that fell silent after its last part has delivered all the same
     if not missing:
         return "done"
     rejected = {site for site, state in states if state == "rejected"}

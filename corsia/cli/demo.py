@@ -38,8 +38,11 @@ def demo(
     console = Console(stderr=True, highlight=False)
     started = time.monotonic()
 
+    status = console.status("starting")  # on a terminal: a spinner with the newest line under the others
+
     def tell(line: str) -> None:
-        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  {line}", markup=True)
+        status.update(line)
+        console.print(f"[dim]{time.monotonic() - started:6.1f} s[/dim]  {line}", soft_wrap=True)
 
     def print_line(result: DemoResult) -> None:
         if json_out:
@@ -47,9 +50,10 @@ def demo(
             sys.stdout.flush()
 
     def hold(result: DemoResult) -> None:
+        status.stop()
         _summary(result, console)
         token = result.token_file.read_text().strip()
-        console.print(f"dashboard: {result.url}/?token={token}\nCtrl-C stops everything")
+        console.print(f"dashboard: {result.url}/?token={token}\nCtrl-C stops everything", soft_wrap=True)
         print_line(result)
         where = {
             "summary": result.summary,
@@ -63,7 +67,8 @@ def demo(
         except KeyboardInterrupt:
             console.print("stopping")
 
-    result = run_demo(out, sites=sites, tell=tell, keep=hold if keep else None)
+    with status:
+        result = run_demo(out, sites=sites, tell=tell, keep=hold if keep else None)
     if not keep:
         _summary(result, console)
         print_line(result)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from protocol.errors import InputError, IntegrityError, StudyRefused
+from corsia.cli import edge_spool
+from corsia.cli.edge_status import site_status
+from corsia.cli.show import show, table
+from protocol.errors import InputError, StudyRefused
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
@@ -22,8 +23,7 @@ if TYPE_CHECKING:
     from edge.state import Record, SiteState
 
 app = typer.Typer(no_args_is_help=True, help="Run and operate the agent of one hospital.")
-spool_app = typer.Typer(no_args_is_help=True, help="Look at the sealed parcels that wait here, and retry.")
-app.add_typer(spool_app, name="spool")
+app.add_typer(edge_spool.app, name="spool")
 
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -78,7 +78,7 @@ def enroll(
         "fleet": identity.fleet,
     }
     text = f"{identity.site} is enrolled at {identity.fleet}\nfingerprint, to compare by telephone: {fingerprint}"
-    _show(value, json_out, text)
+    show(value, json_out, text)
 
 
 @app.command()
@@ -88,14 +88,14 @@ def status(config: Config = _DEFAULT, json_out: Json = False) -> None:
     Example: corsia edge status --config edge.toml --json
     """
     site = _load(config)
-    value = _status(site)
+    value = site_status(site)
     if json_out:
-        _show(value, True, "")
+        show(value, True, "")
         return
     lines = [[k, v] for k, v in value.items() if k != "studies"]
-    _table(f"site {site.site}", ["what", "value"], lines)
+    table(f"site {site.site}", ["what", "value"], lines)
     columns = ["id", "lane", "state", "code", "error_id", "approval"]
-    _table("studies", columns, [[study[c] for c in columns] for study in value["studies"]])
+    table("studies", columns, [[study[c] for c in columns] for study in value["studies"]])
 
 
 @app.command()
@@ -148,7 +148,7 @@ def preview(
             document = _find(state, study).assignment.document
     made = look(site, document)
     if json_out:
-        _show(made.to_json(), True, "")
+        show(made.to_json(), True, "")
     else:
         _show_preview(made)
 
@@ -194,72 +194,14 @@ def journal(
     if checked is not None:
         value |= {"verified": True, "lines": checked}
     if json_out:
-        _show(value, True, "")
+        show(value, True, "")
         return
     rows = [
         [line.seq, _time(line.at), line.event, " ".join(f"{k}={v}" for k, v in line.fields.items())] for line in lines
     ]
-    _table("journal", ["seq", "time", "event", "fields"], rows)
+    table("journal", ["seq", "time", "event", "fields"], rows)
     if checked is not None:
         typer.echo(f"the chain of {checked} lines verifies; head {record.head()}")
-
-
-@spool_app.command("ls")
-def spool_ls(config: Config = _DEFAULT, json_out: Json = False) -> None:
-    """List the parcels here, by folder: held, new, sending, sent, bad.
-
-    Example: corsia edge spool ls --config edge.toml
-    """
-    spool = _spool(_load(config))
-    found = [
-        {
-            "parcel": entry.parcel_id,
-            "folder": folder,
-            "content_type": entry.content_type,
-            "size_bytes": entry.size_bytes,
-            "assignment": entry.assignment_id,
-            "code": spool.code(entry) if folder == "bad" else "",
-        }
-        for folder, entry in spool.entries()
-    ]
-    if json_out:
-        _show({"parcels": found}, True, "")
-        return
-    columns = ["parcel", "folder", "content_type", "size_bytes", "assignment", "code"]
-    _table("spool", columns, [[one[c] for c in columns] for one in found])
-
-
-@spool_app.command("verify")
-def spool_verify(config: Config = _DEFAULT, json_out: Json = False) -> None:
-    """Hash every parcel again; exit 19 when one is damaged.
-
-    Example: corsia edge spool verify --config edge.toml
-    """
-    spool = _spool(_load(config))
-    damaged = spool.verify()
-    parcels, size = spool.usage()
-    if damaged:
-        raise IntegrityError("parcel.format", "damaged: " + ", ".join(parcel for parcel, _code in damaged))
-    value = {"parcels": parcels, "bytes": size, "damaged": 0}
-    _show(value, json_out, f"{parcels} parcels, {size} bytes: all as they were written")
-
-
-@spool_app.command("retry")
-def spool_retry(
-    parcel: Annotated[str, typer.Argument(help="The id of a parcel in bad/.")],
-    config: Config = _DEFAULT,
-    json_out: Json = False,
-) -> None:
-    """Put a parcel that the centre refused back in the queue.
-
-    Example: corsia edge spool retry 0f3a... --config edge.toml
-    """
-    from edge.journal import Journal
-
-    site = _load(config)
-    entry = _spool(site).retry(parcel)
-    Journal(site.state_dir / "journal.jsonl").append("parcel.retried", parcel=entry.parcel_id)
-    _show({"parcel": entry.parcel_id, "folder": "new"}, json_out, f"{entry.parcel_id} will be sent again")
 
 
 # --- inside
@@ -285,12 +227,6 @@ class _state:
 
     def __exit__(self, *_exc: object) -> None:
         self._opened.close()
-
-
-def _spool(site: EdgeConfig) -> Any:
-    from edge.spool import Spool
-
-    return Spool(site.state_dir / "spool", site.limits.spool_bytes)
 
 
 def _find(state: SiteState, name: str) -> Record:
@@ -334,7 +270,7 @@ def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
     text = f"{name}: {made.verdict.value} (study {digest[:16]}, code {made.code_digest[:16]})"
     if before.verdict.value == "suspended":
         text += "\nthe installed code changed since the last approval:" + "".join(f"\n  {c}" for c in changes)
-    _show(value, json_out, text)
+    show(value, json_out, text)
 
 
 def _changes(state: SiteState, old_digest: str) -> list[str]:
@@ -361,105 +297,22 @@ def _pause(site: EdgeConfig, paused: bool, json_out: bool) -> None:
     set_paused(site.state_dir, paused)
     if before != paused:
         Journal(site.state_dir / "journal.jsonl").append("egress.paused" if paused else "egress.resumed")
-    _show({"site": site.site, "paused": paused}, json_out, "egress is paused" if paused else "egress goes on")
-
-
-def _status(site: EdgeConfig) -> dict[str, Any]:
-    from edge.approvals import Approvals
-    from edge.identity import Identity
-    from edge.journal import Journal
-    from edge.ledger import Ledger
-    from edge.site import is_paused, is_running
-    from pipelines.registry import code_digest
-    from protocol.errors import CorsiaError
-
-    value: dict[str, Any] = {
-        "site": site.site,
-        "running": is_running(site.state_dir),
-        "paused": is_paused(site.state_dir),
-        "enrolled": False,
-        "certificate_until": "",
-        "fingerprint": "",
-    }
-    try:
-        identity = Identity.load(site.state_dir)
-        value |= {
-            "enrolled": True,
-            "certificate_until": identity.not_after.isoformat(),
-            "fingerprint": identity.key.public.fingerprint,
-        }
-    except CorsiaError as error:
-        value["enrolment_code"] = error.code
-    with _state(site) as state:
-        approvals = Approvals(state, code_digest)
-        value["studies"] = [_study_line(record, approvals) for record in state.studies()]
-    parcels, size = _spool(site).usage()
-    value |= {"spool_parcels": parcels, "spool_bytes": size}
-    heads: dict[str, Callable[[], str]] = {
-        "ledger": lambda: Ledger(site.state_dir / "ledger.db").head(),
-        "journal": lambda: Journal(site.state_dir / "journal.jsonl", readonly=True).head(),
-    }
-    for name, head in heads.items():
-        try:
-            value[f"{name}_head"] = head()
-        except CorsiaError as error:
-            value[f"{name}_head"], value[f"{name}_code"] = "", error.code
-    return value
-
-
-def _study_line(record: Record, approvals: Any) -> dict[str, Any]:
-    from protocol.errors import CorsiaError
-    from protocol.study import parse_study
-
-    try:
-        study = parse_study(record.assignment.document)
-        name, lane = study.id, study.lane.value
-    except CorsiaError:
-        name, lane = "-", "-"
-    return {
-        "id": name,
-        "lane": lane,
-        "digest": record.assignment.study_digest,
-        "state": record.state.value,
-        "code": record.code,
-        "error_id": record.error_id,
-        "counts": record.counts,
-        "approval": approvals.look(record.assignment.study_digest).verdict.value,
-    }
-
-
-def _show(value: dict[str, Any], json_out: bool, text: str) -> None:
-    typer.echo(json.dumps(value, sort_keys=True) if json_out else text)
+    show({"site": site.site, "paused": paused}, json_out, "egress is paused" if paused else "egress goes on")
 
 
 def _show_preview(made: Preview) -> None:
-    _table(
+    table(
         f"rules for {made.study}",
         ["rule", "study", "site", "effective", "ok", "reason"],
         [[r.name, r.asked, r.site, r.effective, "yes" if r.ok else "NO", r.reason] for r in made.rules],
     )
     if made.gate:
-        _table(
-            "egress gate", ["rule", "ok", "reason"], [[c.rule, "yes" if c.ok else "NO", c.reason] for c in made.gate]
-        )
+        table("egress gate", ["rule", "ok", "reason"], [[c.rule, "yes" if c.ok else "NO", c.reason] for c in made.gate])
     numbers = ("source_rows", "rows", "files", "persons", "bytes")
     rows: list[list[Any]] = [[name, getattr(made, name)] for name in numbers]
     rows += [[f"withheld: {reason}", count] for reason, count in made.withheld.items()]
-    _table("what would leave", ["what", "count"], [*rows, ["columns", ", ".join(made.columns)]])
+    table("what would leave", ["what", "count"], [*rows, ["columns", ", ".join(made.columns)]])
     typer.echo("nothing was sent, nothing was spent" + (f"; it would end with {made.code}" if made.code else ""))
-
-
-def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(str(cell) for cell in row))
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
-    Console(width=width).print(table)
 
 
 def _time(at: float) -> str:

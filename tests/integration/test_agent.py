@@ -18,6 +18,7 @@ from edge.config import EdgeConfig
 from edge.journal import Journal
 from edge.ledger import Ledger
 from edge.site import set_paused
+from edge.spool import Spool
 from privacy.envelope import SecretKey, read_key
 from protocol.assignment import State
 from protocol.errors import AuthenticationError, ConflictError, IntegrityError, StorageError, UnavailableError
@@ -150,6 +151,31 @@ def test_a_pause_between_release_and_delivery_stops_the_parcel(config: EdgeConfi
         assert office.wait(asked).state is State.DONE
 
 
+@pytest.mark.parametrize("reason", ["refused", "expired"])
+def test_what_was_released_stays_when_the_steward_withdraws_or_the_study_expires(
+    config: EdgeConfig, office: Office, reason: str
+) -> None:
+    def away() -> None:
+        raise UnavailableError("unavailable.centre")
+
+    office.fail["deliver"] = away
+    life = timedelta(seconds=3) if reason == "expired" else timedelta(days=1)
+    with running(config, office) as agent:
+        asked = office.submit(study(expires=datetime.now(UTC) + life))
+        office.wait(asked, State.DELIVERING)
+        if reason == "refused":
+            agent.site.approvals.refuse(asked.study_digest)
+        else:
+            time.sleep(3)
+        del office.fail["deliver"]
+        said = office.wait(asked)
+        folders = [folder for folder, _ in agent.site.spool.entries()]
+    expected = {"refused": (State.REFUSED, "policy.refused"), "expired": (State.EXPIRED, "study.expired")}
+    assert (said.state, said.code) == expected[reason]
+    assert office.parcels == {}
+    assert folders == ["bad"]
+
+
 def test_an_unreachable_centre_is_waited_for(config: EdgeConfig, office: Office) -> None:
     fails = iter([UnavailableError("unavailable.centre"), AuthenticationError("auth.revoked")] * 2)
 
@@ -200,17 +226,75 @@ def test_a_missing_column_and_a_crash_end_one_job_only(config: EdgeConfig, offic
         assert office.wait(office.submit(study("fine"))).state is State.DONE
 
 
-def test_a_full_spool_waits_and_goes_on_by_itself(tmp_path: Path) -> None:
+def test_a_full_spool_waits_and_goes_on_by_itself(config: EdgeConfig, office: Office) -> None:
+    def away() -> None:
+        raise UnavailableError("unavailable.centre")
+
+    office.fail["deliver"] = away
+    with running(config, office) as agent:
+        first = office.submit(study("one"))
+        office.wait(first, State.DELIVERING)
+        agent.site.spool._max_bytes = agent.site.spool.usage()[1] * 3 // 2
+        second = office.submit(study("two"))
+        office.wait(second, State.RUNNING)
+        time.sleep(1.5)
+        assert office.state(second).state is State.RUNNING  # type: ignore[union-attr]
+        del office.fail["deliver"]
+        assert {office.wait(asked).state for asked in (first, second)} == {State.DONE}
+    assert Ledger(config.state_dir / "ledger.db").verify() == 4
+
+
+def test_results_larger_than_the_whole_spool_fail_with_their_code(tmp_path: Path) -> None:
     config = site_config(tmp_path, limits={"spool_bytes": 1000})
     office = enrolled(config)
     with running(config, office) as agent:
-        asked = office.submit(study())
-        office.wait(asked, State.RUNNING)
-        time.sleep(2.0)
-        assert office.state(asked).state is State.RUNNING  # type: ignore[union-attr]
+        said = office.wait(office.submit(study("large")))
+        assert (said.state, said.code) == (State.FAILED, "storage.spool-full")
         agent.site.spool._max_bytes = 10**9  # the steward raises the bound
-        assert office.wait(asked).state is State.DONE
-    assert Ledger(config.state_dir / "ledger.db").verify() == 2
+        assert office.wait(office.submit(study("fine"))).state is State.DONE
+    assert Ledger(config.state_dir / "ledger.db").total("cohort").releases == 2
+    assert [spend.bytes > 0 for spend in Ledger(config.state_dir / "ledger.db").spends()] == [False, True]
+
+
+def test_more_sealed_than_reserved_is_refused_before_it_leaves(tmp_path: Path) -> None:
+    config = site_config(tmp_path, max_bytes=4000)  # the rows fit, the sealed parcel does not
+    office = enrolled(config)
+    with running(config, office) as agent:
+        said = office.wait(office.submit(study()))
+        assert (said.state, said.code) == (State.REFUSED, "budget.bytes")
+        assert agent.site.spool.usage() == (0, 0)
+    assert office.parcels == {}
+    assert Ledger(config.state_dir / "ledger.db").total("cohort").bytes == 0
+
+
+def test_a_site_that_forgot_a_study_sends_nothing_of_it(config: EdgeConfig, office: Office) -> None:
+    def away() -> None:
+        raise UnavailableError("unavailable.centre")
+
+    office.fail["deliver"] = away
+    with running(config, office):
+        office.wait(office.submit(study()), State.DELIVERING)
+        office.assignments.clear()
+    (config.state_dir / "state.db").unlink()
+    del office.fail["deliver"]
+    spool, until = Spool(config.state_dir / "spool", 10**9), time.monotonic() + 10
+    with running(config, office):
+        while spool.pending() and time.monotonic() < until:
+            time.sleep(0.05)
+    ((folder, entry),) = spool.entries()
+    assert (folder, spool.code(entry)) == ("bad", "study.unknown")
+    assert office.parcels == {}
+
+
+def test_an_idle_daemon_sends_a_heartbeat_at_its_interval_only(tmp_path: Path) -> None:
+    config = site_config(tmp_path, limits={"heartbeat_s": 30.0})
+    office = enrolled(config)
+    with running(config, office):
+        office.wait(office.submit(study()))
+        time.sleep(1.0)
+        told = len(office.reports)
+        time.sleep(2.0)
+        assert len(office.reports) == told
 
 
 def test_a_second_daemon_is_refused(config: EdgeConfig, office: Office) -> None:

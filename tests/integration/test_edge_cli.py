@@ -86,6 +86,26 @@ def test_preview_approve_run_and_look(tmp_path: Path, config: EdgeConfig, office
     assert value["ledger_head"] == Ledger(config.state_dir / "ledger.db").head()
 
 
+def test_approving_again_shows_what_changed(tmp_path: Path, config: EdgeConfig, office: Office) -> None:
+    from edge.state import SiteState
+    from pipelines.registry import code_digest, code_manifest
+
+    with running(config, office):
+        asked = office.submit(study())
+        office.wait(asked, State.PENDING)
+    state = SiteState(config.state_dir / "state.db")
+    old = code_manifest() | {"dependency:numpy": "1.0", "file:pipelines/gone.py": "0" * 64}
+    state.set_fact("code:" + "e" * 64, json.dumps(old))
+    state.set_approval(asked.study_digest, "approved", "steward", "e" * 64)
+    office.reports.clear()
+    with running(config, office):
+        assert office.wait(asked, State.PENDING).code == "approval.changed"
+        value = corsia(tmp_path, "approve", "one")[1]
+        assert (value["was"], value["code_digest"]) == ("suspended", code_digest())
+        assert value["changed"] == ["changed dependency:numpy", "gone file:pipelines/gone.py"]
+        assert office.wait(asked).state is State.DONE
+
+
 def test_refuse_and_unknown_studies(tmp_path: Path, config: EdgeConfig, office: Office) -> None:
     with running(config, office):
         asked = office.submit(study())

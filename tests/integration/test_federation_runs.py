@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,17 @@ def test_too_many_refusals_fail_the_study_before_any_round(tmp_path: Path) -> No
     with consortium.store.read() as reading:
         assert reading.scalars(select(RunRow)).one().state == "failed"
         assert reading.scalars(select(AssignmentRow).where(AssignmentRow.kind == "round")).all() == []
+
+
+def test_sites_that_stay_away_past_the_expiry_close_the_study(tmp_path: Path) -> None:
+    plan = study().model_copy(update={"expires": datetime.now(UTC) + timedelta(seconds=1)})
+    consortium = Consortium(tmp_path, plan)
+    with consortium.store.begin() as writing:
+        writing.execute(update(AssignmentRow).values(state="received"))
+    federation(tmp_path, "sqlite://", threading.Event()).attend("tiny")
+    assert (state(consortium), code(consortium)) == ("failed", "study.expired")
+    with consortium.store.read() as reading:
+        assert {row.state for row in reading.scalars(select(AssignmentRow))} == {"expired"}
 
 
 def test_a_study_that_was_changed_or_names_another_key_is_not_run(tmp_path: Path) -> None:

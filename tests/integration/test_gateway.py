@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -96,6 +97,23 @@ def test_another_digest_for_an_open_id_starts_anew_and_for_a_committed_id_is_ref
     site.deliver(two, assignment.id)
     with refused("parcel.replay", grpc.StatusCode.DATA_LOSS):
         site.open(one, assignment.id)
+
+
+def test_nothing_lands_for_a_study_that_has_expired(centre: Centre, site: Site) -> None:
+    soon = datetime.now(UTC) + timedelta(seconds=2)
+    digest = centre.submit(draft(id="short").replace("2099-01-01T00:00:00Z", soon.isoformat()))
+    call = site.watch()
+    assignment = next(given for given in call if given.study_digest == digest)
+    call.cancel()
+    early = site.parcel(digest, centre.keys["short"], b"early")
+    late = site.parcel(digest, centre.keys["short"], b"late")
+    receipt = site.deliver(early, assignment.id)
+    site.open(late, assignment.id)
+    site.upload(late)
+    time.sleep(max(0.0, (soon - datetime.now(UTC)).total_seconds()))
+    with refused("study.expired"):
+        site.commit(late)
+    assert site.commit(early).index == receipt.index, "what landed in time keeps its receipt"
 
 
 def test_a_newer_upload_takes_over(centre: Centre, site: Site) -> None:

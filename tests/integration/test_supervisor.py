@@ -15,6 +15,7 @@ import pytest
 
 from central import ipc
 from central.config import CentralConfig, load_config
+from central.supervisor import environment
 from corsia.cli.init_central import init_central
 from protocol.errors import UnavailableError
 from tests.gatewaykit import draft, eventually, free_port
@@ -66,6 +67,14 @@ def supervisor(config: CentralConfig) -> Iterator[subprocess.Popen[str]]:
         process.terminate()
         process.wait(20)
     process.stdout.close()
+
+
+def test_no_proxy_stands_between_this_machine_and_itself() -> None:
+    made = environment({"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": "intranet.example, localhost"})
+    assert made["NO_PROXY"] == made["no_proxy"] == "intranet.example,localhost,127.0.0.1,::1"
+    assert made["HTTP_PROXY"] == "http://proxy:3128"
+    assert made["MLFLOW_DISABLE_TELEMETRY"] == "true"
+    assert environment({})["no_proxy"] == "127.0.0.1,localhost,::1"
 
 
 def test_a_killed_child_is_back_quickly(config: CentralConfig, supervisor: subprocess.Popen[str]) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import stat
+import threading
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select
 
-from central.store.models import CuratedRow, EventRow, ParcelRow, StudyRow
+from central.store.models import AssignmentRow, CuratedRow, EventRow, ParcelRow, StudyRow
 from privacy.envelope import SecretKey
 from protocol.parcel import Item, ItemKind, canonical_json, pack_batch
 from tests.vaultkit import World, parquet, rows, table
@@ -319,3 +322,39 @@ def test_a_study_key_has_a_plain_name(world: World, bad: str) -> None:
 
     with pytest.raises(InputError):
         world.keys.create(bad)
+
+
+def test_a_site_that_stays_away_does_not_keep_an_expired_study_open(world: World) -> None:
+    for name in ("silent", "sent"):
+        world.submit(name, sites=["site-a", "site-b"], expires=datetime.now(UTC) + timedelta(seconds=1.5))
+    world.finish(study_id="sent", site_b="delivering", state="done")
+    world.land(world.batch(study_id="sent"), study_id="sent")
+    world.land(world.batch(study_id="sent", site="site-b"), study_id="sent", site="site-b")
+    world.drain()
+    assert [world.state(name) for name in ("silent", "sent")] == ["open", "open"]
+    time.sleep(1.6)
+    world.drain()
+    assert [world.state(name) for name in ("silent", "sent")] == ["failed", "done"]
+    with world.store.read() as session:
+        states = {(row.study_digest, row.site): row.state for row in session.scalars(select(AssignmentRow))}
+    assert states[(world.digest("silent"), "site-a")] == "expired"
+    assert states[(world.digest("sent"), "site-b")] == "expired"
+    assert states[(world.digest("sent"), "site-a")] == "done"
+    assert world.state() == "open", "another study goes on"
+
+
+def test_the_running_vault_opens_what_lands_while_it_sleeps(world: World) -> None:
+    stop = threading.Event()
+    thread = threading.Thread(target=world.opener().run, args=(stop, 0.02))
+    thread.start()
+    try:
+        time.sleep(0.8)
+        parcel = world.land(world.batch())
+        world.finish(site_b="refused")
+        until = time.monotonic() + 1.5
+        while (world.parcel(parcel)[0] == "landed" or world.state() == "open") and time.monotonic() < until:
+            time.sleep(0.02)
+        assert (world.parcel(parcel), world.state()) == (("opened", ""), "done")
+    finally:
+        stop.set()
+        thread.join()

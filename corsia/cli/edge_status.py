@@ -1,0 +1,82 @@
+"""What `corsia edge status` tells: read from the state folder, whether the daemon runs or not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edge.approvals import Approvals
+    from edge.config import EdgeConfig
+    from edge.state import Record
+
+__all__ = ["site_status"]
+
+
+def site_status(site: EdgeConfig) -> dict[str, Any]:
+    """Enrolment, pause, studies, spool, heads; a part that is damaged gives its code."""
+    from edge.approvals import Approvals
+    from edge.identity import Identity
+    from edge.journal import Journal
+    from edge.ledger import Ledger
+    from edge.site import is_paused, is_running
+    from edge.spool import Spool
+    from edge.state import SiteState
+    from pipelines.registry import code_digest
+    from protocol.errors import CorsiaError
+
+    value: dict[str, Any] = {
+        "site": site.site,
+        "running": is_running(site.state_dir),
+        "paused": is_paused(site.state_dir),
+        "enrolled": False,
+        "certificate_until": "",
+        "fingerprint": "",
+    }
+    try:
+        identity = Identity.load(site.state_dir)
+        value |= {
+            "enrolled": True,
+            "certificate_until": identity.not_after.isoformat(),
+            "fingerprint": identity.key.public.fingerprint,
+        }
+    except CorsiaError as error:
+        value["enrolment_code"] = error.code
+    site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    state = SiteState(site.state_dir / "state.db")
+    approvals = Approvals(state, code_digest)
+    value["studies"] = [_study_line(record, approvals) for record in state.studies()]
+    state.close()
+    parcels, size = Spool(site.state_dir / "spool", site.limits.spool_bytes).usage()
+    value |= {"spool_parcels": parcels, "spool_bytes": size}
+    heads: dict[str, Callable[[], str]] = {
+        "ledger": lambda: Ledger(site.state_dir / "ledger.db").head(),
+        "journal": lambda: Journal(site.state_dir / "journal.jsonl", readonly=True).head(),
+    }
+    for name, head in heads.items():
+        try:
+            value[f"{name}_head"] = head()
+        except CorsiaError as error:
+            value[f"{name}_head"], value[f"{name}_code"] = "", error.code
+    return value
+
+
+def _study_line(record: Record, approvals: Approvals) -> dict[str, Any]:
+    from protocol.errors import CorsiaError
+    from protocol.study import parse_study
+
+    try:
+        study = parse_study(record.assignment.document)
+        name, lane = study.id, study.lane.value
+    except CorsiaError:
+        name, lane = "-", "-"
+    return {
+        "id": name,
+        "lane": lane,
+        "digest": record.assignment.study_digest,
+        "state": record.state.value,
+        "code": record.code,
+        "error_id": record.error_id,
+        "counts": record.counts,
+        "approval": approvals.look(record.assignment.study_digest).verdict.value,
+    }
