@@ -1,4 +1,4 @@
-"""`corsia deid dicom|text|table`: the de-identification engines at this machine, without study or centre."""
+"""`corsia deid dicom|text|table|fhir`: the de-identification engines at this machine, without study or centre."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import stat
 import sys
-import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Annotated, Any
 
 import typer
 
+from corsia.cli.deid_fhir import fhir
+from corsia.cli.deid_table import table
 from protocol.errors import ConfigurationError, InputError
 
-app = typer.Typer(no_args_is_help=True, help="De-identify DICOM, text and tables at this machine.")
+app = typer.Typer(no_args_is_help=True, help="De-identify DICOM, text, tables and FHIR at this machine.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 KeyFile = Annotated[Path, typer.Option("--key", help="32 raw bytes, mode 0600 (`corsia parcel keygen`).")]
 ReportFile = Annotated[Path | None, typer.Option("--report", help="Write the report (JSON, no values) here.")]
@@ -73,6 +74,7 @@ def text(
     lang: Annotated[str, typer.Option(help="it or en.")] = "it",
     key: Annotated[Path | None, typer.Option(help="With it, dates are moved instead of replaced.")] = None,
     known: Annotated[Path | None, typer.Option(help="Identifying values, one a line, that must go.")] = None,
+    model: Annotated[Path | None, typer.Option(help="Folder of a spaCy model of the site's own.")] = None,
     spans: Annotated[bool, typer.Option("--spans", help="Print kinds and positions as JSON lines instead.")] = False,
 ) -> None:
     """Redact free text, line for line.
@@ -80,61 +82,30 @@ def text(
     Example: corsia deid text note.txt --lang it --known names.txt
     """
     from privacy.deid.deny import DenyList
+    from privacy.deid.text import redact_lines
 
     values = _read(known).splitlines() if known else []
     deny = DenyList(values)
     # Without a patient's id the values that are known of him stand for him.
     shift = _pseudonymizer(key).shift_days(" ".join(sorted(values))) if key else None
-    engine = _text_engine(lang)
-    for number, line in enumerate((sys.stdin.read() if source == "-" else _read(Path(source))).splitlines(), 1):
-        clean, found = engine.redact(line, deny=deny, shift_days=shift)
-        if not spans:
-            typer.echo(clean)
-            continue
-        for span in found:
-            place = {"line": number, "start": span.start, "end": span.end, "label": span.label}
-            typer.echo(json.dumps(place))
+    raw = sys.stdin.read() if source == "-" else _read(Path(source))
+    clean, found = redact_lines(_text_engine(lang, model), raw, deny=deny, shift_days=shift)
+    if not spans:
+        typer.echo(clean, nl=False)
+        return
+    for number, span in found:
+        place = {"line": number, "start": span.start, "end": span.end, "label": span.label}
+        typer.echo(json.dumps(place))
 
 
-@app.command("table")
-def table(
-    source: Annotated[Path, typer.Argument(help="CSV or Parquet.")],
-    target: Annotated[Path, typer.Argument(help="CSV or Parquet, by its suffix.")],
-    spec: Annotated[Path, typer.Option(help="TOML: [columns], [generalise], k, language.")],
-    key: Annotated[Path | None, typer.Option(help="32 raw bytes, mode 0600; a fresh key without it.")] = None,
-    report: ReportFile = None,
-    as_json: Json = False,
-) -> None:
-    """De-identify a table by the role of each column, down to classes of k persons.
-
-    Example: corsia deid table patients.csv clean.csv --spec columns.toml --report report.json
-    """
-    import pandas as pd
-
-    from privacy.deid.pseudonym import Pseudonymizer
-    from privacy.deid.table import TableEngine, TableSpec
-
-    wanted = _spec(spec)
-    keys = _pseudonymizer(key) if key else Pseudonymizer(os.urandom(32))
-    columns = TableSpec(roles=wanted["columns"], bands=wanted["generalise"], k=wanted["k"])
-    engine = TableEngine(columns, keys, _text_engine(wanted["language"]))
-    try:
-        words = {name: str for name, role in columns.roles.items() if role not in ("quasi", "value")}
-        frame = pd.read_parquet(source) if source.suffix == ".parquet" else pd.read_csv(source, dtype=words)
-    except (ValueError, OSError, UnicodeError) as error:
-        raise InputError("input.table", f"{source}: {type(error).__name__}") from None
-    result = engine.deidentify(frame)
-    if target.suffix == ".parquet":
-        result.frame.to_parquet(target, index=False)
-    else:
-        result.frame.to_csv(target, index=False)
-    _finish({"key_id": keys.key_id, **result.report}, report, as_json)
+app.command("table")(table)
+app.command("fhir")(fhir)
 
 
-def _text_engine(lang: str) -> Any:
+def _text_engine(lang: str, model: Path | None = None) -> Any:
     from privacy.deid.text import TextEngine
 
-    return TextEngine(lang)  # type: ignore[arg-type]
+    return TextEngine(lang, model=model)  # type: ignore[arg-type]
 
 
 def _pseudonymizer(path: Path) -> Any:
@@ -155,24 +126,6 @@ def _key(path: Path) -> bytes:
     if mode & 0o077 or len(raw) != KEY_BYTES:
         raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
     return raw
-
-
-def _spec(path: Path) -> dict[str, Any]:
-    try:
-        value = tomllib.loads(_read(path))
-    except tomllib.TOMLDecodeError as error:
-        raise InputError("input.usage", f"{path}: {error}") from None
-    unknown = sorted(set(value) - {"columns", "generalise", "k", "language"})
-    if unknown or not isinstance(value.get("columns"), dict):
-        raise InputError("input.usage", f"{path}: " + (f"unknown key {unknown[0]!r}" if unknown else "no [columns]"))
-    k, bands = value.get("k", 5), value.get("generalise", {})
-    if not isinstance(k, int) or isinstance(k, bool) or k < 1:
-        raise InputError("input.usage", f"{path}: k must be a whole number from 1")
-    if not isinstance(bands, dict) or not all(isinstance(w, int | float) for w in bands.values()):
-        raise InputError("input.usage", f"{path}: [generalise] gives a width a column")
-    if not all(isinstance(role, str) for role in value["columns"].values()):
-        raise InputError("input.usage", f"{path}: [columns] gives a role a column")
-    return {"columns": value["columns"], "generalise": bands, "k": k, "language": value.get("language", "it")}
 
 
 @contextmanager

@@ -47,10 +47,10 @@ def tally(classes: Ints, values: Ints, weights: Floats, width: int) -> Counts:
     if space <= max(1 << 16, 4 * len(keys)):
         dense = np.bincount(keys, weights=weights, minlength=space)
         found = np.flatnonzero(dense)
-        counts = dense[found]
+        counts = dense[found].astype(np.float64)
     else:
         found, inverse = np.unique(keys, return_inverse=True)
-        counts = np.bincount(inverse, weights=weights)
+        counts = np.bincount(inverse, weights=weights).astype(np.float64)
     return Counts(found // width, found % width, counts, width)
 
 
@@ -63,7 +63,8 @@ def entropy(table: Counts, n: int) -> Floats:
     """exp of the entropy of each class: a class is entropy l-diverse when this is at least l."""
     sums = np.bincount(table.classes, weights=table.counts, minlength=n)
     shares = table.counts / sums[table.classes]
-    return np.exp(-np.bincount(table.classes, weights=shares * np.log(shares), minlength=n))
+    disorder = np.bincount(table.classes, weights=shares * np.log(shares), minlength=n).astype(np.float64)
+    return np.asarray(np.exp(-disorder), np.float64)
 
 
 def recursive(table: Counts, n: int, l_value: int) -> Floats:
@@ -77,7 +78,8 @@ def recursive(table: Counts, n: int, l_value: int) -> Floats:
     rank = np.arange(len(classes)) - starts[classes]
     tail = np.bincount(classes, weights=np.where(rank >= l_value - 1, counts, 0.0), minlength=n)
     first = np.bincount(classes, weights=np.where(rank == 0, counts, 0.0), minlength=n)
-    return np.divide(first, tail, out=np.full(n, np.inf), where=tail > 0)
+    ratio = np.divide(first, tail, out=np.full(n, np.inf), where=tail > 0)
+    return np.asarray(ratio, np.float64)
 
 
 def distance(table: Counts, n: int, reference: Floats, *, ordered: bool) -> Floats:

@@ -176,7 +176,7 @@ class Grouped:
             keys = keys * width + groups
             space *= width
         ids = _dense(keys, space)
-        rows = np.bincount(ids, weights=self.weights)
+        rows = np.bincount(ids, weights=self.weights).astype(np.float64)
         persons = rows
         if self._persons is not None:
             of_row, person = self._persons

@@ -80,7 +80,9 @@ def cell_loss(metric: Metric, ladders: Sequence[Ladder]) -> CellLoss:
             kept.append(tuple(np.zeros(n) for _level in ladder.maps))
             gone.append(np.zeros(n))
             continue
-        kept.append(tuple(_bits(np.bincount(groups, weights=count)[groups], count) for groups in ladder.maps))
+        kept.append(
+            tuple(_bits(np.bincount(groups, weights=count)[groups].astype(np.float64), count) for groups in ladder.maps)
+        )
         gone.append(_bits(np.full(n, count.sum()), count))
     total = float(sum(count @ loss for count, loss in zip(counts, gone, strict=True)))
     shares = tuple(

@@ -117,7 +117,9 @@ def is_trade(word: str) -> bool:
     return fold(word) in _trade()
 
 
-def trimmed(text: str, start: int, end: int, kind: str) -> list[tuple[int, int]]:
+def trimmed(  # noqa: C901 - one scan over words, each rule a line
+    text: str, start: int, end: int, kind: str
+) -> list[tuple[int, int]]:
     """What of a candidate after a title, a label or a relation is a name.
 
     Args:

@@ -26,7 +26,8 @@ _ENTITIES = {
     "IP_ADDRESS": "network", "PHONE_NUMBER": "phone",
 }  # fmt: skip
 _MODEL_LABELS = {
-    "PER": "name", "PERSON": "name", "PERS": "name", "LOC": "place", "GPE": "place", "LOCATION": "place", "FAC": "facility",
+    "PER": "name", "PERSON": "name", "PERS": "name", "LOC": "place", "GPE": "place", "LOCATION": "place",
+    "FAC": "facility",
     "ORG": "facility", "HOSPITAL": "facility", "DATE": "date", "ID": "record", "PHONE": "phone", "ADDRESS": "address",
 }  # fmt: skip
 _PIECE = 500

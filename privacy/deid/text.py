@@ -195,10 +195,8 @@ def _checked(text: str, label: str, match: re.Match[str]) -> list[Span]:
     if label == "address" and "street" in match.re.groupindex:
         lead = text[max(0, match.start() - 5) : match.start()].lower()
         street = match["street"].lower()
-        way = (
-            (street == "via"
-            and lead.endswith("per "))
-            or (street == "corso" and lead.endswith(("in ", "nel ", "di ")) and match["v"][0].islower())
+        way = (street == "via" and lead.endswith("per ")) or (
+            street == "corso" and lead.endswith(("in ", "nel ", "di ")) and match["v"][0].islower()
         )
         if way or patterns.NOT_A_STREET.match(text, match.start("v")):
             return []
