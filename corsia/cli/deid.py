@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from corsia.cli.deid_fhir import fhir
-from corsia.cli.deid_table import table
-from protocol.errors import ConfigurationError, InputError
+from corsia.cli.deid_table import read_key, table, write_file
+from protocol.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="De-identify DICOM, text, tables and FHIR at this machine.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -53,15 +52,15 @@ def dicom(
     if lang not in ("it", "en"):
         raise InputError("input.usage", "--lang is it or en")
     settings = batch.Settings(
-        key=_key(key), target=target, profile=profile, options=frozenset(option or ()), language=lang,
+        key=read_key(key), target=target, profile=profile, options=frozenset(option or ()), language=lang,
         quarantine=quarantine, allow_risky=allow_risky,
     )  # fmt: skip
     with _progress() as progress:
         value = batch.run(settings, source, jobs=jobs or len(os.sched_getaffinity(0)), progress=progress)
     if report is not None:
         dated = {**value, "finished": datetime.now(UTC).isoformat(timespec="seconds")}
-        _write(report.with_suffix(".html"), html(dated).encode())
-        _write(report, json.dumps(dated, indent=1, sort_keys=True).encode())
+        write_file(report.with_suffix(".html"), html(dated).encode())
+        write_file(report, json.dumps(dated, indent=1, sort_keys=True).encode())
     if as_json:
         typer.echo(json.dumps(value, sort_keys=True))
     duplicates = f", {value['duplicates']} the same again" if value["duplicates"] else ""
@@ -111,21 +110,7 @@ def _text_engine(lang: str, model: Path | None = None) -> Any:
 def _pseudonymizer(path: Path) -> Any:
     from privacy.deid.pseudonym import Pseudonymizer
 
-    return Pseudonymizer(_key(path))
-
-
-def _key(path: Path) -> bytes:
-    from privacy.deid.pseudonym import KEY_BYTES
-
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            raw = file.read(KEY_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
-    if mode & 0o077 or len(raw) != KEY_BYTES:
-        raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
-    return raw
+    return Pseudonymizer(read_key(path))
 
 
 @contextmanager
@@ -144,19 +129,3 @@ def _read(path: Path) -> str:
         return path.read_text("utf-8")
     except (OSError, UnicodeError) as error:
         raise InputError("input.usage", f"{path} cannot be read: {type(error).__name__}") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
-def _finish(value: dict[str, Any], report: Path | None, as_json: bool) -> None:
-    if report is not None:
-        _write(report, json.dumps(value, indent=1, sort_keys=True).encode())
-    if as_json:
-        typer.echo(json.dumps(value, sort_keys=True))
-    else:
-        typer.echo(f"{value['rows_out']} of {value['rows_in']} rows, k = {value['k']['achieved']}", err=True)

@@ -122,7 +122,7 @@ def table(
     _write_table(target, result.frame, separator)
     value = {"key_id": keys.key_id, **result.report}
     if report is not None:
-        _write(report, json.dumps(value, indent=1, sort_keys=True).encode())
+        write_file(report, json.dumps(value, indent=1, sort_keys=True).encode())
     if as_json:
         typer.echo(json.dumps(value, sort_keys=True))
     else:
@@ -207,15 +207,21 @@ def _write_table(target: Path, frame: pd.DataFrame, separator: str) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _write(path: Path, data: bytes) -> None:
+def write_file(path: Path, data: bytes) -> None:
+    """Write a report whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
     partial.write_bytes(data)
     partial.replace(path)
 
 
-def _pseudonymizer(path: Path) -> Pseudonymizer:
-    from privacy.deid.pseudonym import KEY_BYTES, Pseudonymizer
+def read_key(path: Path) -> bytes:
+    """32 raw bytes of a key file that nobody else can read.
+
+    Raises:
+        ConfigurationError: `config.missing`, `config.key-mode`.
+    """
+    from privacy.deid.pseudonym import KEY_BYTES
 
     try:
         with path.open("rb") as file:
@@ -225,4 +231,10 @@ def _pseudonymizer(path: Path) -> Pseudonymizer:
         raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
     if mode & 0o077 or len(raw) != KEY_BYTES:
         raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
-    return Pseudonymizer(raw)
+    return raw
+
+
+def _pseudonymizer(path: Path) -> Pseudonymizer:
+    from privacy.deid.pseudonym import Pseudonymizer
+
+    return Pseudonymizer(read_key(path))
