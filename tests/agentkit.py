@@ -184,8 +184,13 @@ class Office:
         said = [r for r in self.reports if r.assignment_id == assignment.id]
         return said[-1] if said else None
 
-    def wait(self, assignment: Assignment, *states: State, timeout_s: float = 30) -> SiteReport:
-        """The report of one of these states (default: a final one)."""
+    def wait(
+        self, assignment: Assignment, *states: State, code: str | None = None, timeout_s: float = 30
+    ) -> SiteReport:
+        """The report of one of these states (default: a final one), with this code if one is given.
+
+        A daemon that starts again first repeats what it had reported before it looks anew.
+        """
         until = time.monotonic() + timeout_s
         while True:
             last = self.state(assignment)
@@ -193,6 +198,7 @@ class Office:
                 last is not None
                 and last.state is not None
                 and (last.state in states or (not states and last.state.final))
+                and code in (None, last.code)
             ):
                 return last
             assert time.monotonic() < until, last

@@ -99,7 +99,7 @@ def test_approving_again_shows_what_changed(tmp_path: Path, config: EdgeConfig, 
     state.set_approval(asked.study_digest, "approved", "steward", "e" * 64)
     office.reports.clear()
     with running(config, office):
-        assert office.wait(asked, State.PENDING).code == "approval.changed"
+        office.wait(asked, State.PENDING, code="approval.changed")
         value = corsia(tmp_path, "approve", "one")[1]
         assert (value["was"], value["code_digest"]) == ("suspended", code_digest())
         assert value["changed"] == ["changed dependency:numpy", "gone file:pipelines/gone.py"]
