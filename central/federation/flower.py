@@ -7,12 +7,12 @@ met in two modules and one contract test.
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from pipelines.flower import EXAMPLES, Arrays
+from pipelines.flower import EXAMPLES, Arrays, Message, RecordDict
 from protocol.errors import InputError
 from protocol.study import Training
 
@@ -24,6 +24,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
     "Grid",
+    "NodeGrid",
     "Run",
     "ServerApp",
     "Strategy",
@@ -95,3 +96,29 @@ def restore_state(made: Strategy, state: Mapping[str, np.ndarray[Any, Any]]) -> 
         if hasattr(made, moment):
             values = {k.removeprefix(f"{moment}/"): np.array(v) for k, v in state.items() if k.startswith(f"{moment}/")}
             setattr(made, moment, values or None)
+
+
+class NodeGrid(Grid):  # type: ignore[misc]
+    """What both our grids share: one run, and the sites by node id."""
+
+    _run: Run
+    sites: dict[int, str]
+
+    def set_run(self, run: Run) -> None:
+        """Part of Flower's Grid."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Part of Flower's Grid."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Part of Flower's Grid."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """The nodes of `sites`."""
+        return list(self.sites)

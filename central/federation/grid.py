@@ -20,12 +20,12 @@ from pathlib import Path
 
 from sqlalchemy import select
 
-from central.federation.flower import Grid, Run, empty_run, identify
+from central.federation.flower import NodeGrid, empty_run, identify
 from central.federation.rounds import PHASES
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow
-from pipelines.flower import CONFIG, Message, RecordDict, error_reply, message_from_bytes, message_to_bytes
+from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_to_bytes
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal
 from protocol import faults
 from protocol.assignment import AssignmentKind, RoundInstruction, State
@@ -55,7 +55,7 @@ class _Sent:
     deadline: float
 
 
-class FleetGrid(Grid):  # type: ignore[misc]
+class FleetGrid(NodeGrid):
     """One run's way to its sites.
 
     Args:
@@ -83,25 +83,6 @@ class FleetGrid(Grid):  # type: ignore[misc]
         self._sent: dict[str, _Sent] = {}
 
     # -- Flower's Grid ---------------------------------------------------------------------------------------------
-
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's Grid."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Part of Flower's Grid."""
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Part of Flower's Grid."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The nodes of `sites`."""
-        return list(self.sites)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Instruct sites, durably, all in one transaction; an instruction that is there stays as it is.

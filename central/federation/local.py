@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from central.federation.checkpoint import Checkpoint, Checkpoints, MemoryCheckpoints
-from central.federation.flower import Grid, Run, ServerApp, empty_run, identify
+from central.federation.flower import Grid, NodeGrid, ServerApp, empty_run, identify
 from central.federation.rounds import Rounds
 from pipelines.flower import (
     ARRAYS,
@@ -42,7 +42,7 @@ _WHO = "query.who"
 _JOIN_TIMEOUT_S = 120.0
 
 
-class LocalGrid(Grid):  # type: ignore[misc]
+class LocalGrid(NodeGrid):
     """Sites as functions from message bytes to reply bytes, in this process.
 
     Args:
@@ -55,25 +55,6 @@ class LocalGrid(Grid):  # type: ignore[misc]
         self._run, self._handlers = empty_run(run_id), dict(sites)
         self.sites = dict(enumerate(sorted(sites), start=1))
         self._replies: dict[str, Message] = {}
-
-    def set_run(self, run: Run) -> None:
-        """Part of Flower's Grid."""
-        self._run = run
-
-    @property
-    def run(self) -> Run:
-        """Part of Flower's Grid."""
-        return self._run
-
-    def create_message(
-        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
-    ) -> Message:
-        """Part of Flower's Grid."""
-        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
-
-    def get_node_ids(self) -> Iterable[int]:
-        """The nodes of `sites`."""
-        return list(self.sites)
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Answers each message at once; returns the message ids."""
