@@ -251,7 +251,7 @@ def test_a_full_disk_loses_nothing(fleet: Fleet) -> None:
         assert assignment["state"] not in ("done", "failed", "refused")
         ballast.unlink()
         assert final(fleet, "full-disk", timeout_s=120)["state"] == "done"
-        assert fleet.api("/studies/full-disk")["totals"]["records"] == 3000
+        wait(lambda: fleet.api("/studies/full-disk")["totals"]["records"] == 3000)  # the vault opens after the receipt
     finally:
         fleet.drop("site-d")
         subprocess.run(["umount", "-l", str(state)], check=True)
