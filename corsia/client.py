@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
+from corsia.features import FeatureTable
 from corsia.studies import Studies, StudyTable
 from corsia.tables import Listing
 from protocol.errors import (
@@ -247,15 +248,15 @@ class Hub:
         """The curated rows of a study of lanes 1 to 3."""
         return StudyTable(self, study_id)
 
-    def features(self, study_id: str) -> StudyTable:
-        """The feature table of a study of lane 3.
+    def features(self, study_id: str) -> FeatureTable:
+        """The feature table of a study of lane 3: SQL, pandas, plots, standard analyses, report.
 
         Raises:
             StudyRefused: `study.unknown`, also for a study of another lane.
         """
         if self.studies[study_id].status().value["lane"] != "extract":
             raise StudyRefused("study.unknown", f"study {study_id} extracts no features: use hub.table(...)")
-        return StudyTable(self, study_id)
+        return FeatureTable(self, study_id)
 
     def request(self, method: str, path: str, **more: Any) -> Any:
         """One call of the API; its JSON answer.
@@ -269,6 +270,10 @@ class Hub:
     def download(self, path: str) -> bytes:
         """One call of the API; its raw answer. Raises as `request`."""
         return self._send("GET", path, {"timeout": 300.0}).content
+
+    def post(self, path: str, body: Any) -> bytes:
+        """One call of the API with a JSON body; its raw answer. Raises as `request`."""
+        return self._send("POST", path, {"json": body, "timeout": 300.0}).content
 
     def close(self) -> None:
         """Close the connection."""

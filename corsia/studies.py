@@ -187,14 +187,14 @@ class StudyTable:
     """A study's curated rows over all sites."""
 
     def __init__(self, hub: Hub, study_id: str) -> None:
-        self._hub = hub
+        self.hub = hub
         self.study = study_id
 
     def to_arrow(self) -> pa.Table:
-        """As an Arrow table; the first column is `site`."""
+        """As an Arrow table; the first columns are `site` and `provenance` (the batch a row came in)."""
         import pyarrow.parquet as pq
 
-        data = self._hub.download(f"/studies/{quote(self.study, safe='')}/table")
+        data = self.hub.download(f"/studies/{quote(self.study, safe='')}/table")
         return pq.read_table(io.BytesIO(data))
 
     def to_pandas(self) -> pd.DataFrame:
@@ -204,7 +204,7 @@ class StudyTable:
 
     def summary(self) -> dict[str, Any]:
         """Statistics per column; small groups are None."""
-        return dict(self._hub.request("GET", f"/studies/{quote(self.study, safe='')}/summary"))
+        return dict(self.hub.request("GET", f"/studies/{quote(self.study, safe='')}/summary"))
 
 
 def _text_of(study: str | Path) -> bytes:

@@ -1,4 +1,4 @@
-"""Questions to the curated lake: a study's table, its summary, a batch inference.
+"""Questions to the curated lake: a study's table, SQL over it, its summary, standard analyses, a batch inference.
 
 DuckDB runs in memory and may read the lake's folder alone: no network, no extension, no other file. Only batches that
 the database records are read, so a half-written one is never seen. Nothing here opens a parcel.
@@ -9,8 +9,9 @@ from __future__ import annotations
 import io
 import math
 import secrets
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +33,10 @@ __all__ = ["MIN_GROUP", "Analysis", "Prediction"]
 
 MIN_GROUP = 5  # statistics over fewer persons are not shown
 _ROWS_AT_ONCE = 50_000
-_SITE = "site"
+MAX_SQL_ROWS = 1_000_000
+_SQL_TIMEOUT_S = 60.0
+_SQL_MEMORY = "2GB"
+_SITE, _PROVENANCE = "site", "provenance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,12 +63,60 @@ class Analysis:
         self._publication_key = publication_key
 
     def table(self, study_id: str) -> pa.Table:
-        """All curated rows of a study, united by column name, with the column `site` first.
+        """All curated rows of a study, united by column name, after the columns `site` and `provenance`.
+
+        `provenance` is the batch a row came in, as the log and the lake name it. A batch counts once, however often
+        it was delivered; a column that only some batches have is null in the others, and takes the wider type.
 
         Raises:
             StudyRefused: `study.unknown`.
         """
         return self._read(self._study(study_id))
+
+    def sql(self, study_id: str, query: str) -> pa.Table:
+        """The answer to one SQL query over the study's rows, which are the table `features`.
+
+        DuckDB in memory, with neither files nor network nor extensions, bounded in memory, time and rows.
+
+        Raises:
+            StudyRefused: `study.unknown`.
+            InputError: `input.usage` with DuckDB's first line when the query is not one that can be answered.
+        """
+        import duckdb
+
+        table = self._read(self._study(study_id))
+        with _connect(None) as duck:
+            duck.register("features", table)
+            timer = threading.Timer(_SQL_TIMEOUT_S, duck.interrupt)
+            timer.start()
+            try:
+                statements = duck.extract_statements(query)
+                if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
+                    raise InputError("input.usage", "give one SELECT over the table features")
+                found = duck.sql(query).to_arrow_reader(_ROWS_AT_ONCE)
+                batches, rows = [], 0
+                for batch in found:
+                    batches.append(batch)
+                    rows += batch.num_rows
+                    if rows > MAX_SQL_ROWS:
+                        raise InputError("input.usage", f"the answer has more than {MAX_SQL_ROWS} rows")
+                return pa.Table.from_batches(batches, found.schema)
+            except duckdb.Error as error:
+                raise InputError("input.usage", str(error).splitlines()[0][:200]) from None
+            finally:
+                timer.cancel()
+
+    def analyse(self, study_id: str, request: Mapping[str, Any]) -> dict[str, Any]:
+        """A standard analysis of the study's rows (`central.vault.standard`).
+
+        Raises:
+            StudyRefused: `study.unknown`.
+            InputError, DisclosureRefused: see `standard.analyse`.
+        """
+        from central.vault import standard
+
+        study = self._study(study_id)
+        return {"study": study_id, **standard.analyse(self._read(study).to_pandas(), request, _least(study))}
 
     def summary(self, study_id: str) -> dict[str, Any]:
         """Rows and columns of a study's table: per site its rows, per column missing, mean, sd, min, max.
@@ -75,12 +127,14 @@ class Analysis:
             StudyRefused: `study.unknown`.
         """
         study = self._study(study_id)
-        least = max(MIN_GROUP, parse_study(study.document).privacy.k)
+        least = _least(study)
         table = self._read(study)
         with _connect(self._lake) as duck:
             duck.register("curated", table)
             sites = duck.sql("SELECT site, count(*) FROM curated GROUP BY site ORDER BY site").fetchall()
-            columns = [_describe(duck, field, least) for field in table.schema if field.name != _SITE]
+            columns = [
+                _describe(duck, field, least) for field in table.schema if field.name not in (_SITE, _PROVENANCE)
+            ]
         return {
             "study": study_id,
             "rows": table.num_rows,
@@ -155,31 +209,41 @@ class Analysis:
                 .where(CuratedRow.study_digest == study.digest)
                 .order_by(CuratedRow.site, CuratedRow.part, CuratedRow.batch_id)
             ).all()
-        parts = [(row.site, str(path)) for row in batches for path in self._lake.tables(row.path)]
+        parts = [(row.site, row.batch_id, str(path)) for row in batches for path in self._lake.tables(row.path)]
         if not parts:
-            return pa.table({_SITE: pa.array([], pa.string())})
+            return pa.table({_SITE: pa.array([], pa.string()), _PROVENANCE: pa.array([], pa.string())})
         with _connect(self._lake) as duck:
-            tables = [_with_site(duck, site, path) for site, path in parts]
+            tables = [_with_origin(duck, site, batch, path) for site, batch, path in parts]
         return pa.concat_tables(tables, promote_options="permissive")
 
 
-def _connect(lake: Lake) -> duckdb.DuckDBPyConnection:
-    """DuckDB without extensions, spill or any file outside the lake."""
+def _least(study: StudyRow) -> int:
+    """The smallest group of a study's persons that is shown."""
+    return max(MIN_GROUP, parse_study(study.document).privacy.k)
+
+
+def _connect(lake: Lake | None) -> duckdb.DuckDBPyConnection:
+    """DuckDB without extensions, spill or any file outside the lake (no file at all without one)."""
     import duckdb
 
     off = ("autoinstall_known_extensions", "autoload_known_extensions", "allow_unsigned_extensions")
     duck = duckdb.connect(":memory:", config={**dict.fromkeys(off, "false"), "temp_directory": "", "threads": "2"})
-    duck.execute(f"SET allowed_directories=[{_literal(str(lake.root.resolve()))}]")
+    duck.execute(f"SET memory_limit={_literal(_SQL_MEMORY)}")
+    if lake is not None:
+        duck.execute(f"SET allowed_directories=[{_literal(str(lake.root.resolve()))}]")
     duck.execute("SET enable_external_access=false")
     duck.execute("SET lock_configuration=true")
     return duck
 
 
-def _with_site(duck: duckdb.DuckDBPyConnection, site: str, path: str) -> pa.Table:
+def _with_origin(duck: duckdb.DuckDBPyConnection, site: str, batch: str, path: str) -> pa.Table:
     table = duck.sql("SELECT * FROM read_parquet($path)", params={"path": path}).to_arrow_table()
-    names = [f"{name}_reported" if name.casefold() == _SITE else name for name in table.column_names]
-    column = pa.array([site] * table.num_rows, pa.string())
-    return table.rename_columns(names).add_column(0, _SITE, column)
+    taken = (_SITE, _PROVENANCE)
+    names = [f"{name}_reported" if name.casefold() in taken else name for name in table.column_names]
+    table = table.rename_columns(names)
+    for name, value in ((_PROVENANCE, batch), (_SITE, site)):
+        table = table.add_column(0, name, pa.array([value] * table.num_rows, pa.string()))
+    return table
 
 
 def _describe(duck: duckdb.DuckDBPyConnection, field: pa.Field, least: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import base64
 import io
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from central.ipc import Handler
@@ -17,8 +18,9 @@ from central.vault.analysis import Analysis
 from central.vault.keys import StudyKeys
 from protocol.errors import InputError
 
-__all__ = ["MAX_TABLE_BYTES", "handlers"]
+__all__ = ["MAX_QUERY", "MAX_TABLE_BYTES", "handlers"]
 
+MAX_QUERY = 20_000  # characters of SQL
 MAX_TABLE_BYTES = 512 << 20  # of a table in one answer, as compressed Parquet
 
 
@@ -26,15 +28,16 @@ def handlers(keys: StudyKeys, analysis: Analysis) -> dict[str, Handler]:
     """The methods of `vault.sock` by name."""
     return {
         "new_study_key": lambda request: {"key": keys.create(_text(request, "study"))},
-        "table": lambda request: _table(analysis, request),
+        "table": lambda request: _parquet(analysis.table(_text(request, "study"))),
         "summary": lambda request: analysis.summary(_text(request, "study")),
+        "sql": lambda request: _parquet(analysis.sql(_text(request, "study"), _text(request, "query", MAX_QUERY))),
+        "analyse": lambda request: analysis.analyse(_text(request, "study"), _mapping(request, "request")),
         "predict": lambda request: _predict(analysis, request),
     }
 
 
-def _table(analysis: Analysis, request: dict[str, Any]) -> dict[str, Any]:
+def _parquet(table: pa.Table) -> dict[str, Any]:
     sink = io.BytesIO()
-    table = analysis.table(_text(request, "study"))
     pq.write_table(table, sink, compression="zstd")
     if sink.tell() > MAX_TABLE_BYTES:
         raise InputError("input.rows", "the table is too large for one answer")
@@ -49,8 +52,15 @@ def _predict(analysis: Analysis, request: dict[str, Any]) -> dict[str, Any]:
     return {"id": made.id, "model": made.model, "version": made.version, "rows": made.rows, "path": made.path}
 
 
-def _text(request: dict[str, Any], name: str) -> str:
+def _text(request: dict[str, Any], name: str, longest: int = 128) -> str:
     value = request.get(name)
-    if not isinstance(value, str) or not 0 < len(value) <= 128:
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise InputError("input.usage", f"the request lacks {name}")
+    return value
+
+
+def _mapping(request: dict[str, Any], name: str) -> dict[str, Any]:
+    value = request.get(name)
+    if not isinstance(value, dict):
         raise InputError("input.usage", f"the request lacks {name}")
     return value

@@ -53,6 +53,13 @@ class PredictRequest(BaseModel):
     alias: str | None = Field(None, min_length=1, max_length=128)
 
 
+class SqlRequest(BaseModel):
+    """Body of `POST /studies/{id}/sql`."""
+
+    model_config = ConfigDict(extra="forbid")
+    query: str = Field(min_length=1, max_length=20_000)
+
+
 @router.get("/sites")
 def get_sites(centre: CentreOf) -> list[dict[str, Any]]:
     """Enrolled sites with their last heartbeat."""
@@ -128,6 +135,19 @@ def get_table(study_id: str, centre: CentreOf) -> Response:
 def get_summary(study_id: str, centre: CentreOf) -> dict[str, Any]:
     """Rows and per-column statistics; small groups are null."""
     return ipc.call(centre.vault, "summary", timeout_s=120.0, study=study_id)
+
+
+@router.post("/studies/{study_id}/sql")
+def post_sql(study_id: str, body: SqlRequest, centre: CentreOf) -> Response:
+    """One SELECT over the study's rows (the table `features`); the answer as Parquet."""
+    reply = ipc.call(centre.vault, "sql", timeout_s=120.0, study=study_id, query=body.query)
+    return Response(base64.b64decode(reply["parquet"]), media_type="application/vnd.apache.parquet")
+
+
+@router.post("/studies/{study_id}/analyses")
+def post_analysis(study_id: str, body: dict[str, Any], centre: CentreOf) -> dict[str, Any]:
+    """A standard analysis: `{"kind": "table1" | "kaplan-meier" | "cox" | "logistic", ...}`; small groups are null."""
+    return ipc.call(centre.vault, "analyse", timeout_s=300.0, study=study_id, request=body)
 
 
 @router.get("/runs/{study_id}")

@@ -69,13 +69,45 @@ def test_submit_watch_and_read_the_table(
     assert "site-a: done" in printed
     assert "features: done" in printed
     frame = hub.features("features").to_pandas()
-    assert list(frame.columns) == ["site", "age", "sex"]
-    assert len(frame) == 12
+    assert list(frame.columns) == ["site", "provenance", "age", "sex"]
+    assert (len(frame), frame["provenance"].nunique()) == (12, 2)
     assert study.table().summary()["rows"] == 12
     assert [s.id for s in hub.studies] == ["features"]
     path = tmp_path / "study.toml"
     path.write_text(tomli_w.dumps(wanted))
     assert hub.studies.submit(path).id == hub.studies.submit(path.read_text()).id == "features"
+
+
+def test_analyses_run_in_the_vault_and_come_back_to_the_notebook(
+    running: Running, hub: corsia.Hub, tmp_path: Path
+) -> None:
+    columns = [{"name": "age", "dtype": "int"}, {"name": "time", "dtype": "float"}, {"name": "event", "dtype": "int"}]
+    wanted = draft("joint", lane="extract", pipeline={"name": "extract"}, output={"columns": columns})
+    study, world = hub.studies.submit(wanted), running.world
+    for n, site in enumerate(("site-a", "site-b")):
+        frame = rows(40, 30)[["age"]].assign(time=[float(1 + (i * 7 + n) % 31) for i in range(40)], event=[1, 0] * 20)
+        world.land(world.batch(table(frame), study_id=study.id, site=site), study_id=study.id, site=site)
+    world.drain()
+    features = hub.features(study.id)
+    answer = features.sql("SELECT site, count(*) AS n FROM features GROUP BY site ORDER BY site")
+    assert answer.to_pandas().to_dict("list") == {"site": ["site-a", "site-b"], "n": [40, 40]}
+    assert "site-a" in answer._repr_html_()
+    with pytest.raises(InputError):
+        features.sql("SELECT nothing FROM features")
+    curves = features.kaplan_meier("time", "event", by="site")
+    assert {c["group"] for c in curves.value["curves"]} == {"site-a", "site-b"}
+    assert curves.to_pandas()["survival"].between(0, 1).all()
+    cox = features.cox("time", "event", ["age"], strata=["site"])
+    assert [t["term"] for t in cox.value["terms"]] == ["age"]
+    assert features.logistic("event", ["age"]).to_pandas()["term"].tolist() == ["intercept", "age"]
+    for figure in (curves.plot(), cox.plot(), features.plot()):
+        assert figure.axes
+    page = features.report(tmp_path / "report.html", by="site", analyses=[curves, cox]).read_text()
+    assert page.count("data:image/png") == 3
+    assert "<script" not in page
+    with pytest.raises(InputError) as caught:
+        features.logistic("nothing", ["age"])
+    assert caught.value.code == "input.column-missing"
 
 
 def test_a_study_that_does_not_end_in_time(hub: corsia.Hub) -> None:

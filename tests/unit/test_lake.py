@@ -44,13 +44,14 @@ def _fill(world: World) -> None:
 def test_a_table_unites_sites_by_column_name(world: World, analysis: Analysis) -> None:
     _fill(world)
     made = analysis.table("trial").to_pandas()
-    assert list(made.columns) == ["site", "age", "sex", "original_shape_Volume"]
+    assert list(made.columns) == ["site", "provenance", "age", "sex", "original_shape_Volume"]
+    assert made.groupby("site")["provenance"].nunique().to_dict() == {"site-a": 1, "site-b": 1}
     assert made.site.value_counts().to_dict() == {"site-b": 7, "site-a": 6}
     assert made[made.site == "site-b"].sex.isna().all()
 
 
 def test_a_table_without_rows_has_its_site_column(world: World, analysis: Analysis) -> None:
-    assert analysis.table("trial").column_names == ["site"]
+    assert analysis.table("trial").column_names == ["site", "provenance"]
     assert analysis.summary("trial")["rows"] == 0
 
 
@@ -92,6 +93,36 @@ def test_a_site_with_few_rows_is_not_counted_out(world: World, analysis: Analysi
     world.land(world.batch(table(rows(2))))
     world.drain()
     assert analysis.summary("trial")["sites"] == {"site-a": None}
+
+
+def test_sql_sees_the_joint_table_alone(world: World, analysis: Analysis) -> None:
+    _fill(world)
+    made = analysis.sql("trial", "SELECT site, max(age) AS oldest FROM features GROUP BY site ORDER BY site")
+    assert made.to_pydict()["site"] == ["site-a", "site-b"]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_csv('/etc/hostname')",
+        "SELECT * FROM read_parquet('**/*.parquet')",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM duckdb_secrets(), curated",
+        "COPY features TO 'out.csv'",
+        "ATTACH 'x.db'",
+        "SET threads=8",
+        "SELECT 1; SELECT 2",
+        "DROP VIEW features",
+        "not sql",
+        "",
+        "SELECT * FROM range(2000000)",
+    ],
+)
+def test_sql_that_is_more_than_one_bounded_select_is_refused(world: World, analysis: Analysis, query: str) -> None:
+    _fill(world)
+    with pytest.raises(InputError) as refused:
+        analysis.sql("trial", query)
+    assert refused.value.code == "input.usage"
 
 
 @pytest.mark.parametrize("values", [[1e308, -1e308] * 3, [0.0] * 6, [math.inf] * 6])
