@@ -31,6 +31,7 @@ class Purpose:
     CHECKPOINT = b"corsia/v1/checkpoint"
     MANIFEST = b"corsia/v1/manifest"
     PARCEL = b"corsia/v1/parcel"
+    MASKS = b"corsia/v1/masks"
 
 
 def site_uri(site: str) -> str:
