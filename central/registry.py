@@ -53,6 +53,8 @@ class Release:
         weights: safetensors bytes.
         card: the model card, Markdown.
         features: columns that a frame must have.
+        outputs: columns that a prediction has.
+        files: what lies beside the model for people, by name.
         params, tags: shown with the run and the version.
     """
 
@@ -64,6 +66,8 @@ class Release:
     weights: bytes
     card: str
     features: tuple[str, ...]
+    outputs: tuple[str, ...] = ()
+    files: Mapping[str, bytes] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     rounds: tuple[RoundMetrics, ...] = ()
@@ -153,6 +157,8 @@ class Registry:
             (data / WEIGHTS_FILE).write_bytes(release.weights)
             _save_pyfunc(model, data, release)
             (model / "MODEL_CARD.md").write_text(release.card, encoding="utf-8")
+            for name, content in release.files.items():
+                (model / name).write_bytes(content)
             client.log_artifacts(run_id, str(model), "model")
         client.set_terminated(run_id, "FINISHED")
         return f"{client.get_run(run_id).info.artifact_uri}/model"
@@ -174,11 +180,13 @@ def _save_pyfunc(path: Path, data: Path, release: Release) -> None:
     mlflow = _mlflow()
     schema = mlflow.types.Schema
     column, types = mlflow.types.ColSpec, mlflow.types
-    example = pd.DataFrame({name: [0.0] for name in release.features})
-    signature = mlflow.models.ModelSignature(
-        inputs=schema([column(types.schema.AnyType(), name) for name in release.features]),
-        outputs=schema([column("double", name) for name in ("risk", "survival", "horizon")]),
-    )
+    example = signature = None  # of a model that predicts nothing: an association study
+    if release.outputs:
+        example = pd.DataFrame({name: [0.0] for name in release.features})
+        signature = mlflow.models.ModelSignature(
+            inputs=schema([column(types.schema.AnyType(), name) for name in release.features]),
+            outputs=schema([column("double", name) for name in release.outputs]),
+        )
     mlflow.pyfunc.save_model(
         str(path),
         loader_module="pipelines.infer",

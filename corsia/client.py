@@ -36,6 +36,7 @@ from protocol.errors import (
 if TYPE_CHECKING:
     import httpx
     import pandas as pd
+    from matplotlib.figure import Figure
 
 __all__ = ["Hub", "Log", "Model", "Models", "connect"]
 
@@ -133,6 +134,25 @@ class Model:
         if scorer is None or scorer.manifest.value["weights"] != self.manifest["weights"]:
             raise IntegrityError("model.manifest", "MLflow holds other weights than the signed manifest names")
         return cast("pd.DataFrame", loaded.predict(frame))
+
+    def table(self) -> pd.DataFrame:
+        """What people read of it: one row a feature, or a variant of an association study (beta, se, p, ...)."""
+        import io
+
+        import pandas as pd
+
+        data = self.hub.download(f"/models/{quote(self.name, safe='')}/table?version={self.version}")
+        return pd.read_parquet(io.BytesIO(data))
+
+    def plot(self) -> Figure:
+        """Manhattan and QQ plots of an association study; weights of another model.
+
+        Raises:
+            InputError: `input.usage` for a model whose table has neither.
+        """
+        from corsia.figures import model_figure
+
+        return model_figure(self.table())
 
     def score(self, study: str) -> dict[str, Any]:
         """Score a study's curated rows at the centre; the scores stay in its lake."""

@@ -154,6 +154,10 @@ class Scorer:
         """Columns that a frame must have."""
         return self._learner.features
 
+    def table(self) -> pd.DataFrame:
+        """What people read of the model: one row a feature, or a variant of an association study."""
+        return self._learner.table(self._model, self._preprocessing)
+
     def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
         """One row a row of `frame`, same index: `risk`, `survival`, `horizon` for a survival model.
 

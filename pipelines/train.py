@@ -62,8 +62,18 @@ class TrainingData:
     rows: learners.Rows
 
 
-def load(study: Study, site: str, frame: pd.DataFrame | None) -> TrainingData:
+def load(
+    study: Study,
+    site: str,
+    frame: pd.DataFrame | None,
+    documents: learners.Documents | None = None,
+    patient: str | None = None,
+) -> TrainingData:
     """Check the study's settings and a site's rows.
+
+    Args:
+        documents: the files of a kind (genotypes, ...), for learners that read more than the table.
+        patient: the table's column of patient ids.
 
     Raises:
         InputError: `input.study` for settings that this version cannot honour, `input.table`,
@@ -74,7 +84,7 @@ def load(study: Study, site: str, frame: pd.DataFrame | None) -> TrainingData:
     learner = learners.for_study(study)
     if frame is None:
         raise InputError("input.table", "lane 'train' needs a dataset with a table")
-    rows = learner.rows(frame)
+    rows = learner.rows(frame, documents, patient)
     if rows.count == 0:
         raise InputError("input.rows", "no row has a usable outcome")
     if rows.count < study.privacy.min_cohort:
@@ -100,7 +110,7 @@ def run(job: Job, source: Source, gate: Gate) -> None:
     Raises:
         InputError, DisclosureRefused: see `load`.
     """
-    data = load(job.study, job.site, source.table())
+    data = load(job.study, job.site, source.table(), source.documents, job.column("patient"))
     _check_persons(job, source)
     if data.rows.dropped:
         gate.withhold("incomplete", data.rows.dropped)
@@ -154,7 +164,7 @@ class Session:
     """
 
     def __init__(self, job: Job, source: Source) -> None:
-        self._data = load(job.study, job.site, source.table())
+        self._data = load(job.study, job.site, source.table(), source.documents, job.column("patient"))
         _check_persons(job, source)
         self._data.learner.warm()
         self._app = client_app(lambda _context: self._data)

@@ -63,6 +63,9 @@ class FrameSource:
     def files(self):
         return iter(())
 
+    def documents(self, kind):
+        return iter(())
+
 
 def session(plan: Study, site: str) -> Session:
     return Session(Job(study=plan, site=site, key=bytes(32)), FrameSource(frame(site)))

@@ -64,7 +64,8 @@ class Publisher:
         manifest["log"] = {"index": self._logged(log_leaf(manifest)), "leaf": log_leaf(manifest)}
         signature = self.sign(digest, canonical_json(manifest).decode())
         document = canonical_json({"manifest": manifest, "signature": base64.b64encode(signature).decode()})
-        release = self._release(study, study.training, manifest, document, weights)
+        table = learners.for_study(study).table(reached.model, reached.preprocessing).to_csv(index=False)
+        release = self._release(study, study.training, manifest, document, weights, {"table.csv": table.encode()})
         published = self.registry.publish(release)
         if published != version:  # another writer took the number: begin again with the one that the run has now
             return self.publish(study, digest, run, reached)
@@ -113,7 +114,13 @@ class Publisher:
             return known if known is not None else self.store.append_leaf(session, leaf)
 
     def _release(
-        self, study: Study, training: Training, manifest: dict[str, Any], document: bytes, weights: bytes
+        self,
+        study: Study,
+        training: Training,
+        manifest: dict[str, Any],
+        document: bytes,
+        weights: bytes,
+        files: dict[str, bytes],
     ) -> Release:
         with self.store.read() as session:
             rows = session.scalars(
@@ -152,6 +159,8 @@ class Publisher:
             weights=weights,
             card=model_card(study, manifest, rounds),
             features=training.features,
+            outputs=learners.for_study(study).outputs,
+            files=files,
             params=params,
             tags={f"corsia.{k}": v for k, v in lineage.items()},
             rounds=rounds,
@@ -194,8 +203,10 @@ class Publisher:
 
 def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetrics, ...]) -> str:
     """The model card, Markdown: what it is, from whom, how good, what is and is not guaranteed."""
+    learner = learners.for_study(study)
+    names = sorted({name for point in rounds for name in point.metrics} - {"rows"})
     metrics = [
-        f"| {p.round} | {p.metrics.get('c-index', math.nan):.4f} | {p.metrics.get('loss', math.nan):.4f} |"
+        " | ".join(["", str(p.round), *(f"{p.metrics.get(name, math.nan):.4f}" for name in names), ""]).strip()
         for p in rounds
     ]
     lines = [
@@ -208,21 +219,20 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         f"- Learner `{manifest['learner']['name']}` {manifest['learner']['version']}, strategy "
         f"`{manifest['strategy']}`, {manifest['rounds']} rounds, sites: {', '.join(manifest['sites'])}.",
         f"- Features: {', '.join(manifest['features'])}. Outcome: {', '.join(manifest['outcome'])}.",
-        "- Missing values are replaced by the mean over all sites; mean and scale were agreed by sums before round 1.",
+        *(f"- {note}" for note in learner.notes),
         f"- corsia {version_of('corsia')}, code digest `{manifest['learner']['digest'][:16]}`, log index "
         f"{manifest['log']['index']}.",
         "",
         "## How good it is",
-        "On the rows it was trained on (pairs within each site): for comparing rounds, not a claim about new patients.",
+        learner.measured,
         "",
-        "| round | c-index | loss |",
-        "|---|---|---|",
+        " | ".join(["", "round", *names, ""]).strip(),
+        "|---" * (len(names) + 1) + "|",
         *metrics,
         "",
         "## What is and is not guaranteed",
-        "- For this training no record left a hospital. Model updates, sums of features and coarse counts of event "
-        "times did, sealed to "
-        "the federation of this study.",
+        "- For this training no record left a hospital. "
+        f"{learner.crossed} did, sealed to the federation of this study.",
         "- Updates are sealed but **not masked**: the federation process sees each site's update.",
         "- No differential privacy (epsilon: none): the model may tell something about persons in the training data.",
         "- Not a medical device; not validated for clinical use.",

@@ -35,7 +35,6 @@ from pipelines.flower import (
     arrays_of,
     config_record,
     describe,
-    shapes_of,
 )
 from pipelines.train import PREPARE, PREPROCESSING, check_supported
 from protocol import faults
@@ -108,7 +107,7 @@ class Rounds:
         while True:
             if reached.round > 0 and not reached.metrics:
                 reached = self._evaluate(reached)
-            if reached.round >= self._training.rounds:
+            if reached.round >= self._training.rounds or (reached.round > 0 and self._learner.settled(reached.model)):
                 return reached
             reached = self._train(reached)
 
@@ -140,18 +139,18 @@ class Rounds:
 
     def _train(self, reached: Checkpoint) -> Checkpoint:
         started, round_ = time.time(), reached.round + 1
-        expected = _Expected(arrays=shapes_of(reached.model), check=self._same_rows(reached, norm=True))
+        expected = _Expected(arrays=self._learner.update(reached.model), check=self._same_rows(reached, norm=True))
         messages = self._configured(self._strategy.configure_train, round_, reached, expected)
         replies = self._exchange(round_, RoundPhase.TRAIN, messages, expected)
         faults.point("federation.collected")
         aggregated, _ = self._strategy.aggregate_train(round_, [message for _, message in replies])
-        model = {k: v.astype(reached.model[k].dtype) for k, v in arrays_of(aggregated).items()}
+        model = self._learner.combine(reached.model, arrays_of(aggregated))
         if not all(bool(np.isfinite(v).all()) for v in model.values()):
             raise InputError("input.message", "the aggregated model is not finite: lower the learning rate")
         checkpoint = replace(
             reached,
             round=round_,
-            model={name: model[name] for name in reached.model},
+            model=model,
             state=strategy_state(self._strategy),
             metrics={},
             sites=tuple(site for site, _ in replies),
@@ -162,6 +161,9 @@ class Rounds:
         return saved
 
     def _evaluate(self, reached: Checkpoint) -> Checkpoint:
+        if not self._learner.scoring():
+            told = {"rows": sum(reached.examples.values()), **self._learner.metrics(reached.model)}
+            return self._saved(replace(reached, metrics=told))
         expected = _Expected(
             arrays=self._learner.scoring(), metrics=self._training.metrics, check=self._same_rows(reached)
         )

@@ -71,7 +71,7 @@ def check_batch(study: Study, batch: Batch) -> Content:
         raise IntegrityError("parcel.payload")
     _check_names(batch)
     entries: list[Entry] = []
-    rows = files = columns = 0
+    rows = files = documents = columns = 0
     report: dict[str, Any] = {}
     for item in batch.items:
         data = item.data
@@ -82,11 +82,16 @@ def check_batch(study: Study, batch: Batch) -> Content:
         elif item.kind is ItemKind.DICOM:
             _check_dicom(study, item)
             files += 1
+        elif item.kind is ItemKind.DOCUMENT:
+            data = _document(study, item)
+            documents += 1
         else:
             report.update(_report(item))
         entries.append(Entry(name=item.name, data=data))
     if columns:
         report["curated_columns"] = columns
+    if documents:
+        report["curated_documents"] = documents
     persons = max((item.persons for item in batch.items), default=0)
     if persons < 0:
         raise IntegrityError("parcel.payload")
@@ -98,7 +103,8 @@ def check_batch(study: Study, batch: Batch) -> Content:
 _SUFFIX: dict[ItemKind, Callable[[str], bool]] = {
     ItemKind.TABLE: lambda name: name.endswith(".parquet"),
     ItemKind.REPORT: lambda name: name.endswith(".json"),
-    ItemKind.DICOM: lambda name: not name.endswith((".parquet", ".json")),
+    ItemKind.DICOM: lambda name: not name.endswith((".parquet", ".json", ".ndjson")),
+    ItemKind.DOCUMENT: lambda name: name.endswith((".json", ".ndjson")) and name != "report.json",
 }
 
 
@@ -123,6 +129,20 @@ def _check_dicom(study: Study, item: Item) -> None:
         raise DisclosureRefused("gate.undeclared", "the study declares no files")
     if study.lane is not Lane.HARVEST and item.data[128:132] != b"DICM":  # raw files may be as old as they are
         raise IntegrityError("parcel.payload")
+
+
+def _document(study: Study, item: Item) -> bytes:
+    """FHIR as text that was written here: one resource, or one a line."""
+    if not study.output.documents:
+        raise DisclosureRefused("gate.undeclared", "the study declares no documents")
+    lines = item.data.splitlines() if item.name.casefold().endswith(".ndjson") else [item.data]
+    try:
+        found = [json.loads(line) for line in lines if line.strip()]
+        if not found or not all(isinstance(one, dict) and isinstance(one.get("resourceType"), str) for one in found):
+            raise ValueError("no resource")
+        return "\n".join(json.dumps(one, ensure_ascii=False, allow_nan=False) for one in found).encode()
+    except (ValueError, RecursionError):
+        raise IntegrityError("parcel.payload") from None
 
 
 def _report(item: Item) -> dict[str, Any]:

@@ -7,6 +7,7 @@ request comes here (`auth.py`); errors become problem documents after it leaves 
 from __future__ import annotations
 
 import base64
+import io
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -170,6 +171,26 @@ def get_models(centre: CentreOf) -> list[dict[str, Any]]:
 @router.get("/models/{name}")
 def get_model(name: str, centre: CentreOf, version: int | None = None, alias: str | None = None) -> dict[str, Any]:
     """A model's signed manifest, as it was published: `{"manifest": {...}, "signature": base64}` and more."""
+    row = _model(centre, name, version, alias)
+    with centre.store.read() as session:
+        known = [m for m in views.models(session) if (m["name"], m["version"]) == (row.name, row.version)]
+    blob = centre.store.get_blob(row.manifest)
+    return {**json.loads(blob), "blob": base64.b64encode(blob).decode(), "model": known[0]}
+
+
+@router.get("/models/{name}/table")
+def get_model_table(name: str, centre: CentreOf, version: int | None = None, alias: str | None = None) -> Response:
+    """What people read of a model, as Parquet: one row a feature, or a variant of an association study."""
+    from pipelines.infer import Manifest, Scorer
+
+    row = _model(centre, name, version, alias)
+    scorer = Scorer(Manifest.from_bytes(centre.store.get_blob(row.manifest)), centre.store.get_blob(row.weights))
+    sink = io.BytesIO()
+    scorer.table().to_parquet(sink, index=False)
+    return Response(sink.getvalue(), media_type="application/vnd.apache.parquet")
+
+
+def _model(centre: Centre, name: str, version: int | None, alias: str | None) -> ModelRow:
     query = select(ModelRow).where(ModelRow.name == name)
     if version is not None:
         query = query.where(ModelRow.version == version)
@@ -177,11 +198,9 @@ def get_model(name: str, centre: CentreOf, version: int | None = None, alias: st
         query = query.where(ModelRow.alias == alias)
     with centre.store.read() as session:
         row = session.scalar(query.order_by(ModelRow.serial.desc()).limit(1))
-        known = [m for m in views.models(session) if row and (m["name"], m["version"]) == (row.name, row.version)]
     if row is None:
         raise HTTPException(404)
-    blob = centre.store.get_blob(row.manifest)
-    return {**json.loads(blob), "blob": base64.b64encode(blob).decode(), "model": known[0]}
+    return row
 
 
 @router.post("/models/{name}/predict")

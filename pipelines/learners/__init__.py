@@ -6,10 +6,11 @@ are NumPy; torch is imported only where gradients are taken, so that the centre 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+from pipelines import SourceFile
 from protocol.errors import InputError
 from protocol.study import Study
 
@@ -17,12 +18,16 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["LEARNERS", "Arrays", "Learner", "Rows", "for_study", "named"]
+__all__ = ["LEARNERS", "Arrays", "Averaged", "Documents", "Learner", "Rows", "Shapes", "for_study", "named"]
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
+Documents = Callable[[str], Iterable[SourceFile]]  # kind -> files; see `pipelines.Source.documents`
 
-LEARNERS: dict[str, str] = {"survival": "pipelines.learners.survival:Survival"}
+LEARNERS: dict[str, str] = {
+    "gwas": "pipelines.learners.gwas:Gwas",
+    "survival": "pipelines.learners.survival:Survival",
+}
 
 
 class Rows(Protocol):
@@ -45,9 +50,22 @@ class Learner(Protocol):
     name: str
     version: str
     features: tuple[str, ...]
+    strategies: frozenset[str]  # by which updates of this learner may be put together
+    outputs: tuple[str, ...]  # columns of `predict`
+    crossed: str  # what leaves the sites, for the model card
+    notes: tuple[str, ...]  # how it is made, for the model card
+    measured: str  # on what its metrics rest, for the model card
 
-    def rows(self, frame: pd.DataFrame) -> Rows:
-        """Usable rows of a site's table; InputError for a missing or non-numeric column."""
+    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> Rows:
+        """Usable rows of a site's table.
+
+        Args:
+            documents: the dataset's other files by kind, which some learners read.
+            patient: the table's column of patient ids, by which these are joined.
+
+        Raises:
+            InputError: for a missing or non-numeric column, or files that cannot be used.
+        """
         ...
 
     def preparation(self) -> Shapes:
@@ -74,12 +92,24 @@ class Learner(Protocol):
         """Import what `fit` needs, so that the first round does not wait for it."""
         ...
 
+    def update(self, model: Arrays) -> Shapes:
+        """Names, dtypes and shapes of what `fit` gives."""
+        ...
+
     def fit(self, model: Arrays, preprocessing: Arrays, rows: Rows, seed: int) -> Arrays:
-        """The model after the local steps on a site's rows; same names, dtypes and shapes."""
+        """What a site answers in a round: the model after local steps on its rows, or sums over them."""
+        ...
+
+    def combine(self, model: Arrays, update: Arrays) -> Arrays:
+        """The next model, from what the strategy made of the sites' answers."""
+        ...
+
+    def settled(self, model: Arrays) -> bool:
+        """Whether further rounds would change nothing."""
         ...
 
     def scoring(self) -> Shapes:
-        """Names, dtypes and shapes of `score`."""
+        """Names, dtypes and shapes of `score`; none: the sites are not asked, and `metrics` is given the model."""
         ...
 
     def score(self, model: Arrays, preprocessing: Arrays, rows: Rows) -> Arrays:
@@ -90,9 +120,31 @@ class Learner(Protocol):
         """Metrics from summed scores; one that is not defined is left out."""
         ...
 
+    def table(self, model: Arrays, preprocessing: Arrays) -> pd.DataFrame:
+        """What people read of a model: one row a feature, a variant, ..."""
+        ...
+
     def predict(self, model: Arrays, preprocessing: Arrays, frame: pd.DataFrame) -> pd.DataFrame:
         """One row a row of `frame`, same index."""
         ...
+
+
+class Averaged:
+    """Part of a learner whose updates are models, put together by averaging."""
+
+    strategies = frozenset({"fedavg", "fedadam"})
+
+    def update(self, model: Arrays) -> Shapes:
+        """As the model."""
+        return {name: (str(value.dtype), value.shape) for name, value in model.items()}
+
+    def combine(self, model: Arrays, update: Arrays) -> Arrays:
+        """The averaged model, in the model's order and dtypes."""
+        return {name: update[name].astype(value.dtype) for name, value in model.items()}
+
+    def settled(self, model: Arrays) -> bool:
+        """Never by itself."""
+        return False
 
 
 def for_study(study: Study) -> Learner:
@@ -103,7 +155,11 @@ def for_study(study: Study) -> Learner:
     """
     if study.training is None:
         raise InputError("input.study", "training: the study has no such table")
-    return cast(Learner, _class(study.training.learner).from_study(study))
+    learner = cast(Learner, _class(study.training.learner).from_study(study))
+    if study.training.strategy not in learner.strategies:
+        named = ", ".join(sorted(learner.strategies))
+        raise InputError("input.study", f"training.strategy: learner {learner.name!r} takes {named}")
+    return learner
 
 
 def named(name: str, features: tuple[str, ...], settings: Mapping[str, Any]) -> Learner:

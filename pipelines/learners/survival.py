@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipelines.learners import Averaged, Documents, columns
 from pipelines.learners.followup import CELLS, cells, concordance, edges_at, labels, uppers
 from protocol.errors import InputError
 from protocol.study import Study
@@ -87,7 +88,7 @@ class SurvivalRows:
         return len(self.time)
 
 
-class Survival:
+class Survival(Averaged):
     """Discrete-time hazards. See `pipelines.learners.Learner` for the methods' contract."""
 
     name = "survival"
@@ -135,20 +136,29 @@ class Survival:
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
-    def rows(self, frame: pd.DataFrame) -> SurvivalRows:
+    outputs = ("risk", "survival", "horizon")
+    crossed = "Model updates, sums of features and coarse counts of event times"
+    notes = (
+        "Missing values are replaced by the mean over all sites; mean and scale were agreed by sums before round 1.",
+    )
+    measured = (
+        "On the rows it was trained on (pairs within each site): for comparing rounds, not a claim about new patients."
+    )
+
+    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> SurvivalRows:
         """Rows with a positive time and an allowed status.
 
         Raises:
             InputError: `input.column-missing`, or `input.table` for a column that is not numeric.
         """
-        time, status = (_numbers(frame, name) for name in self._outcome)
+        time, status = (columns.numbers(frame, name) for name in self._outcome)
         s = self.settings
         allowed = (0, 1, 2) if s.event is None or s.censored is None else (s.event, s.censored)
         usable = np.isfinite(time) & (time > 0) & np.isin(status, allowed)
         if np.isin(status, (0, 2)).any() and not self._one_coding(status):
             raise InputError("input.table", "the status column holds 0 and 2: name `event` and `censored`")
         return SurvivalRows(
-            x=_matrix(frame, self.features)[usable],
+            x=columns.matrix(frame, self.features)[usable],
             time=time[usable],
             status=status[usable].astype(np.int64),
             dropped=int((~usable).sum()),
@@ -302,6 +312,14 @@ class Survival:
             values["loss"] = float(sums["loss"][0] / sums["rows"][0])
         return values
 
+    def table(self, model: Arrays, preprocessing: Arrays) -> pd.DataFrame:
+        """One row a feature: mean and scale agreed by sums and, without hidden layers, its weight a standard unit."""
+        import pandas as pd
+
+        made = {"feature": list(self.features), "mean": preprocessing["mean"], "scale": preprocessing["scale"]}
+        weight = model["risk.weight"][0].astype(np.float64)
+        return pd.DataFrame(made | ({} if self.settings.hidden else {"weight": weight}))
+
     def predict(self, model: Arrays, preprocessing: Arrays, frame: pd.DataFrame) -> pd.DataFrame:
         """`risk` (log odds relative to the average person) and `survival` to `horizon`, for each row of `frame`.
 
@@ -311,7 +329,7 @@ class Survival:
         import pandas as pd
 
         edges = preprocessing["edges"]
-        risk = self._risk(model, self._scaled(_matrix(frame, self.features), preprocessing))
+        risk = self._risk(model, self._scaled(columns.matrix(frame, self.features), preprocessing))
         hazard = 1 / (1 + np.exp(-(risk[:, None] + model["baseline"].astype(np.float64))))
         horizon = self.settings.horizon or float(edges[len(edges) // 2])
         starts = np.concatenate([[0.0], edges[:-1]])
@@ -339,18 +357,3 @@ class Survival:
 
     def _event(self, rows: SurvivalRows, preprocessing: Arrays) -> Array:
         return np.asarray(self._code(rows) == int(preprocessing["event"][0]))
-
-
-def _numbers(frame: pd.DataFrame, name: str) -> Array:
-    import pandas as pd
-
-    if name not in frame.columns:
-        raise InputError("input.column-missing", f"column {name!r}")
-    try:
-        return np.asarray(pd.to_numeric(frame[name]).astype("float64"), dtype=np.float64)
-    except (ValueError, TypeError):
-        raise InputError("input.table", f"column {name!r} is not numeric") from None
-
-
-def _matrix(frame: pd.DataFrame, names: tuple[str, ...]) -> Array:
-    return np.column_stack([_numbers(frame, name) for name in names])

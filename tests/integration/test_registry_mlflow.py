@@ -47,6 +47,7 @@ def release(weights: bytes, run: str, version: int = 1) -> Release:
     signature = base64.b64encode(KEY.sign(Purpose.MANIFEST, infer.sign_bytes(value))).decode()
     return Release(
         run=run, name=NAME, alias="champion", experiment="tiny", weights=weights, features=("x0", "x1"),
+        outputs=("risk", "survival", "horizon"), files={"table.csv": b"feature\nx0\nx1\n"},
         manifest=canonical_json({"manifest": value, "signature": signature}), card="# Card\n",
         params={"learner": "survival"}, tags={"corsia.study": "tiny", "corsia.epsilon": "none"},
         rounds=tuple(RoundMetrics(round=n, metrics={"c-index": 0.5 + n / 10, "rows": 120}) for n in (1, 2)),
