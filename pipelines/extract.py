@@ -1,20 +1,22 @@
-"""Lane 3, edge feature extraction: images and records stay; one row of numbers a patient leaves.
+"""Lane 3, edge feature extraction: images, genomes and records stay; one row of numbers a patient leaves.
 
-files -> cases by pseudonym -> series + mask -> radiomics; table -> clinical columns; joined on the pseudonym;
-cohort checked; one table and one report to the gate. A case that fails is set aside and counted.
+table -> clinical columns; DICOM -> radiomics; FHIR and OMOP -> histories; genotypes -> scores and burdens; omics
+matrix -> gene-set scores; area and day -> context. All parts meet in one row by the study's pseudonym; cohort checked;
+one table and one report to the gate. A record that fails is set aside and counted, the others go on.
 """
 
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import dataclass, field
-from io import BytesIO
+from collections import Counter
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from pipelines import Gate, Job, Source, SourceFile
-from pipelines.features import clinical, radiomics, series
+from pipelines import Gate, Job, Source
+from pipelines.features import clinical, parts
+from pipelines.features.events import Findings
 from pipelines.records import parquet, typed
 from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import DisclosureRefused, InputError
@@ -23,29 +25,42 @@ from protocol.study import Column
 
 if TYPE_CHECKING:
     import pandas as pd
-    from pydicom.dataset import Dataset
 
-__all__ = ["HELD_BYTES", "Cases", "Parameters", "run"]
+__all__ = ["Parameters", "run"]
 
-HELD_BYTES = 1 << 30
 _KEY = "pseudonym"
 
 
 class Parameters(BaseModel):
-    """Parameters of pipeline `extract` 1.
+    """Parameters of pipeline `extract` 1; a part that is not named is not made.
 
     Attributes:
         images: compute radiomics (needs `dataset.images`); default: as `dataset.images` says.
         roi: region by name or glob, case ignored; several that match are joined. Without it there must be one.
-        bin_width: of the grey levels, in the image's unit.
-        rows: what becomes of several rows of a patient.
-        join: `inner` drops patients without image features, `left` keeps them with empty cells.
+        bin_width: short for `radiomics = {bin_width = ...}`.
+        radiomics: settings of the extractor (`pipelines.features.ibsi.settings`).
+        history: clinical history from FHIR and OMOP (`pipelines.features.history`); `answers`: questionnaires whose
+            FHIR answers are scored first.
+        index: date column of the table that gives each patient's index date.
+        genomics, matrix, context: see `pipelines.features.parts`.
+        wearables: `pipelines.features.wearables`, over the table's rows; `day`: their date column.
+        rows: what becomes of several rows of a patient in the table.
+        join: `inner` drops patients who lack a part, `left` keeps them with empty cells.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-    images: bool | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    images: bool | None = Field(None, strict=True)
     roi: str | None = Field(None, min_length=1, max_length=128)
-    bin_width: float = Field(25.0, gt=0, le=1e6)
+    bin_width: float | None = Field(None, gt=0, le=1e6, strict=True)
+    radiomics: dict[str, Any] = Field(default_factory=dict)
+    history: dict[str, Any] | None = None
+    answers: tuple[str, ...] = ()
+    index: str | None = None
+    genomics: parts.Genomics | None = None
+    matrix: parts.Matrix | None = None
+    context: parts.Context | None = None
+    wearables: dict[str, Any] | None = None
+    day: str | None = None
     rows: Literal["first", "mean"] = "first"
     join: Literal["inner", "left"] = "inner"
 
@@ -54,22 +69,17 @@ def run(job: Job, source: Source, gate: Gate) -> None:
     """Put `features.parquet` (one row a patient, sorted by pseudonym) and `report.json`.
 
     Raises:
-        InputError: `input.study` for parameters; `input.column-missing`, `input.table`, `input.rows`.
+        InputError: `input.study` for parameters; `input.column-missing`, `input.table`, `input.rows`, and those of
+            the parts.
         PolicyRefused: `policy.columns`.
         DisclosureRefused: `gate.cohort` below the study's minimum, `gate.undeclared` when the study does not declare
             the column `pseudonym`. Nothing was put by then.
     """
-    parameters = _parameters(job)
     if job.study.output.column(_KEY) is None:
         raise DisclosureRefused("gate.undeclared", "the study does not declare the column 'pseudonym'")
-    pseudonyms = Pseudonymizer(job.key)
-    names = clinical.columns(job)
-    records = _clinical(job, source, pseudonyms, names, parameters)
-    images: pd.DataFrame | None = None
-    failed: frozenset[str] = frozenset()
-    if parameters.images if parameters.images is not None else job.study.dataset.images:
-        images, failed = _radiomics(job, source, pseudonyms, parameters, gate, records)
-    rows = _join(records, images, failed, parameters, gate)
+    patients = _Patients(job, source, _parameters(job), gate)
+    made = [part for part in (patients.clinical(), patients.radiomics(), *patients.documents()) if part is not None]
+    rows = _joined(made, patients, gate)
     if len(rows) < job.study.privacy.min_cohort:
         raise DisclosureRefused("gate.cohort", f"fewer than {job.study.privacy.min_cohort} patients remain")
     columns = {_KEY: typed(rows.index.to_series(name=_KEY), Column(name=_KEY, dtype="string"))}
@@ -77,19 +87,9 @@ def run(job: Job, source: Source, gate: Gate) -> None:
         declared = job.study.output.column(name)
         if declared is not None:
             columns[name] = typed(rows[name], declared)
-    gate.put(
-        Item(
-            kind=ItemKind.TABLE,
-            name="features.parquet",
-            data=parquet(columns),
-            persons=len(rows),
-            rows=len(rows),
-        )
-    )
-    report: dict[str, Any] = {"rows": len(rows), "columns": len(columns), "clinical_columns": len(names)}
-    if images is not None:
-        settings = radiomics.Settings(bin_width=parameters.bin_width)
-        report |= {"settings_digest": settings.digest, "versions": radiomics.versions()}
+    table = parquet(columns)
+    gate.put(Item(kind=ItemKind.TABLE, name="features.parquet", data=table, persons=len(rows), rows=len(rows)))
+    report = {"rows": len(rows), "columns": len(columns), **patients.report()}
     gate.put(Item(kind=ItemKind.REPORT, name="report.json", data=canonical_json(report)))
 
 
@@ -100,160 +100,147 @@ def _parameters(job: Job) -> Parameters:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError("input.study", f"pipeline.parameters.{where}: {first['msg']}") from None
-    if parameters.images and not job.study.dataset.images:
-        raise InputError("input.study", "pipeline.parameters.images: dataset.images is false")
+    asked = job.study.dataset
+    for name, wanted, there in (
+        ("images", parameters.images, asked.images),
+        ("history", parameters.history, asked.fhir or asked.omop),
+        ("genomics", parameters.genomics, asked.genotypes),
+        ("matrix", parameters.matrix, asked.matrix),
+    ):
+        if wanted and not there:
+            raise InputError("input.study", f"pipeline.parameters.{name}: the study's [dataset] does not ask for it")
     return parameters
 
 
-def _clinical(
-    job: Job, source: Source, pseudonyms: Pseudonymizer, names: tuple[str, ...], parameters: Parameters
-) -> pd.DataFrame | None:
-    table = source.table()
-    if table is None:
-        if names:
-            raise InputError("input.column-missing", f"the dataset has no table for column {names[0]!r}")
-        return None
-    patient = job.column("patient")
-    if patient is None or patient not in table.columns:
-        raise InputError("input.column-missing", "no column of the table has the role 'patient'")
-    persons = table[patient].astype(str).map(pseudonyms.pseudonym)
-    return clinical.aggregate(table, persons, names, parameters.rows)
+class _Patients:
+    """The parts of one job, each a frame by pseudonym, and what is to be said of them."""
+
+    def __init__(self, job: Job, source: Source, parameters: Parameters, gate: Gate) -> None:
+        self._job, self._source, self._parameters, self._gate = job, source, parameters, gate
+        self._keys = Pseudonymizer(job.key)
+        self._table = source.table()
+        self._patient = job.column("patient")
+        if self._table is not None and (self._patient is None or self._patient not in self._table.columns):
+            raise InputError("input.column-missing", "no column of the table has the role 'patient'")
+        self._findings, self._counts = Findings(), Counter[str]()
+        self._versions: dict[str, Any] = {}
+        self.join = parameters.join
+        self.images: pd.DataFrame | None = None
+        self.failed: frozenset[str] = frozenset()  # patients whose images cannot be used
+        self.persons: frozenset[str] | None = None  # of the table
+        if self._table is not None:
+            self.persons = frozenset(self._keys.pseudonym(str(one)) for one in self._table[self._patient])
+
+    def clinical(self) -> pd.DataFrame | None:
+        """The declared columns of the table, one row a patient."""
+        names = clinical.columns(self._job)
+        if self._table is None:
+            if names:
+                raise InputError("input.column-missing", f"the dataset has no table for column {names[0]!r}")
+            return None
+        persons = self._table[self._patient].astype(str).map(self._keys.pseudonym)
+        return clinical.aggregate(self._table, persons, names, self._parameters.rows)
+
+    def radiomics(self) -> pd.DataFrame | None:
+        """Declared features of each patient whose case is sound."""
+        wanted = self._parameters
+        if not (wanted.images if wanted.images is not None else self._job.study.dataset.images):
+            return None
+        import pandas as pd
+
+        from pipelines.features import radiomics
+        from pipelines.features.cases import Cases
+
+        settings = radiomics.Settings.of(
+            wanted.radiomics | ({} if wanted.bin_width is None else {"bin_width": wanted.bin_width})
+        )
+        cases = Cases(settings, wanted.roi)
+        for file in self._source.files():
+            if not cases.add(file, self._keys):
+                self._gate.withhold("unreadable")
+            self._gate.progress(len(cases.features), len(self.persons or ()))
+        cases.settle()
+        if cases.failed:
+            self._gate.withhold("image", len(cases.failed))
+        self.failed = frozenset(cases.failed)
+        self._versions = {"settings_digest": settings.digest, "versions": radiomics.versions()}
+        globs = [column.name for column in self._job.study.output.columns]
+        rows = {
+            person: {k: v for k, v in found.items() if any(fnmatch.fnmatchcase(k, glob) for glob in globs)}
+            for person, found in cases.features.items()
+        }
+        self.images = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), dtype="str"), dtype="float64")
+        return self.images
+
+    def documents(self) -> Iterable[pd.DataFrame]:
+        """Histories, genomics, matrix, wearables and context, where the study asks for them."""
+        wanted, person, read = self._parameters, self._keys.pseudonym, self._source.documents
+        ids = None if self._table is None else self._table[self._patient].astype(str).unique().tolist()
+        asked, findings, days = self._job.study.dataset, self._findings, self._index_days()
+        if wanted.history is not None:
+            files = {kind: read(kind) for kind in ("fhir", "omop") if getattr(asked, kind)}
+            yield parts.histories(
+                wanted.history,
+                wanted.answers,
+                files,
+                person=person,
+                patient_system=self._job.patient_system,
+                index_days=days,
+                findings=findings,
+            )
+        if wanted.genomics is not None:
+            yield parts.genotypes(wanted.genomics, read("genotypes"), ids=ids, person=person, counts=self._counts)
+        if wanted.matrix is not None:
+            yield parts.matrix(wanted.matrix, read("matrix"), ids=ids, person=person, counts=self._counts)
+        if wanted.wearables is not None:
+            renamed = self._needed(wanted.day).rename(columns={self._patient: "person", wanted.day: "day"})
+            yield parts.weeks(renamed, wanted.wearables, person=person, index_days=days, findings=findings)
+        if wanted.context is not None:
+            table = self._needed(wanted.context.area)
+            areas = dict(zip(table[self._patient].astype(str), table[wanted.context.area], strict=True))
+            yield parts.contexts(wanted.context, areas, person=person, index_days=days, findings=findings)
+
+    def report(self) -> dict[str, Any]:
+        """Counts and versions; opaque ids of records that failed, with their codes."""
+        told: dict[str, Any] = dict(self._versions)
+        if self._counts or self._findings.counts:
+            told["counts"] = dict(sorted((self._counts + self._findings.counts).items()))
+        if self._findings.errors:
+            told["errors"] = [{"record": record, "code": code} for record, code, _ in self._findings.errors]
+        return told
+
+    def _index_days(self) -> dict[str, int]:
+        if self._parameters.index is None:
+            return {}
+        return parts.index_of(
+            self._needed(self._parameters.index), str(self._patient), self._parameters.index, self._keys.pseudonym
+        )
+
+    def _needed(self, column: str | None) -> pd.DataFrame:
+        if self._table is None or column is None or column not in self._table.columns:
+            raise InputError(
+                "input.column-missing", f"the table has no column {column!r}, which the study's parts need"
+            )
+        return self._table
 
 
-def _radiomics(
-    job: Job,
-    source: Source,
-    pseudonyms: Pseudonymizer,
-    parameters: Parameters,
-    gate: Gate,
-    records: pd.DataFrame | None,
-) -> tuple[pd.DataFrame, frozenset[str]]:
-    """Declared features of each patient whose case is sound (index = pseudonym), and whose case is not."""
-    import pandas as pd
-
-    cases = Cases(parameters)
-    for file in source.files():
-        if not cases.add(file, pseudonyms):
-            gate.withhold("unreadable")
-        gate.progress(len(cases.features), 0 if records is None else len(records))
-    cases.settle()
-    if cases.failed:
-        gate.withhold("image", len(cases.failed))
-    globs = [column.name for column in job.study.output.columns]
-    rows = {
-        person: {k: v for k, v in found.items() if any(fnmatch.fnmatchcase(k, glob) for glob in globs)}
-        for person, found in cases.features.items()
-    }
-    index = pd.Index(list(rows), dtype="str")
-    return pd.DataFrame(list(rows.values()), index=index, dtype="float64"), frozenset(cases.failed)
-
-
-def _join(
-    records: pd.DataFrame | None,
-    images: pd.DataFrame | None,
-    failed: frozenset[str],
-    parameters: Parameters,
-    gate: Gate,
-) -> pd.DataFrame:
+def _joined(made: list[pd.DataFrame], patients: _Patients, gate: Gate) -> pd.DataFrame:
     """One row a patient, sorted by pseudonym; who drops out is counted."""
-    if images is None:
-        if records is None:
-            raise InputError("input.rows", "the study asks for neither images nor columns of a table")
-        return records.sort_index()
-    if records is None:
-        return images.sort_index()
-    without_row = images.index.difference(records.index)
-    if len(without_row):
-        gate.withhold("no-row", len(without_row))
-    without_image = records.index.difference(images.index).difference(sorted(failed))
-    if parameters.join == "inner" and len(without_image):
-        gate.withhold("no-image", len(without_image))
-    return records.join(images, how=parameters.join).sort_index()
-
-
-@dataclass(slots=True)
-class _Case:
-    images: list[Dataset] = field(default_factory=list)
-    masks: list[Dataset] = field(default_factory=list)
-
-
-class Cases:
-    """Images and masks gathered by patient until their features are computed.
-
-    A case is complete only when the last file has come. Above `HELD_BYTES` all cases but the one that is coming are
-    computed and let go, so a source that gives files grouped by patient may be of any size; a patient of whom more
-    comes after that has failed.
-    """
-
-    def __init__(self, parameters: Parameters, held_bytes: int = HELD_BYTES) -> None:
-        self._parameters = parameters
-        self._settings = radiomics.Settings(bin_width=parameters.bin_width)
-        self._bound = held_bytes
-        self._held = 0
-        self._open: dict[str, _Case] = {}
-        self.features: dict[str, dict[str, float]] = {}
-        self.failed: set[str] = set()
-
-    def add(self, file: SourceFile, pseudonyms: Pseudonymizer) -> bool:
-        """Take one file; False when it does not parse or names no patient."""
-        import pydicom
-
-        try:
-            dataset = pydicom.dcmread(BytesIO(file.data), force=True)
-            patient, modality = str(dataset.get("PatientID") or ""), str(dataset.get("Modality") or "")
-        except Exception:  # a hostile file may raise anything from inside the parser: the caller counts it
-            return False
-        if not patient.strip() or "SOPClassUID" not in dataset:
-            return False
-        person = pseudonyms.pseudonym(patient)
-        if modality not in (*series.MODALITIES, "RTSTRUCT", "SEG"):
-            return True
-        if person in self.features or person in self.failed:
-            self._fail(person)
-            return True
-        if person not in self._open and self._held > self._bound:
-            self.settle()
-        case = self._open.setdefault(person, _Case())
-        (case.images if modality in series.MODALITIES else case.masks).append(dataset)
-        self._held += len(file.data)
-        return True
-
-    def settle(self) -> None:
-        """Compute and let go of every case at hand. A patient without any mask or image is simply without."""
-        for person, case in sorted(self._open.items()):
-            if not case.images or not case.masks:
-                continue
-            try:
-                self.features[person] = _features(case, self._parameters.roi, self._settings)
-            except InputError:
-                self._fail(person)
-        self._open.clear()
-        self._held = 0
-
-    def _fail(self, person: str) -> None:
-        self.features.pop(person, None)
-        self.failed.add(person)
-
-
-def _features(case: _Case, roi: str | None, settings: radiomics.Settings) -> dict[str, float]:
-    """Features of a case: the structure set that fits, else the segmentation.
-
-    Raises:
-        InputError: `input.image` when none fits, or several do.
-    """
-    groups = series.group(case.images)
-    problem = InputError("input.image", "no mask refers to an image of the patient")
-    for modality in ("RTSTRUCT", "SEG"):
-        fitting = []
-        for mask in case.masks:
-            if str(mask.Modality) == modality:
-                try:
-                    fitting.append(series.region(mask, groups, roi))
-                except InputError as error:
-                    problem = error
-        if len(fitting) > 1:
-            raise InputError("input.image", "several masks of one kind fit the patient's images")
-        if fitting:
-            volume, region = fitting[0]
-            return radiomics.extract(volume.voxels, region, volume.spacing, settings)
-    raise problem
+    if not made:
+        raise InputError("input.rows", "the study asks for no part of a feature row")
+    rows = made[0]
+    for part in made[1:]:
+        reason = "no-image" if part is patients.images else "no-part"
+        shared = rows.columns.intersection(part.columns)
+        if len(shared):
+            raise InputError("input.study", f"two parts of the row make a column {shared[0]!r}")
+        if patients.persons is not None:
+            without_row = part.index.difference(sorted(patients.persons))
+            if len(without_row):
+                gate.withhold("no-row", len(without_row))
+                part = part.drop(without_row)
+        lacking = rows.index.difference(part.index).difference(sorted(patients.failed))
+        if patients.join == "inner" and len(lacking):
+            gate.withhold(reason, len(lacking))
+        rows = rows.join(part, how=patients.join)
+    return rows.sort_index()

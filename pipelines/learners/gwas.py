@@ -9,8 +9,8 @@ joined by the patient's id. Nothing per person leaves.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pipelines import SourceFile
 from pipelines.features.genomics.alleles import Agreement, Panel, aligned, chosen
 from pipelines.features.genomics.genotypes import Options, normalise, read
+from pipelines.features.genomics.sets import file_sets
 from pipelines.features.genomics.variants import Variants
 from pipelines.features.gwas import linear, logistic
 from pipelines.features.gwas.cohort import Cohort, cohort
@@ -191,7 +192,7 @@ class Gwas:
         options = Options(build=s.build, field=s.field, chosen=chosen(self.plan.variants))
         agreement = Agreement(ambiguous=s.ambiguous, swapped_indels=s.swapped_indels)
         seen = np.zeros(len(self.plan.variants), bool)
-        for parts in _sets(files):
+        for parts in file_sets(files):
             with read(parts, options) as genotypes:
                 if samples and genotypes.samples != samples:
                     raise InputError("input.genotypes", "the genotype files do not hold the same samples in one order")
@@ -337,12 +338,3 @@ def _variants(settings: Settings) -> Variants:
         return Variants.of(rows, settings.build)
     except InputError as error:
         raise InputError("input.study", f"pipeline.parameters.variants: {error.message}") from None
-
-
-def _sets(files: Iterable[SourceFile]) -> Iterator[dict[str, bytes]]:
-    """Files of one set share the counter before the first point of their names."""
-    found: dict[str, dict[str, bytes]] = defaultdict(dict)
-    for file in files:
-        counter, _, suffix = file.name.partition(".")
-        found[counter][suffix] = file.data
-    yield from (found[counter] for counter in sorted(found))

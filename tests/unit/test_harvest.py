@@ -27,6 +27,10 @@ from protocol.study import Column, Dataset, Lane, Output, Pipeline, Study
 class MemorySource:
     rows: pd.DataFrame | None = None
     data: list[bytes] = field(default_factory=list)
+    kinds: dict[str, list[SourceFile]] = field(default_factory=dict)
+
+    def documents(self, kind: str) -> list[SourceFile]:
+        return self.kinds.get(kind, [])
 
     def table(self) -> pd.DataFrame | None:
         return self.rows
