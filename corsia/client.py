@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote
 
 from corsia.features import FeatureTable
+from corsia.statistics import Statistics
 from corsia.studies import Studies, StudyTable
 from corsia.tables import Listing
 from protocol.errors import (
@@ -277,6 +278,10 @@ class Hub:
         if self.studies[study_id].status().value["lane"] != "extract":
             raise StudyRefused("study.unknown", f"study {study_id} extracts no features: use hub.table(...)")
         return FeatureTable(self, study_id)
+
+    def statistics(self, study_id: str) -> Statistics:
+        """The pooled statistics of a study with pipeline `aggregate`: no row of it ever left a hospital."""
+        return Statistics(self, study_id)
 
     def request(self, method: str, path: str, **more: Any) -> Any:
         """One call of the API; its JSON answer.

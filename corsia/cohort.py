@@ -1,8 +1,9 @@
 """Hospitals for the demo: real rows and real DICOM files, with invented identities planted to be looked for.
 
-The clinical rows are the NCCTG lung cohort (`corsia.lung`), the images the DICOM files that pydicom ships and small
-CT series with RTSTRUCT made here. Every planted value is a token that occurs nowhere else, eight characters or more,
-so that one search over bytes says whether any of them got out.
+The clinical rows are the NCCTG lung cohort (`corsia.lung`), the images the DICOM files that pydicom ships, small CT
+series with RTSTRUCT and pictures with names burned in; FHIR bundles and Italian notes are of the same persons. Every
+planted value is a token that occurs nowhere else, eight characters or more, so that one search over bytes says whether
+any of them got out.
 """
 
 from __future__ import annotations
@@ -26,15 +27,18 @@ _REAL = (
     "CT_small.dcm", "MR_small.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_bigendian.dcm",
     "rtplan.dcm", "test-SR.dcm", "reportsi.dcm", "liver_1frame.dcm", "rtdose_1frame.dcm", "waveform_ecg.dcm",
 )  # fmt: skip
+_RECORDS = 12  # patients of each hospital with a FHIR bundle
 _SERIES = 12  # patients of each hospital with a CT series and an RTSTRUCT
 _SYLLABLES = "bar bel cor dan fer gal lam mar nor pel quer ras sal tor vel zan bri cas dol fio".split()
+# Provinces from which the hospital's patients come, as the first digits of a postal code.
+_AREAS = ("401", "402", "411", "481")
 _SEXES = {1: "M", 2: "F"}
 
 # The hospital's own word for each column; `split` keeps some rows out of training, for an honest comparison.
 COLUMNS = {
     "patient_id": "patient", "name": "identifier", "fiscal_code": "identifier", "phone": "identifier",
-    "address": "identifier", "birth_date": "birthdate", "visit_date": "date", "note": "text", "sex": "quasi",
-    "age": "quasi", "ph.ecog": "value", "ph.karno": "value", "pat.karno": "value", "meal.cal": "value",
+    "address": "identifier", "cap": "quasi", "birth_date": "birthdate", "visit_date": "date", "note": "text",
+    "sex": "quasi", "age": "quasi", "ph.ecog": "value", "ph.karno": "value", "pat.karno": "value", "meal.cal": "value",
     "wt.loss": "value", "time": "value", "status": "value", "split": "value",
 }  # fmt: skip
 CONSENT = {"column": "consent", "granted": ["yes"], "withdrawn_on": "consent_withdrawn_on"}
@@ -46,6 +50,7 @@ class Hospital:
 
     Attributes:
         planted: unique tokens of at least eight characters, one entry a place.
+        written: where a name is burned into the hospital's ultrasound frame: x0, y0, x1, y1 in pixels.
         consented: for each row, whether its consent is granted and not withdrawn.
     """
 
@@ -55,6 +60,7 @@ class Hospital:
     consented: tuple[bool, ...]
     files: int
     planted: tuple[str, ...]
+    written: tuple[int, int, int, int]
 
 
 class _Tokens:
@@ -99,14 +105,18 @@ def build_hospital(name: str, rows: pd.DataFrame, folder: Path) -> Hospital:
     table = pd.DataFrame(patients)
     table.drop(columns=["given", "family", "doctor"]).to_csv(folder / "table.csv", index=False)
     count = _write_images(folder / "dicom", patients, tokens, name)
+    willing = next(p for p in patients if p["consent"] == "yes" and not p["consent_withdrawn_on"])
+    written = _write_pictures(folder / "dicom", willing, tokens, name)
+    _write_records(folder / "fhir", patients[:_RECORDS], tokens)
     (folder / "planted.json").write_text(json.dumps(sorted(set(tokens.planted)), indent=0))
     return Hospital(
         name=name,
         folder=folder,
         rows=len(table),
         consented=tuple((table["consent"] == "yes") & (table["consent_withdrawn_on"] == "")),
-        files=count,
+        files=count + 2,
         planted=tuple(tokens.planted),
+        written=written,
     )
 
 
@@ -128,6 +138,7 @@ def _patient(tokens: _Tokens, row: Mapping[Any, object]) -> dict[str, object]:
     identity: dict[str, object] = {
         "patient_id": record, "given": given, "family": family, "doctor": doctor, "name": f"{given} {family}",
         "fiscal_code": fiscal, "phone": phone, "address": f"via {street} 12, Bologna", "birth_date": str(birth),
+        "cap": f"{_AREAS[int(tokens.chance() * len(_AREAS))]}{int(tokens.chance() * 100):02d}",
         "visit_date": str(visit), "note": note, "consent": consent, "consent_withdrawn_on": withdrawn,
     }  # fmt: skip
     return identity | {str(k): v for k, v in row.items() if k != "inst"}
@@ -156,6 +167,34 @@ def _write_images(folder: Path, patients: list[dict[str, object]], tokens: _Toke
         (folder / f"IM{number:05d}.dcm").write_bytes(data)
         count += 1
     return count
+
+
+def _write_pictures(folder: Path, patient: dict[str, object], tokens: _Tokens, site: str) -> tuple[int, int, int, int]:
+    """An ultrasound frame and a screenshot of one patient, his name burned in; returns where it stands."""
+    from corsia.synthetic import written_image
+    from privacy.deid.pixeltext import available
+
+    name = f"{patient['family']} {patient['given']}".upper()
+    # Where nothing here could find the writing, the file says itself that it is there, and so is withheld.
+    told = {} if available() else {"BurnedInAnnotation": "YES"}
+    box, frame = written_image(_header(patient, tokens, site) | told, name, seed=1)
+    (folder / "US00000.dcm").write_bytes(frame)
+    _, capture = written_image(_header(patient, tokens, site), name, seed=2, capture=True)
+    (folder / "US00001.dcm").write_bytes(capture)
+    return box
+
+
+def _write_records(folder: Path, patients: list[dict[str, object]], tokens: _Tokens) -> None:
+    """One bundle a patient, under a file name that tells who it is."""
+    from corsia.bundles import patient_bundle
+
+    folder.mkdir(exist_ok=True)
+    for patient in patients:
+        planted = {"relative": tokens.word(), "hospital": f"Ospedale {tokens.word()}"}
+        planted["logical"] = tokens.digits("fhir-", 9)
+        values = {"718-7": round(9 + 6 * tokens.chance(), 1), "29463-7": round(50 + 40 * tokens.chance(), 1)}
+        name = f"{patient['family']}_{patient['given']}.json"
+        (folder / name).write_bytes(patient_bundle(patient, planted, values))
 
 
 def _images(patients: list[dict[str, object]], tokens: _Tokens, site: str) -> Iterator[bytes]:

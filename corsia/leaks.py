@@ -1,16 +1,23 @@
-"""Look for planted identities in files: raw bytes in several encodings, and every decoded cell, element and text."""
+"""Look for planted identities in files: raw bytes in several encodings, and every decoded cell, element and text.
+
+Besides, whether writing burned into a picture is gone. Shares no code with what removes them.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from protocol.errors import CorsiaError
 
-__all__ = ["Leak", "find_leaks", "leaks_in"]
+__all__ = ["Leak", "find_leaks", "leaks_in", "written_left"]
 
 _SHORTEST = 8
 
@@ -66,6 +73,8 @@ def _readings(data: bytes) -> Iterator[tuple[str, str]]:
         yield "cells", "\n".join(_cells(data))
     elif data[128:132] == b"DICM":
         yield "elements", "\n".join(_elements(data))
+    elif data[:1] in (b"{", b"["):
+        yield "JSON", "\n".join(_strings(data))
 
 
 def _cells(data: bytes) -> Iterator[str]:
@@ -76,6 +85,41 @@ def _cells(data: bytes) -> Iterator[str]:
     yield str(table.schema.metadata)
     for column in table.columns:
         yield from (str(value) for value in column.to_pylist())
+
+
+def _strings(data: bytes) -> Iterator[str]:
+    """Every name and string of JSON or NDJSON, and what they hold as base64; nothing when it is neither."""
+    try:
+        todo: list[Any] = [json.loads(line) for line in ([data] if b"\n{" not in data else data.splitlines()) if line]
+    except ValueError:
+        return
+    while todo:
+        value = todo.pop()
+        if isinstance(value, dict):
+            todo += [*value, *value.values()]
+        elif isinstance(value, list):
+            todo += value
+        elif isinstance(value, str):
+            yield value
+            with suppress(ValueError):
+                yield base64.b64decode(value, validate=True).decode("utf-8", "replace")
+
+
+def written_left(path: Path, box: tuple[int, int, int, int]) -> str:
+    """For an ultrasound frame "blank" or "left": whether all pixels in a box are alike; "" for any other file.
+
+    Args:
+        path: DICOM.
+        box: x0, y0, x1, y1; the last two are outside.
+    """
+    from pydicom import dcmread
+
+    head = dcmread(path, stop_before_pixels=True, specific_tags=["Modality"])
+    if head.get("Modality") != "US":
+        return ""
+    x0, y0, x1, y1 = box
+    values = dcmread(path).pixel_array[..., y0:y1, x0:x1]
+    return "blank" if values.size and values.min() == values.max() else "left"
 
 
 def _elements(data: bytes) -> Iterator[str]:

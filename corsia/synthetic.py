@@ -1,4 +1,4 @@
-"""Small CT series with a structure set, made from nothing: for the demo, the notebooks and the tests.
+"""Small CT series with a structure set, and pictures with writing, made from nothing: for demo, notebooks and tests.
 
 No data of any person: identities are whatever the caller plants. Everything is a function of the arguments, so two
 calls give equal bytes. The images are valid, tiny and not realistic; nothing may be learnt from them.
@@ -16,7 +16,7 @@ import numpy as np
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
-__all__ = ["PRIVATE_CREATOR", "SPACING_MM", "THICKNESS_MM", "ct_series", "rtstruct"]
+__all__ = ["PRIVATE_CREATOR", "SPACING_MM", "THICKNESS_MM", "ct_series", "rtstruct", "written_image"]
 
 SPACING_MM = 2.0
 THICKNESS_MM = 3.0
@@ -107,6 +107,41 @@ def rtstruct(
     dataset.ROIContourSequence = [_contours(n, rings[n - 1]) for n in range(1, len(names) + 1)]
     dataset.RTROIObservationsSequence = [_observation(n) for n in range(1, len(names) + 1)]
     return _bytes(dataset)
+
+
+def written_image(
+    patient: Mapping[str, str], text: str, *, seed: int, capture: bool = False
+) -> tuple[tuple[int, int, int, int], bytes]:
+    """A picture with writing burned into it: an ultrasound frame, or a secondary capture.
+
+    Args:
+        patient: planted values, as for `ct_series`.
+        text: one line in capitals.
+        seed: of noise and UIDs.
+        capture: a screenshot by its class, which no profile passes unless the site allows it.
+
+    Returns:
+        x0, y0, x1, y1 of the writing in pixels (the last two outside), and the file.
+    """
+    from PIL import Image, ImageDraw, ImageFont
+
+    rows, columns = 128, 320
+    noise = np.random.default_rng(seed).normal(60, 8, (rows, columns)).clip(0, 255).astype(np.uint8)
+    picture = Image.fromarray(noise)
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(18)
+    draw.text((20, 30), text, fill=255, font=font)
+    box = draw.textbbox((20, 30), text, font=font)
+    kind, name = ("1.2.840.10008.5.1.4.1.1.7", "OT") if capture else ("1.2.840.10008.5.1.4.1.1.6.1", "US")
+    dataset = _header(patient, seed, kind, "picture", name, 1)
+    dataset.ConversionType = "WSD" if capture else "SYN"
+    dataset.ImageType = ["DERIVED", "SECONDARY"] if capture else ["ORIGINAL", "PRIMARY"]
+    dataset.InstanceNumber = "1"
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = rows, columns, 1
+    dataset.PhotometricInterpretation = "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 8, 8, 7, 0
+    dataset.PixelData = np.asarray(picture).tobytes()
+    dataset["PixelData"].VR = "OB"
+    return (int(box[0]), int(box[1]), int(box[2]), int(box[3])), _bytes(dataset)
 
 
 def _volume(seed: int, size: int, slices: int, radius: float, level: float, rough: float) -> np.ndarray:

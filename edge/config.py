@@ -25,6 +25,8 @@ Name = Annotated[str, Field(min_length=1, max_length=128)]
 Bytes = Annotated[int, Field(gt=0, le=10**15)]
 ColumnRole = Literal["patient", "identifier", "text", "date", "birthdate", "quasi", "value"]
 
+_PATHS = ("table", "dicom", "fhir", "genotypes", "matrix", "omop")
+
 
 class _Model(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -74,6 +76,9 @@ class Policy(_Model):
     Attributes:
         release_columns: globs of columns that lane 1 may release raw. A column with the role identifier or text
             (or the patient's) is released only when it is named here exactly.
+        min_l: each class of released rows has so many values of each sensitive column.
+        max_t: and lies no further from all released rows than this, 0 to 1.
+        sensitive: released columns to which both apply, besides those the study names.
         max_bytes: per study; `max_bytes_per_year` is the ledger's total over 365 days.
         allow_unbounded_epsilon: whether results without differential privacy may leave.
         require_secure_aggregation: refuse training whose updates are not masked.
@@ -84,6 +89,9 @@ class Policy(_Model):
     purposes: tuple[Slug, ...] = ()
     release_columns: tuple[Name, ...] = ()
     min_k: Annotated[int, Field(ge=1, le=1000)] = 5
+    min_l: Annotated[float, Field(ge=1, le=1000)] | None = None
+    max_t: Annotated[float, Field(gt=0, le=1)] | None = None
+    sensitive: tuple[Name, ...] = ()
     min_cohort: Annotated[int, Field(ge=1, le=10**6)] = 10
     max_bytes: Bytes = 100_000_000
     max_bytes_per_year: Bytes = 10_000_000_000
@@ -92,6 +100,12 @@ class Policy(_Model):
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Policy:
+        if (self.min_l is not None or self.max_t is not None) and not self.sensitive:
+            raise ValueError("policy: min_l and max_t are of sensitive columns: name them")
+        return self
+
 
 class DatasetConfig(_Model):
     """One dataset: where it lies, what its columns are, how consent is read, what the site allows.
@@ -99,23 +113,36 @@ class DatasetConfig(_Model):
     Attributes:
         table: CSV or Parquet file, absolute after `load`.
         dicom: folder of DICOM files, absolute after `load`.
+        fhir: folder (or file) of FHIR R4 JSON and NDJSON, absolute after `load`.
+        fhir_system: `Identifier.system` under which FHIR carries the table's patient ids; without it the identifiers
+            typed MR, else the ids of the Patient resources.
+        genotypes: folder (or file) of VCF, BCF or PLINK files, absolute after `load`.
+        matrix: file (or folder) of samples x features, CSV or Parquet, absolute after `load`.
+        omop: archive (or folder) of OMOP CDM tables, absolute after `load`.
         columns: column -> role, the site's own word. A column without a role is never released by lanes 2 and 3.
     """
 
     table: Path | None = None
     dicom: Path | None = None
+    fhir: Path | None = None
+    fhir_system: Name | None = None
+    genotypes: Path | None = None
+    matrix: Path | None = None
+    omop: Path | None = None
     columns: dict[Name, ColumnRole] = Field(default_factory=dict)
     consent: Consent | None = None
     policy: Policy = Field(default_factory=Policy)
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetConfig:
-        if self.table is None and self.dicom is None:
-            raise ValueError("give a table, a dicom folder, or both")
+        if all(getattr(self, name) is None for name in _PATHS):
+            raise ValueError(f"give at least one of {', '.join(_PATHS)}")
         if sum(role == "patient" for role in self.columns.values()) > 1:
             raise ValueError("columns: only one column has the role 'patient'")
         if self.table is not None and "patient" not in self.columns.values():
             raise ValueError("columns: one column of the table needs the role 'patient'")
+        if any(self.columns.get(name) != "value" for name in self.policy.sensitive):
+            raise ValueError("policy.sensitive: these columns need the role 'value'")
         return self
 
 
@@ -165,7 +192,7 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
         made["centre"] = {"fleet": fleet}
     if isinstance(value.get("datasets"), dict):
         made["datasets"] = {
-            name: {k: _under(base, v) if k in ("table", "dicom") else v for k, v in dataset.items()}
+            name: {k: _under(base, v) if k in _PATHS else v for k, v in dataset.items()}
             if isinstance(dataset, dict)
             else dataset
             for name, dataset in value["datasets"].items()

@@ -15,7 +15,7 @@ import secrets
 import signal
 import struct
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,9 +88,15 @@ class _PipedSource:
         return None if self._table is None else self._table.copy()
 
     def files(self) -> Iterator[SourceFile]:
+        return self._stream(op="files")
+
+    def documents(self, kind: str) -> Iterator[SourceFile]:
+        return self._stream(op="documents", kind=kind)
+
+    def _stream(self, **asked: str) -> Iterator[SourceFile]:
         from pipelines import SourceFile
 
-        self._pipe.tell(b"", op="files")
+        self._pipe.tell(b"", **asked)
         while True:
             head, data = self._pipe.ask(op="file")
             if head["op"] == "end":
@@ -108,6 +114,10 @@ class _PipedGate:
         self._pipe.tell(
             item.data, op="item", kind=item.kind.value, name=item.name, persons=item.persons, rows=item.rows
         )
+
+    def cohort(self, persons: Iterable[str], numbers: Mapping[str, int]) -> None:
+        known = {str(name): int(count) for name, count in numbers.items()}
+        self._pipe.tell(json.dumps([str(one) for one in persons]).encode(), op="cohort", numbers=known)
 
     def withhold(self, reason: str, count: int = 1) -> None:
         self._pipe.tell(b"", op="withhold", reason=reason, count=int(count))
@@ -148,7 +158,10 @@ def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Jo
     for _ in head["blobs"]:
         blob, data = pipe.read()
         blobs[blob["name"]] = data
-    job = Job(study=parse_study(raw), site=head["site"], key=base64.b64decode(head["key"]), roles=dict(head["roles"]))
+    job = Job(
+        study=parse_study(raw), site=head["site"], key=base64.b64decode(head["key"]), roles=dict(head["roles"]),
+        patient_system=head["patient_system"],
+    )  # fmt: skip
     source, gate = _PipedSource(pipe, blobs), _PipedGate(pipe)
     if load is None:
         from pipelines.registry import load as installed

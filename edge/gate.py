@@ -10,21 +10,20 @@ metadata, statistics or gaps.
 
 from __future__ import annotations
 
-import json
-import math
 import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from edge import documents, reports, tables
 from edge.policy import Effective
-from edge.residual import MIN_CHARACTERS, Residual, decode_dicom
+from edge.residual import Residual, decode_dicom
 from protocol.assignment import RoundInstruction, RoundPhase
 from protocol.errors import CODES, CorsiaError, DisclosureRefused, InputError, PolicyRefused, WorkerError, from_code
-from protocol.parcel import Item, ItemKind, canonical_json
-from protocol.study import Column, Lane, Study
+from protocol.parcel import Item, ItemKind
+from protocol.study import Lane, Study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,25 +33,23 @@ __all__ = ["Check", "EgressGate", "Passed", "check_update"]
 
 PSEUDONYM = "pseudonym"
 MAX_CELLS = 500_000_000
-MAX_REPORT_BYTES = 1 << 20
-MAX_WORD = 64
 _KINDS = {
     Lane.HARVEST: (ItemKind.TABLE, ItemKind.DICOM, ItemKind.REPORT),
-    Lane.ANONYMIZE: (ItemKind.TABLE, ItemKind.DICOM, ItemKind.REPORT),
+    Lane.ANONYMIZE: (ItemKind.TABLE, ItemKind.DICOM, ItemKind.DOCUMENT, ItemKind.REPORT),
     Lane.EXTRACT: (ItemKind.TABLE, ItemKind.REPORT),
 }
 _NAMES = {
     ItemKind.TABLE: re.compile(r"^[a-z][a-z0-9-]{0,60}\.parquet\Z"),
     ItemKind.DICOM: re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,80}\Z"),
+    ItemKind.DOCUMENT: re.compile(r"^(?!report\.json\Z)[A-Za-z0-9][A-Za-z0-9_-]{0,80}\.(json|ndjson)\Z"),
     ItemKind.REPORT: re.compile(r"^report\.json\Z"),
 }
-_WORD = re.compile(r"^[^\x00-\x1f\x7f]{0,64}\Z")
-_DAY = re.compile(r"^\d{4}-\d{2}-\d{2}\Z")
 # Columns of the source that must not come out under their own name, whatever the study declares.
 _KEPT_BACK = {
     Lane.ANONYMIZE: ("patient", "identifier"),
     Lane.EXTRACT: ("patient", "identifier", "text", "date", "birthdate"),
 }
+_ROUNDING = 1e-9
 _DEIDENTIFIED = (Lane.ANONYMIZE, Lane.EXTRACT)
 _MESSAGES = {RoundPhase.PREPARE: "query.prepare", RoundPhase.TRAIN: "train", RoundPhase.EVALUATE: "evaluate"}
 
@@ -68,12 +65,13 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passed:
-    """What passed: distinct persons, rows of tables, files, bytes to be sealed."""
+    """What passed: distinct persons, rows of tables, DICOM files, FHIR documents, bytes to be sealed."""
 
     persons: int
     rows: int
     files: int
     bytes: int
+    documents: int = 0
 
 
 class EgressGate:
@@ -99,11 +97,11 @@ class EgressGate:
                 self.source_persons = int(table[patient].astype(str).str.strip().str.casefold().nunique())
             if study.lane in _DEIDENTIFIED:
                 self.residual.add_table(table, self._roles)
-                self._cells = _texts(table)
+                self._cells = tables.texts(table)
         self._patient = patient
         self._persons: set[str] = set()
         self._unnamed = 0  # persons of tables that name none
-        self._rows = self._files = self._bytes = 0
+        self._rows = self._tables = self._files = self._documents = self._bytes = 0
         self._failed: dict[str, str] = {}
         self._done: Counter[str] = Counter()
 
@@ -116,13 +114,19 @@ class EgressGate:
     @property
     def passed(self) -> Passed:
         """Counts of what passed so far."""
-        return Passed(persons=self._count(), rows=self._rows, files=self._files, bytes=self._bytes)
+        return Passed(
+            persons=self._count(),
+            rows=self._rows,
+            files=self._files,
+            bytes=self._bytes,
+            documents=self._documents,
+        )
 
     def check(self, item: Item) -> Item:
         """Judge one result; returns what may be sealed in its place.
 
         Raises:
-            DisclosureRefused: `gate.undeclared`, `gate.k`, `gate.residual`, `gate.bytes`.
+            DisclosureRefused: `gate.undeclared`, `gate.k`, `gate.diversity`, `gate.residual`, `gate.bytes`.
             PolicyRefused: `policy.bytes` when the study declares more than the site allows. Nothing of the study may
                 leave after either.
         """
@@ -138,6 +142,8 @@ class EgressGate:
             made = self._table(item)
         elif item.kind is ItemKind.DICOM:
             made = self._dicom(item)
+        elif item.kind is ItemKind.DOCUMENT:
+            made = self._document(item)
         else:
             made = self._report(item)
         self._bytes += len(made.data)
@@ -190,10 +196,13 @@ class EgressGate:
             if self._study.lane is Lane.HARVEST:
                 asked = name in self._study.dataset.columns
                 self._rule("columns", asked, "gate.undeclared", f"column {name!r} was not asked for")
-            kept = declared is not None and _is_dtype(table[name], declared)
+            kept = declared is not None and tables.is_dtype(table[name], declared)
             self._rule("dtype", kept, "gate.undeclared", f"column {name!r} is not of its declared type")
         if self._study.lane is Lane.ANONYMIZE:
-            self._check_k(table)
+            # Two tables, each k-anonymous, can be joined by pseudonym into one that is not.
+            self._rule("tables", not self._tables, "gate.undeclared", "a second table of the same persons")
+            self._tables += 1
+            self._check_classes(table)
         if self._study.lane in _DEIDENTIFIED:
             self._rule("residual", not self._left(table), "gate.residual", "in a table")
         persons = self._count_table(table)
@@ -205,26 +214,34 @@ class EgressGate:
             kind=item.kind, name=item.name, data=target.getvalue(), persons=persons, rows=table.num_rows, meta={}
         )
 
-    def _check_k(self, table: pa.Table) -> None:
-        """Every combination of quasi-identifying cells is shared by k persons (rows, where persons are not named)."""
-        quasi = [n for n in table.column_names if self._roles.get(n) in ("quasi", "birthdate")]
-        if not quasi or table.num_rows == 0:
+    def _check_classes(self, table: pa.Table) -> None:
+        """k, l and t of what is released, whatever the worker says of it."""
+        if table.num_rows == 0:
             return
-        keys = list(zip(*(table[name].to_pylist() for name in quasi), strict=True))
-        if PSEUDONYM in table.column_names:
-            pairs = set(zip(keys, table[PSEUDONYM].to_pylist(), strict=True))
-            sizes = Counter(key for key, _person in pairs)
-        else:
-            sizes = Counter(keys)
-        enough = min(sizes.values()) >= self._effective.k
-        self._rule("k", enough, "gate.k", f"a class of fewer than {self._effective.k} persons")
+        quasi = [n for n in table.column_names if self._roles.get(n) in ("quasi", "birthdate")]
+        secret = [n for n in self._effective.sensitive if n in table.column_names]
+        if quasi:
+            enough = tables.smallest_class(table, quasi, PSEUDONYM) >= self._effective.k
+            self._rule("k", enough, "gate.k", f"a class of fewer than {self._effective.k} persons")
+        least, most = self._effective.l, self._effective.t
+        if secret and least is not None:
+            diverse = tables.diversity(table, quasi, secret, self._study.privacy.l_kind) >= least - _ROUNDING
+            self._rule("l", diverse, "gate.diversity", f"a class that is not {least:g}-diverse")
+        if secret and most is not None:
+            ordered = [n for n in secret if self._declared(n) in ("int", "float")]
+            close = tables.closeness(table, quasi, secret, ordered) <= most + _ROUNDING
+            self._rule("t", close, "gate.diversity", f"a class further than {most:g} from all rows")
+
+    def _declared(self, name: str) -> str:
+        declared = self._study.output.column(name)
+        return "" if declared is None else declared.dtype
 
     def _left(self, table: pa.Table) -> bool:
         import pyarrow as pa
 
         for name in table.column_names:
             column = table[name]
-            if pa.types.is_dictionary(column.type) or pa.types.is_string(column.type) or _is_text(column.type):
+            if pa.types.is_dictionary(column.type) or tables.is_text(column.type):
                 distinct = {str(value) for value in column.to_pylist() if value is not None}
             elif pa.types.is_integer(column.type):
                 # A short number may equal an id by chance; one of seven digits and more hardly does.
@@ -270,18 +287,31 @@ class EgressGate:
         self._rule("residual", not left, "gate.residual", "in a file")
         return str(dataset.get("PatientID", "") or "")
 
-    def _report(self, item: Item) -> Item:
+    def _document(self, item: Item) -> Item:
+        """FHIR leaves as the gate's own text of what it has read, so that nothing travels between the lines."""
+        self._rule("documents", self._study.output.documents, "gate.undeclared", "the study declares no documents")
         try:
-            value = json.loads(item.data) if len(item.data) <= MAX_REPORT_BYTES else None
-            canonical = isinstance(value, dict) and canonical_json(value) == item.data
-        except (ValueError, RecursionError):
-            canonical = False
+            read = documents.read(item.data)
+        except ValueError:
+            self._rule("documents", False, "gate.undeclared", "a document is not FHIR that was de-identified")
+            raise AssertionError from None  # the rule has raised
+        self._rule("residual", not self.residual.in_fhir(read.data), "gate.residual", "in a document")
+        self._persons |= {person.casefold() for person in read.persons}
+        self._documents += 1
+        return Item(
+            kind=item.kind, name=item.name, data=read.data, persons=len(read.persons), rows=read.resources, meta={}
+        )
+
+    def _report(self, item: Item) -> Item:
+        canonical = reports.is_canonical(item.data)
         self._rule("report", canonical, "gate.undeclared", "a report is not canonical JSON")
-        for word in _words(value):
-            fine = isinstance(word, bool | int) or (isinstance(word, float) and math.isfinite(word))
-            if isinstance(word, str):
-                fine = bool(_WORD.match(word)) and word.casefold() not in self._cells
-                fine = fine and not (self._study.lane in _DEIDENTIFIED and self.residual.in_text(word))
+        deidentified = self._study.lane in _DEIDENTIFIED
+        for word in reports.words(item.data):
+            if isinstance(word, str) and (word in reports.OWN or word in self._roles):
+                continue
+            fine = reports.is_plain(word)
+            if fine and isinstance(word, str):
+                fine = word.casefold() not in self._cells and not (deidentified and self.residual.in_text(word))
             self._rule("report", fine, "gate.undeclared", "a report holds more than numbers and short words")
         return Item(kind=item.kind, name=item.name, data=item.data, persons=0, rows=0, meta={})
 
@@ -336,54 +366,3 @@ def check_update(
 
 def _refusal(code: str, reason: str) -> CorsiaError:
     return PolicyRefused(code, reason) if code.startswith("policy.") else DisclosureRefused(code, reason)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _is_dtype(column: pa.ChunkedArray, declared: Column) -> bool:
-    """Whether a column is of the declared type; whole numbers may stand for floats, ISO days for dates."""
-    import pyarrow as pa
-
-    kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if pa.types.is_null(kind):
-        return True
-    text = pa.types.is_string(kind) or _is_text(kind)
-    if declared.dtype == "date":
-        days = text and all(_DAY.match(value) for value in column.to_pylist() if value is not None)
-        return bool(pa.types.is_date(kind) or pa.types.is_timestamp(kind) or days)
-    kinds: dict[str, bool] = {
-        "int": pa.types.is_integer(kind),
-        "float": pa.types.is_floating(kind) or pa.types.is_integer(kind),
-        "bool": pa.types.is_boolean(kind),
-        "string": text,
-    }
-    return kinds[declared.dtype]
-
-
-def _texts(table: pd.DataFrame) -> frozenset[str]:
-    """Every text cell of four or more characters: none of them may be a word of a report."""
-    found: set[str] = set()
-    for name in table.columns:
-        if table[name].dtype.kind not in "iufbM":
-            found |= {str(v).strip().casefold() for v in table[name].dropna().unique().tolist()}
-    return frozenset(text for text in found if len(text) >= MIN_CHARACTERS)
-
-
-def _words(value: Any) -> list[Any]:
-    """All keys and leaves of a JSON value."""
-    found: list[Any] = []
-    todo = [value]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, dict):
-            found += one.keys()
-            todo += one.values()
-        elif isinstance(one, list):
-            todo += one
-        elif one is not None:
-            found.append(one)
-    return found

@@ -7,7 +7,7 @@ seals nothing, spends nothing and writes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,8 @@ from edge.policy import Decision
 from edge.storage import named_errors, write_file
 from edge.worker import Worker
 from pipelines import Job, SourceFile
-from privacy.envelope.keys import SecretKey, derive, read_key
+from privacy.deid.pseudonym import study_key
+from privacy.envelope.keys import SecretKey, read_key
 from protocol.errors import PermissionRefused
 from protocol.parcel import Item
 from protocol.study import Lane, Study
@@ -36,7 +37,7 @@ class LaneRun:
     """A study made ready for this site.
 
     Attributes:
-        study: with the effective k and cohort in the place of the asked ones, which the lane reads.
+        study: with the effective k, l, t and cohort in the place of the asked ones, which the lane reads.
         job: what the worker is given.
     """
 
@@ -58,7 +59,14 @@ class LaneRun:
         if config.site not in study.sites:
             raise PermissionRefused("permission.site")
         effective = decision.effective
-        promised = study.privacy.model_copy(update={"k": effective.k, "min_cohort": effective.min_cohort})
+        stricter = {
+            "k": effective.k,
+            "l": effective.l,
+            "t": effective.t,
+            "sensitive": effective.sensitive,
+            "min_cohort": effective.min_cohort,
+        }
+        promised = study.privacy.model_copy(update=stricter)
         study = study.model_copy(update={"privacy": promised})
         dataset = config.datasets[study.dataset.name]
         key = job_key(config.state_dir, digest)
@@ -66,7 +74,13 @@ class LaneRun:
             study=study,
             dataset=dataset,
             decision=decision,
-            job=Job(study=study, site=config.site, key=key, roles=dict(dataset.columns)),
+            job=Job(
+                study=study,
+                site=config.site,
+                key=key,
+                roles=dict(dataset.columns),
+                patient_system=dataset.fhir_system,
+            ),
         )
 
     def source(self) -> SiteSource:
@@ -83,7 +97,7 @@ class LaneRun:
         """The egress gate for results of this source; it learns from the source what must not be in them."""
         gate = EgressGate(self.study, self.decision.effective, roles=self.job.roles, table=source.table())
         if self.study.lane in (Lane.ANONYMIZE, Lane.EXTRACT):
-            source.watch(gate.residual.add_dicom)
+            source.watch(gate.residual.add_dicom, gate.residual.add_fhir)
         return gate
 
     def run(self, worker: Worker, source: SiteSource, gate: EgressGate, emit: Callable[[Item], None]) -> Counter[str]:
@@ -101,12 +115,12 @@ class SiteSource:
 
     def __init__(self, source: DatasetSource) -> None:
         self._source = source
-        self._look: Callable[[bytes], None] = lambda _data: None
+        self._look: dict[str, Callable[[bytes], None]] = {}
         self.files_seen = 0
 
-    def watch(self, look: Callable[[bytes], None]) -> None:
-        """Call `look` with the bytes of every file before the lane sees them."""
-        self._look = look
+    def watch(self, dicom: Callable[[bytes], None], fhir: Callable[[bytes], None]) -> None:
+        """Call these with the bytes of every DICOM and FHIR file before the lane sees them."""
+        self._look = {"dicom": dicom, "fhir": fhir}
 
     def table(self) -> pd.DataFrame | None:
         """See `DatasetSource.table`."""
@@ -114,14 +128,23 @@ class SiteSource:
 
     def files(self) -> Iterator[SourceFile]:
         """See `DatasetSource.files`."""
-        for file in self._source.files():
-            self._look(file.data)
+        return self._seen("dicom", self._source.files())
+
+    def documents(self, kind: str) -> Iterator[SourceFile]:
+        """See `DatasetSource.documents`."""
+        return self._seen(kind, self._source.documents(kind))
+
+    def _seen(self, kind: str, files: Iterable[SourceFile]) -> Iterator[SourceFile]:
+        look = self._look.get(kind)
+        for file in files:
+            if look is not None:
+                look(file.data)
             self.files_seen += 1
             yield file
 
     @property
     def withheld(self) -> dict[str, int]:
-        """Rows and files that the source held back, by reason."""
+        """Rows, files and FHIR resources that the source held back, by reason."""
         return self._source.withheld
 
     @property
@@ -132,7 +155,7 @@ class SiteSource:
 
 
 def job_key(state_dir: Path, digest: str) -> bytes:
-    """32 bytes for one study at this site, from the site's pseudonym key, which is made at first use.
+    """The key of one study at this site (`study_key`), from the site's pseudonym key, which is made at first use.
 
     Raises:
         ConfigurationError: `config.key-mode`.
@@ -142,4 +165,4 @@ def job_key(state_dir: Path, digest: str) -> bytes:
     if not path.exists():
         with named_errors():
             write_file(path, SecretKey.generate().to_bytes())
-    return derive(read_key(path).to_bytes(), f"corsia/v1/job/{digest}")
+    return study_key(read_key(path).to_bytes(), digest)

@@ -8,7 +8,7 @@ names columns of the site: it is for the steward, and only its code leaves the h
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from edge.config import DatasetConfig, EdgeConfig
@@ -51,6 +51,9 @@ class Effective:
     max_bytes: int
     max_bytes_per_year: int
     epsilon: float | None
+    l: float | None = None  # noqa: E741
+    t: float | None = None
+    sensitive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,16 +110,21 @@ def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed])
         max_bytes=min(study.output.max_bytes, policy.max_bytes),
         max_bytes_per_year=policy.max_bytes_per_year,
         epsilon=study.privacy.epsilon,
+        l=_stricter(max, study.privacy.l, policy.min_l),
+        t=_stricter(min, study.privacy.t, policy.max_t),
+        sensitive=tuple(dict.fromkeys([*study.privacy.sensitive, *policy.sensitive])),
     )
     rules = (
         _rule("dataset", study.dataset.name, study.dataset.name, True, "", "policy.dataset"),
-        _images(study, dataset),
+        _sources(study, dataset),
         _lane(study, dataset),
         _pipeline(study, dataset, installed),
         _purpose(study, dataset),
         _columns(study, dataset),
         _output(study, dataset),
         _number("k", study.privacy.k, policy.min_k, effective.k),
+        _number("l", study.privacy.l, policy.min_l, effective.l),
+        _number("t", study.privacy.t, policy.max_t, effective.t),
         _number("cohort", study.privacy.min_cohort, policy.min_cohort, effective.min_cohort),
         _number("bytes", study.output.max_bytes, policy.max_bytes, effective.max_bytes),
         _epsilon(study, dataset),
@@ -138,22 +146,31 @@ def _rule(name: str, asked: object, site: object, ok: bool, reason: str, code: s
     )
 
 
-def _number(name: str, asked: int, site: int, effective: int) -> Rule:
+def _stricter(pick: Callable[..., float], asked: float | None, site: float | None) -> float | None:
+    given = [value for value in (asked, site) if value is not None]
+    return pick(given) if given else None
+
+
+def _number(name: str, asked: float | None, site: float | None, effective: float | None) -> Rule:
     """The stricter number wins: never a refusal, since lane and gate enforce it."""
     reason = "" if asked == effective else "the site's value is stricter and holds"
-    return Rule(name=name, asked=str(asked), site=str(site), effective=str(effective), ok=True, reason=reason, code="")
+    words = ["none" if value is None else str(value) for value in (asked, site, effective)]
+    return Rule(name=name, asked=words[0], site=words[1], effective=words[2], ok=True, reason=reason, code="")
 
 
-def _images(study: Study, dataset: DatasetConfig) -> Rule:
-    asked = study.dataset.images or study.output.files
-    return _rule(
-        "images",
-        "yes" if asked else "no",
-        "yes" if dataset.dicom else "no",
-        not asked or dataset.dicom is not None,
-        "the dataset has no DICOM folder",
-        "policy.dataset",
-    )
+def _sources(study: Study, dataset: DatasetConfig) -> Rule:
+    """What the study reads besides the table; asking for results of a kind asks for the kind."""
+    asked = {
+        "dicom": study.dataset.images or study.output.files,
+        "fhir": study.dataset.fhir or study.output.documents,
+        "genotypes": study.dataset.genotypes,
+        "matrix": study.dataset.matrix,
+        "omop": study.dataset.omop,
+    }
+    there = [kind for kind in asked if getattr(dataset, kind) is not None]
+    missing = [kind for kind, wanted in asked.items() if wanted and kind not in there]
+    wanted = _list(kind for kind, yes in asked.items() if yes)
+    return _rule("sources", wanted, _list(there), not missing, "the dataset has no " + _list(missing), "policy.dataset")
 
 
 def _lane(study: Study, dataset: DatasetConfig) -> Rule:

@@ -6,6 +6,7 @@ through the same gate as a real run; only counts, column names and the rules' wo
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections import Counter
@@ -13,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 from edge.config import EdgeConfig
 from edge.gate import Check
@@ -29,7 +31,7 @@ __all__ = ["Preview", "preview"]
 
 @dataclass(slots=True, kw_only=True)
 class Preview:
-    """What a run of the study would do now. `code` is what would end it, or empty."""
+    """What a run of the study would do now. `code` is what would end it, or empty; `report` is the lane's own."""
 
     study: str
     digest: str
@@ -42,10 +44,12 @@ class Preview:
     source_rows: int = 0
     rows: int = 0
     files: int = 0
+    documents: int = 0
     persons: int = 0
     bytes: int = 0
     columns: list[str] = field(default_factory=list)
     withheld: dict[str, int] = field(default_factory=dict)
+    report: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """As plain values."""
@@ -110,12 +114,15 @@ def _try(made: Preview, lane: LaneRun, worker: Worker) -> None:
         finally:
             made.gate = list(gate.checks)
             passed = gate.passed
-            made.rows, made.files, made.persons, made.bytes = passed.rows, passed.files, passed.persons, passed.bytes
+            made.rows, made.files, made.documents = passed.rows, passed.files, passed.documents
+            made.persons, made.bytes = passed.persons, passed.bytes
     finally:
         made.withheld = made.withheld or source.withheld
 
 
 def _look(made: Preview, item: Item) -> None:
+    if item.kind is ItemKind.REPORT:
+        made.report = json.loads(item.data)
     if item.kind is ItemKind.TABLE:
         import pyarrow.parquet as pq
 

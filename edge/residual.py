@@ -1,4 +1,4 @@
-"""Looks once more for what had to go: source identifiers in results, in bytes, cells and decoded DICOM elements.
+"""Looks once more for what had to go: source identifiers in results, in bytes, cells, DICOM elements and FHIR.
 
 Used by the egress gate on lanes 2 and 3, after the lane has done its work and independently of how. It knows the
 values that name persons and says only whether one is there; which one is never told, logged or kept.
@@ -11,6 +11,8 @@ burned into pixels, or misspelt, is not found.
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -31,6 +33,13 @@ _CHUNK = 1 << 20
 _BREAK = re.compile(r"((?<=\d)\.(?=\d))|[\W_]+")
 _BULK = {"OB", "OD", "OF", "OL", "OV", "OW"}
 _SMALL = 1 << 16  # binary elements up to this size are read as text too
+_NAME_WORDS = 4
+_LONG_NUMBER = 10**6  # a short number may equal an id by chance
+_PERSONS = ("Patient", "RelatedPerson", "Person")
+# In FHIR: words of the standard; and where a short value would be a person's.
+_FIXED = frozenset("resourceType system url code type profile status unit lastUpdated".split())
+_NAMING = frozenset("id value family given".split())
+_MOMENT = re.compile(r"\d{4}(-\d{2}(-\d{2}(T[0-9:.+Z-]*)?)?)?\Z")
 # Words that archives write in place of a name; they name nobody.
 _EMPTY = frozenset("anonymous anonymized anonymised unknown none null nan missing test phantom patient".split())
 
@@ -59,7 +68,10 @@ class Residual:
             if len(known.replace(" ", "")) < MIN_CHARACTERS:
                 self._short.add(known)
                 continue
-            self._words.setdefault(known.split(" ", 1)[0], set()).add(known)
+            words = known.split(" ")
+            # A name may be written with the family first or last.
+            for at in range(len(words) if len(words) <= _NAME_WORDS else 1):
+                self._words.setdefault(words[at], set()).add(" ".join([*words[at:], *words[:at]]))
             self._add_raw(text, known)
 
     def add_table(self, table: pd.DataFrame | None, roles: dict[str, str]) -> None:
@@ -82,10 +94,20 @@ class Residual:
         except Exception:  # a hostile file may raise anything from inside the parser; the lane sets it aside
             return
 
-    def in_text(self, text: str) -> bool:
-        """Whether a value occurs in a text, as whole words, or inside it when it is eight or more characters."""
+    def add_fhir(self, data: bytes) -> None:
+        """Add names, identifiers, contacts and addresses of the patients in a source file, and of their relatives."""
+        for value, _ in _cells(data):
+            if isinstance(value, dict) and value.get("resourceType") in _PERSONS:
+                self.add(_said(value))
+
+    def in_text(self, text: str, *, short: bool = True) -> bool:
+        """Whether a value occurs in a text, as whole words, or inside it when it is eight or more characters.
+
+        Args:
+            short: whether values below four characters count, where they are the whole text.
+        """
         known = _normal(text)
-        if known in self._short:
+        if short and known in self._short:
             return True
         words = known.split(" ")
         for at, word in enumerate(words):
@@ -114,6 +136,32 @@ class Residual:
         if self.in_bytes(data) or self.in_text(data[:128].decode("latin-1").strip("\0 ")):
             return True
         return any(self.in_text(text) for text in texts_of(dataset))
+
+    def in_fhir(self, data: bytes) -> bool:
+        """Whether a value occurs in what de-identified FHIR says, or data does not parse.
+
+        Codes and addresses of the standard and days are full of numbers that equal ids by chance: in them, only what is
+        no such number is looked for.
+        """
+        try:
+            return any(self._in_cell(value, key) for value, key in _cells(data, strict=True))
+        except ValueError:
+            return True
+
+    def _in_cell(self, value: object, key: str) -> bool:
+        if isinstance(value, dict):
+            return any(self.in_text(name, short=False) for name in value)
+        if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _LONG_NUMBER:
+            return self.in_text(str(value))
+        if not isinstance(value, str):
+            return False
+        if key in _FIXED or _MOMENT.match(value):
+            return self._inside(_normal(value).replace(" ", ""))
+        return self.in_text(value, short=key in _NAMING) or (key == "data" and self._in_attachment(value))
+
+    def _in_attachment(self, value: str) -> bool:
+        raw = base64.b64decode(value, validate=False)
+        return self.in_bytes(raw) or self.in_text(raw.decode("utf-8", "replace"))
 
     def _add_raw(self, text: str, known: str) -> None:
         plain = known.replace(" ", "")
@@ -147,6 +195,55 @@ class Residual:
                 if data.startswith(raw, at) and not (_common(raw) and _within_number(data, at, len(raw))):
                     return True
         return False
+
+
+def _cells(data: bytes, *, strict: bool = False) -> Iterator[tuple[Any, str]]:
+    """Every value of a JSON text, or of its lines, with the key under which it stands.
+
+    Raises:
+        ValueError: with `strict`, when the text or a line does not parse; else it is passed over.
+    """
+    todo: list[tuple[Any, str]] = []
+    whole = _parsed(data)
+    for one in [whole] if whole is not None else [_parsed(line) for line in data.splitlines() if line.strip()]:
+        if one is None and strict:
+            raise ValueError("not JSON")
+        todo.append((one, ""))
+    while todo:
+        value, key = todo.pop()
+        yield value, key
+        if isinstance(value, dict):
+            todo += [(item, name) for name, item in value.items()]
+        elif isinstance(value, list):
+            todo += [(item, key) for item in value]
+
+
+def _parsed(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(person: dict[str, Any]) -> Iterator[str]:
+    """Whole names, numbers, contacts and addresses of a person's resource."""
+    for name in _dicts(person.get("name")):
+        given = _strings(name.get("given"))
+        family = str(name.get("family") or "")
+        yield str(name.get("text") or "")
+        yield from (f"{' '.join(given)} {family}", f"{family} {' '.join(given)}", f"{' '.join(given[:1])} {family}")
+    for key in ("identifier", "telecom"):
+        yield from (str(one.get("value") or "") for one in _dicts(person.get(key)))
+    for address in _dicts(person.get("address")):
+        yield from _strings(address.get("line"))
+
+
+def _strings(value: Any) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _dicts(value: Any) -> list[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
 
 
 def decode_dicom(data: bytes) -> Dataset:

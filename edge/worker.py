@@ -6,7 +6,7 @@ prints goes nowhere, since a library's message may quote a patient; of its failu
 exception's type name, comes back.
 
 Frames: 4-byte head length, 8-byte data length (big-endian), a head of JSON, data. The child asks (`table`, `files`,
-`file`), tells (`item`, `withhold`, `progress`) and ends with `done`, `reply` or `error`.
+`documents`, `file`), tells (`item`, `cohort`, `withhold`, `progress`) and ends with `done`, `reply` or `error`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,14 @@ if TYPE_CHECKING:
     from edge.config import Limits
     from pipelines import Job, Source, SourceFile
 
-__all__ = ["FRAME", "Outcome", "Stopped", "Worker"]
+__all__ = ["FRAME", "Outcome", "Stopped", "Told", "Worker"]
 
 MAX_HEAD_BYTES = 1 << 20
 MAX_REASONS = 64
+MAX_COHORTS = 10_000
 # What lane code may end with: nothing that this side would wait for, or take for a word of its own ledger.
 _SAYABLE = ("config.extra-missing", "gate.", "input.", "model.", "policy.", "worker.")
+_TOLD = ("item", "withhold", "cohort", "progress")
 FRAME = struct.Struct(">IQ")
 _WORD = re.compile(r"^[a-z][a-z0-9-]{0,47}\Z")
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
@@ -55,11 +57,20 @@ class Stopped(Exception):
     """The daemon stops: the job is left as it is and taken up again at the next start."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """About whom a sum is, as the worker says: patients' ids, and how many numbers about each column."""
+
+    persons: tuple[str, ...]
+    numbers: dict[str, int]
+
+
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What a lane told besides its items: withheld counts by reason."""
+    """What a lane told besides its items: withheld counts by reason, and the cohorts of its sums."""
 
     withheld: dict[str, int] = field(default_factory=dict)
+    cohorts: list[Told] = field(default_factory=list)
 
 
 class Worker:
@@ -178,6 +189,7 @@ class Worker:
             "site": job.site,
             "key": base64.b64encode(job.key).decode(),
             "roles": dict(job.roles),
+            "patient_system": job.patient_system,
             "blobs": list(blobs),
         }
         self._send(head, dump_study(job.study))
@@ -220,15 +232,13 @@ class Worker:
                 self._send(*_packed(source.table()))
             elif op == "files" and source is not None:
                 files = source.files()
+            elif op == "documents" and source is not None:
+                files = iter(source.documents(str(head.get("kind"))))
             elif op == "file":
                 file = next(files, None)
                 self._send(*(({"op": "end"}, b"") if file is None else ({"op": "file", "name": file.name}, file.data)))
-            elif op == "item":
-                put(_item(head, data))
-            elif op == "withhold":
-                _count(outcome, head)
-            elif op == "progress":
-                continue
+            elif op in _TOLD:
+                _take(op, head, data, outcome, put)
             elif op in ("done", "reply"):
                 return outcome, data
             else:
@@ -330,6 +340,28 @@ def _item(head: dict[str, Any], data: bytes) -> Item:
         return Item(kind=ItemKind(head["kind"]), name=head["name"], data=data, persons=numbers[0], rows=numbers[1])
     except (KeyError, TypeError, ValueError):
         raise WorkerError("worker.failed", "the worker sent a malformed item") from None
+
+
+def _take(op: str, head: dict[str, Any], data: bytes, outcome: Outcome, put: Callable[[Item], None]) -> None:
+    """What the child tells without waiting for an answer."""
+    if op == "item":
+        put(_item(head, data))
+    elif op == "withhold":
+        _count(outcome, head)
+    elif op == "cohort":
+        outcome.cohorts.append(_told(head, data))
+        if len(outcome.cohorts) > MAX_COHORTS:
+            raise WorkerError("worker.failed", "the worker named too many cohorts")
+
+
+def _told(head: dict[str, Any], data: bytes) -> Told:
+    try:
+        persons, numbers = json.loads(data), head["numbers"]
+        if not all(isinstance(one, str) for one in persons) or not all(type(n) is int for n in numbers.values()):
+            raise ValueError("types")
+        return Told(persons=tuple(persons), numbers=dict(numbers))
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        raise WorkerError("worker.failed", "the worker named a malformed cohort") from None
 
 
 def _count(outcome: Outcome, head: dict[str, Any]) -> None:

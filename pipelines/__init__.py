@@ -6,7 +6,7 @@ and puts results into a `Gate`; both are Protocols here, implemented by the edge
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +16,9 @@ from protocol.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Gate", "Job", "Lane", "Role", "Source", "SourceFile"]
+__all__ = ["DOCUMENT_KINDS", "Gate", "Job", "Lane", "Role", "Source", "SourceFile"]
+
+DOCUMENT_KINDS = ("fhir", "genotypes", "matrix", "omop")
 
 Role = str  # "patient" | "identifier" | "text" | "date" | "birthdate" | "quasi" | "value"
 
@@ -32,12 +34,14 @@ class Job:
             no key to anything else.
         roles: the site's own word for each column of the dataset's table (column -> role). A column without a role
             is never released by lanes 2 and 3.
+        patient_system: `Identifier.system` under which FHIR carries the table's patient ids; None: those typed MR.
     """
 
     study: Study
     site: str
     key: bytes
     roles: Mapping[str, Role] = field(default_factory=dict)
+    patient_system: str | None = None
 
     def column(self, role: Role) -> str | None:
         """The first column with a role, or None."""
@@ -67,12 +71,32 @@ class Source(Protocol):
         """The DICOM files, in a fixed order; none unless the study asks for images."""
         ...
 
+    def documents(self, kind: str) -> Iterable[SourceFile]:
+        """Other files of the dataset, in a fixed order; none unless the study asks for the kind.
+
+        `fhir`: JSON and NDJSON of consented, selected patients alone. `genotypes` (VCF, BCF, PLINK; files of one set
+        share the counter in their names), `matrix` (CSV, Parquet) and `omop` (an archive of CDM tables) hold whole
+        cohorts: a lane may use of them only the persons of `table`. One iteration at a time.
+
+        Args:
+            kind: one of `DOCUMENT_KINDS`.
+        """
+        ...
+
 
 class Gate(Protocol):
     """Where results go; the edge's egress gate stands behind it."""
 
     def put(self, item: Item) -> None:
         """Hand over one result."""
+        ...
+
+    def cohort(self, persons: Iterable[str], numbers: Mapping[str, int]) -> None:
+        """Say about whom a sum is, by the patients' ids here, before it is put: for the site's memory alone.
+
+        Args:
+            numbers: column -> how many numbers about it are in the sums.
+        """
         ...
 
     def withhold(self, reason: str, count: int = 1) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -21,12 +21,12 @@ from pipelines.records import parquet, typed
 from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import DisclosureRefused, InputError
 from protocol.parcel import Item, ItemKind, canonical_json
-from protocol.study import Column
+from protocol.study import Column, Study
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Parameters", "run"]
+__all__ = ["Parameters", "Patients", "parameters_of", "run"]
 
 _KEY = "pseudonym"
 
@@ -77,9 +77,8 @@ def run(job: Job, source: Source, gate: Gate) -> None:
     """
     if job.study.output.column(_KEY) is None:
         raise DisclosureRefused("gate.undeclared", "the study does not declare the column 'pseudonym'")
-    patients = _Patients(job, source, _parameters(job), gate)
-    made = [part for part in (patients.clinical(), patients.radiomics(), *patients.documents()) if part is not None]
-    rows = _joined(made, patients, gate)
+    patients = Patients(job, source, parameters_of(job.study, job.study.pipeline.parameters), gate)
+    rows = patients.rows()
     if len(rows) < job.study.privacy.min_cohort:
         raise DisclosureRefused("gate.cohort", f"fewer than {job.study.privacy.min_cohort} patients remain")
     columns = {_KEY: typed(rows.index.to_series(name=_KEY), Column(name=_KEY, dtype="string"))}
@@ -93,14 +92,19 @@ def run(job: Job, source: Source, gate: Gate) -> None:
     gate.put(Item(kind=ItemKind.REPORT, name="report.json", data=canonical_json(report)))
 
 
-def _parameters(job: Job) -> Parameters:
+def parameters_of(study: Study, given: Mapping[str, Any]) -> Parameters:
+    """The parameters of a study's rows.
+
+    Raises:
+        InputError: `input.study`, naming the field.
+    """
     try:
-        parameters = Parameters.model_validate(job.study.pipeline.parameters)
+        parameters = Parameters.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise InputError("input.study", f"pipeline.parameters.{where}: {first['msg']}") from None
-    asked = job.study.dataset
+    asked = study.dataset
     for name, wanted, there in (
         ("images", parameters.images, asked.images),
         ("history", parameters.history, asked.fhir or asked.omop),
@@ -112,12 +116,17 @@ def _parameters(job: Job) -> Parameters:
     return parameters
 
 
-class _Patients:
-    """The parts of one job, each a frame by pseudonym, and what is to be said of them."""
+class Patients:
+    """The parts of one job, each a frame by pseudonym, and what is to be said of them.
+
+    Attributes:
+        known: pseudonym -> the patient's id here. It never leaves the worker but to the site's own gate.
+    """
 
     def __init__(self, job: Job, source: Source, parameters: Parameters, gate: Gate) -> None:
         self._job, self._source, self._parameters, self._gate = job, source, parameters, gate
         self._keys = Pseudonymizer(job.key)
+        self.known: dict[str, str] = {}
         self._table = source.table()
         self._patient = job.column("patient")
         if self._table is not None and (self._patient is None or self._patient not in self._table.columns):
@@ -129,7 +138,12 @@ class _Patients:
         self.failed: frozenset[str] = frozenset()  # patients whose images cannot be used
         self.persons: frozenset[str] | None = None  # of the table
         if self._table is not None:
-            self.persons = frozenset(self._keys.pseudonym(str(one)) for one in self._table[self._patient])
+            self.persons = frozenset(self._person(str(one)) for one in self._table[self._patient])
+
+    def rows(self) -> pd.DataFrame:
+        """One row a patient, sorted by pseudonym."""
+        made = [part for part in (self.clinical(), self.radiomics(), *self.documents()) if part is not None]
+        return _joined(made, self, self._gate)
 
     def clinical(self) -> pd.DataFrame | None:
         """The declared columns of the table, one row a patient."""
@@ -138,7 +152,7 @@ class _Patients:
             if names:
                 raise InputError("input.column-missing", f"the dataset has no table for column {names[0]!r}")
             return None
-        persons = self._table[self._patient].astype(str).map(self._keys.pseudonym)
+        persons = self._table[self._patient].astype(str).map(self._person)
         return clinical.aggregate(self._table, persons, names, self._parameters.rows)
 
     def radiomics(self) -> pd.DataFrame | None:
@@ -156,7 +170,7 @@ class _Patients:
         )
         cases = Cases(settings, wanted.roi)
         for file in self._source.files():
-            if not cases.add(file, self._keys):
+            if not cases.add(file, self._person):
                 self._gate.withhold("unreadable")
             self._gate.progress(len(cases.features), len(self.persons or ()))
         cases.settle()
@@ -174,7 +188,7 @@ class _Patients:
 
     def documents(self) -> Iterable[pd.DataFrame]:
         """Histories, genomics, matrix, wearables and context, where the study asks for them."""
-        wanted, person, read = self._parameters, self._keys.pseudonym, self._source.documents
+        wanted, person, read = self._parameters, self._person, self._source.documents
         ids = None if self._table is None else self._table[self._patient].astype(str).unique().tolist()
         asked, findings, days = self._job.study.dataset, self._findings, self._index_days()
         if wanted.history is not None:
@@ -209,11 +223,16 @@ class _Patients:
             told["errors"] = [{"record": record, "code": code} for record, code, _ in self._findings.errors]
         return told
 
+    def _person(self, patient: str) -> str:
+        made = self._keys.pseudonym(patient)
+        self.known.setdefault(made, patient)
+        return made
+
     def _index_days(self) -> dict[str, int]:
         if self._parameters.index is None:
             return {}
         return parts.index_of(
-            self._needed(self._parameters.index), str(self._patient), self._parameters.index, self._keys.pseudonym
+            self._needed(self._parameters.index), str(self._patient), self._parameters.index, self._person
         )
 
     def _needed(self, column: str | None) -> pd.DataFrame:
@@ -224,7 +243,7 @@ class _Patients:
         return self._table
 
 
-def _joined(made: list[pd.DataFrame], patients: _Patients, gate: Gate) -> pd.DataFrame:
+def _joined(made: list[pd.DataFrame], patients: Patients, gate: Gate) -> pd.DataFrame:
     """One row a patient, sorted by pseudonym; who drops out is counted."""
     if not made:
         raise InputError("input.rows", "the study asks for no part of a feature row")

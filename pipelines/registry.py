@@ -53,6 +53,8 @@ class Installed:
 INSTALLED: dict[str, Installed] = {
     name: Installed(name=name, version="1", lane=name, target=f"pipelines.{name}:run")
     for name in ("harvest", "anonymize", "extract", "train", "infer")
+} | {
+    "aggregate": Installed(name="aggregate", version="1", lane="extract", target="pipelines.aggregate:run"),
 }
 
 

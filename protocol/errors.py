@@ -204,6 +204,26 @@ CODES: dict[str, Code] = {
         "compare the study's columns with the dataset (`corsia edge preview`)",
     ),
     "input.dicom": Code(InputError, "a DICOM file does not parse", "the file was set aside; inspect it at the site"),
+    "input.deidentified": Code(
+        InputError,
+        "a file says that it was de-identified under this key already",
+        "the file was set aside, not done twice; take the first result",
+    ),
+    "input.fhir": Code(
+        InputError,
+        "a file is no FHIR R4, or holds more than R4 knows",
+        "the file was set aside; export it as R4 (4.0.1) JSON or NDJSON",
+    ),
+    "input.documents": Code(
+        InputError,
+        "the dataset has no such documents, or they cannot be read",
+        "compare the study's [dataset] with the site's (`corsia edge preview`)",
+    ),
+    "input.omop": Code(
+        InputError,
+        "the OMOP dataset lacks a table, is of another version, or cannot be read",
+        "export the tables of CDM 5.4 that the message names; a table may be empty but for its header",
+    ),
     "input.pixels": Code(
         InputError,
         "a DICOM file may show identities in its pixels or attachments",
@@ -211,6 +231,17 @@ CODES: dict[str, Code] = {
     ),
     "input.image": Code(
         InputError, "an image series or its mask is not usable", "see the reason; the case was set aside"
+    ),
+    "input.genotypes": Code(
+        InputError, "a genotype file is not usable", "see the reason at the site; nothing of it was used"
+    ),
+    "input.variants": Code(
+        InputError,
+        "a list of variants, scores or genes is not usable",
+        "see the reason; compare build, alleles and columns with the format",
+    ),
+    "input.matrix": Code(
+        InputError, "an omics matrix is not usable", "see the reason at the site; nothing of it was used"
     ),
     "input.rows": Code(InputError, "there are too few usable rows", "check the dataset and the selectors"),
     "input.usage": Code(InputError, "the request cannot be carried out as asked", "see --help"),
@@ -316,7 +347,72 @@ CODES: dict[str, Code] = {
         "the table is not k-anonymous at the required k",
         "coarsen the columns or raise suppression",
     ),
+    "gate.diversity": Code(
+        DisclosureRefused,
+        "the table is not l-diverse or t-close at the required l and t",
+        "coarsen the columns, raise suppression or release fewer sensitive columns",
+    ),
     "gate.cohort": Code(DisclosureRefused, "fewer persons than the minimum cohort", "widen the selection"),
+    "gate.genotype": Code(
+        DisclosureRefused,
+        "the result would pin down single genotypes",
+        "use a score, gene set or guard that covers more variants and more persons",
+    ),
+    "gate.cells": Code(
+        DisclosureRefused,
+        "a cell of a table, missing values included, counts too few persons",
+        "merge categories, or let small cells be suppressed",
+    ),
+    "gate.subset": Code(
+        DisclosureRefused,
+        "a subset, or what is left without it, has too few persons",
+        "widen the subset, or take the whole cohort",
+    ),
+    "gate.levels": Code(
+        DisclosureRefused,
+        "a column has too many levels for the number of persons",
+        "group the levels, or declare the column as a number",
+    ),
+    "gate.parameters": Code(
+        DisclosureRefused,
+        "too many parameters or columns for the number of persons",
+        "take fewer columns, or a larger cohort",
+    ),
+    "gate.quantile": Code(
+        DisclosureRefused,
+        "a quantile is too near to the ends of the distribution",
+        "ask for quantiles between the site's bounds, of a larger cohort",
+    ),
+    "gate.neighbours": Code(
+        DisclosureRefused,
+        "the number of nearest neighbours is too small, or too near to all persons",
+        "raise the number of neighbours",
+    ),
+    "gate.noise": Code(
+        DisclosureRefused,
+        "the noise asked for is below the site's minimum",
+        "raise the noise",
+    ),
+    "gate.text": Code(
+        DisclosureRefused,
+        "a text argument is too long or is no plain text",
+        "shorten it; only names of columns and levels are texts",
+    ),
+    "gate.dominance": Code(
+        DisclosureRefused,
+        "one person, or a few, make up most of a sum or mean",
+        "widen the cohort, cap the values or coarsen the groups",
+    ),
+    "gate.differencing": Code(
+        DisclosureRefused,
+        "with what was released before, the result would single out too few persons",
+        "use a cohort that was released before, or one that differs by more persons",
+    ),
+    "gate.queries": Code(
+        DisclosureRefused,
+        "so many numbers were released on these persons that single values could be worked out",
+        "reuse earlier results, add differential privacy, or ask the site's steward",
+    ),
     "gate.residual": Code(
         DisclosureRefused,
         "a value that had to go was found in the result",
@@ -332,6 +428,21 @@ CODES: dict[str, Code] = {
     "parcel.format": Code(IntegrityError, "not a parcel, or its header is malformed", "ask for it again"),
     "parcel.version": Code(IntegrityError, "the parcel's version or suite is not supported", "update this side"),
     "parcel.truncated": Code(IntegrityError, "the parcel is truncated or has trailing bytes", "ask for it again"),
+    "masks.signature": Code(
+        IntegrityError,
+        "a key of secure aggregation is not signed by the site it names",
+        "nothing was masked against it; find out who spoke in the site's name",
+    ),
+    "masks.share": Code(
+        IntegrityError,
+        "a share of secure aggregation is not what its owner signed",
+        "the site that sent it was left out; look at its log",
+    ),
+    "masks.replay": Code(
+        IntegrityError,
+        "a message of secure aggregation out of order, repeated, or on another set of sites",
+        "nothing was released; if the centre did not restart, treat it as an attack",
+    ),
     "parcel.signature": Code(
         IntegrityError, "the parcel's signature does not verify", "do not use it; ask who sent it"
     ),
@@ -363,6 +474,11 @@ CODES: dict[str, Code] = {
     "unavailable.centre": Code(UnavailableError, "the centre does not answer", "none: it is retried"),
     "unavailable.process": Code(UnavailableError, "a process of the centre does not answer", "none: it is retried"),
     "unavailable.mlflow": Code(UnavailableError, "MLflow does not answer", "start it; publishing is retried"),
+    "unavailable.survivors": Code(
+        UnavailableError,
+        "too few sites are left for secure aggregation; nothing was revealed",
+        "wait for the sites that dropped out; the round is tried again under fresh masks or skipped",
+    ),
     "unavailable.quorum": Code(
         UnavailableError, "too few sites answered before the deadline", "the round is tried again"
     ),
@@ -376,6 +492,11 @@ CODES: dict[str, Code] = {
     # conflict
     "conflict.state": Code(ConflictError, "the state does not allow this now", "see `status`"),
     "conflict.exists": Code(ConflictError, "it exists already", "choose another name or remove it"),
+    "conflict.round": Code(
+        ConflictError,
+        "another attempt of this round was answered before",
+        "a round is unmasked once; the next round goes on from the last model",
+    ),
     "conflict.running": Code(ConflictError, "another process holds this state folder", "stop it first"),
 }
 

@@ -50,6 +50,7 @@ class ItemKind(StrEnum):
 
     TABLE = "table"  # Parquet
     DICOM = "dicom"  # DICOM Part 10
+    DOCUMENT = "document"  # FHIR R4: a resource or bundle as JSON, several as NDJSON
     REPORT = "report"  # canonical JSON: the lane's report (counts, rules; no values)
     MESSAGE = "message"  # a Flower message's bytes
 

@@ -21,9 +21,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from protocol.errors import InputError, StudyRefused
 
 __all__ = [
+    "INDIVIDUAL",
     "MAX_STUDY_BYTES",
     "Column",
     "Condition",
+    "DType",
     "Dataset",
     "Lane",
     "ModelReference",
@@ -32,9 +34,11 @@ __all__ = [
     "Privacy",
     "Publish",
     "Recipient",
+    "Strategy",
     "Study",
     "Training",
     "dump_study",
+    "needs",
     "parse_study",
     "study_digest",
 ]
@@ -72,13 +76,18 @@ class Dataset(_Model):
     """Which of a site's datasets, and which of its columns and rows.
 
     `columns` are read from the dataset's table; consent, patient and de-identification columns are read by the
-    site besides. `images` asks for the dataset's DICOM files.
+    site besides. `images` asks for the dataset's DICOM files, the others for its FHIR resources, genotypes, omics
+    matrix and OMOP database.
     """
 
     name: Slug
     columns: tuple[Name, ...] = ()
     where: tuple[Condition, ...] = ()
     images: bool = False
+    fhir: bool = False
+    genotypes: bool = False
+    matrix: bool = False
+    omop: bool = False
 
 
 class Pipeline(_Model):
@@ -89,18 +98,22 @@ class Pipeline(_Model):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+DType = Literal["int", "float", "string", "bool", "date"]
+
+
 class Column(_Model):
     """A declared output column. `name` may be a glob (`original_*`); `dtype` is what the gate checks."""
 
     name: Name
-    dtype: Literal["int", "float", "string", "bool", "date"]
+    dtype: DType
 
 
 class Output(_Model):
-    """All that may leave: the table's columns, whether DICOM files may, and how many bytes in all."""
+    """All that may leave: the table's columns, whether DICOM files and FHIR may, and how many bytes in all."""
 
     columns: tuple[Column, ...] = ()
     files: bool = False
+    documents: bool = False
     max_bytes: Annotated[int, Field(gt=0, le=10**13)] = 100_000_000
 
     def column(self, name: str) -> Column | None:
@@ -112,6 +125,10 @@ class Privacy(_Model):
     """What the study promises; a site's policy may ask for more, and the stricter value wins."""
 
     k: Annotated[int, Field(ge=1, le=1000)] = 5
+    l: Annotated[float, Field(ge=1, le=1000)] | None = None  # noqa: E741
+    l_kind: Literal["distinct", "entropy"] = "distinct"
+    t: Annotated[float, Field(gt=0, le=1)] | None = None
+    sensitive: tuple[Name, ...] = ()
     min_cohort: Annotated[int, Field(ge=1, le=10**6)] = 10
     epsilon: Annotated[float, Field(gt=0)] | None = None
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
@@ -126,6 +143,20 @@ class Publish(_Model):
     alias: Slug = "champion"
 
 
+Strategy = Literal[
+    "fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi", "qfedavg", "fedmedian", "fedtrimmedavg",
+    "krum", "multikrum", "bulyan", "newton", "cyclic",
+]  # fmt: skip
+INDIVIDUAL: frozenset[str] = frozenset(
+    {"qfedavg", "fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan", "cyclic"}
+)  # strategies that work on each site's own update
+
+
+def needs(strategy: str) -> Literal["sum", "individual"]:
+    """What a strategy must see of the sites' updates: only their sum, or each one."""
+    return "individual" if strategy in INDIVIDUAL else "sum"
+
+
 class Training(_Model):
     """Lane 4: learner, strategy and rounds."""
 
@@ -133,7 +164,7 @@ class Training(_Model):
     features: tuple[Name, ...]
     outcome: tuple[Name, ...]
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
-    strategy: Literal["fedavg", "fedadam"] = "fedavg"
+    strategy: Strategy = "fedavg"
     strategy_parameters: dict[str, float] = Field(default_factory=dict)
     local_steps: Annotated[int, Field(ge=1, le=10**6)] = 20
     learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
@@ -195,10 +226,17 @@ class Study(_Model):
             raise ValueError("training: lane 'train' needs the table [training], other lanes must not have it")
         if (self.lane is Lane.INFER) != (self.model is not None):
             raise ValueError("model: lane 'infer' needs the table [model], other lanes must not have it")
+        if (self.privacy.l is not None or self.privacy.t is not None) and not self.privacy.sensitive:
+            raise ValueError("privacy: l and t are of sensitive columns: name them")
+        if self.privacy.secure_aggregation and self.training and needs(self.training.strategy) == "individual":
+            raise ValueError(f"training: {self.training.strategy} needs each site's update, secure aggregation hides it")
         if self.privacy.dp != "none" and (self.privacy.epsilon is None or self.privacy.delta is None):
             raise ValueError("privacy: differential privacy needs epsilon and delta")
-        if self.lane in (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT) and not (self.output.columns or self.output.files):
-            raise ValueError("output: declare the columns (or files) that may leave")
+        out = self.output
+        if self.lane in (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT) and not (
+            out.columns or out.files or out.documents
+        ):
+            raise ValueError("output: declare the columns (or files, or documents) that may leave")
         return self
 
     def check_valid_at(self, now: datetime) -> None:

@@ -66,3 +66,31 @@ def deid(
         typer.echo(f"{name:<20} {value['files_per_s']:>7.1f} files/s  left: {left}")
     for name, version in result["missing"].items():
         typer.echo(f"{name} {version} is not there")
+
+
+@app.command()
+def features(
+    json_out: Json = False,
+    peers: Annotated[
+        Path, typer.Option(help="Folder with one virtual environment a peer (benchmarks/features-peers.sh).")
+    ] = Path("benchmarks/.peers"),
+    data: Annotated[
+        Path, typer.Option(help="Folder of reference data: ibsi1_digital_phantom, regenie_example.")
+    ] = Path("../shared/data"),
+    repeats: Annotated[int, typer.Option(min=1, help="How often each tool runs; mirp once.")] = 5,
+) -> None:
+    """Feature extractors beside named peers: radiomics, variant files, association; what is not there is told.
+
+    Example: corsia bench features --json
+    """
+    from corsia.bench_features import bench_features
+
+    result = bench_features(lambda line: sys.stderr.write(line + "\n"), peers=peers, data=data, repeats=repeats)
+    if json_out:
+        typer.echo(json.dumps(result))
+        return
+    for part in ("radiomics", "vcf", "gwas"):
+        for name, value in (result[part] or {}).items():
+            typer.echo(f"{part:<10} {name:<22} {value}")
+    for name, reason in result["missing"].items():
+        typer.echo(f"{name} did not run: {reason}")

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from corsia.cli.deid_fhir import fhir
+from corsia.cli.deid_link import link
 from corsia.cli.deid_table import read_key, table, write_file
 from protocol.errors import InputError
 
@@ -99,6 +100,7 @@ def text(
 
 app.command("table")(table)
 app.command("fhir")(fhir)
+app.command("link")(link)
 
 
 def _text_engine(lang: str, model: Path | None = None) -> Any:

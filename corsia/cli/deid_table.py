@@ -53,15 +53,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from protocol.errors import ConfigurationError, DisclosureRefused, InputError
+from corsia.tablefile import clear, read_table, write_file, write_table
+from protocol.errors import ConfigurationError, DisclosureRefused, InputError, StorageError
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from privacy.deid.pseudonym import Pseudonymizer
     from privacy.deid.table import TableSpec
 
-__all__ = ["read_spec", "table"]
+__all__ = ["read_key", "read_spec", "table", "write_file"]
 
 _SCALARS: dict[str, tuple[type, ...]] = {
     "k": (int,),
@@ -78,7 +76,6 @@ _SCALARS: dict[str, tuple[type, ...]] = {
 }
 _SECTIONS: dict[str, tuple[type, ...]] = {"columns": (str,), "generalise": (int, float), "hierarchies": (dict,)}
 _TEXTS = ("birth", "date", "icd10", "postal", "prefix")
-_SEPARATORS = ",;\t|"
 
 Spec = Annotated[Path, typer.Option(help="TOML: [columns], [hierarchies], [generalise], k, l, t ... (see above).")]
 KeyFile = Annotated[Path | None, typer.Option(help="32 raw bytes, mode 0600; a fresh key without it.")]
@@ -107,26 +104,43 @@ def table(
     from privacy.deid.table import TableEngine
     from privacy.deid.text import TextEngine
 
+    _clear(target, report, (source, spec))
     columns, language = read_spec(spec)
     if not source.is_file():
         raise InputError("input.table", f"{source}: no such file")
-    if target.exists() and (not target.is_file() or target.samefile(source)):
-        raise InputError("input.usage", f"{target} is the source, or no file")
-    keys = _pseudonymizer(key) if key else Pseudonymizer(os.urandom(32))
-    target.unlink(missing_ok=True)
-    frame, separator = _read(source, columns)
+    keys = Pseudonymizer(read_key(key) if key else os.urandom(32))
+    given = read_table(source, _words(columns))
     text = TextEngine(language) if columns.of("text") else None  # type: ignore[arg-type]
-    result = TableEngine(columns, keys, text).deidentify(frame)
-    if len(frame) and not len(result.frame):
-        raise DisclosureRefused("gate.k", f"no row can be released with k = {columns.k}: all {len(frame)} are withheld")
-    _write_table(target, result.frame, separator)
+    result = TableEngine(columns, keys, text).deidentify(given.frame)
+    if len(given.frame) and not len(result.frame):
+        held = len(given.frame)
+        raise DisclosureRefused("gate.k", f"no row can be released with k = {columns.k}: all {held} are withheld")
     value = {"key_id": keys.key_id, **result.report}
+    write_table(target, result.frame, given)
     if report is not None:
-        write_file(report, json.dumps(value, indent=1, sort_keys=True).encode())
+        try:
+            write_file(report, json.dumps(value, indent=1, sort_keys=True).encode())
+        except StorageError:
+            clear(target)
+            raise
     if as_json:
         typer.echo(json.dumps(value, sort_keys=True))
     else:
         typer.echo(f"{value['rows_out']} of {value['rows_in']} rows, k = {value['k']['achieved']}", err=True)
+
+
+def _clear(target: Path, report: Path | None, inputs: tuple[Path, ...]) -> None:
+    """Take away what an earlier run left, so that nothing stands there after a failure."""
+    for path in filter(None, (target, report)):
+        if path.is_dir() or any(path.exists() and one.exists() and path.samefile(one) for one in inputs):
+            raise InputError("input.usage", f"{path} is an input, or no file")
+        clear(path)
+
+
+def _words(spec: TableSpec) -> set[str]:
+    """Columns whose cells are read as they are written."""
+    words = {name for name, role in spec.roles.items() if role not in ("quasi", "value")}
+    return words | {name for name, its in spec.hierarchies.items() if its.get("kind") in _TEXTS or "file" in its}
 
 
 def read_spec(path: Path) -> tuple[TableSpec, str]:
@@ -177,44 +191,6 @@ def _shape(value: dict[str, Any], path: Path) -> None:
             raise InputError("input.usage", f"{path}: [{name}] {wrong[0]!r} must be {kinds[-1].__name__}")
 
 
-def _read(source: Path, spec: TableSpec) -> tuple[pd.DataFrame, str]:
-    import pandas as pd
-
-    words = {name: str for name, role in spec.roles.items() if role not in ("quasi", "value")}
-    words |= {name: str for name, its in spec.hierarchies.items() if its.get("kind") in _TEXTS or "file" in its}
-    separator = ","
-    try:
-        if source.suffix == ".parquet":
-            return pd.read_parquet(source), separator
-        with source.open(encoding="utf-8-sig") as file:
-            header = file.readline()
-        separator = max(_SEPARATORS, key=header.count)
-        return pd.read_csv(source, dtype=words, sep=separator, encoding="utf-8-sig"), separator
-    except (ValueError, OSError, UnicodeError) as error:  # messages of parsers may quote cells
-        raise InputError("input.table", f"{source}: {type(error).__name__}") from None
-
-
-def _write_table(target: Path, frame: pd.DataFrame, separator: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + ".part")
-    try:
-        if target.suffix == ".parquet":
-            frame.to_parquet(partial, index=False)
-        else:
-            frame.to_csv(partial, index=False, sep=separator)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Write a report whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    partial.write_bytes(data)
-    partial.replace(path)
-
-
 def read_key(path: Path) -> bytes:
     """32 raw bytes of a key file that nobody else can read.
 
@@ -232,9 +208,3 @@ def read_key(path: Path) -> bytes:
     if mode & 0o077 or len(raw) != KEY_BYTES:
         raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
     return raw
-
-
-def _pseudonymizer(path: Path) -> Pseudonymizer:
-    from privacy.deid.pseudonym import Pseudonymizer
-
-    return Pseudonymizer(read_key(path))

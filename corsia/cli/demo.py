@@ -83,9 +83,11 @@ def _summary(result: DemoResult, console: Any) -> None:
     )
     h, a, e, t = lanes["harvest"], lanes["anonymize"], lanes["extract"], lanes["train"]
     table.add_row("1 harvest", f"{h['records']} raw records, {h['withheld']} withheld for want of consent")
+    back = ", ".join(f"{count} {reason}" for reason, count in a["quarantined"].items()) or "none"
     table.add_row(
         "2 anonymize",
-        f"{a['files']} DICOM files, {a['records']} records, k = {a['k']}; "
+        f"{a['files']} DICOM files ({a['pictures_cleaned']} with writing blanked), {a['documents']} FHIR records, "
+        f"{a['records']} rows, k = {a['k']}; kept back: {back}; "
         f"{a['identifiers_left']} of {a['identifiers_planted']} planted identifiers left",
     )
     table.add_row("3 extract", f"{e['rows']} rows x {e['columns']} features")

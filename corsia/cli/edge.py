@@ -308,7 +308,7 @@ def _show_preview(made: Preview) -> None:
     )
     if made.gate:
         table("egress gate", ["rule", "ok", "reason"], [[c.rule, "yes" if c.ok else "NO", c.reason] for c in made.gate])
-    numbers = ("source_rows", "rows", "files", "persons", "bytes")
+    numbers = ("source_rows", "rows", "files", "documents", "persons", "bytes")
     rows: list[list[Any]] = [[name, getattr(made, name)] for name in numbers]
     rows += [[f"withheld: {reason}", count] for reason, count in made.withheld.items()]
     table("what would leave", ["what", "count"], [*rows, ["columns", ", ".join(made.columns)]])

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import json
 import math
-import tomllib
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
     from pipelines.features.radiomics import Settings
-    from pipelines.features.series import Series
+    from pipelines.features.series import Mask, Series
 
 __all__ = ["app"]
 
@@ -37,9 +38,9 @@ def _group() -> None:
 @app.command()
 def radiomics(
     image: Annotated[Path, typer.Argument(help="Folder of one DICOM series, or a NIfTI, NRRD or MHA volume.")],
-    mask: Annotated[Path, typer.Argument(help="RTSTRUCT or binary SEG; for a volume a mask volume.")],
-    roi: Annotated[str | None, typer.Option(help="Region by name or glob (DICOM).")] = None,
-    settings: Annotated[Path | None, typer.Option(help="TOML with bin_width.")] = None,
+    mask: Annotated[Path, typer.Argument(help="RTSTRUCT, SEG, or a mask volume on the image's grid.")],
+    roi: Annotated[str | None, typer.Option(help="Region by name or glob; of a mask volume the label.")] = None,
+    settings: Annotated[Path | None, typer.Option(help="TOML, see docs/radiomics.md.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Radiomic features of one region.
@@ -49,16 +50,13 @@ def radiomics(
     from pipelines.features import radiomics as extractor
 
     chosen = _settings(settings)
-    if image.is_dir() or _is_dicom(image):
-        volume, region = _dicom(image, mask, roi)
-        voxels, spacing = volume.voxels, volume.spacing
-    else:
-        voxels, region, spacing = _volumes(image, mask)
-    features = extractor.extract(voxels, region, spacing, chosen)
+    volume, region = _read(image, mask, roi, chosen.mask_threshold)
+    features = extractor.extract(volume.voxels, region, volume.spacing, chosen, aliases=False)
     result = {
         "features": {name: None if math.isnan(value) else value for name, value in features.items()},
+        "aliases": {name: tag for name, tag in extractor.ALIASES.items() if tag in features},
         "voxels": int(region.sum()),
-        "spacing": list(spacing),
+        "spacing": list(volume.spacing),
         "settings_digest": chosen.digest,
         "versions": extractor.versions(),
     }
@@ -75,57 +73,57 @@ def _settings(path: Path | None) -> Settings:
     if path is None:
         return Settings()
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError("input.usage", f"{path}: not a TOML file ({type(error).__name__})") from None
-    width = value.pop("bin_width", 25.0)
-    if value or isinstance(width, bool) or not isinstance(width, int | float):
-        raise InputError("input.usage", f"{path}: the only setting is bin_width, a number")
-    return Settings(bin_width=float(width))
+        raise InputError("input.usage", f"{path}: cannot be read ({type(error).__name__})") from None
+    return Settings.from_toml(text)
+
+
+def _read(image: Path, mask: Path, roi: str | None, threshold: float | None) -> tuple[Series, Mask]:
+    """The image, and the region on its grid."""
+    from pipelines.features import masks, series, volumes
+
+    contours = _is_dicom(mask)
+    if image.is_dir() or _is_dicom(image):
+        groups = _images(image)
+        if contours:
+            return series.region(_parse(mask), groups, roi, threshold=threshold)
+        if len(groups) != 1:
+            raise InputError("input.image", f"{image}: {len(groups)} series; a mask volume needs exactly one")
+        volume = series.build(next(iter(groups.values())))
+    elif contours:
+        raise InputError("input.image", f"{mask}: a DICOM mask needs the DICOM series that it refers to")
+    else:
+        volume = volumes.read(image)
+    return volume, masks.labels(volumes.read(mask), volume, roi)
 
 
 def _is_dicom(path: Path) -> bool:
+    """By its prefix; without one (old structure sets have none) by the first tag and by the name."""
     try:
         with path.open("rb") as file:
-            return file.read(132)[128:] == b"DICM"
+            head = file.read(132)
     except OSError as error:
         raise InputError("input.image", f"{path}: {error.strerror}") from None
+    return head[128:] == b"DICM" or head[:2] == b"\x08\x00" or path.suffix.lower() == ".dcm"
 
 
-def _dicom(image: Path, mask: Path, roi: str | None) -> tuple[Series, Any]:
-    import pydicom
-
+def _images(image: Path) -> dict[str, list[Dataset]]:
+    """The CT, MR and PET images by series."""
     from pipelines.features import series
 
     paths = sorted(p for p in image.rglob("*") if p.is_file()) if image.is_dir() else [image]
-    parsed = []
-    for path in paths:
-        try:
-            dataset = pydicom.dcmread(BytesIO(path.read_bytes()), force=True)
-        except Exception as error:  # whatever the parser raises on a foreign file
-            raise InputError("input.dicom", f"{path}: {type(error).__name__}") from None
-        if "SOPInstanceUID" in dataset and str(dataset.get("Modality")) in series.MODALITIES:
-            parsed.append(dataset)
-    try:
-        regions = pydicom.dcmread(BytesIO(mask.read_bytes()), force=True)
-    except Exception as error:
-        raise InputError("input.image", f"{mask}: {type(error).__name__}") from None
-    return series.region(regions, series.group(parsed), roi)
+    parsed = [_parse(path) for path in paths]
+    found = series.group([item for item in parsed if str(item.get("Modality")) in series.MODALITIES])
+    if not found:
+        raise InputError("input.image", f"{image}: no CT, MR or PET image")
+    return found
 
 
-def _volumes(image: Path, mask: Path) -> tuple[Any, Any, tuple[float, float, float]]:
-    import numpy as np
-    import SimpleITK
+def _parse(path: Path) -> Dataset:
+    import pydicom
 
     try:
-        volume, region = SimpleITK.ReadImage(str(image)), SimpleITK.ReadImage(str(mask))
-    except RuntimeError:
-        raise InputError("input.image", f"{image} or {mask} cannot be read as a volume") from None
-    if volume.GetDimension() != 3 or volume.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError("input.image", f"{image}: not one three-dimensional scalar volume")
-    same = volume.GetSize() == region.GetSize() and np.allclose(volume.GetSpacing(), region.GetSpacing())
-    if not same or not np.allclose(volume.GetOrigin(), region.GetOrigin(), atol=1e-3):
-        raise InputError("input.image", "image and mask are not on one grid")
-    voxels = SimpleITK.GetArrayFromImage(volume).astype(np.float32)
-    x, y, z = volume.GetSpacing()
-    return voxels, SimpleITK.GetArrayFromImage(region) != 0, (z, y, x)
+        return pydicom.dcmread(BytesIO(path.read_bytes()), force=True)
+    except Exception as error:  # whatever the parser raises on a foreign file
+        raise InputError("input.dicom", f"{path}: {type(error).__name__}") from None

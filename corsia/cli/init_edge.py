@@ -61,6 +61,9 @@ pipelines = ["anonymize", "extract", "train", "infer"]
 purposes = ["research"]
 release_columns = []                  # lane harvest: globs; patient, identifier and text columns only by exact name
 min_k = 5
+# sensitive = ["stage"]               # released values that must vary inside each class of alike persons:
+# min_l = 2                           # so many of them
+# max_t = 0.4                         # and no further from all released rows than this, 0 to 1
 min_cohort = 10
 max_bytes = 100_000_000               # per study
 max_bytes_per_year = 10_000_000_000
@@ -69,6 +72,13 @@ require_consent = {require_consent}
 approve = "manual"                    # or "auto": what policy allows needs no steward
 """
 
+_OTHERS = (
+    '# fhir = "data/fhir"                  # R4 JSON and NDJSON, also .gz',
+    '# fhir_system = "urn:oid:..."         # of the table\'s patient ids in FHIR; else those typed MR are taken',
+    '# genotypes = "data/genotypes"        # VCF, BCF or PLINK',
+    '# matrix = "data/counts.parquet"      # samples x features',
+    '# omop = "data/omop"                  # tables of the OMOP CDM, a folder or one zip',
+)
 _CONSENT = """
 [datasets.{dataset}.consent]          # a missing or unknown value withholds the row
 column = {column}
@@ -150,6 +160,7 @@ def _role(name: str) -> str:
 def _render(out: Path, answers: Answers) -> str:
     sources = [f"table = {json.dumps(answers.table)}" if answers.table else "# table = ..."]
     sources += [f"dicom = {json.dumps(answers.dicom)}" if answers.dicom else '# dicom = "data/dicom"']
+    sources += _OTHERS
     columns = answers.columns if answers.table else {}
     return _FILE.format(
         name=out.name,

@@ -12,7 +12,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from pipelines import SourceFile
+from pipelines import DOCUMENT_KINDS, SourceFile
 from protocol.errors import ConfigurationError, InputError, PolicyRefused
 from protocol.study import Lane, Study
 
@@ -52,6 +52,16 @@ class DatasetConfig(Protocol):
     @property
     def dicom(self) -> Path | None: ...  # noqa: D102
     @property
+    def fhir(self) -> Path | None: ...  # noqa: D102
+    @property
+    def fhir_system(self) -> str | None: ...  # noqa: D102
+    @property
+    def genotypes(self) -> Path | None: ...  # noqa: D102
+    @property
+    def matrix(self) -> Path | None: ...  # noqa: D102
+    @property
+    def omop(self) -> Path | None: ...  # noqa: D102
+    @property
     def columns(self) -> Mapping[str, str]: ...  # noqa: D102
     @property
     def consent(self) -> ConsentRule | None: ...  # noqa: D102
@@ -82,12 +92,12 @@ class DatasetSource:
         self._rows: pd.DataFrame | None = None
         self._patients: Patients | None = None
         self._withheld_rows: Counter[str] = Counter()
-        self._withheld_files: Counter[str] = Counter()
+        self._withheld_files: dict[str, Counter[str]] = {}  # of the last pass over each kind
 
     @property
     def withheld(self) -> dict[str, int]:
-        """Rows and files held back so far, by reason: consent, withdrawn, no-patient, unreadable."""
-        return dict(sorted((self._withheld_rows + self._withheld_files).items()))
+        """Rows, files and FHIR resources held back so far, by reason: consent, withdrawn, no-patient, unreadable."""
+        return dict(sorted(sum(self._withheld_files.values(), self._withheld_rows).items()))
 
     def table(self) -> pd.DataFrame | None:
         """The consented, selected rows: index 0..n-1, all columns with a role; None without a table.
@@ -108,29 +118,50 @@ class DatasetSource:
 
         In lane 3 files come grouped by patient, so that a lane need not hold the images of a whole hospital.
         """
-        from edge.sources import consent, dicom
+        from edge.sources import consent, dicom, folder
 
-        self._withheld_files.clear()
+        withheld = self._withheld_files["dicom"] = Counter()
         if not self._study.dataset.images:
             return
         if self._dataset.dicom is None:
             raise InputError("input.dicom", "the study asks for images; the dataset has no DICOM folder")
         self.table()
-        paths: Iterable[Path] = dicom.walk(self._dataset.dicom, self._withheld_files)
+        paths: Iterable[Path] = folder.walk(self._dataset.dicom, withheld)
         if self._study.lane is Lane.EXTRACT:
             paths = dicom.grouped(self._dataset.dicom, paths)
         served = 0
         for path in paths:
             data, patient = dicom.read(self._dataset.dicom, path)
             if data is None:
-                self._withheld_files["unreadable"] += 1
+                withheld["unreadable"] += 1
                 continue
             verdict = "" if self._patients is None else self._patients.verdict(patient)
             if verdict == "":
                 served += 1
                 yield SourceFile(f"{served:08d}.dcm", data)
             elif verdict != consent.UNSELECTED:
-                self._withheld_files[verdict] += 1
+                withheld[verdict] += 1
+
+    def documents(self, kind: str) -> Iterator[SourceFile]:
+        """See `pipelines.Source.documents`.
+
+        Raises:
+            InputError: `input.documents` when the dataset has none of the kind, `input.usage` for an unknown kind.
+            ConfigurationError: `config.invalid` when FHIR cannot be matched to the table's rows.
+        """
+        from edge.sources import documents
+
+        if kind not in DOCUMENT_KINDS:
+            raise InputError("input.usage", "no such kind of documents")
+        withheld = self._withheld_files[kind] = Counter()
+        if not getattr(self._study.dataset, kind):
+            return
+        root: Path | None = getattr(self._dataset, kind)
+        if root is None:
+            raise InputError("input.documents", f"the study asks for {kind}; the dataset has none")
+        self.table()
+        verdict = None if self._patients is None else self._patients.verdict
+        yield from documents.served(kind, root.resolve(), withheld, verdict=verdict, system=self._dataset.fhir_system)
 
     def _load(self) -> None:
         from edge.sources import consent, table
@@ -159,6 +190,6 @@ class DatasetSource:
         verdicts = keep.mask(unreadable & (keep == ""), "unreadable")
         self._withheld_rows.update(verdicts[verdicts != ""].tolist())
         chosen = (verdicts == "") & selected
-        if asked.images and (rule is not None or asked.where):
+        if (asked.images or asked.fhir) and (rule is not None or asked.where):
             self._patients = consent.Patients.of(frame, patient, keep, chosen, by_consent=rule is not None)
         self._rows = frame.loc[chosen, list(roles)].reset_index(drop=True)

@@ -6,13 +6,13 @@ aside; of what failed only the count is told.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import TYPE_CHECKING
 
 from pipelines import SourceFile
 from pipelines.features import radiomics, series
-from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Cases:
         self.features: dict[str, dict[str, float]] = {}
         self.failed: set[str] = set()
 
-    def add(self, file: SourceFile, pseudonyms: Pseudonymizer) -> bool:
-        """Take one file; False when it does not parse or names no patient."""
+    def add(self, file: SourceFile, person: Callable[[str], str]) -> bool:
+        """Take one file, `person` making its PatientID a pseudonym; False when it does not parse or names nobody."""
         import pydicom
 
         try:
@@ -55,15 +55,15 @@ class Cases:
             return False
         if not patient.strip() or "SOPClassUID" not in dataset:
             return False
-        person = pseudonyms.pseudonym(patient)
+        who = person(patient)
         if modality not in (*series.MODALITIES, "RTSTRUCT", "SEG"):
             return True
-        if person in self.features or person in self.failed:
-            self._fail(person)
+        if who in self.features or who in self.failed:
+            self._fail(who)
             return True
-        if person not in self._open and self._held > self._bound:
+        if who not in self._open and self._held > self._bound:
             self.settle()
-        case = self._open.setdefault(person, _Case())
+        case = self._open.setdefault(who, _Case())
         (case.images if modality in series.MODALITIES else case.masks).append(dataset)
         self._held += len(file.data)
         return True

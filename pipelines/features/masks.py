@@ -1,4 +1,4 @@
-"""Regions: RTSTRUCT contours and binary SEG frames onto the grid of a series.
+"""Regions: RTSTRUCT contours, SEG frames and mask volumes onto the grid of a series.
 
 Called by `series.regions`. Contours are filled by the even-odd rule at voxel centres and combined by XOR, so inner
 contours cut holes in any order. Nothing is interpolated, and no threshold is guessed.
@@ -17,7 +17,7 @@ from protocol.errors import InputError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["segments", "structures"]
+__all__ = ["labels", "segments", "structures"]
 
 _CLOSED = frozenset({"CLOSED_PLANAR", "CLOSEDPLANAR_XOR"})
 _GRID = 0.02  # of a voxel
@@ -47,6 +47,8 @@ def _fill(region: Dataset, series: Series) -> Mask:
         if len(points) < 3 or not np.isfinite(points).all():
             raise InputError("input.image", "a contour has too few points")
         indices = _indices(points, series)
+        if (indices[:, 1:] < -1).any() or (indices[:, 1:] > np.array(filled.shape[1:])).any():
+            raise InputError("input.image", "a contour reaches outside the image")
         filled[_slice(contour, indices[:, 0], series)] ^= polygon2mask(filled.shape[1:], indices[:, 1:])
     return filled
 
@@ -64,31 +66,36 @@ def _slice(contour: Dataset, heights: NDArray[np.float64], series: Series) -> in
     if named:
         if named[0] not in series.instances:
             raise InputError("input.image", "a contour names an image that is not in the series")
+    if named and series.instances.count(named[0]) == 1:
         at = series.instances.index(named[0])
-    else:
+    else:  # none is named, or one frame among others
         at = int(np.floor(heights.mean() + 0.5))
     if not 0 <= at < len(series.instances) or np.abs(heights - at).max() > 0.5:
         raise InputError("input.image", "a contour lies outside the slices")
     return at
 
 
-def segments(mask: Dataset, series: Series, roi: str | None) -> dict[str, Mask]:
-    """Regions of a binary SEG by segment label; its frames must lie on voxels of the series.
+def segments(mask: Dataset, series: Series, roi: str | None, threshold: float | None = None) -> dict[str, Mask]:
+    """Regions of a SEG by segment label; its frames must lie on voxels of the series.
 
-    Segments of one label are joined. A fractional SEG is refused: its threshold would be a guess.
+    Segments of one label are joined. A fractional SEG is refused without a threshold: it would be a guess.
     """
-    if str(mask.SegmentationType) != "BINARY":
-        raise InputError("input.image", "the segmentation is not binary")
-    labels = {int(s.SegmentNumber): str(s.SegmentLabel) for s in mask.SegmentSequence}
-    chosen = set(select(sorted(set(labels.values())), roi))
-    frames = np.asarray(mask.pixel_array, dtype=np.bool_).reshape(-1, int(mask.Rows), int(mask.Columns))
+    kind = str(mask.SegmentationType)
+    if kind != "BINARY" and (kind != "FRACTIONAL" or threshold is None):
+        raise InputError("input.image", "the segmentation is not binary, and no threshold is set")
+    names = {int(s.SegmentNumber): str(s.SegmentLabel) for s in mask.SegmentSequence}
+    chosen = set(select(sorted(set(names.values())), roi))
+    pixels = mask.pixel_array
+    if kind == "FRACTIONAL":
+        pixels = pixels >= max(float(threshold or 0) * float(mask.MaximumFractionalValue), 1)
+    frames = np.asarray(pixels, dtype=np.bool_).reshape(-1, int(mask.Rows), int(mask.Columns))
     groups = mask.PerFrameFunctionalGroupsSequence
     if len(groups) != len(frames):
         raise InputError("input.image", "the segmentation lacks the place of a frame")
     shared = mask.SharedFunctionalGroupsSequence[0]
     found: dict[str, Mask] = {}
     for frame, group in zip(frames, groups, strict=True):
-        name = labels[int(_macro(group, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)]
+        name = names[int(_macro(group, shared, "SegmentIdentificationSequence").ReferencedSegmentNumber)]
         if name in chosen:
             region = found.setdefault(name, np.zeros(series.voxels.shape, dtype=np.bool_))
             _paste(frame, group, shared, series, region)
@@ -118,6 +125,56 @@ def _paste(frame: Mask, group: Dataset, shared: Dataset, series: Series, region:
     if not inside:
         raise InputError("input.image", "the segmentation reaches outside the image")
     region[corner[0], places[:, 0], places[:, 1]] = True
+
+
+def labels(mask: Series, series: Series, roi: str | None) -> Mask:
+    """The region of a volume of labels (NIfTI, NRRD, MHA) on the series' grid; `roi` is a label's number.
+
+    The volume may have its axes in another order or direction, and may be a part of the image, but its voxels must be
+    voxels of the image.
+
+    Raises:
+        InputError: `input.image` for values that are no labels, another grid, a region outside the image.
+    """
+    values = mask.voxels
+    if not np.isfinite(values).all() or (values != np.rint(values)).any():
+        raise InputError("input.image", "the mask's values are no labels: they are not whole numbers")
+    known = [int(value) for value in np.unique(values) if value]
+    if not known:
+        raise InputError("input.image", "the mask is empty")
+    chosen = {int(name) for name in select([str(value) for value in known], roi)}
+    return _placed(np.isin(values, np.array(sorted(chosen), dtype=np.float64)), mask, series)
+
+
+def _placed(inside: Mask, mask: Series, series: Series) -> Mask:
+    """A region on the mask's grid -> on the series' grid, by turning, flipping and shifting alone."""
+    ours, theirs = _axes(series), _axes(mask)
+    turn = np.linalg.solve(ours, theirs)  # mask indices -> image indices
+    order = np.abs(turn).argmax(axis=0)
+    whole = np.zeros((3, 3))
+    whole[order, range(3)] = np.sign(turn[order, range(3)])
+    shift = np.linalg.solve(ours, mask.origin - series.origin)
+    drift = np.abs(turn - whole) @ np.array(inside.shape) + np.abs(shift - shift.round())
+    if len(set(order.tolist())) != 3 or drift.max() > _GRID * 5:
+        raise InputError("input.image", "the mask is not on the image's grid")
+    signs = whole.sum(axis=1)
+    turned = np.flip(inside.transpose(np.argsort(order)), axis=tuple(np.flatnonzero(signs < 0).tolist()))
+    first = shift.round().astype(int) - np.where(signs < 0, np.array(turned.shape) - 1, 0)
+    ends = zip(first.tolist(), turned.shape, series.voxels.shape, strict=True)
+    there = [(max(start, 0), min(start + length, limit)) for start, length, limit in ends]
+    here = tuple(slice(a - s, max(b - s, 0)) for (a, b), s in zip(there, first.tolist(), strict=True))
+    if np.count_nonzero(turned[here]) != np.count_nonzero(inside):
+        raise InputError("input.image", "the mask reaches outside the image")
+    region = np.zeros(series.voxels.shape, dtype=np.bool_)
+    region[tuple(slice(a, b) for a, b in there)] = turned[here]
+    return region
+
+
+def _axes(series: Series) -> NDArray[np.float64]:
+    """mm per step of slice, row and column index, as columns."""
+    axes: NDArray[np.float64] = np.stack([series.normal, series.column, series.row], axis=1)
+    axes *= np.array(series.spacing)
+    return axes
 
 
 def _not_empty(found: dict[str, Mask], chosen: set[str]) -> dict[str, Mask]:

@@ -196,7 +196,7 @@ def genotypes(
     person: Person,
     counts: Counter[str],
 ) -> pd.DataFrame:
-    """Polygenic scores and gene burdens. Of a dataset with a file a chromosome, scores and counts are added up.
+    """Polygenic scores and gene burdens; a set of files a chromosome is one data set.
 
     Args:
         ids: who may be used; None = all samples.
@@ -209,17 +209,15 @@ def genotypes(
 
     from pipelines.features.genomics import burden, scores
     from pipelines.features.genomics.alleles import chosen
-    from pipelines.features.genomics.genotypes import Options, read
+    from pipelines.features.genomics.datasets import grouped, together
+    from pipelines.features.genomics.genotypes import Options
     from pipelines.features.genomics.scorefile import parse
-    from pipelines.features.genomics.sets import file_sets
 
-    sets = list(file_sets(files))
-    if len(sets) != 1:
-        raise InputError("input.genotypes", f"{len(sets)} genotype sets; scores and burdens need exactly one")
+    sets = grouped((file.name, file.data) for file in files)
     columns: list[pd.Series[Any] | pd.DataFrame] = []
     for name, text in parameters.scores.items():
         score = parse(text.encode(), parameters.build, name=name)
-        with read(sets[0], Options(build=parameters.build, chosen=chosen(score.variants))) as opened:
+        with together(sets, Options(build=parameters.build, chosen=chosen(score.variants))) as opened:
             made, told = scores.compute(only(opened, ids), score)
         columns.append(made)
         counts.update({f"score-{key}": number for key, number in told.items()})
@@ -227,7 +225,7 @@ def genotypes(
         genes = burden.intervals(asked.genes.encode())
         effects = burden.annotation(asked.annotation.encode()) if asked.annotation else None
         mask = burden.Mask(consequences=frozenset(asked.consequences), maf=asked.maf, cap=asked.cap)
-        with read(sets[0], Options(build=parameters.build)) as opened:
+        with together(sets, Options(build=parameters.build)) as opened:
             frame, told = burden.compute(only(opened, ids), genes, mask, effects)
         columns.append(frame)
         counts.update({f"burden-{key}": number for key, number in told.items()})

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines import SourceFile
 from pipelines.features.genomics.alleles import Agreement, Panel, aligned, chosen
-from pipelines.features.genomics.genotypes import Options, normalise, read
-from pipelines.features.genomics.sets import file_sets
+from pipelines.features.genomics.datasets import grouped, together
+from pipelines.features.genomics.genotypes import Options, normalise
 from pipelines.features.genomics.variants import Variants
 from pipelines.features.gwas import linear, logistic
 from pipelines.features.gwas.cohort import Cohort, cohort
@@ -185,26 +185,12 @@ class Gwas:
     def _dosages(
         self, files: Iterable[SourceFile], counts: Counter[str]
     ) -> tuple[tuple[str, ...], list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]]:
-        """Dosages of the plan's variants in every file set (a chromosome each, the same samples in all)."""
+        """Samples, and dosages of the plan's variants in blocks; a set of files a chromosome is one data set."""
         s = self.settings
-        samples: tuple[str, ...] = ()
-        blocks: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
         options = Options(build=s.build, field=s.field, chosen=chosen(self.plan.variants))
         agreement = Agreement(ambiguous=s.ambiguous, swapped_indels=s.swapped_indels)
-        seen = np.zeros(len(self.plan.variants), bool)
-        for parts in file_sets(files):
-            with read(parts, options) as genotypes:
-                if samples and genotypes.samples != samples:
-                    raise InputError("input.genotypes", "the genotype files do not hold the same samples in one order")
-                samples = genotypes.samples
-                for index, dosages in aligned(genotypes, Panel(self.plan.variants), agreement, counts):
-                    if seen[index].any():
-                        raise InputError("input.genotypes", "a variant is in two genotype files")
-                    seen[index] = True
-                    blocks.append((index, dosages))
-        if not samples:
-            raise InputError("input.genotypes", "the dataset has no genotype files")
-        return samples, blocks
+        with together(grouped((file.name, file.data) for file in files), options) as genotypes:
+            return genotypes.samples, list(aligned(genotypes, Panel(self.plan.variants), agreement, counts))
 
     def preparation(self) -> Shapes:
         """float64 (1,): rows."""
@@ -328,7 +314,7 @@ def _variants(settings: Settings) -> Variants:
             raise InputError("input.study", f"pipeline.parameters.variants.{number}: chrom:pos:ref:alt")
         chrom, pos, ref, alt = parts[:4]
         try:
-            made = normalise(chrom, int(pos), ref, alt, settings.build, Options(build=settings.build))
+            made = normalise(chrom, int(pos), ref, alt, settings.build, Options(build=settings.build), False)
         except InputError:
             made = "outside"
         if isinstance(made, str):

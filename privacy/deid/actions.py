@@ -20,7 +20,7 @@ from privacy.deid.deny import DenyList
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
-__all__ = ["Handler", "Patient", "Place", "Walk", "charset_of", "decoded"]
+__all__ = ["Handler", "Patient", "Place", "Walk", "charset_of", "decoded", "put", "raw_of"]
 
 Charset = tuple[str, ...] | None
 _CHARSET, _SCHEME = 0x00080005, 0x00080102
@@ -98,19 +98,12 @@ class Place:
 
     def put(self, value: bytes) -> None:
         """Replace the value."""
-        from pydicom.dataelem import RawDataElement
-        from pydicom.tag import BaseTag
-
-        implicit, little = self.dataset.original_encoding
-        if implicit is None:
-            implicit, little = False, True
-        vr = None if implicit else self.vr
-        self.dataset[self.tag] = RawDataElement(BaseTag(self.tag), vr, len(value), value, 0, implicit, little)
+        put(self.dataset, self.tag, self.vr, value)
 
     def remove(self) -> None:
         """Take the element out."""
         self.walk.counts["removed"] += 1
-        del self.dataset[self.tag]
+        del self.dataset._dict[self.tag]
 
     def rewrite(self, how: str, clean: Callable[[str], str]) -> None:
         """Clean each value of a text; a value of which nothing is left becomes a dummy, since it may be required."""
@@ -135,6 +128,18 @@ class Place:
 Handler = Callable[[Place], None]
 
 
+def put(dataset: Dataset, tag: int, vr: str, value: bytes) -> None:
+    """Set an element to bytes in the dataset's encoding."""
+    from pydicom.dataelem import RawDataElement
+    from pydicom.tag import BaseTag
+
+    implicit, little = dataset.original_encoding
+    if implicit is None or little is None:
+        implicit, little = False, True
+    tag = BaseTag(tag)
+    dataset._dict[tag] = RawDataElement(tag, None if implicit else vr, len(value), value, 0, implicit, little)
+
+
 def raw_of(element: Any) -> bytes:
     """An element's value as bytes, whether or not it has been decoded."""
     if element.is_raw:
@@ -151,11 +156,12 @@ def raw_of(element: Any) -> bytes:
 
 def charset_of(dataset: Dataset, outer: Charset) -> Charset:
     """Python codecs of a dataset's Specific Character Set; None when it names one that is not known."""
-    if _CHARSET not in dataset:
+    element = dataset._dict.get(_CHARSET)
+    if element is None:
         return outer
     from pydicom.charset import python_encoding
 
-    terms = [term.strip(" \0") for term in raw_of(dataset.get_item(_CHARSET)).decode("ascii", "replace").split("\\")]
+    terms = [term.strip(" \0") for term in raw_of(element).decode("ascii", "replace").split("\\")]
     if any(term not in python_encoding for term in terms):
         return None
     return tuple(python_encoding[term] for term in terms)

@@ -10,6 +10,8 @@ second look, how one file is done (`onefile.py`).
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import hashlib
 import json
 import multiprocessing
@@ -30,9 +32,10 @@ from protocol.errors import CODES, CorsiaError, InputError
 
 __all__ = ["Settings", "run"]
 
-_WINDOW = 4  # files in flight a process
+_WINDOW, _CHUNK = 3, 8  # chunks in flight a process, files a chunk at most
 _MAX_LISTED = 10_000
 _UID = re.compile(r"[0-9.]{1,64}")
+File = tuple[str, int]  # path, number
 
 
 def run(
@@ -127,7 +130,7 @@ class _Batch:
                 if wins == promote and place != wanted:
                     self._move(place, wanted)
                     self._stands[uid, output] = (outcome, wanted)
-        _sync(self._settings.target)
+        _sync(self._settings)
 
     @staticmethod
     def _move(place: Path, name: Path) -> None:
@@ -231,12 +234,25 @@ def _sweep(settings: Settings) -> None:
             path.unlink(missing_ok=True)
 
 
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _sync(settings: Settings) -> None:
+    """Bring all that was written to the disk, once.
+
+    Raises:
+        StorageError: the disk did not take it.
+    """
+    for folder in (settings.target, settings.quarantine):
+        if folder is None:
+            continue
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            if ctypes.CDLL(None, use_errno=True).syncfs(descriptor):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+        except OSError as error:
+            raise storage_error(error) from None
+        except AttributeError:  # a C library without it
+            os.sync()
+        finally:
+            os.close(descriptor)
 
 
 # -- processes
@@ -246,7 +262,8 @@ _worker: Worker | None = None
 
 def _start(settings: Settings) -> None:
     global _worker
-    _worker = Worker(settings)
+    _worker = _worker or Worker(settings)  # a forked process has its parent's
+    gc.freeze()
     parent = multiprocessing.parent_process()
     if parent is not None:  # a worker whose parent was killed would wait for ever
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
@@ -257,21 +274,28 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def _work(path: str, number: int) -> Outcome | tuple[str, str]:
-    """An outcome, or code and message of an error: errors of this project do not survive pickling."""
+def _work(path: str, number: int) -> Outcome:
     if _worker is None:
         raise RuntimeError("the worker was not started")
+    return _worker.process(path, number)
+
+
+def _chunk(work: Callable[[str, int], Outcome], files: list[File]) -> tuple[list[Outcome], tuple[str, str] | None]:
+    """Outcomes, and code and message of the error that ended them: errors of this project do not survive pickling."""
+    done: list[Outcome] = []
     try:
-        return _worker.process(path, number)
+        for file in files:
+            done.append(work(*file))
     except CorsiaError as error:
-        return error.code, error.message
+        return done, (error.code, error.message)
+    return done, None
 
 
-def _process(settings: Settings, worker: Worker, todo: list[tuple[str, int]], jobs: int) -> Iterator[Outcome]:
+def _process(settings: Settings, worker: Worker, todo: list[File], jobs: int) -> Iterator[Outcome]:
     """The outcome of each file, in any order."""
     if jobs <= 1 or len(todo) < 2:
         return (worker.process(path, number) for path, number in todo)
-    return _in_pool(settings, todo, min(jobs, len(todo)))
+    return _in_pool(settings, worker, todo, min(jobs, len(todo)))
 
 
 def _digest(worker: Worker, path: str) -> str:
@@ -281,41 +305,50 @@ def _digest(worker: Worker, path: str) -> str:
         return ""
 
 
-def _in_pool(settings: Settings, todo: list[tuple[str, int]], jobs: int) -> Iterator[Outcome]:
+def _in_pool(settings: Settings, worker: Worker, todo: list[File], jobs: int) -> Iterator[Outcome]:
     """Run in processes. When one dies, what was in flight is done file by file, and who kills again is set aside."""
-    left = dict.fromkeys(todo)
-    while left:
-        try:
-            yield from _pooled(settings, list(left), left, jobs)
-        except BrokenProcessPool:
-            for work in list(left)[: jobs * _WINDOW * 2]:
-                try:
-                    yield from _pooled(settings, [work], left, 1)
-                except BrokenProcessPool:
-                    del left[work]
-                    yield Outcome(number=work[1], reason="input.dicom", kind="crash")
+    global _worker
+    left = {number: path for path, number in todo}
+    size = max(1, min(_CHUNK, len(todo) // (jobs * 8)))
+    _worker = worker
+    try:
+        while left:
+            try:
+                yield from _pooled(settings, left, list(left), jobs, size)
+            except BrokenProcessPool:
+                for number in list(left)[: jobs * _WINDOW * size]:
+                    try:
+                        yield from _pooled(settings, left, [number], 1, 1)
+                    except BrokenProcessPool:
+                        del left[number]
+                        yield Outcome(number=number, reason="input.dicom", kind="crash")
+    finally:
+        _worker = None
 
 
 def _pooled(
-    settings: Settings, works: list[tuple[str, int]], left: dict[tuple[str, int], None], jobs: int
-) -> Iterator[Outcome]:
+    settings: Settings, left: dict[int, str], numbers: list[int], jobs: int, size: int
+) -> Iterator[Outcome]:  # fmt: skip
+    # Forking is quick and shares what is loaded, but takes no other thread along, whatever lock that may hold.
+    how = "fork" if threading.active_count() == 1 else "spawn"
     pool = ProcessPoolExecutor(
-        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_start, initargs=(settings,)
+        jobs, mp_context=multiprocessing.get_context(how), initializer=_start, initargs=(settings,)
     )
-    waiting: dict[Future[Outcome | tuple[str, str]], tuple[str, int]] = {}
-    queue = iter(works)
+    waiting: set[Future[tuple[list[Outcome], tuple[str, str] | None]]] = set()
+    chunks = iter([numbers[i : i + size] for i in range(0, len(numbers), size)])
     try:
         while True:
-            while len(waiting) < jobs * _WINDOW and (work := next(queue, None)) is not None:
-                waiting[pool.submit(_work, *work)] = work
+            while len(waiting) < jobs * _WINDOW and (chunk := next(chunks, None)) is not None:
+                waiting.add(pool.submit(_chunk, _work, [(left[number], number) for number in chunk]))
             if not waiting:
                 return
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
-                outcome = future.result()
-                if isinstance(outcome, tuple):
-                    raise CODES[outcome[0]].error(*outcome)
-                del left[waiting.pop(future)]
-                yield outcome
+                outcomes, failed = future.result()
+                for outcome in outcomes:
+                    del left[outcome.number]
+                    yield outcome
+                if failed is not None:
+                    raise CODES[failed[0]].error(*failed)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from privacy.deid import actions, documents, elements, graphics, part10, vocabulary
+from privacy.deid import actions, documents, elements, graphics, part10, plainfile, vocabulary
 from privacy.deid.actions import Patient, Place, Walk
 from privacy.deid.deny import DenyList
 from privacy.deid.graphics import PixelCleaner
@@ -26,7 +26,7 @@ from privacy.deid.private import keep as keep_private
 from privacy.deid.private import safe_tags
 from privacy.deid.profiles import EMPTY_DOCUMENTS, METHOD_CODES, Action, Profile, load
 from privacy.deid.pseudonym import Pseudonymizer
-from privacy.deid.rules import Rulebook, is_name
+from privacy.deid.rules import Rulebook, names
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ __all__ = ["Deidentified", "DicomEngine"]
 
 _UNDEFINED = 0xFFFFFFFF
 _MAX_UNKNOWN = 8  # bytes of a number under an unknown VR
-_PATIENT_ID, _STUDY_INSTANCE, _SOP_INSTANCE = 0x00100020, 0x0020000D, 0x00080018
+_PATIENT_ID, _STUDY_INSTANCE, _METHOD = 0x00100020, 0x0020000D, 0x00120063
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 # Their values also go from texts of the same object: ids, contacts, places, devices, birth date.
 _IDENTITY = frozenset(
     {0x00080050, 0x00080080, 0x00080081, 0x00081010, 0x00100020, 0x00100030, 0x00101000, 0x00101040, 0x00102154}
@@ -109,12 +110,13 @@ class DicomEngine:
             known: patient id -> values of his record elsewhere (table row) that must go from texts as well.
 
         Raises:
-            InputError: `input.dicom` when it does not parse, `input.pixels` when its pixels may show identities.
+            InputError: `input.dicom` when it does not parse, `input.pixels` when its pixels may show identities,
+                `input.deidentified` when it bears the mark of this key.
         """
         dataset = part10.parse(data)
         with part10.guarded():
             self._refuse_own(dataset)
-            sop_class = str(dataset.SOPClassUID)
+            sop_class = part10.uid_at(dataset, _SOP_CLASS)
             emptied = EMPTY_DOCUMENTS in self.profile.options and documents.can_empty(sop_class)
             charset = actions.charset_of(dataset, ("iso8859",))
             patient = self._patient(dataset, charset, known)
@@ -130,16 +132,16 @@ class DicomEngine:
             self._mark(dataset, pseudonym, cleaned, emptied)
             return Deidentified(
                 data=part10.serialise(dataset),
-                sop_instance_uid=str(dataset.SOPInstanceUID),
+                sop_instance_uid=part10.uid_at(dataset, _SOP_INSTANCE),
                 pseudonym=pseudonym,
                 counts=dict(walk.counts),
             )
 
     def _refuse_own(self, dataset: Dataset) -> None:
         """A second run under the same key would map again what is mapped. The mark is no proof, so it is no pass."""
-        methods = str(dataset.get("DeidentificationMethod", "") or "")
-        if f"key {self._keys.key_id}" in methods:
-            raise InputError("input.dicom", "de-identified already under this key")
+        method: Any = dataset._dict.get(_METHOD)
+        if method is not None and f"key {self._keys.key_id}".encode() in actions.raw_of(method):
+            raise InputError("input.deidentified")
 
     def _clean_pixels(self, dataset: Dataset, emptied: bool) -> bool:
         """Clean the pixels if that is asked for; return whether they were looked at or changed."""
@@ -159,18 +161,18 @@ class DicomEngine:
         rules = book.at(sop_class, path)
         safe = self.profile.safe_private
         private = safe_tags(dataset, safe) if safe and not walk.dummy else {}
-        for tag in list(dataset.keys()):
+        held: dict[int, Any] = dataset._dict
+        for tag, element in list(held.items()):
             rule = rules.get(tag) or book.rule(rules, sop_class, path, tag)
             handler, vr, allowed, named, limit, unsure = rule
             if handler is actions.remove:
                 if tag in private:
-                    self._whole(dataset.get_item(tag))
-                    keep_private(Place(dataset, tag, dataset.get_item(tag), private[tag], False, walk))
+                    self._whole(element)
+                    keep_private(Place(dataset, tag, element, private[tag], False, walk))
                 elif path or tag >> 16 not in walk.overlays or tag & 0xFFFF not in graphics.KEPT:
                     counts["private" if tag & 0x10000 else "removed"] += 1
-                    del dataset[tag]
+                    del held[tag]
                 continue
-            element: Any = dataset.get_item(tag)
             self._whole(element)
             if unsure:
                 counts["type-unknown"] += 1
@@ -194,6 +196,7 @@ class DicomEngine:
     def _into(self, place: Place) -> None:
         walk, outer, path = place.walk, place.walk.charset, place.walk.path
         walk.path = (*path, place.tag)
+        plainfile.expand(place.dataset, place.tag)
         for item in place.dataset[place.tag].value or ():
             walk.charset = actions.charset_of(item, outer)
             self._walk(item, walk)
@@ -221,12 +224,15 @@ class DicomEngine:
         self, dataset: Dataset, charset: tuple[str, ...] | None, known: Callable[[str], Iterable[str]]
     ) -> Patient:
         def value(tag: int) -> str:
-            return actions.decoded(actions.raw_of(dataset.get_item(tag)), charset) if tag in dataset else ""
+            element = held.get(tag)
+            return actions.decoded(actions.raw_of(element), charset) if element is not None else ""
+
+        held: dict[int, Any] = dataset._dict
 
         patient_id = value(_PATIENT_ID)
         owner = patient_id or f"study {value(_STUDY_INSTANCE) or value(_SOP_INSTANCE)}"
         elsewhere = tuple(known(patient_id)) if patient_id else ()
-        own = tuple(value(tag) for tag in list(dataset.keys()) if tag in self._identity or is_name(tag))
+        own = tuple(value(tag) for tag in held if tag in self._identity or tag in names())
         key = (owner, elsewhere, own)
         patient = self._patients.get(key)
         if patient is None:
@@ -238,31 +244,24 @@ class DicomEngine:
 
     def _mark(self, dataset: Dataset, pseudonym: str, cleaned: bool, emptied: bool) -> None:
         """Put the pseudonym in, and say what was done: only what ran is claimed."""
-        from pydicom.dataset import Dataset as NewDataset
-        from pydicom.sequence import Sequence
-
         options = self.profile.options
-        dataset.add_new(0x00100010, "PN", pseudonym)
-        dataset.add_new(0x00100020, "LO", pseudonym)
-        dataset.add_new(0x00120062, "CS", "YES")
         method = ["Corsia 1", f"PS3.15 {self.profile.name} {self.profile.edition}", f"key {self._keys.key_id}"]
-        dataset.add_new(0x00120063, "LO", [*method, "document emptied"] if emptied else method)
-        items = []
-        for value, meaning in self.profile.codes:
-            if (value, meaning) == METHOD_CODES["clean-pixel-data"] and not cleaned:
-                continue
-            item = NewDataset()
-            item.add_new(0x00080100, "SH", value)
-            item.add_new(0x00080102, "SH", "DCM")
-            item.add_new(0x00080104, "LO", meaning)
-            items.append(item)
-        dataset.add_new(0x00120064, "SQ", Sequence(items))
         dates = "REMOVED"
         if "retain-longitudinal-modified-dates" in options:
             dates = "MODIFIED"
         elif "retain-longitudinal-full-dates" in options:
             dates = "UNMODIFIED"
-        dataset.add_new(0x00280303, "CS", dates)
+        codes = [one for one in self.profile.codes if cleaned or one != METHOD_CODES["clean-pixel-data"]]
+        marks = [
+            (0x00100010, "PN", pseudonym),
+            (0x00100020, "LO", pseudonym),
+            (0x00120062, "CS", "YES"),
+            (0x00120063, "LO", "\\".join([*method, "document emptied"] if emptied else method)),
+            (0x00280303, "CS", dates),
+        ]
+        for tag, vr, text in marks:
+            actions.put(dataset, tag, vr, elements.padded(text.encode("ascii")))
+        actions.put(dataset, 0x00120064, "SQ", part10.code_items(tuple(codes), "DCM", *dataset.original_encoding))
 
 
 def _resolved(place: Place) -> bool:

@@ -5,8 +5,9 @@
 
 Elements the schema does not list go, and so do extensions off the allow-list; codes must be of their binding; texts run
 the text engine with what the record says of its people; ids, UIDs, identifiers and references are renamed together, so
-that references still resolve; dates move by the patient's days. A resource of an unknown type keeps its id alone.
-A second look refuses output in which a known value is still found. Not here: files and folders (`fhir_files.py`).
+that references still resolve; dates move by the patient's days. A resource of a type that R4 has not, or with elements
+of STU3, R4B or R5, is refused. A second look refuses output in which a known value is still found. Not here: what is
+learned of people (`fhir_scope`), files and folders (`fhir_files`).
 
 Source: HL7 FHIR R4 (4.0.1); HIPAA 45 CFR 164.514(b)(2).
 """
@@ -16,15 +17,15 @@ from __future__ import annotations
 import base64
 import binascii
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from functools import lru_cache
 from typing import Any
 
 from privacy.deid import fhir_values as values
-from privacy.deid.deny import DenyList
+from privacy.deid.dates import parse_date
 from privacy.deid.fhir_people import People
-from privacy.deid.fhir_r4 import EXTENSIONS, elements, is_resource, is_standard
+from privacy.deid.fhir_r4 import EDITION, EXTENSIONS, elements, is_resource, is_standard, others
+from privacy.deid.fhir_scope import Known, Scope, Scopes
 from privacy.deid.fhir_values import PSEUDONYM_SYSTEM, Names
 from privacy.deid.pseudonym import Pseudonymizer
 from privacy.deid.text import TextEngine
@@ -32,28 +33,18 @@ from protocol.errors import DisclosureRefused, InputError
 
 __all__ = ["FhirEngine"]
 
-Known = Iterable[str] | Callable[[str], Iterable[str]]
 # Types that say who, where or by what address: nothing of them stays.
 _GONE_TYPES = frozenset({"ContactPoint", "HumanName", "Signature", "BundleLink", "DeviceUdiCarrier", "LocationPosition",
                          "AuditEventAgentNetwork", "ContactDetail", "DeviceDeviceName"})  # fmt: skip
 _GONE = frozenset(
     "photo serialNumber lotNumber batchNumber distinctIdentifier manufacturer modelNumber partNumber publisher"
     " copyright authorString subscriberId dependent alias versionId etag ifMatch ifNoneMatch implicitRules hash query"
-    " deviceIdentifier carrierHRF".split()
+    " deviceIdentifier carrierHRF bornPeriod".split()
 )
 # Strings that name a thing: they get a name under the key, so that the same thing stays the same.
 _LABELS = frozenset("name preAuthRef referenceNumber division department expression".split())
+_BIRTHS = frozenset({"birthDate", "bornDate"})
 _QUANTITIES = frozenset({"Quantity", "Age", "Duration", "Distance", "Count", "SimpleQuantity"})
-
-
-class _Scope:
-    """What holds for the resource that is walked: its patient, his days, and what must go from its texts."""
-
-    def __init__(
-        self, pseudonym: str | None, days: int, deny: DenyList, own: DenyList, people: People, known: Known
-    ) -> None:
-        self.pseudonym, self.days, self.deny, self.own = pseudonym, days, deny, own
-        self.people, self.known = people, known
 
 
 class FhirEngine:
@@ -79,25 +70,20 @@ class FhirEngine:
         reference_year: int | None = None,
         extensions: Iterable[str] = (),
     ) -> None:
-        self._keys, self._text, self._system = pseudonymizer, text, patient_system
+        self._keys = pseudonymizer
         self._names = Names(pseudonymizer)
         self._oldest = (reference_year or datetime.now(UTC).year) - values.MAX_AGE_YEARS
         self._extensions = EXTENSIONS | dict.fromkeys(extensions, frozenset())
-        self._learned = People(patient_system=patient_system)
-        self._deny = lru_cache(maxsize=64)(DenyList)
-        self._staff: DenyList | None = None
-        self._redact = lru_cache(maxsize=4096)(self._redacted)
+        self._scopes = Scopes(pseudonymizer, text, patient_system)
         self.counts: Counter[str] = Counter()
 
     def learn(self, resource: dict[str, Any]) -> None:
-        """Take in who is who before other resources are de-identified one by one (NDJSON)."""
-        values.check_depth(resource)
-        self._learned.learn(resource)
-        self._staff = None
+        """Take in who is who in all resources of a batch, before the first is de-identified."""
+        self._scopes.learn(resource)
 
     def pseudonym(self, resource: dict[str, Any]) -> str | None:
         """The pseudonym of the patient a resource or bundle is about, None when it is about none or several."""
-        owner = self._people(resource).owner(resource)
+        owner = self._scopes.people(resource).owner(resource)
         return self._keys.pseudonym(owner) if owner else None
 
     def label(self, original: str) -> str:
@@ -112,46 +98,30 @@ class FhirEngine:
             known: values that identify its people from elsewhere, or a function that gives them for a patient id.
 
         Raises:
-            InputError: `input.usage` when it is no resource, is nested too deep, or was made under this key.
+            InputError: `input.fhir` when it is no resource of R4, or is nested too deep; `input.deidentified` when it
+                was made under this key.
             DisclosureRefused: `gate.residual` when a known value is still found in the result.
         """
         if not isinstance(resource, dict) or not isinstance(resource.get("resourceType"), str):
-            raise InputError("input.usage", "not a FHIR resource: no resourceType")
+            raise InputError("input.fhir", "no resourceType")
         values.check_depth(resource)
-        people = self._people(resource)
         if values.key_of(resource) == self._keys.key_id:
-            raise InputError("input.usage", "de-identified already under this key")
+            raise InputError("input.deidentified", "made under this key")
+        people = self._scopes.people(resource)
         result = self._resource(resource, people, known)
-        self._second_look(result, people, known)
+        if self._scopes.is_left(result, resource, people, known):
+            raise DisclosureRefused("gate.residual")
         return values.marked(result, self._keys.key_id)
-
-    def _people(self, resource: dict[str, Any]) -> People:
-        people = self._learned.child()
-        people.learn(resource)
-        return people
-
-    def _scope(self, resource: dict[str, Any], people: People, known: Known) -> _Scope:
-        owner = people.owner(resource)
-        about = [owner] if owner is not None else list(people.values)[:1000]
-        own = [value for patient in about for value in people.values.get(patient, ())]
-        for patient in [p for p in about if p] or ([] if callable(known) else [""]):
-            own += [patient, *(known(patient) if callable(known) else known)]
-        own_values = tuple(dict.fromkeys(v for v in own if v))
-        deny = self._deny((*own_values, *people.others))
-        days = self._keys.shift_days(owner or "")
-        return _Scope(self._keys.pseudonym(owner) if owner else None, days, deny, self._deny(own_values), people, known)
 
     # -- the walk
 
     def _resource(self, resource: dict[str, Any], people: People, known: Known) -> dict[str, Any]:
         kind = resource.get("resourceType")
-        scope = self._scope(resource, people, known)
         if not isinstance(kind, str) or not is_resource(kind):
-            self.counts["unknown-resource"] += 1
-            stub: dict[str, Any] = {"resourceType": "Basic"}
-            if isinstance(resource.get("id"), str):
-                stub["id"] = self._names.id(resource["id"])
-            return stub | {"code": {"text": "removed"}}
+            raise InputError("input.fhir", "a resource of a type that R4 has not")
+        if others(kind) & resource.keys() or "4.0" not in str(resource.get("fhirVersion", EDITION)):
+            raise InputError("input.fhir", "a resource of another version than R4")
+        scope = self._scopes.of(resource, people, known)
         out: dict[str, Any] = {"resourceType": kind}
         body = {key: value for key, value in resource.items() if key != "resourceType"}
         inner = {key: body.pop(key) for key in ("contained",) if key in body}
@@ -163,7 +133,7 @@ class FhirEngine:
         self.counts["resources"] += 1
         return out | (self._patient(walked, resource, scope) if kind == "Patient" else walked)
 
-    def _patient(self, walked: dict[str, Any], original: dict[str, Any], scope: _Scope) -> dict[str, Any]:
+    def _patient(self, walked: dict[str, Any], original: dict[str, Any], scope: Scope) -> dict[str, Any]:
         for key in ("name", "identifier", "birthDate"):
             walked.pop(key, None)
         if scope.pseudonym:
@@ -175,7 +145,7 @@ class FhirEngine:
             walked["birthDate"] = year[:4]
         return walked
 
-    def _object(self, value: dict[str, Any], kind: str, scope: _Scope) -> dict[str, Any]:
+    def _object(self, value: dict[str, Any], kind: str, scope: Scope) -> dict[str, Any]:
         listed = elements(kind)
         out: dict[str, Any] = {}
         for key, item in value.items():
@@ -191,7 +161,7 @@ class FhirEngine:
                     out[key] = new
         return out
 
-    def _element(self, value: Any, key: str, kind: str, codes: frozenset[str], where: tuple[str, _Scope]) -> Any:
+    def _element(self, value: Any, key: str, kind: str, codes: frozenset[str], where: tuple[str, Scope]) -> Any:
         if isinstance(value, list):
             kept = [self._element(item, key, kind, codes, where) for item in value if not isinstance(item, list)]
             return [item for item in kept if item is not None] or None
@@ -209,8 +179,8 @@ class FhirEngine:
             return None
         return self._string(value, key, kind, codes, (parent, scope))
 
-    def _complex(self, value: dict[str, Any], kind: str, where: tuple[str, _Scope]) -> dict[str, Any] | None:
-        _parent, scope = where
+    def _complex(self, value: dict[str, Any], kind: str, where: tuple[str, Scope]) -> dict[str, Any] | None:
+        parent, scope = where
         if kind == "Resource":
             return self._resource(value, scope.people, scope.known)
         if kind == "Extension":
@@ -223,7 +193,7 @@ class FhirEngine:
         if kind == "Attachment":
             return self._attachment(value, scope)
         if kind == "Coding":
-            return self._coding(value, scope)
+            return self._coding(value, parent, scope)
         if kind == "Narrative":
             return self._narrative(value, scope)
         if kind == "Reference":
@@ -237,7 +207,7 @@ class FhirEngine:
 
     # -- datatypes
 
-    def _extension(self, value: dict[str, Any], where: tuple[str, _Scope]) -> dict[str, Any] | None:
+    def _extension(self, value: dict[str, Any], where: tuple[str, Scope]) -> dict[str, Any] | None:
         _parent, scope = where
         url = value.get("url")
         if not isinstance(url, str) or url not in self._extensions:
@@ -254,34 +224,34 @@ class FhirEngine:
             out["extension"] = parts
         return out if len(out) > 1 else None
 
-    def _attachment(self, value: dict[str, Any], scope: _Scope) -> dict[str, Any] | None:
+    def _attachment(self, value: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
         """Plain text runs the text engine; anything else keeps only its type."""
         content, data = value.get("contentType"), value.get("data")
         out: dict[str, Any] = {}
-        if isinstance(content, str) and len(content) <= 64 and not self._redacts(content, scope):
+        if isinstance(content, str) and len(content) <= 64 and scope.free(content) == content:
             out["contentType"] = content
         if isinstance(value.get("title"), str):
-            out["title"] = self._free(value["title"], scope)
+            out["title"] = scope.free(value["title"])
         if isinstance(content, str) and content.split(";")[0].strip().lower() == "text/plain" and isinstance(data, str):
             try:
                 text = base64.b64decode(data, validate=True).decode("utf-8")
             except (binascii.Error, ValueError):
                 self.counts["dropped-attachment"] += 1
             else:
-                out["data"] = base64.b64encode(self._free(text, scope).encode()).decode()
+                out["data"] = base64.b64encode(scope.free(text).encode()).decode()
         elif data is not None or "url" in value:
             self.counts["dropped-attachment"] += 1
         return out or None
 
-    def _narrative(self, value: dict[str, Any], scope: _Scope) -> dict[str, Any] | None:
+    def _narrative(self, value: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
         if not isinstance(value.get("div"), str):
             return None
         status = value.get("status")
         codes = elements("Narrative")["status"][1]
-        text = self._free(values.text_of(value["div"]), scope)
+        text = scope.free(values.text_of(value["div"]))
         return {"status": status if status in codes else "additional", "div": values.div(text)}
 
-    def _reference(self, value: dict[str, Any], scope: _Scope) -> dict[str, Any] | None:
+    def _reference(self, value: dict[str, Any], scope: Scope) -> dict[str, Any] | None:
         out = self._object({k: v for k, v in value.items() if k in ("identifier", "extension")},
                            "Reference", scope)  # fmt: skip
         if is_resource(value.get("type")):
@@ -291,11 +261,11 @@ class FhirEngine:
             out["reference"] = new
         return out or None
 
-    def _url(self, literal: str, scope: _Scope) -> str | None:
+    def _url(self, literal: str, scope: Scope) -> str | None:
         patient = scope.people.patient_of(literal)
         return self._names.reference(literal, scope.people.kinds, self._keys.pseudonym(patient) if patient else None)
 
-    def _identifier(self, value: dict[str, Any], scope: _Scope) -> dict[str, Any]:
+    def _identifier(self, value: dict[str, Any], scope: Scope) -> dict[str, Any]:
         rest = {k: v for k, v in value.items() if k not in ("system", "value", "assigner")}
         out = self._object(rest, "Identifier", scope)
         system, number = value.get("system"), value.get("value")
@@ -307,22 +277,23 @@ class FhirEngine:
             out["value"] = self._names.value(number)
         return out
 
-    def _concept(self, value: dict[str, Any], scope: _Scope) -> dict[str, Any]:
+    def _concept(self, value: dict[str, Any], scope: Scope) -> dict[str, Any]:
         out = self._object({k: v for k, v in value.items() if k != "text"}, "CodeableConcept", scope)
         text = value.get("text")
         if isinstance(text, str):
             shown = {
                 coding.get("display") for coding in values.dicts(out.get("coding")) if is_standard(coding.get("system"))
             }
-            out["text"] = text if text in shown else self._free(text, scope)
+            out["text"] = text if text in shown else scope.free(text)
         return out
 
     # -- strings
 
-    def _string(self, value: str, key: str, kind: str, codes: frozenset[str], where: tuple[str, _Scope]) -> str | None:
+    def _string(self, value: str, key: str, kind: str, codes: frozenset[str], where: tuple[str, Scope]) -> str | None:
         parent, scope = where
         if kind in ("date", "dateTime", "instant"):
-            return None if key == "birthDate" else values.shift(value, scope.days)
+            # A birth date elsewhere goes too: moved, it would tell by how many days all others were.
+            return None if key in _BIRTHS or parse_date(value) in scope.own.dates else values.shift(value, scope.days)
         if kind == "time":
             return value if values.is_time(value) else None
         if kind == "code" or codes:
@@ -338,12 +309,12 @@ class FhirEngine:
         self.counts["dropped-element"] += 1  # base64Binary outside attachments, xhtml outside narratives
         return None
 
-    def _is_code(self, value: str, codes: frozenset[str], scope: _Scope) -> bool:
+    def _is_code(self, value: str, codes: frozenset[str], scope: Scope) -> bool:
         if codes:
             return value in codes
         return values.is_code(value) and not scope.own.find(value)
 
-    def _uri(self, value: str, key: str, kind: str, parent: str, scope: _Scope) -> str | None:
+    def _uri(self, value: str, key: str, kind: str, parent: str, scope: Scope) -> str | None:
         if key == "system":
             return self._names.uri(value)
         if parent.startswith("Bundle"):
@@ -354,46 +325,26 @@ class FhirEngine:
             return self._names.uri(value)
         return value if is_standard(value) and not scope.own.find(value) else None
 
-    def _written(self, value: str, key: str, parent: str, scope: _Scope) -> str | None:
+    def _written(self, value: str, key: str, parent: str, scope: Scope) -> str | None:
         if parent == "BundleEntryRequest" and key == "ifNoneExist":
             patient = (
                 scope.people.patient_of(f"Patient?{value}") if value.rpartition("|")[2] in scope.people.ids else None
             )
             return self._names.query(value, self._keys.pseudonym(patient) if patient else None)
+        if (parent, key) == ("SampledData", "data") and values.is_samples(value):
+            return value
         if key in _LABELS or (parent == "CoverageClass" and key == "value"):
             return self._names.label(value)
-        return self._free(value, scope)
+        return scope.free(value)
 
-    def _coding(self, value: dict[str, Any], scope: _Scope) -> dict[str, Any]:
+    def _coding(self, value: dict[str, Any], where: str, scope: Scope) -> dict[str, Any] | None:
         rest = {k: v for k, v in value.items() if k != "display"}
         out = self._object(rest, "Coding", scope)
-        display = value.get("display")
-        if isinstance(display, str):
-            if not is_standard(value.get("system")):
-                out["display"] = self._free(display, scope)
-            elif not scope.own.find(display):
-                out["display"] = display
+        display, code = value.get("display"), out.get("code")
+        if not is_standard(value.get("system")):
+            if where == "Meta" or (isinstance(code, str) and scope.tells(code)):
+                return None  # a label of the hospital's own
+            display = scope.free(display) if isinstance(display, str) else None
+        if isinstance(display, str) and not scope.own.find(display):
+            out["display"] = display
         return out
-
-    def _free(self, text: str, scope: _Scope) -> str:
-        return self._redact(text, scope.deny, scope.days)
-
-    def _redacts(self, text: str, scope: _Scope) -> bool:
-        return self._free(text, scope) != text
-
-    def _redacted(self, text: str, deny: DenyList, days: int) -> str:
-        if self._staff is None:
-            self._staff = DenyList(self._learned.others)
-        return self._text.redact(self._staff.replace(text, "[...]"), deny, days)[0]
-
-    # -- the second look
-
-    def _second_look(self, result: dict[str, Any], people: People, known: Known) -> None:
-        """Refuse when a number, name or address of the record's people is still in the result."""
-        from privacy.deid import residual
-
-        given = [v for p in people.near() for v in known(p)] if callable(known) else list(known)
-        own = [v for patient in people.near() for v in people.values.get(patient, ())]
-        wanted = [*given, *own, *people.ids.maps[0]]
-        if residual.search_cells(list(values.written_cells(result)), residual.originals_of_row(wanted)):
-            raise DisclosureRefused("gate.residual")

@@ -16,6 +16,7 @@ from collections import ChainMap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import unquote
 
 __all__ = ["MAX_DEPTH", "People", "Target", "parse_reference", "resources_of"]
 
@@ -88,7 +89,7 @@ class People:
 
     Attributes:
         patient_system: `Identifier.system` of the ids under which DICOM and tables know patients.
-        ids: logical id or full URL of a Patient -> patient id.
+        ids: logical id, full URL or `system|value` of a Patient -> patient id; '' when it is of several.
         values: patient id -> what says who he is.
         others: names, numbers and addresses of staff; of institutions without everyday words.
         kinds: full URL -> resource type.
@@ -110,8 +111,8 @@ class People:
         )
 
     def near(self) -> list[str]:
-        """Patients that the last resource named, itself or by a reference."""
-        return list(dict.fromkeys([*self.values.maps[0], *self.ids.maps[0].values()]))
+        """Patients that this resource holds, or names in words."""
+        return [patient for patient in dict.fromkeys([*self.values.maps[0], *self.ids.maps[0].values()]) if patient]
 
     def learn(self, resource: dict[str, Any]) -> None:
         """Take in a resource and all within it."""
@@ -131,9 +132,15 @@ class People:
     def _learn_patient(self, patient: dict[str, Any], url: str) -> None:
         known = self.patient_id(patient) or url
         logical = patient.get("id")
-        for name in (logical, url, known):
-            if isinstance(name, str) and name:
-                self.ids[name] = known
+        numbers = [
+            f"{system}|{identifier.get('value')}"
+            for identifier in _list(patient.get("identifier"))
+            if isinstance(identifier, dict)
+            for system in (identifier.get("system", ""), "")
+        ]
+        for name in {name: None for name in (logical, url, known, *numbers) if isinstance(name, str)}:
+            if name:
+                self.ids[name] = known if self.ids.maps[0].get(name, known) == known else ""
         found = [*_identity(patient), *([logical] if isinstance(logical, str) else []), url.rpartition(":")[2]]
         self._say(known, (v for v in found if v))
 
@@ -166,17 +173,19 @@ class People:
 
     def patient_of(self, reference: str) -> str | None:
         """The patient id a literal reference points at, None when it points at something else."""
-        if reference in self.ids:
-            return self.ids[reference]
-        if reference.startswith("#") and reference[1:] in self.ids:
-            return self.ids[reference[1:]]
+        for name in (reference, reference.removeprefix("#")):
+            if name in self.ids:
+                return self.ids[name] or None
         target = parse_reference(reference)
         if target is None or target.kind != "Patient":
             return None
         if target.query is not None:
-            value = target.query.rpartition("|")[2].rpartition("=")[2]
-            return self.ids.get(value, value) or None
+            return self._numbered(*unquote(target.query).rpartition("=")[2].rpartition("|")[::2])
         return self.ids.get(target.id, target.id) or None
+
+    def _numbered(self, system: str, value: str) -> str | None:
+        """The patient of an identifier; the value itself when it is of none that was learned."""
+        return self.ids.get(f"{system}|{value}", self.ids.get(value, value)) or None
 
     def owner(self, resource: dict[str, Any]) -> str | None:
         """The patient a resource is about; the only patient there is when it does not say."""
@@ -194,19 +203,20 @@ class People:
         if isinstance(literal, str) and (found := self.patient_of(literal)) is not None:
             return found
         identifier = reference.get("identifier")
-        if isinstance(identifier, dict) and _is_record_number(identifier):
-            value = identifier.get("value")
-            return value if isinstance(value, str) else None
+        if not isinstance(identifier, dict) or not isinstance(value := identifier.get("value"), str):
+            return None
+        system = identifier.get("system", "")
+        own = bool(self.patient_system) and system == self.patient_system
+        if own or _is_record_number(identifier) or f"{system}|{value}" in self.ids:
+            return self._numbered(str(system), value)
         return None
 
     def _sole(self) -> str | None:
-        sole = None
+        """The only patient of this resource; of all that was learned when it holds none."""
         for level in self.ids.maps:
-            for person in level.values():
-                if sole is not None and person != sole:
-                    return None
-                sole = person
-        return sole
+            if people := set(level.values()):
+                return people.pop() or None if len(people) == 1 else None
+        return None
 
 
 def _is_record_number(identifier: dict[str, Any]) -> bool:

@@ -13,7 +13,7 @@ import hashlib
 import math
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import date, timedelta
 from html import escape
 from html.parser import HTMLParser
@@ -35,12 +35,12 @@ __all__ = [
     "div",
     "is_code",
     "is_number",
+    "is_samples",
     "is_time",
     "key_of",
     "marked",
     "shift",
     "text_of",
-    "written_cells",
 ]
 
 PSEUDONYM_SYSTEM = "urn:corsia:pseudonym"
@@ -59,6 +59,7 @@ _DATE = re.compile(
     r"(\d{4})(?:-(\d\d)(?:-(\d\d)(T\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?(?:Z|[+-]\d\d:\d\d)?)?)?)?", re.ASCII
 )
 _TIME = re.compile(r"\d\d:\d\d(?::\d\d(?:\.\d{1,9})?)?", re.ASCII)
+_SAMPLES = re.compile(r"(?:[EUL]|-?\d+(?:\.\d+)?)(?: (?:[EUL]|-?\d+(?:\.\d+)?))*", re.ASCII)
 _CODE = re.compile(r"[!-~]{1,64}")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _YEARS_IN = {"a": 1.0, "year": 1.0, "years": 1.0, "yr": 1.0, "yrs": 1.0, "y": 1.0, "anni": 1.0, "anno": 1.0,
@@ -89,6 +90,11 @@ def shift(text: str, days: int) -> str | None:
 def is_time(text: str) -> bool:
     """Whether a string is a FHIR time."""
     return _TIME.fullmatch(text) is not None
+
+
+def is_samples(text: str) -> bool:
+    """Whether a string is a series of measured values (SampledData.data)."""
+    return _SAMPLES.fullmatch(text) is not None
 
 
 def is_code(text: str) -> bool:
@@ -224,19 +230,6 @@ class Names:
         return hashlib.sha256(self._keys.uid("fhir:" + original).encode()).digest()
 
 
-def written_cells(value: Any, key: str = "") -> Iterator[str]:
-    """Strings of a result but for fixed words of the standard and of published vocabularies."""
-    if isinstance(value, str):
-        if key not in ("resourceType", "system", "url", "type", "profile", "div", "code", "status"):
-            yield value
-    elif isinstance(value, list):
-        for item in value:
-            yield from written_cells(item, key)
-    elif isinstance(value, dict):
-        for name, item in value.items():
-            yield from written_cells(item, name)
-
-
 def is_number(value: Any, kind: str) -> bool:
     """Whether a JSON value is of a numeric or boolean type."""
     if isinstance(value, bool):
@@ -255,13 +248,13 @@ def check_depth(value: Any) -> None:
     """Refuse what is nested deeper than any resource.
 
     Raises:
-        InputError: `input.usage`.
+        InputError: `input.fhir`.
     """
     stack = [(value, 0)]
     while stack:
         item, depth = stack.pop()
         if depth > MAX_DEPTH:
-            raise InputError("input.usage", "the resource is nested too deep")
+            raise InputError("input.fhir", "nested too deep")
         if isinstance(item, dict):
             stack.extend((inner, depth + 1) for inner in item.values())
         elif isinstance(item, list):

@@ -30,6 +30,8 @@ __all__ = ["Classes", "Criteria", "Grouped", "Sensitive", "Verdict"]
 
 LRule = Literal["distinct", "entropy", "recursive"]
 SLACK = 1e-9
+PAST = 64  # nodes whose classes are remembered
+DENSE = 1 << 21  # keys numbered without sorting
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +97,13 @@ class Classes:
         ids: class of each distinct row.
         rows: rows of each class.
         persons: persons of each class.
+        first: a distinct row of each class.
     """
 
     ids: Ints
     rows: Floats
     persons: Floats
+    first: Ints
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +143,7 @@ class Grouped:
         self.top = tuple(height - 1 for height in self.shape)
         keys = np.zeros(self.n, dtype=np.int64)
         for ladder in self.ladders:
-            keys = _dense(keys * len(ladder.maps[0]) + ladder.codes)
+            keys = np.unique(keys * len(ladder.maps[0]) + ladder.codes, return_inverse=True)[1].astype(np.int64)
         first = np.unique(keys, return_index=True)[1]
         self.row_ids = keys
         self.leaves = tuple(ladder.codes[first] for ladder in self.ladders)
@@ -149,6 +153,11 @@ class Grouped:
             for ladder, leaves in zip(self.ladders, self.leaves, strict=True)
         ]
         self._persons = self._pairs(keys, persons)
+        self._scratch = np.zeros(DENSE, dtype=np.bool_), np.zeros(DENSE, dtype=np.int64)
+        every = np.arange(len(first), dtype=np.int64)
+        bottom = Classes(ids=every, rows=self.weights, persons=self.weights, first=every)
+        self._past: list[Classes] = [bottom]
+        self._nodes = np.full((PAST, len(self.shape)), -1, dtype=np.int64)
         self._sensitive = []
         for column in sensitive:
             table = diversity.tally(keys, column.codes, np.ones(self.n), column.width)
@@ -163,26 +172,53 @@ class Grouped:
         return pairs // width, pairs % width
 
     def classes(self, node: Sequence[int]) -> Classes:
-        """The classes at a node."""
-        keys = np.zeros(len(self.weights), dtype=np.int64)
+        """The classes at a node, from those of the coarsest finer node that is remembered."""
+        finer = np.flatnonzero((self._nodes[: len(self._past)] <= node).all(axis=1))
+        base = self._past[min(finer, key=lambda at: len(self._past[at].first))]
+        keys = np.zeros(len(base.first), dtype=np.int64)
         space = 1
         for levels, level in zip(self._levels, node, strict=True):
             groups, width = levels[level]
             if width == 1:
                 continue
-            if space > (1 << 62) // width:
-                keys = _dense(keys)
-                space = len(keys)
-            keys = keys * width + groups
+            if space * width > DENSE:
+                keys, space = self._number(keys, space)
+            keys = keys * width + groups[base.first]
             space *= width
-        ids = _dense(keys, space)
-        rows = np.bincount(ids, weights=self.weights).astype(np.float64)
+        merged = self._number(keys, space)[0]
+        rows = np.bincount(merged, weights=base.rows).astype(np.float64)
+        first = np.zeros(len(rows), dtype=np.int64)
+        first[merged] = base.first
+        ids = merged[base.ids]
         persons = rows
         if self._persons is not None:
             of_row, person = self._persons
             width = int(person.max()) + 1
             persons = np.bincount(np.unique(ids[of_row] * width + person) // width).astype(np.float64)
-        return Classes(ids=ids, rows=rows, persons=persons)
+        found = Classes(ids=ids, rows=rows, persons=persons, first=first)
+        if 2 * len(first) <= len(base.first):
+            self._remember(node, found)
+        return found
+
+    def _number(self, keys: Ints, space: int) -> tuple[Ints, int]:
+        """Keys below `space` renumbered from 0 in their order, and how many there are."""
+        if space > DENSE:
+            found, merged = np.unique(keys, return_inverse=True)
+            return merged.astype(np.int64), len(found)
+        seen, numbers = self._scratch  # kept between calls: fresh pages cost more than all the rest
+        seen[keys] = True
+        found = np.flatnonzero(seen[:space])
+        numbers[found] = np.arange(len(found))
+        seen[found] = False
+        return numbers[keys], len(found)
+
+    def _remember(self, node: Sequence[int], classes: Classes) -> None:
+        """Keep the classes of a node; beyond PAST the oldest is forgotten, never the table itself."""
+        if len(self._past) == PAST:
+            del self._past[1]
+            self._nodes[1:-1] = self._nodes[2:]
+        self._nodes[len(self._past)] = node
+        self._past.append(classes)
 
     def judge(self, classes: Classes, criteria: Criteria) -> Verdict:
         """Which classes fail, and what follows."""
@@ -251,16 +287,3 @@ def _without(table: Counts, failed: np.ndarray[tuple[int], np.dtype[np.bool_]]) 
         return table
     kept = ~failed[table.classes]
     return Counts(table.classes[kept], table.values[kept], table.counts[kept], table.width)
-
-
-def _dense(keys: Ints, space: int | None = None) -> Ints:
-    """Renumber keys from 0 in their order; `space` is above every key where it is known."""
-    if not len(keys):
-        return keys
-    space = int(keys.max()) + 1 if space is None else space
-    if space <= max(1 << 12, 8 * len(keys)):
-        seen = np.zeros(space, dtype=np.bool_)
-        seen[keys] = True
-        numbers = np.cumsum(seen) - 1
-        return np.asarray(numbers[keys], dtype=np.int64)
-    return np.unique(keys, return_inverse=True)[1].astype(np.int64)

@@ -20,7 +20,7 @@ from typing import Any
 
 from protocol.errors import CorsiaError, DisclosureRefused, InputError, StorageError
 
-__all__ = ["PARTIAL", "Outcome", "Settings", "Worker", "read_regular", "storage_error", "write_durably"]
+__all__ = ["PARTIAL", "Outcome", "Settings", "Worker", "read_regular", "storage_error", "write_file"]
 
 PARTIAL = ".part"
 MAX_FILE_BYTES = 4 << 30
@@ -81,9 +81,15 @@ class Outcome:
 
 
 class Worker:
-    """Holds one engine; serves any number of files."""
+    """Holds one engine; serves any number of files.
+
+    Attributes:
+        engine: of the settings' profile.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
         from privacy.deid.dicom import DicomEngine
         from privacy.deid.profiles import load
         from privacy.deid.pseudonym import Pseudonymizer
@@ -100,8 +106,10 @@ class Worker:
             from privacy.deid.text import TextEngine
 
             text = TextEngine(settings.language)  # type: ignore[arg-type]
-        self._engine = DicomEngine(Pseudonymizer(settings.key), profile=chosen, text=text, **extra)
+        self.engine = DicomEngine(Pseudonymizer(settings.key), profile=chosen, text=text, **extra)
         self._digest_key = hmac.digest(settings.key, b"corsia/deid/batch", "sha256")
+        # The tag is never seen, only its HMAC is: so the same nonce may serve for all.
+        self._hash = AESGCM(hmac.digest(settings.key, b"corsia/deid/batch/hash", "sha256"))
 
     def process(self, path: str, number: int) -> Outcome:
         """De-identify one file.
@@ -119,7 +127,7 @@ class Worker:
             self.keep_back(data, outcome)
             return outcome
         partial = f".{number}-{os.getpid()}{PARTIAL}"
-        write_durably(self._settings.target / partial, result)
+        write_file(self._settings.target / partial, result)
         return Outcome(
             number=number, digest=digest, uid=outcome.uid, output=hashlib.sha256(result).hexdigest(),
             person=outcome.person, partial=partial, exclusions=outcome.exclusions, elements=outcome.elements,
@@ -129,7 +137,7 @@ class Worker:
         from privacy.deid import residual
 
         try:
-            result = self._engine.deidentify(data)
+            result = self.engine.deidentify(data)
             look = residual.inspect(data, result.data, self._settings.options)
         except (InputError, DisclosureRefused, RecursionError, MemoryError) as error:
             code = error.code if isinstance(error, CorsiaError) else "input.dicom"
@@ -146,27 +154,33 @@ class Worker:
         return passed, result.data
 
     def digest(self, data: bytes) -> str:
-        """Keyed, so that it tells nothing to who has not the key."""
-        return hmac.digest(self._digest_key, hashlib.sha256(data).digest(), "sha256").hex()[:32]
+        """Keyed, so that it tells nothing to who has not the key: HMAC of a universal hash (GHASH) of the bytes.
+
+        Source: Carter and Wegman 1981 (a keyed function of a universal hash); NIST SP 800-38D (GHASH).
+        """
+        return hmac.digest(self._digest_key, self._hash.encrypt(bytes(12), b"", data), "sha256").hex()[:32]
 
     def keep_back(self, data: bytes, outcome: Outcome) -> None:
         """Copy a file that was not passed, for its owner alone, under its number and reason."""
         if self._settings.quarantine is not None:
-            write_durably(self._settings.quarantine / f"{outcome.number:08d}-{outcome.reason}.dcm", data, rename=True)
+            write_file(self._settings.quarantine / f"{outcome.number:08d}-{outcome.reason}.dcm", data, rename=True)
 
 
-def write_durably(path: Path, data: bytes, *, rename: bool = False) -> None:
-    """Write for the owner alone and fsync; with `rename` under another name first.
+def write_file(path: Path, data: bytes, *, rename: bool = False) -> None:
+    """Write for the owner alone; with `rename` under another name first. The batch syncs once, at its end.
 
     Raises:
         StorageError: `storage.full`, `storage.failed`.
     """
     place = path.with_name(f".{path.name}-{os.getpid()}{PARTIAL}") if rename else path
     try:
-        with open(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+        finally:
+            os.close(descriptor)
         if rename:
             place.replace(path)
     except OSError as error:

@@ -13,7 +13,8 @@ import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
 from protocol.errors import CorsiaError, InputError
@@ -21,7 +22,19 @@ from protocol.errors import CorsiaError, InputError
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset, FileDataset
 
-__all__ = ["IMPLEMENTATION_UID", "VERSION_NAME", "check_risk", "guarded", "has_pixels", "parse", "quiet", "serialise"]
+__all__ = [
+    "IMPLEMENTATION_UID",
+    "VERSION_NAME",
+    "check_risk",
+    "code_items",
+    "guarded",
+    "has_embedded_overlay",
+    "has_pixels",
+    "parse",
+    "quiet",
+    "serialise",
+    "uid_at",
+]
 
 IMPLEMENTATION_UID = "2.25.74326417920948506075518149389364041828"
 VERSION_NAME = "CORSIA_1"
@@ -29,6 +42,7 @@ MAX_INFLATED_BYTES = 1 << 30
 _STEP_BYTES = 1 << 24
 _HEAD_BYTES = 8
 _PREFIX = b"DICM"
+_SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _ROWS, _PIXELS = 0x00280010, (0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0)
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
 _ROOT = "1.2.840.10008."
@@ -92,20 +106,13 @@ def parse(data: bytes) -> FileDataset:
     Raises:
         InputError: `input.dicom` unless it is a DICOM object with a storage class and an instance UID.
     """
-    from pydicom import dcmread
+    from privacy.deid import plainfile
 
     with guarded():
-        if data[128:132] == _PREFIX:
-            _check_inflated(data)
-        source = _Source(data)
-        dataset = dcmread(source, force=True)
-        if source.cut or (_ROWS in dataset and not any(tag in dataset for tag in _PIXELS)):
+        dataset = plainfile.read(data) or _parsed(data)
+        if _ROWS in dataset._dict and not has_pixels(dataset):
             raise InputError("input.dicom", "the file ends before its end")
-        for group in ("0002", "0000"):  # of a file whose group 0002 stands inside the dataset
-            for tag in [tag for tag in dataset.keys() if f"{tag >> 16:04x}" == group]:
-                del dataset[tag]
-        sop_class = str(dataset.get("SOPClassUID", "") or "")
-        instance = str(dataset.get("SOPInstanceUID", "") or "")
+        sop_class, instance = uid_at(dataset, _SOP_CLASS), uid_at(dataset, _SOP_INSTANCE)
         if _STORAGE.fullmatch(sop_class) is None or not instance:
             raise InputError("input.dicom", "not a DICOM object of a public storage class")
         if sop_class.startswith(_DIRECTORY):
@@ -118,6 +125,31 @@ def parse(data: bytes) -> FileDataset:
         if not syntax.startswith(_ROOT):
             raise InputError("input.dicom", "private transfer syntax")
     return dataset
+
+
+def _parsed(data: bytes) -> FileDataset:
+    """What pydicom makes of it, with as much patience as it has."""
+    from pydicom import dcmread
+
+    if data[128:132] == _PREFIX:
+        _check_inflated(data)
+    source = _Source(data)
+    dataset = dcmread(source, force=True)
+    if source.cut:
+        raise InputError("input.dicom", "the file ends before its end")
+    for tag in [tag for tag in dataset.keys() if tag >> 16 in (0, 2)]:  # where group 0002 stands inside the dataset
+        del dataset[tag]
+    return dataset
+
+
+def uid_at(dataset: Dataset, tag: int) -> str:
+    """A UID, without decoding the element where it is raw."""
+    element: Any = dataset._dict.get(tag)
+    if element is None:
+        return ""
+    if element.is_raw:
+        return (element.value or b"").decode("latin-1").rstrip(" \0")
+    return str(element.value or "")
 
 
 def check_risk(dataset: Dataset, *, cleaned: bool = False, emptied: bool = False) -> None:
@@ -134,9 +166,15 @@ def check_risk(dataset: Dataset, *, cleaned: bool = False, emptied: bool = False
         _check_marks(dataset)
     if cleaned:
         return
-    for group in range(0x6000, 0x6100, 2):
-        if (group << 16 | 0x0010) in dataset and (group << 16 | 0x3000) not in dataset:
-            raise InputError("input.pixels", "an overlay is kept inside the pixel data")
+    if has_embedded_overlay(dataset):
+        raise InputError("input.pixels", "an overlay is kept inside the pixel data")
+
+
+def has_embedded_overlay(dataset: Dataset) -> bool:
+    """Whether a 60xx group describes graphics kept in unused bits of the pixels."""
+    tags: Any = dataset._dict
+    groups = {tag >> 16 for tag in tags if 0x6000 <= tag >> 16 <= 0x60FE and not tag & 0x10000}
+    return any(group << 16 | 0x0010 in tags and group << 16 | 0x3000 not in tags for group in groups)
 
 
 def _check_marks(dataset: Dataset) -> None:
@@ -153,23 +191,52 @@ def _check_marks(dataset: Dataset) -> None:
 
 def has_pixels(dataset: Dataset) -> bool:
     """Whether there is something a pixel cleaner could look at."""
-    return any(tag in dataset for tag in _PIXELS)
+    return any(tag in dataset._dict for tag in _PIXELS)
 
 
 def serialise(dataset: FileDataset) -> bytes:
     """Write with a zero preamble and a group 0002 made from scratch, in the transfer syntax it came in."""
+    from privacy.deid import plainfile
+
+    syntax, sop_class = str(dataset.file_meta.TransferSyntaxUID), uid_at(dataset, _SOP_CLASS)
+    uids = (sop_class, uid_at(dataset, _SOP_INSTANCE), syntax, IMPLEMENTATION_UID)
+    meta: list[tuple[int, str, bytes]] = [(0x00020001, "OB", b"\0\1")]
+    for tag, uid in zip((0x00020002, 0x00020003, 0x00020010, 0x00020012), uids, strict=True):
+        meta.append((tag, "UI", uid.encode("ascii") + b"\0" * (len(uid) % 2)))
+    meta.append((0x00020013, "SH", VERSION_NAME.encode("ascii")))
+    return plainfile.write(dataset, meta) or _written(dataset)
+
+
+@lru_cache(maxsize=64)
+def code_items(codes: tuple[tuple[str, str], ...], scheme: str, implicit: bool | None, little: bool | None) -> bytes:
+    """The items of a code sequence (value, meaning), encoded."""
+    from pydicom.dataset import Dataset
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_sequence_item
+
+    target = DicomBytesIO()
+    target.is_implicit_VR, target.is_little_endian = bool(implicit), little is not False
+    for value, meaning in codes:
+        item = Dataset()
+        item.add_new(0x00080100, "SH", value)
+        item.add_new(0x00080102, "SH", scheme)
+        item.add_new(0x00080104, "LO", meaning)
+        write_sequence_item(target, item, ["iso8859"])
+    return bytes(target.getvalue())
+
+
+def _written(dataset: FileDataset) -> bytes:
+    """As pydicom writes it."""
     from pydicom import dcmwrite
     from pydicom.dataset import FileMetaDataset
 
-    syntax = dataset.file_meta.TransferSyntaxUID
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.SOPClassUID
     meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
-    meta.TransferSyntaxUID = syntax
+    meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
     meta.ImplementationClassUID = IMPLEMENTATION_UID
     meta.ImplementationVersionName = VERSION_NAME
-    dataset.file_meta = meta
-    dataset.preamble = bytes(128)
+    dataset.file_meta, dataset.preamble = meta, bytes(128)
     target = io.BytesIO()
     dcmwrite(target, dataset, enforce_file_format=True)
     return target.getvalue()

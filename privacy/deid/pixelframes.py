@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from privacy.deid import losslessjpeg
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ _RLE, _LS_LOSSLESS, _LS_NEAR = "1.2.840.10008.1.2.5", "1.2.840.10008.1.2.4.80", 
 _EXPLICIT, _BIG = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"
 _NATIVE = ("1.2.840.10008.1.2", _EXPLICIT, _BIG, "1.2.840.10008.1.2.1.99")
 _JPEG_LOSSY = ("1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51")
+_JPEG_LOSSLESS = ("1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70")
 _METHOD = {_LS_NEAR: "ISO_14495_1"} | dict.fromkeys(_JPEG_LOSSY, "ISO_10918_1")
 # What would no longer be true of the new values.
 _STALE = ("ExtendedOffsetTable", "ExtendedOffsetTableLengths", "SmallestImagePixelValue", "LargestImagePixelValue")
@@ -83,11 +85,30 @@ def decode(dataset: Dataset, *, max_bytes: int) -> Frames:
 def _decoded(dataset: Dataset, syntax: str) -> tuple[NDArray[Any], str]:
     from pydicom.pixels import get_decoder
 
+    if syntax in _JPEG_LOSSLESS:
+        return _lossless(dataset), str(dataset.PhotometricInterpretation)
     # Lossy frames have no stored values to keep; what decoders make of them is RGB.
     values, meta = get_decoder(syntax).as_array(dataset, raw=syntax not in _JPEG_LOSSY)
     if values.dtype.byteorder not in "=|":
         values = values.astype(values.dtype.newbyteorder("="))
     return np.array(values, order="C"), str(meta.get("photometric_interpretation", "MONOCHROME2"))
+
+
+def _lossless(dataset: Dataset) -> NDArray[Any]:
+    """Frames of JPEG lossless; their size is compared before they are decoded."""
+    from pydicom.encaps import generate_frames
+
+    count, bits = int(dataset.get("NumberOfFrames", 1) or 1), int(dataset.BitsAllocated)
+    shape = (int(dataset.Rows), int(dataset.Columns), int(dataset.get("SamplesPerPixel", 1) or 1))
+    streams = list(generate_frames(dataset.PixelData, number_of_frames=count))
+    if len(streams) != count or any(losslessjpeg.size(one)[:3] != shape for one in streams):
+        raise InputError("input.pixels", "undecodable")
+    values = np.stack([losslessjpeg.decode(one) for one in streams])
+    if bits == 8:
+        return values.astype(np.int8 if dataset.PixelRepresentation else np.uint8)
+    unused = 16 - int(dataset.BitsStored)
+    signed = int(dataset.PixelRepresentation) == 1
+    return (values << unused).view(np.int16) >> unused if signed else values
 
 
 # -- pictures to look at

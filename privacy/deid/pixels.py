@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from privacy.deid import pixelframes
-from privacy.deid.part10 import quiet
+from privacy.deid.part10 import has_embedded_overlay, quiet
 from privacy.deid.pixelframes import Frames
 from privacy.deid.pixelrules import DeviceRule, load_rules, rectangles
 from privacy.deid.pixeltext import Rectangle, TextFinder
@@ -101,7 +101,7 @@ class PixelVerdict:
         reason: why not, a fixed word; empty when ok.
         changed: whether stored values were changed.
         boxes: what was blanked.
-        frames: frames of the object; 0 without pixels.
+        frames: frames of the object; 0 when its pixels were not read.
         looked: whether text was looked for and the last look found none.
         rules: names of the device rules that fitted.
     """
@@ -169,12 +169,11 @@ class PixelCleaner:
             return PixelVerdict(ok=False, reason=reason)
         if not pixelframes.has_pixels(dataset):
             return PixelVerdict(ok=True)
-        count = _whole(dataset, "NumberOfFrames", 1)
         looks, regions = self._looks(dataset), _regions(dataset)
         fitting = rectangles(self._rules, dataset, _whole(dataset, "Rows", 0), _whole(dataset, "Columns", 0))
-        embedded = _embedded_overlay(dataset)
+        embedded = has_embedded_overlay(dataset)
         if not (looks or regions or fitting or embedded):
-            return PixelVerdict(ok=True, frames=count)
+            return PixelVerdict(ok=True)
         frames = pixelframes.decode(dataset, max_bytes=self.policy.max_bytes)
         before = frames.values.copy()
         boxes: list[Box] = []
@@ -227,12 +226,12 @@ class PixelCleaner:
         raise InputError("input.pixels", "text-left")
 
     def _text_in(self, frames: Frames, index: int, dataset: Dataset) -> set[Rectangle]:
-        return {
-            place for picture in pixelframes.pictures(frames, index, dataset) for place in self._finder.find(picture)
-        }
+        """In every contrast; closely in the first, and in the second too where values are wide."""
+        wide = 2 if frames.values.dtype.itemsize > 1 else 1
+        shown = enumerate(pixelframes.pictures(frames, index, dataset))
+        return {place for turn, picture in shown for place in self._finder.find(picture, closely=turn < wide)}
 
     def _write(self, dataset: Dataset, frames: Frames, *, changed: bool, looked: bool) -> None:
-
         if changed:
             describing = {tag: deepcopy(dataset.get_item(tag)) for tag in dataset.keys() if tag.group == 0x0028}
             before, syntax = {**dataset._dict, **describing}, dataset.file_meta.TransferSyntaxUID
@@ -273,7 +272,7 @@ def _risk(dataset: Dataset) -> str:
         return "recognizable"
     if _types(dataset) & _SCREENS or _has_conversion(dataset):
         return "screenshot"
-    return "overlay-in-pixels" if _embedded_overlay(dataset) else ""
+    return "overlay-in-pixels" if has_embedded_overlay(dataset) else ""
 
 
 def _is_a(uid: str, roots: Iterable[str]) -> bool:
@@ -303,12 +302,6 @@ def _whole(dataset: Dataset, keyword: str, default: int) -> int:
         return int(dataset.get(keyword, default) or default)
     except (TypeError, ValueError):
         raise InputError("input.pixels", "undecodable") from None
-
-
-def _embedded_overlay(dataset: Dataset) -> bool:
-    """Whether a 60xx group describes graphics kept in unused bits of the pixels."""
-    groups = range(0x6000, 0x6100, 2)
-    return any((group << 16 | 0x0010) in dataset and (group << 16 | 0x3000) not in dataset for group in groups)
 
 
 def _regions(dataset: Dataset) -> list[Rectangle]:

@@ -9,19 +9,21 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from privacy.deid import names, patterns
+from privacy.deid import names, patterns, wordlists
 from privacy.deid.deny import fold
 from privacy.deid.vocabulary import read_words
 
-__all__ = ["find_places", "trimmed"]
+__all__ = ["find_places", "is_proper", "trimmed"]
 
-_WORD = re.compile(r"[^\W_]+(?:['\-.][^\W_]+)*")
+_WORD = re.compile(r"[^\W_]{1,60}(?:['\-.][^\W_]{1,60}){0,8}")
 _STOP = frozenset("di del della dei degli dell d in per con e ed of and for the al alla sul nel".split())
 
 
 def find_places(text: str) -> list[tuple[int, int, str]]:
     """Start, end and kind of each place and hospital."""
     found = [(m.start(), m.end(), "facility") for m in _facilities().finditer(text)]
+    for match in patterns.UNIT_PLACE.finditer(text):
+        found += [(match.start(), end, "facility") for _, end, _ in _municipality(text, match, sure=True)]
     for match in patterns.CONTEXT_PLACE.finditer(text):
         if not names.EPONYM_BEFORE.search(text[max(0, match.start("v") - 40) : match.start("v")]):
             found += _municipality(text, match)
@@ -30,16 +32,21 @@ def find_places(text: str) -> list[tuple[int, int, str]]:
         if not names.EPONYM_BEFORE.search(before) and not re.match(
             r"\s?(?:criteri|grad|scor|class)", text[match.end() : match.end() + 8]
         ):
-            found += _municipality(text, match)
+            start = names.at_sentence_start(text, match.start())
+            found += [
+                place
+                for place in _municipality(text, match)
+                if not start or " " in text[place[0] : place[1]] or fold(text[place[0] : place[1]]) in _CAPITALS
+            ]
     return found
 
 
-def _municipality(text: str, match: re.Match[str]) -> list[tuple[int, int, str]]:
+def _municipality(text: str, match: re.Match[str], *, sure: bool = False) -> list[tuple[int, int, str]]:
     """The longest beginning of a match that is a municipality and no everyday word or eponym."""
     start, end = match.span("v")
     while True:
         found = text[start:end]
-        if fold(found) in names.municipalities() and (" " in found or _sure(found)):
+        if fold(found) in wordlists.municipalities() and (" " in found or sure or _sure(found)):
             return [(start, end, "place")]
         cut = found.rfind(" ")
         if cut <= 0:
@@ -52,7 +59,7 @@ def _sure(word: str) -> bool:
     if len(word) < 4 or word.isupper():
         return False
     return folded in _CAPITALS or not (
-        names.is_medical(word) or names.is_weak(word) or folded.endswith(("ato", "ata", "ente", "ale"))
+        wordlists.is_medical(word) or wordlists.is_weak(word) or folded.endswith(("ato", "ata", "ente", "ale"))
     )
 
 
@@ -77,14 +84,23 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
             if word[0].isdigit() or (len(word[0]) == 2 and word[0].isupper()):
                 last = word.end()
             continue
-        if names.is_term(word[0]) and folded not in _CAPITALS and folded not in names.municipalities():
+        if wordlists.is_term(word[0]) and folded not in _CAPITALS and folded not in wordlists.municipalities():
             break
-        if names.is_trade(word[0]):
+        if wordlists.is_trade(word[0]):
             break
         last = word.end()
     if last > start and text[last : last + 1] == ")":
         last += 1
     return start, min(last, end)
+
+
+def is_proper(text: str, start: int, end: int) -> bool:
+    """Whether what follows "clinica" or "ospedale" is more than words of the trade."""
+    words = [word[0] for word in _WORD.finditer(text, start, end) if fold(word[0]) not in _STOP]
+    return not words or any(
+        word.isdigit() or not (wordlists.is_trade(word) or (word.isupper() and wordlists.is_everyday(word)))
+        for word in words
+    )
 
 
 @lru_cache(maxsize=1)

@@ -36,6 +36,7 @@ _UNCHECKED = (
 )
 _REASONS = {
     "gate.residual": "the second look found a value that had to go",
+    "input.deidentified": "says that it was de-identified under this key already",
     "input.dicom": "cannot be read or treated as DICOM",
     "input.pixels": "pixels or attachments may show who it is",
 }

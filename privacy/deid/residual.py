@@ -17,24 +17,24 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
-from privacy.deid.secondreader import BINARY, Element, inflated, read, text_of
-from privacy.deid.variants import DUMMIES, MIN_LENGTH, QUANTITIES, Wanted, fold, normal, standard_words, variants
+from privacy.deid.searches import originals_of_row, search, search_cells
+from privacy.deid.secondreader import BINARY, Element, read, text_of
+from privacy.deid.variants import DUMMIES, QUANTITIES, Wanted, normal, variants
 
 __all__ = ["Before", "Look", "examine", "inspect", "left_in_file", "originals_of_row", "search", "search_cells"]
 
 _PROFILES = Path(__file__).parent / "profiles"
 _SAFE_OPTION = "retain-safe-private"
-_TEXT = frozenset({"LO", "SH", "ST", "LT", "UT", "UC", "UR"})
 _SINGLE = frozenset({"ST", "LT", "UT", "UR"})
 _NUMERIC = frozenset({"US", "SS", "UL", "SL", "FL", "FD", "UV", "SV", "AT"})
 _MOVED, _FULL = "retain-longitudinal-modified-dates", "retain-longitudinal-full-dates"
 _STANDARD_UID = re.compile(r"1\.2\.840\.10008\.[0-9.]+")
+_WRITER = ((0x00020012,), "2.25.74326417920948506075518149389364041828")  # what every Corsia writes there
 _SCHEME_UID = "2.16.840.1.113883."  # HL7's registry of coding schemes
 _CODES = frozenset({0x00080100, 0x00080102, 0x00080103, 0x00080104, 0x00080105, 0x0008010F, 0x00080119, 0x00080120})
 _SCHEMES = frozenset({0x0008010C, 0x00080117, 0x0008010D})
@@ -44,12 +44,10 @@ _EXPLAINABLE = frozenset({"number", "text", "private", "uid"})
 _PIXELS = 0x7FE00010
 _SHAPE = (0x00280010, 0x00280011, 0x00280100)  # rows, columns, bits allocated
 _MAX_TEXT = 1 << 20  # binary elements up to this size are read as text
+_MAX_CACHED = 256  # bytes of a value that may come again in the next file
 _MIN_BLOB, _FRAME_FORM = 16, 6
-_CHUNK = 1 << 20
 # For compressed frames: letters and digits stay, all else is a space.
 _PLAIN = bytes(c if chr(c).isascii() and chr(c).isalnum() else 32 for c in range(256)).lower()
-_WORD = re.compile(r"[^\W_]+")
-_EDGE_BEFORE, _EDGE_AFTER = rb"(?<![0-9a-z\x80-\xff])", rb"(?![0-9a-z\x80-\xff])"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,13 +120,14 @@ def examine(data: bytes, options: frozenset[str] = frozenset()) -> Before:
     elements = read(data)
     safe = _safe_places(elements) if _SAFE_OPTION in options else frozenset()
     for one in elements:
+        if one.path[-1] == _PIXELS:
+            continue
         raw = one.raw.strip(b" \0")
         if one.vr in ("DA", "DT"):
             dates[one.path] = raw
         kind = "" if one.path in safe else _identifies(one, options)
         if not kind:
-            if one.path[-1] != _PIXELS:
-                kept[one.path] = raw
+            kept[one.path] = raw
             continue
         if not raw:
             continue
@@ -151,21 +150,28 @@ def examine(data: bytes, options: frozenset[str] = frozenset()) -> Before:
 
 def _identifies(one: Element, options: frozenset[str]) -> str:
     """The kind of identifying value an element holds; "" for none."""
-    tag, vr = one.path[-1], one.vr
-    if tag == _PIXELS or tag & 0xFFFF == 0 or 0x00020000 <= tag <= 0x00020002:
+    kind = _kind(one.path[::2], one.vr, options)
+    return "" if kind == "uid" and _is_standard(one) else kind
+
+
+@lru_cache(maxsize=65_536)
+def _kind(tags: tuple[int, ...], vr: str, options: frozenset[str]) -> str:
+    """As above, by where it stands: the tags of the sequences around it and its own."""
+    tag = tags[-1]
+    if tag & 0xFFFF == 0 or 0x00020000 <= tag <= 0x00020002:
         return ""
-    if tag >> 16 & 1 or any(t >> 16 & 1 for t in one.path[::2]):
+    if any(t >> 16 & 1 for t in tags):
         return "private"
-    return _by_kind(one, vr, _treated(one.path, options), options)
+    return _by_kind(tag, vr, _treated(tags, options), options)
 
 
-def _by_kind(one: Element, vr: str, listed: str, options: frozenset[str]) -> str:
+def _by_kind(tag: int, vr: str, listed: str, options: frozenset[str]) -> str:
     if vr in ("DA", "DT"):
         return "date" if _FULL not in options or listed == "go" else ""
     if vr == "TM":
         return "number" if listed == "go" and not {_MOVED, _FULL} & options else ""
     if vr == "UI":
-        return "" if listed == "keep" or _is_standard(one) else "uid"
+        return "" if listed == "keep" else "uid"
     if vr in ("PN", "AE"):
         return "" if listed == "keep" else "name" if vr == "PN" else "id"
     if listed != "go":
@@ -174,11 +180,13 @@ def _by_kind(one: Element, vr: str, listed: str, options: frozenset[str]) -> str
         return "number"
     if vr in BINARY:
         return "binary"
-    return "id" if vr == "SH" or one.path[-1] >> 16 == 0x0010 else "text"
+    return "id" if vr == "SH" or tag >> 16 == 0x0010 else "text"
 
 
 def _is_standard(one: Element) -> bool:
     values = one.raw.decode("latin-1").split("\\")
+    if one.path == _WRITER[0] and values[0].strip(" \0") == _WRITER[1]:
+        return True  # a file of another Corsia
     schemes = one.path[-1] in _SCHEMES
     return all(
         _STANDARD_UID.fullmatch(v.strip(" \0")) or (schemes and v.startswith(_SCHEME_UID)) or not v.strip(" \0")
@@ -186,13 +194,13 @@ def _is_standard(one: Element) -> bool:
     )
 
 
-def _treated(path: tuple[int, ...], options: frozenset[str]) -> str:
+def _treated(tags: tuple[int, ...], options: frozenset[str]) -> str:
     """What the table says must happen to an element, or to a sequence around it that has to go whole."""
     listed = _listed(options)
-    own = listed.get(path[-1], "")
+    own = listed.get(tags[-1], "")
     if own:
         return own.removesuffix("-whole")
-    return "go" if any(listed.get(tag) == "go-whole" for tag in path[:-1:2]) else ""
+    return "go" if any(listed.get(tag) == "go-whole" for tag in tags[:-1]) else ""
 
 
 @lru_cache(maxsize=16)
@@ -241,11 +249,14 @@ def _wanted(one: Element, raw: bytes, blobs: list[bytes], exclusions: Counter[st
         vr = "LO"
         yield text, variants(vr, text)
         return
-    for text in text_of(one).split("\n") if vr not in _SINGLE else [text_of(one)]:
-        for value in [text] if vr in _SINGLE else text.split("\\"):
-            value = value.strip()
-            if value:
-                yield value, variants(vr, value)
+    yield from (_in_text if len(raw) <= _MAX_CACHED else _in_text.__wrapped__)(raw, vr, one.charset)
+
+
+@lru_cache(maxsize=16_384)
+def _in_text(raw: bytes, vr: str, charset: tuple[str, ...]) -> list[tuple[str, Wanted]]:
+    text = text_of(raw, charset)
+    parts = [text] if vr in _SINGLE else re.split(r"[\n\\]", text)
+    return [(value, variants(vr, value)) for part in parts if (value := part.strip())]
 
 
 # -- the search
@@ -271,7 +282,7 @@ class _Search:
                 self._elements.append((one, self._normal(one)))
         self._text = "\n".join(text for _, text in self._elements)
         self._words = set(self._text.split())
-        self._solid = re.sub(r"[ .]", "", self._text)
+        self._solid = self._text.replace(" ", "").replace(".", "")
 
     def run(self, output: bytes) -> tuple[Counter[str], Counter[str]]:
         """Hits and explained finds, by kind and by reason."""
@@ -287,8 +298,8 @@ class _Search:
         return +self._found, self._explained
 
     def _is_left(self, kind: str, what: Wanted) -> bool:
-        for form in what.forms:
-            if form[1:].split(" ", 1)[0] in self._words and form in self._text:
+        for form in () if what.firsts.isdisjoint(self._words) else what.forms:
+            if form in self._text:
                 if self._counts(kind, [one for one, text in self._elements if form in text]):
                     return True
         if what.solid and what.solid in self._solid and self._with_separators(kind, what.solid):
@@ -328,66 +339,29 @@ class _Search:
             self._bulk.append(one.raw)
             if len(one.raw) > _MAX_TEXT:
                 return ""
-        text = one.raw.strip(b" \0").decode("latin-1") if one.vr in BINARY else text_of(one)
-        if "\0" in text:
-            text = f"{text}\n{text.replace(chr(0), '')}"  # as two bytes a letter
-        parts = re.split(r"\n" if one.vr in _SINGLE else r"[\n\\]", text)
-        return "\n".join(normal(part, moments=one.vr != "UI") for part in parts)
+        return (_readable if len(one.raw) <= _MAX_CACHED else _readable.__wrapped__)(one.raw, one.vr, one.charset)
 
     def _pixels(self, one: Element, shape: list[int]) -> None:
         """Compressed frames may hold comments; uncompressed ones may be longer than their picture."""
         raw = one.raw
         if one.vr != "OB" or raw[:4] != b"\xfe\xff\x00\xe0":
             size = shape[0] * shape[1] * shape[2] // 8 if len(shape) == len(_SHAPE) else 0
-            if not size:
+            extra = len(raw) % size if size else 0
+            if extra <= 1:
                 return
-            extra = len(raw) % size
-            raw = raw[-extra:] if extra > 1 else b""
-        spaced = b" ".join(raw.translate(_PLAIN).split())
-        self._frames = b" " + spaced + b" "
+            raw = raw[-extra:]
+        self._frames = b" " + b" ".join(bytes(raw).translate(_PLAIN).split()) + b" "
 
     def _preamble(self, output: bytes) -> None:
         if output[128:132] != b"DICM" or any(output[:128]):
             self._found["place"] += 1
 
 
-# -- plain searches
-
-
-def search(output: bytes, values: Sequence[str]) -> list[int]:
-    """Positions in `values` of those found as whole words in a file's bytes, in any of four encodings."""
-    data = inflated(output).lower()
-    return [position for position, value in enumerate(values) if _occurs(data, value.lower())]
-
-
-def _occurs(data: bytes, value: str) -> bool:
-    if any(value.encode(codec) in data for codec in ("utf-16-le", "utf-16-be")):
-        return True
-    return any(
-        form in data and re.search(_EDGE_BEFORE + re.escape(form) + _EDGE_AFTER, data) is not None
-        for form in {value.encode("utf-8"), value.encode("latin-1", "ignore")} - {b""}
-    )
-
-
-def originals_of_row(values: Iterable[str]) -> tuple[str, ...]:
-    """What to look for of one table row: whole identifying values, and the parts of those that are names."""
-    found: set[str] = set()
-    for value in values:
-        folded = fold(value)
-        parts = _WORD.findall(folded)
-        found.add(" ".join(parts))
-        if not any(char.isdigit() for char in folded) and len(parts) <= 4:
-            found.update(part for part in parts if part not in standard_words())
-    return tuple(sorted(value for value in found if len(value) >= MIN_LENGTH))
-
-
-def search_cells(cells: Iterable[Any], values: Sequence[str]) -> list[int]:
-    """Positions in `values` of those found in cells: as whole words in text, as the whole of a long number."""
-    texts = []
-    for cell in cells:
-        if isinstance(cell, str):
-            texts.append(" " + " ".join(_WORD.findall(fold(cell))) + " ")
-        elif isinstance(cell, (int, float)) and not isinstance(cell, bool) and abs(cell) >= 1e5:
-            texts.append(f" {cell:.0f} ")
-    joined = "\n".join(texts)
-    return [position for position, value in enumerate(values) if f" {value} " in joined]
+@lru_cache(maxsize=16_384)
+def _readable(raw: bytes, vr: str, charset: tuple[str, ...]) -> str:
+    """Normal words of an element of the output, each value on a line of its own."""
+    text = raw.strip(b" \0").decode("latin-1") if vr in BINARY else text_of(raw, charset)
+    if "\0" in text:
+        text = f"{text}\n{text.replace(chr(0), '')}"  # as two bytes a letter
+    parts = text.split("\n") if vr in _SINGLE else re.split(r"[\n\\]", text)
+    return "\n".join(normal(part, moments=vr != "UI") for part in parts)

@@ -12,6 +12,7 @@ Source: PS3.15 table E.1-1 and section E.3.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from privacy.deid import actions, elements
@@ -19,7 +20,7 @@ from privacy.deid.actions import Handler
 from privacy.deid.profiles import Action, Profile
 from privacy.deid.profiles.types import UNKNOWN, resolve, types_of
 
-__all__ = ["Rule", "Rulebook", "is_name"]
+__all__ = ["Rule", "Rulebook", "names"]
 
 _SPECIAL: dict[int, Handler] = {
     0x00080005: actions.character_set,
@@ -146,9 +147,9 @@ class Rulebook:
         return _BY_VR.get(vr, actions.remove)
 
 
-def is_name(tag: int) -> bool:
-    """Whether the dictionary says that a tag holds a person's name."""
+@lru_cache(maxsize=1)
+def names() -> frozenset[int]:
+    """Tags that hold a person's name by the dictionary."""
     from pydicom.datadict import DicomDictionary
 
-    entry = DicomDictionary.get(tag)
-    return entry is not None and entry[0] == "PN"
+    return frozenset(tag for tag, entry in DicomDictionary.items() if entry[0] == "PN")

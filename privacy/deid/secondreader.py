@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
+from typing import NamedTuple, cast
 
 __all__ = ["BINARY", "Element", "inflated", "read", "text_of"]
 
@@ -24,20 +25,22 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 _PIXELS = 0x7FE00010
 _SYNTAX, _CHARSET = 0x00020010, 0x00080005
 _IMPLICIT, _BIG, _DEFLATED = "1.2.840.10008.1.2", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2.1.99"
+# As two bytes: VR, and whether its length has four.
+_VRS = {vr.encode(): (vr, vr in _LONG) for vr in _SHORT | _LONG}
 _MAX_DEPTH = 64
 _MAX_INFLATED = 1 << 30
-_LITTLE = (Struct("<HH"), Struct("<H"), Struct("<I"))
-_BIG_ENDIAN = (Struct(">HH"), Struct(">H"), Struct(">I"))
+# A tag; a tag, its VR and a short length; a long length.
+_LITTLE = (Struct("<HH"), Struct("<HH2sH"), Struct("<I"))
+_BIG_ENDIAN = (Struct(">HH"), Struct(">HH2sH"), Struct(">I"))
 
 
-@dataclass(frozen=True, slots=True)
-class Element:
+class Element(NamedTuple):
     """One element that is no sequence.
 
     Attributes:
         path: tag, item, tag, item, ... tag.
         vr: as the file says, or the dictionary where it does not.
-        raw: the value's bytes; of compressed pixels, all fragments with their heads.
+        raw: the value's bytes (of uncompressed pixels a view); of compressed pixels, all fragments with their heads.
         charset: terms of the Specific Character Set in force.
         little: byte order.
     """
@@ -84,9 +87,9 @@ def inflated(data: bytes) -> bytes:
     return data
 
 
-def text_of(element: Element) -> str:
-    """The value as text: in its character set and, where that is not ASCII, in others that may have been meant."""
-    raw = element.raw.strip(b" \0")
+def text_of(raw: bytes, charset: tuple[str, ...] = ()) -> str:
+    """A value as text: in its character set and, where that is not ASCII, in others that may have been meant."""
+    raw = raw.strip(b" \0")
     if raw.isascii() and b"\x1b" not in raw:
         return raw.decode("ascii")
     texts = [raw.decode("latin-1")]
@@ -94,7 +97,7 @@ def text_of(element: Element) -> str:
         texts.append(raw.decode("utf-8"))
     except UnicodeDecodeError:
         pass
-    declared = _declared(raw, element.charset)
+    declared = _declared(raw, charset)
     return "\n".join(dict.fromkeys([*declared, *texts]))
 
 
@@ -137,7 +140,7 @@ class _Reader:
 
     def __init__(self, data: bytes, *, explicit: bool, little: bool) -> None:
         self._data, self._explicit, self._little = data, explicit, little
-        self._tag, self._two, self._four = _LITTLE if little else _BIG_ENDIAN
+        self._tag, self._whole, self._four = _LITTLE if little else _BIG_ENDIAN
 
     def group_two(self, position: int, found: list[Element]) -> int:
         while self._data[position : position + 2] == b"\2\0":
@@ -173,7 +176,8 @@ class _Reader:
             if vr == "SQ":
                 self._items(start, position, here, charset, found, depth)
                 continue
-            raw = data[start:position]
+            # Pixels are only measured and compared: no copy.
+            raw = data[start:position] if path or tag != _PIXELS else cast(bytes, memoryview(data)[start:position])
             if tag == _CHARSET:
                 charset = tuple(term.strip(" \0") for term in raw.decode("ascii", "replace").split("\\"))
             found.append(Element(here, vr, raw, charset, self._little))
@@ -238,24 +242,27 @@ class _Reader:
         data = self._data
         if position + 8 > end:
             raise ValueError("the file ends before its end")
-        group, number = self._tag.unpack_from(data, position)
+        group, number, code, length = self._whole.unpack_from(data, position)
         tag = group << 16 | number
         if not self._explicit or group == 0xFFFE:
-            return tag, self._looked_up(tag), self._four.unpack_from(data, position + 4)[0], position + 8
-        vr = data[position + 4 : position + 6].decode("latin-1")
-        if vr in _SHORT or not any(data[position : position + 8]):
-            return tag, vr, self._two.unpack_from(data, position + 6)[0], position + 8
-        if vr not in _LONG or position + 12 > end:
+            return tag, _looked_up(tag), self._four.unpack_from(data, position + 4)[0], position + 8
+        vr, long = _VRS.get(code, ("", False))
+        if not vr and any(data[position : position + 8]):  # zeros are padding
             raise ValueError("no such value representation")
+        if not long:
+            return tag, vr, length, position + 8
+        if position + 12 > end:
+            raise ValueError("the file ends before its end")
         return tag, vr, self._four.unpack_from(data, position + 8)[0], position + 12
 
-    @staticmethod
-    def _looked_up(tag: int) -> str:
-        from pydicom.datadict import DicomDictionary
 
-        if tag >> 16 & 1:
-            return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
-        if tag & 0xFFFF == 0:
-            return "UL"
-        entry = DicomDictionary.get(tag)
-        return entry[0].split(" or ")[0] if entry else "UN"
+@lru_cache(maxsize=8192)
+def _looked_up(tag: int) -> str:
+    from pydicom.datadict import DicomDictionary
+
+    if tag >> 16 & 1:
+        return "LO" if 0x10 <= tag & 0xFFFF <= 0xFF else "UN"
+    if tag & 0xFFFF == 0:
+        return "UL"
+    entry = DicomDictionary.get(tag)
+    return entry[0].split(" or ")[0] if entry else "UN"

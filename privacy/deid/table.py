@@ -26,7 +26,7 @@ from privacy.deid import residual
 from privacy.deid.dates import parse_date
 from privacy.deid.deny import DenyList
 from privacy.deid.pseudonym import Pseudonymizer
-from privacy.deid.text import TextEngine
+from privacy.deid.text import TextEngine, redact_lines
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ PSEUDONYM = "pseudonym"
 ROLES = frozenset({"patient", "identifier", "text", "date", "birthdate", "quasi", "value"})
 MAX_AGE_YEARS = 89
 BIRTH_BAND_YEARS = 10
+_NESTED = (list, tuple, dict, set, bytes, bytearray)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,15 +90,23 @@ class TableSpec:
         unknown = sorted(set(self.roles.values()) - ROLES)
         if unknown:
             raise InputError("input.usage", f"unknown role {unknown[0]!r}; there is: {', '.join(sorted(ROLES))}")
+        if self.roles.get(PSEUDONYM, "patient") not in ("patient", "identifier"):
+            raise InputError("input.usage", f"column {PSEUDONYM!r} is the one that the engine makes: rename yours")
         for column, width in self.bands.items():
             if self.roles.get(column) not in ("quasi", "birthdate") or not (math.isfinite(width) and width > 0):
                 raise InputError("input.usage", f"band of {column!r}: a positive width of a quasi or birthdate column")
         for column in self.hierarchies:
             if self.roles.get(column) not in ("quasi", "birthdate") or column in self.bands:
                 raise InputError("input.usage", f"hierarchy of {column!r}: of a quasi or birthdate column without band")
+        self._check_sensitive()
+
+    def _check_sensitive(self) -> None:
         for column in self.sensitive:
             if self.roles.get(column) != "value":
                 raise InputError("input.usage", f"sensitive column {column!r} must have role value")
+        strange = set(self.ordered or ()) - set(self.sensitive)
+        if strange:
+            raise InputError("input.usage", f"ordered column {min(strange)!r} is not sensitive")
         if (self.l is not None or self.t is not None) and not self.sensitive:
             raise InputError("input.usage", "l and t are of sensitive columns: there is none")
 
@@ -152,17 +161,19 @@ class TableEngine:
         if spec.rows_are_persons and (spec.of("text") or spec.of("date")):
             raise InputError("input.usage", "texts and dates need a column with role patient")
         ids = frame[patients[0]].map(as_text) if patients else frame.index.to_series().map(str)
-        rows, nameless = frame[ids != ""], int((ids == "").sum())
-        ids = ids[ids != ""]
+        named = (ids != "").to_numpy(dtype=bool)
+        rows, ids, nameless = frame[named], ids[named], int((~named).sum())
+        _flat(rows, [*spec.roles])
         ladders = recoding.climb(spec, rows, self._reference_year(rows))
         result, rules = self._columns(rows, ids)
         for name, ladder in ladders.items():
             result[name] = recoding.shown(ladder, 0, rows[name])
         withheld = {"no-patient-id": nameless} if nameless else {}
-        clean = [not self._left(row, out) for row, out in zip(_records(rows), _records(result), strict=True)]
-        if not all(clean):
-            withheld["residual"] = len(clean) - sum(clean)
-        outcome = recoding.recode(spec, rows[clean], result[clean], self._reference_year(rows))
+        left = [self._left(row, out) for row, out in zip(_records(rows), _records(result), strict=True)]
+        clean = [number for number, found in enumerate(left) if not found]
+        if any(left):
+            withheld["residual"] = sum(left)
+        outcome = recoding.recode(spec, rows.iloc[clean], result.iloc[clean], self._reference_year(rows))
         result = outcome.frame.drop(columns=[] if patients else [PSEUDONYM])
         if outcome.withheld:
             withheld["small-class"] = outcome.withheld
@@ -219,17 +230,21 @@ class TableEngine:
         for record, patient, text in zip(_records(rows), ids, rows[column], strict=True):
             deny = DenyList(self.known(record))
             shift = self._keys.shift_days(patient)
-            values.append(engine.redact(as_text(text), deny, shift)[0] if as_text(text) else None)
+            note = as_text(text)
+            values.append(redact_lines(engine, note, deny=deny, shift_days=shift)[0] if note else None)
         return pd.Series(values, index=rows.index, dtype="object")
 
     def _dates(self, rows: pd.DataFrame, ids: pd.Series, column: str) -> Any:
         import pandas as pd
 
+        births = [rows[name] for name in self._spec.of("birthdate")]
         values: list[date | None] = []
-        for cell, patient in zip(rows[column], ids, strict=True):
+        for number, (cell, patient) in enumerate(zip(rows[column], ids, strict=True)):
             found = _as_date(cell)
+            # A birth date among the others, moved, would tell by how many days they all were.
+            born = any(found == _as_date(its.iloc[number]) for its in births)
             try:
-                values.append(self._keys.shift_date(found, patient) if found else None)
+                values.append(self._keys.shift_date(found, patient) if found and not born else None)
             except OverflowError:
                 values.append(None)
         return pd.Series(values, index=rows.index, dtype="object")
@@ -282,6 +297,16 @@ def birth_band(born: date | None, width: int, oldest: int) -> str | None:
         return f"before {oldest}"
     low = born.year - born.year % width
     return f"{max(low, oldest)}-{low + width - 1}"
+
+
+def _flat(rows: pd.DataFrame, columns: Sequence[str]) -> None:
+    """Refuse lists, records and bytes in cells: no rule of this engine sees into them."""
+    import numpy as np
+
+    for name in columns:
+        cells = rows[name] if rows[name].dtype == object else ()
+        if nested := sum(isinstance(cell, (*_NESTED, np.ndarray)) for cell in cells):
+            raise InputError("input.table", f"column {name!r}: {nested} cells are lists, records or bytes")
 
 
 def _as_date(cell: object) -> date | None:

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from privacy.deid import names, patterns, places, recognizers
+from privacy.deid import candidates, columns, names, patterns, places, recognizers
 from privacy.deid.dates import parse_date
 from privacy.deid.deny import DenyList
 from privacy.deid.textdates import YEAR, find_dates, shift_written
@@ -133,14 +133,15 @@ class TextEngine:
         people: list[tuple[int, int]] = []
         for label, pattern in patterns.RULES:
             for match in pattern.finditer(text):
-                if label in ("titled", "labelled", "related", "lower"):
-                    people += names.trimmed(text, *match.span("v"), label)
+                if label in ("titled", "labelled", "related", "lower", "short"):
+                    people += candidates.trimmed(text, *match.span("v"), label)
                 else:
                     found += _checked(text, label, match)
         plain = names.find_names(text)
         people += names.repeated(text, people)
         found += [Span(start=start, end=end, label="name") for start, end in [*people, *plain]]
-        found += [Span(start=start, end=end, label=label) for start, end, label in places.find_places(text)]
+        for finder in (columns.find_columns, places.find_places):
+            found += [Span(start=start, end=end, label=label) for start, end, label in finder(text)]
         found += [Span(start=start, end=end, label=label) for start, end, label in recognizers.find(text, self.lang)]
         if self._model is not None:
             found += [Span(start=start, end=end, label=label) for start, end, label in self._model.find(text)]
@@ -203,6 +204,8 @@ def _checked(text: str, label: str, match: re.Match[str]) -> list[Span]:
         start = match.start()
     if label == "facility":
         start = match.start() if "k" in match.re.groupindex else start
+        if "k" in match.re.groupindex and not places.is_proper(text, *match.span("v")):
+            return []
     if label == "place":
         start, end = places.trimmed(text, start, end)
     if label == "record" and _TNM.fullmatch(text[start:end]):

@@ -20,9 +20,14 @@ __all__ = ["YEAR", "find_dates", "shift_written"]
 _IT = "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre".split()
 _EN = "january february march april may june july august september october november december".split()
 _ROWS = (_IT, _EN, [m[:3] for m in _IT], [m[:3] for m in _EN])
+_ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
 _DAYS_IT = "lunedì martedì mercoledì giovedì venerdì sabato domenica".split()
 _DAYS_EN = "monday tuesday wednesday thursday friday saturday sunday".split()
-_WEEKDAY = rf"(?:(?:{'|'.join(_DAYS_IT + _DAYS_EN)}|lunedi|martedi|mercoledi|giovedi|venerdi)'?,?\s)?"
+_PLAIN_DAYS = "lunedi martedi mercoledi giovedi venerdi".split()
+_SHORT_IT = [day[:3] for day in _DAYS_IT]
+_SHORT_EN = [day[:3] for day in _DAYS_EN]
+_DAY_NAME = rf"(?:(?:{'|'.join([*_DAYS_IT, *_DAYS_EN, *_PLAIN_DAYS])})'?|(?:{'|'.join(_SHORT_IT + _SHORT_EN)})\.?),?"
+_WEEKDAY = rf"(?:(?<!\w){_DAY_NAME}\s)?"
 _MONTHS = MONTH_NAMES | {
     "gienn": 1,
     "genaio": 1,
@@ -58,6 +63,7 @@ _PATTERNS = (
     rf"{_WEEKDAY}(?<![\d.,])[0-3]?\d(?:°|º|\^|st|nd|rd|th)?[\s.\-/]{{0,3}}(?:of\s)?{_MONTH}{_TAIL_YEAR}",
     rf"{_WEEKDAY}(?<!\w){_MONTH}\s{{0,2}}[0-3]?\d(?:st|nd|rd|th)?(?!\d),?(?:\s{{1,2}}{_Y4})?(?!\d)",
     rf"(?<!\w){_MONTH}[\s,.\-/]{{0,3}}(?:(?:del|dell'anno|of)\s{{1,2}})?(?:{_Y4}|'\d\d)(?!\d)",
+    rf"(?<!\w){_MONTH}[/\-]\d\d(?![\w/\-]|[.,]\d)",
     rf"(?<!\w){_DAY_WORD}\s{{1,2}}{_MONTH}(?:\s{{1,2}}(?:del\s{{1,2}})?(?:{_Y4}|{_YEAR_WORD}))?",
     r"(?<![\d/.,\-])(?:0?[1-9]|1[0-2])[/\-](?:19|20)\d\d(?!\d)",
 )
@@ -69,16 +75,32 @@ _SHORT = re.compile(
     r"(?![\d/]|[.,\-]\d|\s?(?:mg|ml|cm|mm|%|Levine|cp|cpr|gtt|dei|delle|die|of\b))",
     re.IGNORECASE,
 )
+_LEADING = re.compile(
+    rf"(?:(?<=[\n\r])|^)[ \t\-•*]{{0,8}}(?P<v>{_WEEKDAY}[0-3]?\d[/.](?:0?[1-9]|1[0-2]))(?=[ \t]{{1,3}}(?:ore|h|alle|at|[01]?\d[:.][0-5]\d|-|:)|:)",
+    re.IGNORECASE,
+)
+_NAMED_DAY = re.compile(rf"(?<!\w)(?P<v>{_DAY_NAME}\s[0-3]?\d/(?:0?[1-9]|1[0-2]))(?![\d/]|[.,\-]\d)", re.IGNORECASE)
+# "il 3 c.m.", "12 u.s.", "20 p.v.": a day of this, the last or the next month. It cannot be moved, so it is removed.
+_RELATIVE = re.compile(
+    rf"(?<![\d.,/])(?P<v>{_WEEKDAY}[0-3]?\d(?:[ ]?(?:c\.[ ]?m\.|u\.[ ]?s\.|p\.[ ]?v\.)|[ ](?:corrente|corr\.|inst\.|ult\.|prox\.|del (?:mese )?corrente)(?:[ ]mese)?))(?!\w)",
+    re.IGNORECASE,
+)
 _PAIR = re.compile(r"(?<=[/\d])\s?(?:-|al|e)\s?(?P<v>[0-3]?\d[/.](?:0?[1-9]|1[0-2]))(?![\d/.,])", re.IGNORECASE)
 
-_WEEKDAY_START = re.compile(rf"({'|'.join(_DAYS_IT + _DAYS_EN)})(',?|,?)(\s)", re.IGNORECASE)
+_WEEKDAY_START = re.compile(
+    rf"({'|'.join([*_DAYS_IT, *_DAYS_EN, *_PLAIN_DAYS, *_SHORT_IT, *_SHORT_EN])})('?\.?,?)(\s)", re.IGNORECASE
+)
+_RANGE = re.compile(r"(\d{1,2})(\s?(?:-|/|\be\b|\bal\b|\bto\b)\s?)(\d{1,2}\D.*)", re.IGNORECASE | re.DOTALL)
+_ROMAN_MONTH = re.compile(r"(\d{1,2})([\s\-/.]{1,2})([IVX]{1,4})([\s\-/.]{1,2})(\d{4})")
+_ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![^\W\d_])", re.IGNORECASE)
 _NUMERIC = re.compile(r"(\d{1,2})(\s?[\-/._ ]\s?)(\d{1,2})(\s?[\-/._, ]\s?)('?)(\d{4}|\d\d)")
 _ISO = re.compile(r"(\d{4})([\-/.]?)(\d{1,2})\2(\d{1,2})")
 _NAMED = re.compile(
-    r"(\d{1,2})([°º^]?[\s.\-/]*(?:of\s)?)([a-z]{3,}\.?)(?:([\s,.\-/]+(?:del\s+)?)('?)(\d{4}|\d\d))?", re.I
+    r"(\d{1,2})((?:[°º^]|st|nd|rd|th)?[\s.\-/]{0,6}(?:of\s)?)([a-z]{3,12}\.?)(?:([\s,.\-/]{1,6}(?:del\s{1,4})?)('?)(\d{4}|\d\d))?",
+    re.I,
 )
-_NAMED_FIRST = re.compile(r"([a-z]{3,}\.?)(\s*)(\d{1,2})(?:st|nd|rd|th)?(,?)(?:(\s+)(\d{4}))?", re.I)
-_MONTH_YEAR = re.compile(r"([a-z]{3,}\.?)([\s,.\-/]*(?:del\s+)?)('?)(\d{4}|\d\d)", re.I)
+_NAMED_FIRST = re.compile(r"([a-z]{3,12}\.?)(\s{0,4})(\d{1,2}(?:st|nd|rd|th)?)(,?)(?:(\s{1,4})(\d{4}))?", re.I)
+_MONTH_YEAR = re.compile(r"([a-z]{3,12}\.?)([\s,.\-/]{0,6}(?:del\s{1,4})?)('?)(\d{4}|\d\d)", re.I)
 _FIGURES_YEAR = re.compile(r"(\d{1,2})([/\-])(\d{4})")
 _DAY_MONTH = re.compile(r"(\d{1,2})([/.\-])(\d{1,2})")
 
@@ -86,7 +108,8 @@ _DAY_MONTH = re.compile(r"(\d{1,2})([/.\-])(\d{1,2})")
 def find_dates(text: str) -> list[tuple[int, int]]:
     """Start and end of each date; they may overlap."""
     found = [match.span() for pattern in _FIND for match in pattern.finditer(text)]
-    found += [match.span("v") for match in _SHORT.finditer(text)]
+    for pattern in (_SHORT, _LEADING, _NAMED_DAY, _RELATIVE):
+        found += [match.span("v") for match in pattern.finditer(text)]
     ends = {end for _, end in found}
     found += [match.span("v") for match in _PAIR.finditer(text) if match.start() in ends]
     return found
@@ -109,11 +132,15 @@ def shift_written(text: str, days: int, year: int = 2001) -> str | None:
     text = text.strip()
     weekday = _WEEKDAY_START.match(text)
     body = text[weekday.end() :] if weekday else text
-    for style in (_iso, _numeric, _named, _named_first, _month_year, _figures_year, _day_month):
+    for style in (_iso, _numeric, _roman, _named, _named_first, _month_year, _figures_year, _day_month, _range):
         result = style(body, days, year)
         if result is not None:
             written, moved = result
-            return (_weekday_like(weekday[1], moved) + weekday[2] + weekday[3] + written) if weekday else written
+            return (
+                (_weekday_like(weekday[1], moved) + weekday[2].lstrip("'") + weekday[3] + written)
+                if weekday
+                else written
+            )
     return None
 
 
@@ -144,17 +171,52 @@ def _named(text: str, days: int, year: int) -> tuple[str, date] | None:
     if not match or not moved:
         return None
     tail = f"{match[4]}{match[5]}{f'{moved.year:04d}'[-len(match[6]) :]}" if match[6] else ""
-    between = re.sub("[°º^]", "", match[2])
+    between = _ORDINAL.sub(_ordinal(moved.day), re.sub("[°º^]", "", match[2]), count=1)
     return f"{_width(moved.day, match[1])}{between}{_month_like(match[3], moved.month)}{tail}", moved
 
 
 def _named_first(text: str, days: int, year: int) -> tuple[str, date] | None:
     match = _NAMED_FIRST.fullmatch(text)
-    moved = _moved(match[6] or year, _month(match[1]), match[3], days) if match else None
+    moved = _moved(match[6] or year, _month(match[1]), _ORDINAL.sub("", match[3]), days) if match else None
     if not match or not moved:
         return None
     tail = f"{match[5]}{moved.year:04d}" if match[6] else ""
-    return f"{_month_like(match[1], moved.month)}{match[2]}{_width(moved.day, match[3])}{match[4]}{tail}", moved
+    ordinal = _ordinal(moved.day) if _ORDINAL.search(match[3]) else ""
+    return (
+        f"{_month_like(match[1], moved.month)}{match[2]}{_width(moved.day, match[3])}{ordinal}{match[4]}{tail}",
+        moved,
+    )
+
+
+def _roman(text: str, days: int, year: int) -> tuple[str, date] | None:
+    match = _ROMAN_MONTH.fullmatch(text)
+    month = _ROMAN.index(match[3]) + 1 if match and match[3] in _ROMAN else 0
+    moved = _moved(match[5], month, match[1], days) if match else None
+    if not match or not moved:
+        return None
+    return f"{_width(moved.day, match[1])}{match[2]}{_ROMAN[moved.month - 1]}{match[4]}{moved.year:04d}", moved
+
+
+def _range(text: str, days: int, year: int) -> tuple[str, date] | None:
+    """Two days of one month, if they are so after the move too: "12-15 marzo 2021"."""
+    match = _RANGE.fullmatch(text)
+    if not match:
+        return None
+    for style in (_numeric, _named):
+        result = style(match[3], days, year)
+        if result is None:
+            continue
+        written, last = result
+        old = last - timedelta(days=days)
+        first = _moved(old.year, old.month, match[1], days)
+        if first is None or (first.year, first.month) != (last.year, last.month) or first > last:
+            return None
+        return f"{_width(first.day, match[1], written[:2] if written[0] == '0' else '')}{match[2]}{written}", first
+    return None
+
+
+def _ordinal(day: int) -> str:
+    return "th" if 10 < day < 14 else {1: "st", 2: "nd", 3: "rd"}.get(day % 10, "th")
 
 
 def _month_year(text: str, days: int, year: int) -> tuple[str, date] | None:
@@ -200,7 +262,8 @@ def _month_like(written: str, month: int) -> str:
 
 
 def _weekday_like(written: str, moved: date) -> str:
-    days = _DAYS_IT if written.lower() in _DAYS_IT else _DAYS_EN
+    rows = (_DAYS_IT, _DAYS_EN, _SHORT_IT, _SHORT_EN)
+    days = next((row for row in rows if written.lower() in row), _DAYS_IT)
     name = days[moved.weekday()]
     return name.upper() if written.isupper() else name.capitalize() if written[:1].isupper() else name
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -44,11 +44,16 @@ class Wanted:
         forms: normalised words with one space at either end, searched as they stand.
         solid: letters and digits alone, searched with any separators between them; "" for none.
         excluded: why a part of the value is looked for at its own place only: short, vocabulary.
+        firsts: the first word of each form.
     """
 
     forms: tuple[str, ...] = ()
     solid: str = ""
     excluded: tuple[str, ...] = ()
+    firsts: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "firsts", frozenset(form[1:].split(" ", 1)[0] for form in self.forms))
 
 
 def fold(text: str) -> str:

@@ -1,6 +1,7 @@
 """Clinical notes from templates: each comes with its identifying spans and with the eponyms that must stay.
 
-A template is text with slots such as `<name>` or `<date>`; everything else is kept as it stands, but for layout noise:
+A template is text with slots such as `<name>` or `<date>`, and with fixed parts that identify such as
+`<ward=Chirurgia>`; everything else is kept as it stands, but for layout noise:
 upper case, wrapped lines, CRLF, typing errors in words that are no identifier, decomposed accents.
 """
 
@@ -11,13 +12,15 @@ import random
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-_SLOT = re.compile(r"<([a-z]+)(\d?)>")
+_SLOT = re.compile(r"<([a-z]+)(?:=([^>]{1,40}))?>")
 _MONTHS = {
     "it": "gennaio febbraio marzo aprile maggio giugno luglio agosto settembre ottobre novembre dicembre".split(),
     "en": "January February March April May June July August September October November December".split(),
 }
+_ROMAN = "I II III IV V VI VII VIII IX X XI XII".split()
+_WEEKDAYS = "lun mar. mercoledì gio ven sab. domenica".split()
 _ODD = dict(zip("0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ", [1, 0, 5, 7, 9, 13, 15, 17, 19, 21, 1, 0, 5, 7, 9, 13, 15, 17, 19, 21,
             2, 4, 18, 20, 11, 3, 6, 8, 12, 14, 16, 10, 22, 25, 24, 23], strict=True))  # fmt: skip
 DIRECT = ("name", "fiscal", "document", "account", "phone", "email", "address", "record", "date", "url", "age")
@@ -51,6 +54,8 @@ class Material:
     towns: Sequence[str]
     hospitals: Sequence[str]
     eponyms: Sequence[str]
+    wards: Sequence[str]
+    brief: Sequence[str]
     templates: dict[str, Sequence[str]]
 
 
@@ -63,13 +68,19 @@ class _Writer:
             "doctor": ("name", self._doctor), "othergiven": ("name", lambda: rng.choice(material.given)),
             "initials": ("name", lambda: f"{self.given[0]}.{self.surname[0]}."),
             "fiscal": ("fiscal", self._fiscal), "date": ("date", self._date), "birth": ("date", self._birth),
-            "card": ("document", lambda: "80380" + self._digits(15)), "plate": ("document", self._plate),
+            "card": ("document", lambda: rng.choice(("80380" + self._digits(15), f"80380 {self._digits(5)} {self._digits(5)} {self._digits(5)}"))), "plate": ("document", self._plate),
             "idcard": ("document", lambda: f"C{rng.choice('ABX')}{self._digits(5)}{rng.choice('ABDEF')}{rng.choice('ABDEF')}"),
             "passport": ("document", lambda: f"Y{rng.choice('AB')}{self._digits(7)}"),
-            "iban": ("account", lambda: "IT" + self._digits(2) + rng.choice("ABX") + self._digits(22)),
+            "iban": ("account", self._iban),
             "phone": ("phone", self._phone), "email": ("email", self._email), "url": ("url", self._url),
             "address": ("address", self._address), "town": ("place", lambda: rng.choice(material.towns)),
             "record": ("record", self._record), "hospital": ("facility", lambda: rng.choice(material.hospitals)),
+            "ward": ("facility", lambda: rng.choice(material.wards)), "brief": ("name", lambda: rng.choice(material.brief)),
+            "lower": ("name", lambda: _typed(f"{self.given} {self.surname}").lower()), "caps": ("name", lambda: f"{self.surname} {self.given}".upper()),
+            "short": ("name", self._short), "surnamefirst": ("name", lambda: f"{self.surname}, {self.given}"),
+            "typed": ("name", lambda: _typed(f"{self.given} {self.surname}")), "plain": ("name", lambda: f"{self.given} {self.surname}"),
+            "thisday": ("date", lambda: f"{rng.randint(1, 28)} {rng.choice(('c.m.', 'u.s.', 'p.v.'))}"),
+            "oldword": ("age", lambda: rng.choice(("novantaduenne", "novantunenne", "ultranovantenne", "centenaria"))),
             "oldage": ("age", lambda: str(rng.randint(90, 104))), "age": ("", lambda: str(rng.randint(19, 88))),
             "eponym": ("keep", lambda: rng.choice(material.eponyms)),
         }  # fmt: skip
@@ -81,7 +92,7 @@ class _Writer:
         for match in _SLOT.finditer(template):
             before = template[at : match.start()]
             entity, make = self.slots[match[1]]
-            value = make()
+            value = match[2] or make()
             pieces += [before, value]
             length += len(before)
             if entity:
@@ -98,6 +109,15 @@ class _Writer:
                  f"{self.surname.upper()} {self.given.upper()}")  # fmt: skip
         return self.rng.choice(forms if self.lang == "it" else forms[:1])
 
+    def _short(self) -> str:
+        return self.rng.choice((f"{self.surname} {self.given[0]}.", f"{self.given[0]}. {self.surname}"))
+
+    def _iban(self) -> str:
+        letter, bank = self.rng.choice("ABX"), (self._digits(5), self._digits(5), self._digits(12))
+        figures = "".join(str(int(c, 36)) for c in letter + "".join(bank) + "IT00")
+        check = f"{98 - int(figures) % 97:02d}"
+        return self.rng.choice((f"IT{check}{letter}{''.join(bank)}", f"IT {check} {letter} {' '.join(bank)}"))
+
     def _doctor(self) -> str:
         given, surname = self.rng.choice(self.m.given), self.rng.choice(self.m.surnames)
         return self.rng.choice((surname, f"{given} {surname}", f"{given[0]}. {surname}"))
@@ -105,13 +125,15 @@ class _Writer:
     def _date(self) -> str:
         day, month, year = self.rng.randint(1, 28), self.rng.randint(1, 12), self.rng.randint(2005, 2024)
         name = _MONTHS[self.lang][month - 1]
+        forms: tuple[str, ...]
         if self.lang == "en":
             forms = (f"{day} {name} {year}", f"{name} {day}, {year}", f"{day:02d}/{month:02d}/{year}", f"{day} {name[:3]} {year}",
-                     f"{year}-{month:02d}-{day:02d}", f"{day}th of {name} {year}", f"{name} {year}")  # fmt: skip
+                     f"{year}-{month:02d}-{day:02d}", f"{day}th of {name} {year}", f"{name} {year}", f"{day:02d}-{name[:3]}-{year}")  # fmt: skip
         else:
             forms = (f"{day:02d}/{month:02d}/{year}", f"{day}.{month}.{year}", f"{day}/{month}/{year % 100:02d}", f"{day} {name} {year}",
                      f"{day} {name[:3]} {year}", f"{day:02d}-{month:02d}-{year}", f"{name} {year}", f"1° {name} {year}",
-                     f"{day} {name}", f"{year}-{month:02d}-{day:02d}", f"{name} '{year % 100:02d}")  # fmt: skip
+                     f"{day} {name}", f"{year}-{month:02d}-{day:02d}", f"{name} '{year % 100:02d}", f"{day:02d}-{name[:3]}-{year}",
+                     f"{day}.{_ROMAN[month - 1]}.{year}", f"{_WEEKDAYS[day % 7]} {day}/{month}/{year}")  # fmt: skip
         return self.rng.choice(forms)
 
     def _birth(self) -> str:
@@ -125,8 +147,14 @@ class _Writer:
         check = chr((sum(_ODD[c] for c in body[::2]) + even) % 26 + 65)
         if rng.random() < 0.2:  # a typing error in the check letter
             check = chr((ord(check) - 64) % 26 + 65)
+        odd = body[:13] + "".join("LMNPQRSTUV"[int(c)] for c in body[13:15]) + body[15:]  # digits replaced by letters
         return rng.choice(
-            (body + check, (body + check).lower(), f"{body[:3]} {body[3:6]} {body[6:11]} {body[11:]}{check}")
+            (
+                body + check,
+                odd + check,
+                (body + check).lower(),
+                f"{body[:3]} {body[3:6]} {body[6:11]} {body[11:]}{check}",
+            )
         )
 
     def _plate(self) -> str:
@@ -142,7 +170,8 @@ class _Writer:
                 (f"020 7{d(3)} {d(4)}", f"+44 7{d(3)} {d(6)}", f"(555) {d(3)}-{d(4)}", f"07{d(3)} {d(6)}")
             )
         return self.rng.choice((f"3{d(2)} {d(7)}", f"3{d(2)}-{d(7)}", f"+39 3{d(2)} {d(3)} {d(4)}", f"02/{d(7)}", f"06 {d(8)}",
-                                f"3{d(9)}", f"0{d(2)}.{d(6)}"))  # fmt: skip
+                                f"3{d(9)}", f"0{d(2)}.{d(6)}", f"02-{d(2)}.{d(2)}.{d(2)}.{d(2)}", f"+39-3{d(2)}-{d(3)}.{d(2)}.{d(2)}", f"(0{d(2)}) {d(6)}",
+                                f"3{d(2)}/{d(7)}"))  # fmt: skip
 
     def _email(self) -> str:
         plain = [
@@ -179,8 +208,14 @@ class _Writer:
                 self._digits(7),
                 f"{self.rng.choice('ABHR')}{self._digits(6)}",
                 f"{year}-{self._digits(5)}",
+                f"{year % 100}-I-{self._digits(5)}",
             )
         )
+
+
+def _typed(name: str) -> str:
+    """As on a keyboard without accents: an apostrophe after the last vowel."""
+    return re.sub(r"([àèéìòù])(?![^\W\d_])", lambda m: unicodedata.normalize("NFD", m[1])[0] + "'", name)
 
 
 def corpus(material: Material, count: int, seed: int) -> list[Note]:
@@ -191,9 +226,7 @@ def corpus(material: Material, count: int, seed: int) -> list[Note]:
     for number in range(count):
         lang, template = plan[number % len(plan)]
         streets = [s for s in material.streets if s[0].isupper() == (lang == "en")]
-        own = Material(given=material.given, surnames=material.surnames, streets=streets, towns=material.towns, hospitals=material.hospitals,
-                       eponyms=material.eponyms, templates=material.templates)  # fmt: skip
-        text, gold = _Writer(own, lang, rng).write(template)
+        text, gold = _Writer(replace(material, streets=streets), lang, rng).write(template)
         notes.append(_noise(text, gold, lang, rng))
     return notes
 

@@ -66,8 +66,17 @@ MATERIAL = Material(
         "scala di Glasgow",
         "esofago di Barrett",
     ],
+    wards=["Chirurgia Vascolare", "Medicina Interna", "Cardiologia", "Ortopedia e Traumatologia"],
+    brief=["Ma Li", "Hu Yan", "Bo Xu", "Li Na", "Fei Chen"],
     templates={
         "it": [
+            "LISTA OPERATORIA del <date>\n1) <caps> aa <age> colecistectomia - op. <doctor>\n2) <brief> aa <age> ernia inguinale sec. Lichtenstein\nReparto di <ward>, <eponym>.",
+            "il sig. <lower> di anni <age> viene x controllo il <thisday>, tel <phone>. <eponym>. inviato da U.O. <ward>",
+            "Cognome.......: <surname>\nNome..........: <given>\nNato il.......: <birth>\nResidente.....: <town>\nIndirizzo.....: <address>\nTelefono......: <phone>\nTessera sanitaria: <card>\nNote: <eponym>",
+            "Da: <plain> <<email>>\nA: Dott.ssa <doctor>\nData: <date>\nGentile dottoressa, sono <plain>, la mamma di <othergiven>. Il suo IBAN: <iban>. Ho il referto n. <record>. Grazie, <given>",
+            "Pz <short>, <oldword>, nota alla Cardiologia di <town>. <eponym>. Accompagnata da <othergiven> (figlia). Documento <idcard>, passaporto <passport>.\nReferto su <url>\n<short>",
+            "|Cognome|Nome|Data nasc.|CF|\n|<surname>|<given>|<birth>|<fiscal>|\nTarga <plate>. <eponym>.",
+            "Sig.ra <typed> ricoverata in <ward=Chirurgia 2> dal <date>. Chiamare il marito <othergiven>. <eponym>. Uomo di anni <oldage> nel letto accanto. Firma: <short>",
             "LETTERA DI DIMISSIONE\n<hospital>\nPaziente: <name>\nNato il <birth> a <town> - CF <fiscal>\nCartella clinica n. <record>\n\nGentile Collega, dimettiamo in data <date> il/la sig. <surname>, "
             "ricoverato dal <date> per scompenso cardiaco. In anamnesi <eponym>, ipertensione arteriosa. In terapia con Bisoprololo 2.5 mg e Furosemide.\nLa moglie <othergiven> riferisce dispnea.\n"
             "Controllo ambulatoriale il <date>.\nCordiali saluti\nDott. <doctor>",
@@ -80,6 +89,7 @@ MATERIAL = Material(
             "<surname> <given>, IBAN <iban>, passaporto <passport>. Il paziente riferisce dolore addominale. <eponym>, Blumberg negativo.",
         ],
         "en": [
+            "From: <plain> <<email>>\nTo: Dr <doctor>\nHi, mr <lower> was seen on <date> on <ward=Acacia Ward>. He lives at <address>. Ref <record>. Thanks, <given>",
             "DISCHARGE SUMMARY\nPatient: <name>  DOB: <birth>  MRN: <record>\nAddress: <address>\nAdmitted on <date> with chest pain under Dr. <doctor>. History of Parkinson disease.\n"
             "His wife <othergiven> was called on <phone>. Started on Ramipril 5 mg. Discharged <date>.",
             "Clinic letter, <date>. Dear Dr <doctor>, I reviewed Mr <surname>, a <oldage> year old man. Gleason 4+3, ECOG 1. Contact: <email>. Yours sincerely, Dr <doctor>",

@@ -32,7 +32,11 @@ def test_the_line_has_the_agreed_keys_and_sane_figures(demo: Demo) -> None:
     assert harvest["withheld"] > 0
     assert harvest["parcels"] >= 3
     assert harvest["bytes"] > 1000
-    assert set(anonymize) == {"files", "records", "identifiers_planted", "identifiers_left", "k"}
+    assert set(anonymize) == {"files", "records", "identifiers_planted", "identifiers_left", "k", "documents",
+                              "pictures_cleaned", "quarantined"}  # fmt: skip
+    assert anonymize["documents"] >= 24
+    assert anonymize["pictures_cleaned"] == 3
+    assert anonymize["quarantined"]["burned-in"] == 3
     assert anonymize["files"] > 200
     assert anonymize["identifiers_planted"] > 1000
     assert anonymize["identifiers_left"] == 0
@@ -47,6 +51,28 @@ def test_the_line_has_the_agreed_keys_and_sane_figures(demo: Demo) -> None:
     assert s["inference"]["edge"]["rows"] > 10
     assert s["log"]["verified"] is True
     assert s["log"]["entries"] >= harvest["parcels"]
+
+
+def test_a_person_is_the_same_in_rows_images_and_records(demo: Demo) -> None:
+    """One pseudonym in all three, and the same days between a person's dates as at the hospital."""
+    import pandas as pd
+    from pydicom import dcmread
+
+    folder = demo.out / "centre" / "state" / "vault" / "lake" / "lung-anonymize"
+    table = pd.concat([pd.read_parquet(path) for path in folder.glob("*/*.parquet")]).set_index("pseudonym")
+    imaged = {str(d.PatientID): str(d.StudyDate) for d in (dcmread(p, stop_before_pixels=True)
+              for p in folder.glob("*/*.dcm")) if "StudyDate" in d}  # fmt: skip
+    met = 0
+    for path in (p for p in folder.glob("*/P*.json")):
+        found = [entry["resource"] for entry in json.loads(path.read_text())["entry"]]
+        encounter = next(r for r in found if r["resourceType"] == "Encounter")
+        who, seen = path.stem.split("-")[0], encounter["period"]["start"]
+        if who in table.index:  # not of a class too small to leave
+            met += 1
+            assert str(table.loc[who, "visit_date"])[:10] == seen
+        assert imaged.get(who, seen.replace("-", "")) == seen.replace("-", "")
+    assert met >= 20
+    assert len(imaged) >= 24
 
 
 def test_no_file_outside_the_sites_sources_holds_a_planted_identity(demo: Demo) -> None:

@@ -33,8 +33,8 @@ COLUMNS = {"pseudonym": "string", "born": "string", "seen": "date", "note": "str
 class Memory:
     """A source and a gate in memory."""
 
-    def __init__(self, table: pd.DataFrame | None, files: list[bytes]) -> None:
-        self._table, self._files = table, files
+    def __init__(self, table: pd.DataFrame | None, files: list[bytes], fhir: dict[str, bytes] | None = None) -> None:
+        self._table, self._files, self._fhir = table, files, fhir or {}
         self.items: list[Item] = []
         self.withheld: Counter[str] = Counter()
 
@@ -43,6 +43,10 @@ class Memory:
 
     def files(self) -> Iterator[SourceFile]:
         yield from (SourceFile(f"{n:08d}.dcm", data) for n, data in enumerate(self._files))
+
+    def documents(self, kind: str) -> Iterator[SourceFile]:
+        assert kind == "fhir"
+        yield from (SourceFile(name, data) for name, data in self._fhir.items())
 
     def put(self, item: Item) -> None:
         self.items.append(item)
@@ -130,7 +134,10 @@ def test_files_without_a_table_and_a_table_without_files() -> None:
         ({"text_language": "fr"}, "input.study"),
         ({"bands": {"age": "x"}}, "input.study"),
         ({"bands": {"dose": 5}}, "input.usage"),
-        ({"options": ["clean-pixel-data"]}, "input.usage"),
+        ({"options": ["clean-recognizable-visual-features"]}, "input.usage"),
+        ({"hierarchies": {"age": {"kind": "age"}}, "bands": {"age": 10}}, "input.usage"),
+        ({"hierarchies": {"age": {"file": "../../etc/passwd"}}}, "input.usage"),
+        ({"suppression_limit": 2}, "input.study"),
     ],
 )
 def test_parameters_are_checked_before_anything_is_put(parameters: dict[str, Any], code: str) -> None:
@@ -150,3 +157,121 @@ def test_an_undeclared_pseudonym_and_a_column_without_role_are_refused() -> None
         run(job(dataset={"name": "lung", "columns": ["secret"]}, output={"columns": columns}), memory, memory)
     assert caught.value.code == "input.column-missing"
     assert memory.items == []
+
+
+# -- FHIR, pixels, the lattice, the certificate
+
+
+BOTH = {"dataset": {"name": "lung", "columns": [c for c in COLUMNS if c != "pseudonym"], "images": True, "fhir": True},
+        "output": {"files": True, "documents": True,
+                   "columns": [{"name": n, "dtype": d} for n, d in COLUMNS.items()]}}  # fmt: skip
+
+
+def bundle(number: str, *, seen: str = "2020-01-10", text: str = "visto il 10/01/2020") -> dict[str, Any]:
+    patient = {"resourceType": "Patient", "id": "a1", "birthDate": "1950-04-03",
+               "identifier": [{"type": {"coding": [{"code": "MR"}]}, "value": number}],
+               "name": [{"family": "Zanzotteraa", "given": ["Ugo"]}]}  # fmt: skip
+    seen_then = {"resourceType": "Observation", "id": "o1", "status": "final", "code": {"text": "Hb"},
+                 "subject": {"reference": "Patient/a1"}, "effectiveDateTime": seen,
+                 "note": [{"text": f"Ugo Zanzotteraa {text}"}]}  # fmt: skip
+    return {"resourceType": "Bundle", "type": "collection", "entry": [{"resource": patient}, {"resource": seen_then}]}
+
+
+def encode(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def test_one_person_in_table_text_dicom_and_fhir_is_the_same_and_moved_alike() -> None:
+    memory = Memory(frame(), files()[3:4], {"00000001.json": encode(bundle("PT-1000"))})
+    run(job(**BOTH), memory, memory)
+    keys = Pseudonymizer(b"k" * 32)
+    who, then = keys.pseudonym("PT-1000"), keys.shift_date(date(2020, 1, 10), "PT-1000")
+    table = pd.read_parquet(io.BytesIO(memory.of(ItemKind.TABLE)[0].data))
+    image = dcmread(io.BytesIO(memory.of(ItemKind.DICOM)[0].data))
+    (item,) = memory.of(ItemKind.DOCUMENT)
+    person, seen = (entry["resource"] for entry in json.loads(item.data)["entry"])
+    assert item.name == f"{who}.json"
+    assert {table["pseudonym"][0], str(image.PatientID), person["identifier"][0]["value"]} == {who}
+    assert {str(table["seen"][0]), seen["effectiveDateTime"]} == {then.isoformat()}
+    assert image.StudyDate == then.strftime("%Y%m%d")
+    assert f"{then:%d/%m/%Y}" in table["note"][0]
+    assert f"{then:%d/%m/%Y}" in seen["note"][0]["text"]
+    everything = b"".join(one.data for one in memory.items).lower()
+    assert not [gone for gone in (b"zanzottera", b"pt-1000", b"1950-04", b"10/01/2020") if gone in everything]
+
+
+def test_a_bad_document_is_withheld_alone_and_a_bad_line_too() -> None:
+    again = Memory(None, [], {"00000001.json": encode(bundle("PT-1"))})
+    run(job(**BOTH), again, again)
+    (clean,) = again.of(ItemKind.DOCUMENT)
+    patient = bundle("PT-2")["entry"][0]["resource"]
+    lines = b"\n".join([encode(patient), b"{oops", b"", encode({"resourceType": "Nonsense"})])
+    memory = Memory(None, [], {"00000001.json": b"[]", "00000002.json": clean.data, "00000003.ndjson": lines})
+    run(job(**BOTH), memory, memory)
+    (item,) = memory.of(ItemKind.DOCUMENT)
+    assert len(item.data.splitlines()) == item.rows == 1
+    assert item.name.endswith(".ndjson")
+    assert memory.withheld == {"unreadable": 3, "deidentified-before": 1}
+    (report,) = memory.of(ItemKind.REPORT)
+    assert json.loads(report.data)["certificate"]["quarantine"] == {"deidentified-before": 1, "unreadable": 3}
+
+
+def test_a_second_run_under_the_key_is_told_from_what_cannot_be_read() -> None:
+    first = Memory(None, files()[3:4])
+    run(job(), first, first)
+    second = Memory(None, [first.of(ItemKind.DICOM)[0].data, b"junk"])
+    run(job(), second, second)
+    assert second.withheld == {"deidentified-before": 1, "unreadable": 1}
+
+
+def test_writing_in_pictures_is_blanked_and_a_capture_stays() -> None:
+    from corsia.synthetic import written_image
+
+    box, data = written_image({"PatientID": "pt-1000"}, "ZANZOTTERAA UGO", seed=1)
+    _, capture = written_image({"PatientID": "pt-1000"}, "ZANZOTTERAA UGO", seed=2, capture=True)
+    memory = Memory(None, [data, capture])
+    run(job(pipeline={"name": "anonymize", "parameters": {"options": ["clean-pixel-data"]}}), memory, memory)
+    (item,) = memory.of(ItemKind.DICOM)
+    x0, y0, x1, y1 = box
+    before, after = (dcmread(io.BytesIO(raw)).pixel_array for raw in (data, item.data))
+    assert len(set(before[y0:y1, x0:x1].ravel().tolist())) > 1
+    assert len(set(after[y0:y1, x0:x1].ravel().tolist())) == 1
+    assert memory.withheld == {"burned-in": 1}
+    (report,) = memory.of(ItemKind.REPORT)
+    certificate = json.loads(report.data)["certificate"]
+    assert certificate["options"] == ["clean-pixel-data"]
+    assert certificate["pixels"]["changed"] == 1
+    assert certificate["pixels"]["refused-risky-class"] == 1
+
+
+def test_an_option_that_did_not_run_is_not_attested() -> None:
+    memory = Memory(None, files()[3:5])
+    run(job(pipeline={"name": "anonymize", "parameters": {"options": ["clean-pixel-data"]}}), memory, memory)
+    (report,) = memory.of(ItemKind.REPORT)
+    certificate = json.loads(report.data)["certificate"]
+    assert certificate["options"] == []
+    assert certificate["key_id"] == Pseudonymizer(b"k" * 32).key_id
+    assert certificate["second_look"]["hits"] == {}
+    assert certificate["second_look"]["searched"] > 0
+    assert certificate["second_look"]["exclusions"]
+
+
+def test_the_lattice_holds_k_l_and_t_or_refuses() -> None:
+    rows = pd.concat([frame()] * 3, ignore_index=True)
+    rows["id"] = [f"PT-{n}" for n in range(len(rows))]
+    rows["dose"] = [float(n % 4) for n in range(len(rows))]
+    parameters: dict[str, Any] = {"hierarchies": {"age": {"kind": "age"}}, "suppression_limit": 0.2}
+    pipeline = {"name": "anonymize", "parameters": parameters}
+    privacy = {"k": 3, "l": 2, "t": 0.9, "sensitive": ["dose"]}
+    memory = Memory(rows, [])
+    run(job(pipeline=pipeline, privacy=privacy), memory, memory)
+    (report,) = memory.of(ItemKind.REPORT)
+    certificate = json.loads(report.data)["certificate"]
+    assert certificate["k"]["achieved"] >= 3
+    assert certificate["l"]["achieved"] >= 2
+    assert certificate["t"]["achieved"] <= 0.9
+    assert certificate["risk"]["prosecutor"]["max"] <= 1 / 3
+    strict = Memory(rows, [])
+    with pytest.raises(DisclosureRefused):
+        run(job(pipeline=pipeline, privacy=privacy | {"l": 900}), strict, strict)
+    assert strict.items == []

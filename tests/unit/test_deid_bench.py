@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
 from pydicom import dcmread
 
 from corsia.bench_deid import PEERS, _by_class, _figures, _ratios, _run
 from corsia.bench_deid_data import plant, write_files, write_notes
+from corsia.bench_deid_ours import run
 
 
 def test_files_hold_every_planted_value_and_the_count_sees_them(tmp_path: Path) -> None:
@@ -34,6 +36,17 @@ def test_a_plain_slice_is_readable_and_pydicom_leaves_all(tmp_path: Path) -> Non
     assert _run("no-such-tool", None, ["x", "y"], 120.0) == {"error": "CalledProcessError"}
 
 
+@pytest.mark.parametrize("mode", ["one-core", "all-cores", "engine"])
+def test_ours_does_every_file_and_leaves_nothing(tmp_path: Path, mode: str) -> None:
+    planted = plant()
+    write_files(tmp_path / "in", 2, planted)
+    (tmp_path / "out").mkdir()
+    result = run(mode, tmp_path / "in", tmp_path / "out")
+    assert (result["files"], result["failed"]) == (2, 0)
+    figures = _figures(result, result, tmp_path / "out", planted)
+    assert set(figures["left"].values()) == {0}
+
+
 def test_ratio_is_over_peers_that_leave_few() -> None:
     def tool(speed: float, top: int) -> dict[str, object]:
         return {"files": 1, "files_per_s": speed, "cpu_ms_per_file": 1000 / speed, "left": {"top": top}}
@@ -42,8 +55,9 @@ def test_ratio_is_over_peers_that_leave_few() -> None:
     ran = {"pydicom": tool(100, 99), "corsia": tool(70, 0), "corsia-all-cores": tool(130, 0)}
     ran |= {names[0]: tool(26, 3), names[1]: tool(400, 200), names[2]: {"error": "TimeoutExpired"}}
     ratios = _ratios(ran)
-    assert ratios["per_core_of_pydicom"] == 0.7
-    assert ratios["all_cores_of_fastest_clean_peer"] == 5.0
+    assert ratios["per_core_vs_pydicom"] == 0.7
+    assert ratios["all_cores_vs_fastest_clean_peer"] == 5.0
+    assert ratios["fastest_clean_peer"] == names[0]
 
 
 def test_notes_hold_what_is_said(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_nothing_found_changes_no_pixel() -> None:
 class Stubborn(TextFinder):
     """A finder that is never content."""
 
-    def find(self, picture: NDArray[np.uint8]) -> list[tuple[int, int, int, int]]:
+    def find(self, picture: NDArray[np.uint8], *, closely: bool = False) -> list[tuple[int, int, int, int]]:
         return [(10, 10, 30, 20)]
 
 
@@ -333,7 +333,7 @@ def test_overlay_in_pixels_is_cleared_when_allowed() -> None:
     one.add_new(0x60000010, "US", 64)
 
     class Blind(TextFinder):
-        def find(self, picture: NDArray[np.uint8]) -> list[tuple[int, int, int, int]]:
+        def find(self, picture: NDArray[np.uint8], *, closely: bool = False) -> list[tuple[int, int, int, int]]:
             return []
 
     assert PixelCleaner(PixelPolicy(allow_risky=True), finder=Blind()).clean(one).changed

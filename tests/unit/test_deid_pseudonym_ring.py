@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import io
 from datetime import date
+from pathlib import Path
 
 import pandas as pd
 import pytest
+import typer
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian
+from typer.testing import CliRunner
 
+from corsia.cli.deid_link import link
 from privacy.deid.dicom import DicomEngine
 from privacy.deid.fhir import FhirEngine
 from privacy.deid.profiles import load
 from privacy.deid.pseudonym import KeyRing, Pseudonymizer, study_key
 from privacy.deid.table import TableEngine, TableSpec
 from privacy.deid.text import TextEngine
+from protocol.errors import ConfigurationError, ConflictError
 
 SITE = b"s" * 32
 DAY = date(2020, 1, 15)
@@ -103,3 +108,27 @@ def test_ring_of_a_study_rotates_with_the_sites() -> None:
     assert after.find(before.current.key_id) is not None
     assert before.find(after.current.key_id) is None
     assert "1111" not in repr(after)
+
+
+def test_link_writes_the_pseudonyms_under_all_keys_for_the_site_alone(tmp_path: Path) -> None:
+    for name, letter in (("new", b"2"), ("old", b"1")):
+        (tmp_path / name).write_bytes(letter * 32)
+        (tmp_path / name).chmod(0o600)
+    (tmp_path / "ids").write_text("PAT-001\n\npat-002 \n")
+    app = typer.Typer()
+    app.command()(link)
+    keys = ["--key", str(tmp_path / "new"), "--retired", str(tmp_path / "old")]
+    for more, ring in (([], KeyRing(b"2" * 32, [b"1" * 32])), (["--study", "x"], KeyRing(b"2" * 32, [b"1" * 32]))):
+        ring = ring.of_study("x") if more else ring
+        out = tmp_path / f"link{len(more)}.csv"
+        result = CliRunner().invoke(app, [str(tmp_path / "ids"), str(out), *keys, *more])
+        assert result.exit_code == 0, result.output
+        rows = [line.split(",") for line in out.read_text().splitlines()]
+        assert rows == [list(ring.key_ids), *(list(ring.pseudonyms(one).values()) for one in ("PAT-001", "PAT-002"))]
+        assert out.stat().st_mode & 0o077 == 0
+        again = CliRunner().invoke(app, [str(tmp_path / "ids"), str(out), *keys, *more])
+        assert isinstance(again.exception, ConflictError)
+    (tmp_path / "old").chmod(0o640)
+    refused = CliRunner().invoke(app, [str(tmp_path / "ids"), str(tmp_path / "no.csv"), *keys])
+    assert isinstance(refused.exception, ConfigurationError)
+    assert not (tmp_path / "no.csv").exists()

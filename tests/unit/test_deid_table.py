@@ -112,6 +112,13 @@ def test_oldest_share_a_band_and_bad_dates_are_empty() -> None:
     assert birth_band(None, 10, 1931) is None
 
 
+def test_a_birth_date_among_other_dates_does_not_tell_the_shift() -> None:
+    table = pd.DataFrame({"id": ["1", "2"], "born": ["1950-04-03"] * 2, "seen": ["03/04/1950", "2020-01-01"]})
+    spec = TableSpec(roles={"id": "patient", "born": "birthdate", "seen": "date"}, k=1)
+    result = TableEngine(spec, KEYS).deidentify(table)
+    assert [value is None for value in result.frame["seen"]] == [True, False]
+
+
 def test_numeric_ids_agree_with_dicom() -> None:
     table = frame(6).assign(id=[float(n) for n in range(70001, 70007)])
     assert deidentify(table).frame["pseudonym"][0] == KEYS.pseudonym("70001")

@@ -11,6 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from corsia.cli.deid_table import read_spec
 from corsia.cli.deid_table import table as command
 from privacy import disclosure
 from privacy.deid.hierarchy import build, from_rows
@@ -161,11 +162,13 @@ def test_rows_of_one_person_do_not_make_a_class() -> None:
         {"hierarchies": {"age": {"kind": "age"}}, "bands": {"age": 5}},
         {"sensitive": ["age"], "l": 2},
         {"l": 2},
+        {"sensitive": ["dx"], "ordered": ["stage"]},
+        {"roles": {"id": "patient", "pseudonym": "value"}},
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(InputError):
-        TableSpec(roles={"id": "patient", "age": "quasi", "dx": "value"}, **changes)
+        TableSpec(**{"roles": {"id": "patient", "age": "quasi", "dx": "value"}} | changes)
 
 
 # -- command
@@ -232,3 +235,15 @@ def test_without_patient_each_row_is_a_person(tmp_path: Path) -> None:
     out = pd.read_csv(tmp_path / "out.csv", sep=";")
     assert list(out.columns) == ["age", "sex"]
     assert disclosure.k_anonymity(out, ["age", "sex"]) >= 5
+
+
+def test_the_spec_in_the_documentation_is_one(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/deidentification.md").read_text()
+    (tmp_path / "spec.toml").write_text(page.split("```toml\n")[1].split("```")[0])
+    spec, language = read_spec(tmp_path / "spec.toml")
+    assert language == "it"
+    assert (spec.k, spec.l, spec.t, spec.suppression_limit) == (5, 3, 0.3, 0.02)
+    for name, wanted in spec.hierarchies.items():
+        if "file" not in wanted:
+            build(wanted)
+        assert spec.roles[name] in ("quasi", "birthdate")

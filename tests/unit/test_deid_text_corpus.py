@@ -20,14 +20,13 @@ def table() -> dict[str, dict[str, float]]:
     def find(note: Note) -> list[tuple[int, int, str]]:
         return [(s.start, s.end, s.label) for s in engines[note.lang].redact(note.text)[1]]
 
-    return score(corpus(scoring.MATERIAL, 330, seed=7), find)[0]
+    return score(corpus(scoring.MATERIAL, 396, seed=7), find)[0]
 
 
-@pytest.mark.parametrize("entity", DIRECT)
+@pytest.mark.parametrize("entity", [*DIRECT, "facility"])
 def test_direct_identifiers_are_found_and_little_else(table: dict[str, dict[str, float]], entity: str) -> None:
     assert table[entity]["n"] >= 20
-    # Names reach 0.974, under the goal of 0.98: the scored failures were not looked at to close the gap.
-    assert table[entity]["recall"] >= (0.97 if entity == "name" else 0.98)
+    assert table[entity]["recall"] >= (0.95 if entity == "facility" else 0.98)  # a ward is no direct identifier
     assert table[entity]["precision"] >= 0.90
 
 
@@ -38,7 +37,7 @@ def test_eponyms_and_drugs_stay(table: dict[str, dict[str, float]]) -> None:
 
 def test_tuning_and_scoring_share_nothing() -> None:
     one, other = tuning.MATERIAL, scoring.MATERIAL
-    for field in ("given", "surnames", "streets", "towns", "hospitals", "eponyms"):
+    for field in ("given", "surnames", "streets", "towns", "hospitals", "eponyms", "wards", "brief"):
         assert not {v.casefold() for v in getattr(one, field)} & {v.casefold() for v in getattr(other, field)}, field
     for lang in ("it", "en"):
         assert not set(one.templates[lang]) & set(other.templates[lang])

@@ -46,6 +46,12 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     )
 
 
+def test_every_kind_of_source_is_relative_to_the_file_and_enough_alone(tmp_path: Path) -> None:
+    for kind in ("dicom", "fhir", "genotypes", "matrix", "omop"):
+        made = load(write(tmp_path, {"site": "a", "datasets": {"d": {kind: "data/x"}}}))
+        assert getattr(made.datasets["d"], kind) == tmp_path / "data" / "x"
+
+
 def test_the_environment_is_above_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CORSIA_EDGE_STATE_DIR", "/var/lib/x")
     monkeypatch.setenv("CORSIA_EDGE_FLEET", "centre.example:7443")
@@ -78,6 +84,10 @@ def changed(path: str, value: Any) -> dict[str, Any]:
         ("datasets.lung.columns.age", "secret"),
         ("datasets.lung.columns.pid2", "patient"),
         ("datasets.lung.policy.lanes", ["harvest", "other"]),
+        ("datasets.lung.policy.min_l", 2),
+        ("datasets.lung.policy.max_t", 2.0),
+        ("datasets.lung.policy.sensitive", ["pid"]),
+        ("datasets.lung.signals", "data/ecg"),
         ("datasets.lung.policy.min_k", 0),
         ("datasets.lung.policy.approve", "maybe"),
         ("datasets.lung.policy.max_bytes", 0),

@@ -143,13 +143,13 @@ def test_bounded_memory(files: list[bytes]) -> None:
     whole = Cases(Settings(), "GTV")
     for cases in (grouped, whole):
         for data in files:
-            assert cases.add(SourceFile("f", data), pseudonyms)
+            assert cases.add(SourceFile("f", data), pseudonyms.pseudonym)
             if cases is grouped:
                 assert cases._held < 20_000 + 60_000
         cases.settle()
     assert grouped.features == whole.features
     assert not grouped.failed
-    assert grouped.add(SourceFile("f", files[0]), pseudonyms)  # more of a patient who was settled
+    assert grouped.add(SourceFile("f", files[0]), pseudonyms.pseudonym)  # more of a patient who was settled
     assert len(grouped.failed) == 1
     assert len(grouped.features) == 3
 

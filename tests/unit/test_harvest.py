@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from io import BytesIO
@@ -44,6 +44,10 @@ class MemorySource:
 class MemoryGate:
     items: list[Item] = field(default_factory=list)
     withheld: Counter[str] = field(default_factory=Counter)
+    cohorts: list[tuple[list[str], dict[str, int]]] = field(default_factory=list)
+
+    def cohort(self, persons: Iterable[str], numbers: Mapping[str, int]) -> None:
+        self.cohorts.append((list(persons), dict(numbers)))
 
     def put(self, item: Item) -> None:
         self.items.append(item)

@@ -10,7 +10,8 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
 
-from corsia.leaks import find_leaks
+from corsia.leaks import find_leaks, written_left
+from corsia.synthetic import ct_series, written_image
 
 TOKEN = "Bardellini"
 
@@ -49,3 +50,35 @@ def test_clean_files_and_short_values(tmp_path: Path) -> None:
     assert find_leaks([put(tmp_path, b"nothing here")], [TOKEN]) == []
     with pytest.raises(ValueError, match="at least"):
         find_leaks([tmp_path], ["abc"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": [{"b": "\\u0042ardellini"}]}',
+        '{"Bardellin\\u0069": 1}',
+        '{"a": 1}\n{"data": "dmlzdG8gQmFyZGVsbGluaSBpZXJp"}\n',
+        '[{"a": "QmFyZGVsbGluaQ=="}]',
+    ],
+)
+def test_escaped_and_encoded_json(tmp_path: Path, text: str) -> None:
+    assert TOKEN not in text
+    assert find_leaks([put(tmp_path, text.encode())], [TOKEN])
+    assert not find_leaks([put(tmp_path, b"{not json " + text.encode())], ["Notplanted"])
+
+
+def test_writing_in_a_picture(tmp_path: Path) -> None:
+    box, data = written_image({"PatientID": "p"}, "BARDELLINI ROSA", seed=1)
+    path = tmp_path / "us.dcm"
+    path.write_bytes(data)
+    assert written_left(path, box) == "left"
+    from pydicom import dcmread
+
+    dataset = dcmread(path)
+    values = dataset.pixel_array.copy()
+    values[box[1] : box[3], box[0] : box[2]] = 0
+    dataset.PixelData = values.tobytes()
+    dataset.save_as(path)
+    assert written_left(path, box) == "blank"
+    path.write_bytes(ct_series({}, seed=1, slices=1)[0])
+    assert written_left(path, box) == ""

@@ -77,8 +77,11 @@ def output(column: str) -> dict[str, Any]:
     [
         ("dataset", study(), config(), ""),
         ("dataset", study(dataset={"name": "other"}), config(), "policy.dataset"),
-        ("images", study(dataset={"name": "cohort", "images": True}), config(), ""),
-        ("images", study(dataset={"name": "cohort", "images": True}), config(dicom=None), "policy.dataset"),
+        ("sources", study(dataset={"name": "cohort", "images": True}), config(), ""),
+        ("sources", study(dataset={"name": "cohort", "images": True}), config(dicom=None), "policy.dataset"),
+        ("sources", study(dataset={"name": "cohort", "fhir": True}), config(), "policy.dataset"),
+        ("sources", study(output={"documents": True}), config(), "policy.dataset"),
+        ("sources", study(dataset={"name": "cohort", "omop": True}), config(), "policy.dataset"),
         ("lane", study(), config(lanes=["harvest"]), ""),
         ("lane", study(), config(lanes=["extract"]), "policy.lane"),
         ("pipeline", study(), config(pipelines=["harvest"]), ""),

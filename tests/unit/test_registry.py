@@ -15,7 +15,7 @@ from protocol.study import Lane
 
 
 def test_every_lane_is_installed() -> None:
-    assert set(registry.INSTALLED) == {lane.value for lane in Lane}
+    assert {entry.lane for entry in registry.INSTALLED.values()} == {lane.value for lane in Lane}
     assert all(entry.version == "1" for entry in registry.INSTALLED.values())
     assert callable(registry.load("harvest"))
     assert callable(registry.load("extract"))

@@ -34,6 +34,15 @@ def test_round_trip_keeps_the_study_and_its_digest() -> None:
     assert len(study_digest(dump_study(study))) == 64
 
 
+def test_a_study_of_before_asks_for_no_documents_and_promises_no_l() -> None:
+    study = parse_study(toml())
+    assert not any(getattr(study.dataset, kind) for kind in ("fhir", "genotypes", "matrix", "omop"))
+    assert not study.output.documents
+    assert (study.privacy.l, study.privacy.t, study.privacy.sensitive) == (None, None, ())
+    whole = parse_study(toml(output={"documents": True}, privacy={"l": 2, "t": 0.4, "sensitive": ["age"]}))
+    assert parse_study(dump_study(whole)) == whole
+
+
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
@@ -50,6 +59,10 @@ def test_round_trip_keeps_the_study_and_its_digest() -> None:
         ({"output": {}}, "output"),
         ({"privacy": {"k": 0}}, "k"),
         ({"privacy": {"dp": "sample"}}, "epsilon"),
+        ({"privacy": {"l": 2}}, "sensitive"),
+        ({"privacy": {"t": 0.5}}, "sensitive"),
+        ({"privacy": {"t": 0, "sensitive": ["age"]}}, "t"),
+        ({"dataset": {"name": "l", "signals": True}}, "signals"),
         ({"dataset": {"name": "l", "where": [{"column": "a", "op": "drop", "value": 1}]}}, "op"),
         ({"output": {"columns": [{"name": "age", "dtype": "object"}]}}, "dtype"),
         ({"title": None}, "title"),

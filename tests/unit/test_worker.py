@@ -52,6 +52,9 @@ class Rows:
         yield SourceFile("00000000.dcm", b"a" * (3 << 20))
         yield SourceFile("00000001.dcm", b"b")
 
+    def documents(self, kind: str) -> Iterator[SourceFile]:
+        yield SourceFile("00000001.json", kind.encode())
+
 
 Make = Callable[..., Worker]
 
@@ -82,6 +85,14 @@ def make(tmp_path: Path) -> Iterator[Make]:
     assert not (tmp_path / "work").exists() or list((tmp_path / "work").iterdir()) == []
 
 
+def test_cohorts_are_told_and_malformed_ones_end_the_worker(make: Make) -> None:
+    outcome = make("gate.cohort(['a', 'b'], {'age': 3})\ngate.cohort([], {})").run(JOB, Rows(), lambda _item: None)
+    assert [(told.persons, told.numbers) for told in outcome.cohorts] == [(("a", "b"), {"age": 3}), ((), {})]
+    for data, numbers in ((b"{", {}), (b"[1]", {}), (b"3", {}), (b"[]", {"a": "x"}), (b"[]", None)):
+        with pytest.raises(WorkerError):
+            make(f"gate._pipe.tell({data!r}, op='cohort', numbers={numbers!r})").run(JOB, Rows(), lambda _item: None)
+
+
 def run(worker: Worker) -> tuple[list[Item], dict[str, int]]:
     items: list[Item] = []
     outcome = worker.run(JOB, Rows(), items.append)
@@ -98,6 +109,7 @@ def test_rows_and_files_go_in_and_results_come_out(make: Make) -> None:
             "assert job.key == b'k' * 32 and job.roles == {'name': 'identifier'} and job.study.id == 'one'\n"
             "for _ in range(2): assert [(f.name, len(f.data)) for f in source.files()] == "
             "[('00000000.dcm', 3 << 20), ('00000001.dcm', 1)]\n"
+            "assert [(f.name, f.data) for f in source.documents('fhir')] == [('00000001.json', b'fhir')]\n"
             "gate.withhold('consent', 2); gate.withhold('consent'); gate.progress(1, 2)\n"
             "gate.put(Item(kind=ItemKind.TABLE, name='a.parquet', data=b'x' * (5 << 20), persons=2, rows=3,"
             " meta={'hidden': 1}))"

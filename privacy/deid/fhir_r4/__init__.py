@@ -1,6 +1,7 @@
 """FHIR R4 as data: the elements of each type, terminologies that say nothing of a person, extensions that may stay.
 
-`schema.json` is made by `generate.py` from FHIR 4.0.1 (see NOTICE). Not here: what is done with any of it.
+`schema.json` is made by `generate.py` from FHIR 4.0.1 (see NOTICE), `others.json` from STU3, R4B, R5.
+Not here: what is done with any of it.
 
 Source: HL7 FHIR R4 (4.0.1).
 """
@@ -12,7 +13,7 @@ import re
 from functools import lru_cache
 from importlib.resources import files
 
-__all__ = ["EDITION", "EXTENSIONS", "elements", "is_resource", "is_standard"]
+__all__ = ["EDITION", "EXTENSIONS", "elements", "is_resource", "is_standard", "others"]
 
 EDITION = "FHIR 4.0.1"
 _BASE = "http://hl7.org/fhir/StructureDefinition/"
@@ -65,6 +66,17 @@ def is_resource(name: object) -> bool:
 def elements(kind: str) -> dict[str, tuple[str, frozenset[str]]]:
     """Element -> its type and, where R4 binds it to them, the only codes it may hold. Empty for an unknown type."""
     return _schema()[1].get(kind, {})
+
+
+def others(kind: str) -> frozenset[str]:
+    """Elements by which a resource of this type is told to be of another edition of FHIR."""
+    return _others().get(kind, frozenset())
+
+
+@lru_cache(maxsize=1)
+def _others() -> dict[str, frozenset[str]]:
+    raw = json.loads(files("privacy.deid.fhir_r4").joinpath("others.json").read_text("utf-8"))
+    return {name: frozenset(listed.split()) for name, listed in raw.items()}
 
 
 def is_standard(uri: object) -> bool:

@@ -1,0 +1,72 @@
+"""Lane 3 without rows: federated statistics. Sums over patients leave, from which the centre makes the pooled result.
+
+The same parts as in `extract` meet in one row a patient, which stays here -> sums with small cells hidden -> one long
+table to the gate. The gate also learns about whom each sum is, so that it can refuse what would single out a person
+together with anything released before; that never leaves the site.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pipelines import Gate, Job, Source
+from pipelines.extract import Patients, parameters_of
+from pipelines.features import statistics
+from pipelines.records import parquet, typed
+from protocol.errors import DisclosureRefused
+from protocol.parcel import Item, ItemKind, canonical_json
+from protocol.study import Column, DType, Study
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["OUTPUT", "plan_of", "read", "run"]
+
+OUTPUT: Mapping[str, DType] = {
+    "statistic": "string", "column": "string", "group": "string", "bin": "string", "value": "float", "n": "int",
+}  # fmt: skip
+
+
+def run(job: Job, source: Source, gate: Gate) -> None:
+    """Put `statistics.parquet` and `report.json`, and name the cohorts to the gate.
+
+    Raises:
+        InputError: as `extract.run`, and `input.study` for the statistics.
+        DisclosureRefused: `gate.undeclared` when the study does not declare the six columns; `gate.cohort`, and the
+            code of the trap that fired. Nothing was put by then.
+    """
+    for name, dtype in OUTPUT.items():
+        declared = job.study.output.column(name)
+        if declared is None or declared.dtype != dtype:
+            raise DisclosureRefused("gate.undeclared", f"the study does not declare the column {name!r} as {dtype}")
+    plan, given = plan_of(job.study)
+    patients = Patients(job, source, parameters_of(job.study, given), gate)
+    rows = patients.rows()
+    privacy = job.study.privacy
+    if len(rows) < privacy.min_cohort:
+        raise DisclosureRefused("gate.cohort", f"fewer than {privacy.min_cohort} patients remain")
+    made = statistics.compute(rows.rename_axis("pseudonym").reset_index(), plan, minimum=privacy.k)
+    for persons in made.cohorts.values():
+        gate.cohort([patients.known[one] for one in persons], made.numbers)
+    columns = {name: typed(made.frame[name], Column(name=name, dtype=dtype)) for name, dtype in OUTPUT.items()}
+    table = parquet(columns)
+    gate.put(Item(kind=ItemKind.TABLE, name="statistics.parquet", data=table, persons=len(rows), rows=len(made.frame)))
+    report = {"persons": len(rows), "cells": len(made.frame), "hidden": made.hidden, **patients.report()}
+    gate.put(Item(kind=ItemKind.REPORT, name="report.json", data=canonical_json(report)))
+
+
+def read(table: pd.DataFrame) -> pd.DataFrame:
+    """A site's statistics as `pooling.pool` takes them, out of the table that travelled."""
+    texts = {name: table[name].astype("str").where(table[name].notna(), "") for name in list(OUTPUT)[:4]}
+    return table.assign(**texts, value=table["value"].astype("float64"), n=table["n"].astype("Int64"))[list(OUTPUT)]
+
+
+def plan_of(study: Study) -> tuple[statistics.Plan, dict[str, Any]]:
+    """The statistics of a study, and the parameters of its rows.
+
+    Raises:
+        InputError: `input.study`, naming the field.
+    """
+    given = dict(study.pipeline.parameters)
+    return statistics.plan_of({"statistics": given.pop("statistics", ())}), given
