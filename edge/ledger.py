@@ -8,21 +8,19 @@ nothing of parcels and may not see data.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
 import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
+from edge.spends import Limits, Row, Spend, Total, cost_text, greatest, spend_of, total_of
 from edge.storage import named_errors
+from privacy.dp.accountant import Curve
+from privacy.dp.budget import Budget
 from protocol.errors import BudgetExceeded, ConflictError, StorageError
-from protocol.parcel import canonical_json
 
 __all__ = ["GENESIS", "YEAR_S", "Ledger", "Limits", "Spend", "Total"]
 
@@ -36,69 +34,6 @@ CREATE TABLE IF NOT EXISTS ledger (
   persons INTEGER NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL)
 """
 _INDEX = "CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key)"
-
-
-class Limits(Protocol):
-    """A site's byte limits for a dataset: `max_bytes` a study, `max_bytes_per_year` over 365 days. A policy fits."""
-
-    @property
-    def max_bytes(self) -> int:
-        """Bytes that one study may take."""
-        ...
-
-    @property
-    def max_bytes_per_year(self) -> int:
-        """Bytes that all studies together may take within 365 days."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spend:
-    """What one key has spent. `epsilon` None is unbounded (no noise); `state` is `reserved` or `committed`."""
-
-    key: str
-    dataset: str
-    study: str
-    k: int
-    cohort: int
-    bytes: int
-    epsilon: float | None
-    persons: int
-    state: str
-    at: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Total:
-    """Sums over keys. `epsilon` sums the bounded spends; `unbounded` counts releases without noise."""
-
-    bytes: int = 0
-    persons: int = 0
-    releases: int = 0
-    epsilon: float = 0.0
-    unbounded: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    seq: int
-    at: float
-    event: str  # reserve | commit
-    key: str
-    dataset: str
-    study: str
-    k: int
-    cohort: int
-    bytes: int
-    epsilon: str  # "unbounded" or the shortest decimal text of the number
-    persons: int
-    prev: str
-    hash: str
-
-    def computed(self) -> str:
-        body = asdict(self)
-        del body["hash"]
-        return hashlib.sha256(self.prev.encode("ascii") + canonical_json(body)).hexdigest()
 
 
 class Ledger:
@@ -135,7 +70,7 @@ class Ledger:
         k: int,
         cohort: int,
         bytes: int,
-        epsilon: float | None,
+        cost: Curve | None,
         persons: int,
         limits: Limits | None = None,
     ) -> Spend:
@@ -148,7 +83,7 @@ class Ledger:
             k: the k that was checked.
             cohort: the cohort's size.
             bytes: the most that this key will let out. Asking again for more spends the difference.
-            epsilon: the loss of this release, None when no noise bounds it.
+            cost: the loss of this release as a curve, known before any noise is drawn; None when no noise bounds it.
             persons: how many persons the result is about.
             limits: refuse beyond these, in the same transaction.
 
@@ -156,11 +91,11 @@ class Ledger:
             What the key has now spent; `state` is `committed` when a run before this one came so far.
 
         Raises:
-            BudgetExceeded: `budget.bytes` or `budget.ledger`; nothing is spent.
+            BudgetExceeded: `budget.bytes`, `budget.epsilon` or `budget.ledger`; nothing is spent.
             ConflictError: `conflict.state` when the key belongs to another dataset or study, or is committed with
                 less than is asked now.
         """
-        if min(k, cohort, bytes, persons) < 0 or (epsilon is not None and not 0 <= epsilon < math.inf):
+        if min(k, cohort, bytes, persons) < 0:
             raise AssertionError("ledger: a spend is never negative")
         with self._lock, self._transaction():
             if not self._verified:
@@ -169,14 +104,15 @@ class Ledger:
             if old is not None:
                 if (old.dataset, old.study) != (dataset, study):
                     raise ConflictError("conflict.state", "the ledger key belongs to another study")
-                more = bytes > old.bytes or persons > old.persons or _epsilon_grew(epsilon, old.epsilon)
-                if not more:
+                more = greatest([old.cost, cost])
+                if bytes <= old.bytes and persons <= old.persons and more == old.cost:
                     return old
                 if old.state == "committed":
                     raise ConflictError("conflict.state", "the release is committed already")
             if limits is not None:
                 self._check(dataset, study, bytes - (old.bytes if old else 0), limits)
-            self._append("reserve", key, dataset, study, k, cohort, bytes, epsilon, persons)
+                self._check_cost(key, dataset, study, cost, limits)
+            self._append("reserve", key, dataset, study, k, cohort, bytes, cost, persons)
             spend = self._spend(key)
         if spend is None:
             raise AssertionError("ledger: the spend is not there")
@@ -199,7 +135,7 @@ class Ledger:
                 return old
             if not 0 <= bytes <= old.bytes:
                 raise BudgetExceeded("budget.bytes", "more was sealed than reserved")
-            self._append("commit", key, old.dataset, old.study, old.k, old.cohort, bytes, old.epsilon, old.persons)
+            self._append("commit", key, old.dataset, old.study, old.k, old.cohort, bytes, old.cost, old.persons)
             spend = self._spend(key)
         if spend is None:
             raise AssertionError("ledger: the spend is not there")
@@ -269,40 +205,46 @@ class Ledger:
         k: int,
         cohort: int,
         size: int,
-        epsilon: float | None,
+        cost: Curve | None,
         persons: int,
     ) -> None:
         seq, prev = self._last()
-        text = "unbounded" if epsilon is None else repr(float(epsilon))
         now = round(time.time(), 3)
-        row = _Row(seq + 1, now, event, key, dataset, study, k, cohort, size, text, persons, prev, "")
-        values = (*(getattr(row, name) for name in _Row.__slots__[:-1]), row.computed())
+        row = Row(seq + 1, now, event, key, dataset, study, k, cohort, size, cost_text(cost), persons, prev, "")
+        values = (*(getattr(row, name) for name in Row.__slots__[:-1]), row.computed())
         self._db.execute(f"INSERT INTO ledger ({_COLUMNS}) VALUES ({', '.join('?' * 13)})", values)  # noqa: S608
 
     def _last(self) -> tuple[int, str]:
         row = self._db.execute("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
         return (int(row[0]), str(row[1])) if row else (0, GENESIS)
 
-    def _rows(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[_Row]:
+    def _rows(self, where: str = "1", values: tuple[object, ...] = ()) -> Iterator[Row]:
         query = f"SELECT {_COLUMNS} FROM ledger WHERE {where} ORDER BY seq"  # noqa: S608 - where is ours
-        return (_Row(*row) for row in self._db.execute(query, values))
+        return (Row(*row) for row in self._db.execute(query, values))
 
     def _spend(self, key: str) -> Spend | None:
-        return _spend_of(list(self._rows("key = ?", (key,))))
+        return spend_of(list(self._rows("key = ?", (key,))))
 
-    def _total(self, dataset: str, since: float, study: str | None) -> Total:
-        keys: dict[str, list[_Row]] = {}
+    def _spends(self, dataset: str, since: float, study: str | None) -> list[Spend]:
+        keys: dict[str, list[Row]] = {}
         for row in self._rows("dataset = ?", (dataset,)):
             if study is None or row.study == study:
                 keys.setdefault(row.key, []).append(row)
-        spends = [s for rows in keys.values() if (s := _spend_of(rows)) is not None and s.at >= since]
-        return Total(
-            bytes=sum(s.bytes for s in spends),
-            persons=sum(s.persons for s in spends),
-            releases=len(spends),
-            epsilon=math.fsum(s.epsilon for s in spends if s.epsilon is not None),
-            unbounded=sum(s.epsilon is None for s in spends),
-        )
+        return [s for rows in keys.values() if (s := spend_of(rows)) is not None and s.at >= since]
+
+    def _total(self, dataset: str, since: float, study: str | None) -> Total:
+        return total_of(self._spends(dataset, since, study))
+
+    def _check_cost(self, key: str, dataset: str, study: str, cost: Curve | None, limits: Limits) -> None:
+        """Refuse what does not fit beside everything else that was spent, this key's earlier reservation apart."""
+        if cost is None:
+            return
+        year = [s for s in self._spends(dataset, time.time() - YEAR_S, None) if s.key != key]
+        spent = total_of(year).cost
+        Budget(epsilon=limits.epsilon_per_year, delta=limits.delta_per_year, spent=spent).require(cost, "365 days")
+        own = [s for s in self._spends(dataset, 0.0, study) if s.key != key]
+        most = limits.epsilon if limits.epsilon is not None else 0.0
+        Budget(epsilon=most, delta=limits.delta, spent=total_of(own).cost).require(cost, "study")
 
     def _check(self, dataset: str, study: str | None, size: int, limits: Limits) -> None:
         if self._total(dataset, time.time() - YEAR_S, None).bytes + size > limits.max_bytes_per_year:
@@ -323,33 +265,6 @@ class Ledger:
             raise BudgetExceeded("budget.ledger", "the ledger lacks a row that it once had")
         self._verified = True
         return count
-
-
-def _spend_of(rows: list[_Row]) -> Spend | None:
-    """The greatest of a key's reservations, or its commit; `at` is the latest row's, so that unsure stays spent."""
-    if not rows:
-        return None
-    done = next((row for row in rows if row.event == "commit"), None)
-    epsilons = [None if row.epsilon == "unbounded" else float(row.epsilon) for row in rows]
-    bounded = [value for value in epsilons if value is not None]
-    return Spend(
-        key=rows[0].key,
-        dataset=rows[0].dataset,
-        study=rows[0].study,
-        k=rows[-1].k,
-        cohort=rows[-1].cohort,
-        bytes=done.bytes if done else max(row.bytes for row in rows),
-        epsilon=max(bounded) if len(bounded) == len(epsilons) else None,
-        persons=max(row.persons for row in rows),
-        state="committed" if done else "reserved",
-        at=rows[-1].at,
-    )
-
-
-def _epsilon_grew(new: float | None, old: float | None) -> bool:
-    if old is None:
-        return False
-    return new is None or new > old
 
 
 @contextmanager

@@ -8,6 +8,7 @@ together with anything released before; that never leaves the site.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines import Gate, Job, Source
@@ -41,7 +42,7 @@ def run(job: Job, source: Source, gate: Gate) -> None:
         if declared is None or declared.dtype != dtype:
             raise DisclosureRefused("gate.undeclared", f"the study does not declare the column {name!r} as {dtype}")
     plan, given = plan_of(job.study)
-    patients = Patients(job, source, parameters_of(job.study, given), gate)
+    patients = Patients(_with_columns(job, plan), source, parameters_of(job.study, given), gate)
     rows = patients.rows()
     privacy = job.study.privacy
     if len(rows) < privacy.min_cohort:
@@ -54,6 +55,13 @@ def run(job: Job, source: Source, gate: Gate) -> None:
     gate.put(Item(kind=ItemKind.TABLE, name="statistics.parquet", data=table, persons=len(rows), rows=len(made.frame)))
     report = {"persons": len(rows), "cells": len(made.frame), "hidden": made.hidden, **patients.report()}
     gate.put(Item(kind=ItemKind.REPORT, name="report.json", data=canonical_json(report)))
+
+
+def _with_columns(job: Job, plan: statistics.Plan) -> Job:
+    """The job with the columns of its statistics as those of its rows: none of them leaves, so none is declared."""
+    rows = tuple(Column(name=name, dtype="float") for name in statistics.needed(plan))
+    output = job.study.output.model_copy(update={"columns": rows})
+    return replace(job, study=job.study.model_copy(update={"output": output}))
 
 
 def read(table: pd.DataFrame) -> pd.DataFrame:

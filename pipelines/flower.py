@@ -40,6 +40,7 @@ __all__ = [
     "ARRAYS",
     "CONFIG",
     "EXAMPLES",
+    "LOSS",
     "METRICS",
     "Arrays",
     "ClientApp",
@@ -65,6 +66,7 @@ __all__ = [
 Arrays = dict[str, np.ndarray[Any, Any]]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # keys of a message's records
+LOSS = "train-loss"  # of the received model on the site's rows, where a strategy asks for it
 EXAMPLES = "num-examples"  # the weight of a reply, by Flower's convention
 MAX_MESSAGE_BYTES = (1 << 31) - 1  # protobuf's own bound
 MAX_ARRAYS = 100_000

@@ -22,6 +22,7 @@ from pipelines.flower import (
     ARRAYS,
     CONFIG,
     EXAMPLES,
+    LOSS,
     METRICS,
     Arrays,
     ClientApp,
@@ -36,7 +37,7 @@ from pipelines.flower import (
     reply,
 )
 from protocol.errors import CorsiaError, DisclosureRefused, InputError
-from protocol.study import Study
+from protocol.study import Study, needs
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -98,6 +99,9 @@ def check_supported(study: Study) -> None:
     Raises:
         InputError: `input.study`.
     """
+    strategy = study.training.strategy if study.training else "fedavg"
+    if study.privacy.secure_aggregation and needs(strategy) == "individual":
+        raise InputError("input.study", f"training.strategy: {strategy} needs each site's update, not a sum")
     if study.privacy.secure_aggregation:
         raise InputError("input.study", "privacy.secure_aggregation: not available; updates are sealed, not masked")
     if study.privacy.dp != "none" or study.privacy.epsilon is not None:
@@ -143,7 +147,7 @@ def client_app(data: Callable[[Context], TrainingData]) -> ClientApp:
         mine = data(context)
         model, preprocessing, round_ = _read(message)
         fitted = mine.learner.fit(model, preprocessing, mine.rows, _seed(mine, round_))
-        return _answer(message, mine, fitted)
+        return _answer(message, mine, fitted, _loss(mine, model, preprocessing))
 
     @app.evaluate()  # type: ignore[untyped-decorator]
     def evaluate(message: Message, context: Context) -> Message:
@@ -206,6 +210,13 @@ def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:
     training = data.study.training
     asked = training.metrics if training else ()
     return {k: round(v, _DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
+
+
+def _loss(data: TrainingData, model: Arrays, preprocessing: Arrays) -> dict[str, float]:
+    """The received model's mean loss on the site's rows, only for the strategy that weighs sites by it."""
+    if data.study.training is None or data.study.training.strategy != "qfedavg":
+        return {}
+    return {LOSS: data.learner.metrics(data.learner.score(model, preprocessing, data.rows))["loss"]}
 
 
 def _seed(data: TrainingData, round_: int) -> int:

@@ -12,13 +12,28 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.flower import ARRAYS, EXAMPLES, Arrays, Message, RecordDict, array_record, arrays_of
+from pipelines.flower import ARRAYS, CONFIG, EXAMPLES, LOSS, Arrays, Message, RecordDict, array_record, arrays_of
 from protocol.errors import InputError
 from protocol.study import Training
 
 # isort: split
+from flwr.app.exception import AppExitException
 from flwr.serverapp import Grid, ServerApp  # after pipelines.flower, which sets the environment
-from flwr.serverapp.strategy import FedAdam, FedAvg, Strategy
+from flwr.serverapp.strategy import (
+    Bulyan,
+    FedAdagrad,
+    FedAdam,
+    FedAvg,
+    FedAvgM,
+    FedMedian,
+    FedProx,
+    FedTrimmedAvg,
+    FedYogi,
+    Krum,
+    MultiKrum,
+    QFedAvg,
+    Strategy,
+)
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
@@ -28,11 +43,14 @@ __all__ = [
     "Run",
     "ServerApp",
     "Strategy",
+    "aggregate",
+    "asked",
     "empty_run",
     "identify",
     "restore_state",
     "strategy",
     "strategy_state",
+    "told",
 ]
 
 
@@ -45,12 +63,51 @@ class Sums(FedAvg):  # type: ignore[misc]
         return array_record({name: sum((p[name] for p in parts[1:]), parts[0][name]) for name in parts[0]}), None
 
 
-_STRATEGIES: dict[str, tuple[Any, frozenset[str]]] = {
-    "fedavg": (FedAvg, frozenset()),
-    "newton": (Sums, frozenset()),
-    "fedadam": (FedAdam, frozenset({"eta", "eta_l", "beta_1", "beta_2", "tau"})),
+class Adagrad(FedAdagrad):  # type: ignore[misc]
+    """Flower's FedAdagrad with momentum in the numerator (`beta_1`, default 0 as in Flower), as FLamby has it."""
+
+    def __init__(self, *, beta_1: float = 0.0, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.beta_1 = beta_1
+
+
+class Cyclic(FedAvg):  # type: ignore[misc]
+    """Weight transfer: each round one site goes on from where the one before it stopped, in the order of names.
+
+    A round is one site; a site that fails at its turn is passed over by the round's next attempt.
+
+    Source: Chang et al. 2018, "Distributed deep learning networks among institutions for medical imaging", JAMIA 25:945.
+    """
+
+    def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Grid) -> Iterable[Message]:
+        """Part of Flower's Strategy: one message."""
+        nodes = sorted(grid.get_node_ids())
+        turn = nodes[(server_round - 1 + int(config.get("attempt", 0))) % len(nodes)]
+        config["server-round"] = server_round
+        return [Message(RecordDict({ARRAYS: arrays, CONFIG: config}), turn, "train")]
+
+
+_RATE, _SHARE, _COUNT = (1e-12, 1e6), (0.0, 0.999999), (0, 1000)  # allowed ranges
+_OPTIMISER = {"eta": _RATE, "eta_l": _RATE, "beta_1": _SHARE, "beta_2": _SHARE, "tau": _RATE}
+_STRATEGIES: dict[str, tuple[Any, dict[str, tuple[float, float]]]] = {
+    "fedavg": (FedAvg, {}),
+    "fedavgm": (FedAvgM, {"server_learning_rate": _RATE, "server_momentum": _SHARE}),
+    "fedprox": (FedProx, {"proximal_mu": (0.0, 1e6)}),
+    "fedadam": (FedAdam, _OPTIMISER),
+    "fedadagrad": (Adagrad, {k: v for k, v in _OPTIMISER.items() if k != "beta_2"}),
+    "fedyogi": (FedYogi, _OPTIMISER),
+    "qfedavg": (QFedAvg, {"q": (0.0, 100.0), "client_learning_rate": _RATE}),
+    "fedmedian": (FedMedian, {}),
+    "fedtrimmedavg": (FedTrimmedAvg, {"beta": (0.0, 0.499999)}),
+    "krum": (Krum, {"num_malicious_nodes": _COUNT}),
+    "multikrum": (MultiKrum, {"num_malicious_nodes": _COUNT, "num_nodes_to_select": (1, 1000)}),
+    "bulyan": (Bulyan, {"num_malicious_nodes": _COUNT}),
+    "newton": (Sums, {}),
+    "cyclic": (Cyclic, {}),
 }
-_MOMENTS = ("m_t", "v_t")  # FedOpt's state between rounds
+_REPLIES = {"krum": 2, "multikrum": 2, "bulyan": 4}  # at least so many times the malicious, and 3
+_MOMENTS = ("m_t", "v_t")  # FedOpt's state between rounds, by name
+_VECTOR = "momentum_vector"  # FedAvgM's, a list
 _identified = threading.Lock()
 
 
@@ -69,18 +126,31 @@ def empty_run(run_id: int) -> Run:
     return Run.create_empty(run_id)
 
 
-def strategy(training: Training) -> Strategy:
+def strategy(training: Training, *, replies: int | None = None) -> Strategy:
     """Flower's strategy by the name and parameters in the study.
 
     Who takes part is decided by the round loop; a strategy takes all the nodes it is shown and never waits.
 
+    Args:
+        replies: how many sites answer at least, where that is known: some strategies need more than others.
+
     Raises:
-        InputError: `input.study` for a parameter that the strategy does not have.
+        InputError: `input.study` for a parameter that the strategy does not have, or not of this value.
     """
-    made, allowed = _STRATEGIES[training.strategy]
-    unknown = sorted(set(training.strategy_parameters) - allowed)
-    if unknown:
-        raise InputError("input.study", f"training.strategy_parameters: {training.strategy} has no {unknown[0]!r}")
+    name, given = training.strategy, dict(training.strategy_parameters)
+    made, allowed = _STRATEGIES[name]
+    for parameter, value in given.items():
+        if parameter not in allowed:
+            raise InputError("input.study", f"training.strategy_parameters: {name} has no {parameter!r}")
+        low, high = allowed[parameter]
+        whole = allowed[parameter] == _COUNT or low == 1
+        if not low <= value <= high or (whole and value != int(value)):
+            raise InputError("input.study", f"training.strategy_parameters.{parameter}: {low:g} to {high:g}")
+        given[parameter] = int(value) if whole else value
+    if name == "qfedavg":
+        given.setdefault("client_learning_rate", training.learning_rate)
+        given["train_loss_key"] = LOSS  # type: ignore[assignment]
+    _check_replies(name, given, replies)
     return made(
         fraction_train=1.0,
         fraction_evaluate=1.0,
@@ -88,8 +158,45 @@ def strategy(training: Training) -> Strategy:
         min_evaluate_nodes=1,
         min_available_nodes=1,
         weighted_by_key=EXAMPLES,
-        **training.strategy_parameters,
+        **given,
     )
+
+
+def _check_replies(name: str, given: Mapping[str, float], replies: int | None) -> None:
+    """What the robust strategies promise holds only among enough sites."""
+    if replies is None or name not in _REPLIES:
+        return
+    malicious = int(given.get("num_malicious_nodes", 0))
+    least = max(_REPLIES[name] * malicious + 3, int(given.get("num_nodes_to_select", 1)))
+    if replies < least:
+        raise InputError(
+            "input.study", f"training.strategy: {name} with {malicious} malicious sites needs {least} answers a round"
+        )
+
+
+def asked(made: Strategy, sites: int) -> int:
+    """How many of so many sites the strategy asks in one round of training."""
+    return 1 if isinstance(made, Cyclic) else sites
+
+
+def told(made: Strategy) -> tuple[str, ...]:
+    """Metrics that each site's answer in training must hold besides its number of examples."""
+    return (LOSS,) if isinstance(made, QFedAvg) else ()
+
+
+def aggregate(made: Strategy, round_: int, replies: Iterable[Message]) -> Arrays:
+    """What the strategy makes of a round's answers, which have been judged one by one before.
+
+    Raises:
+        InputError: `input.message` when it makes nothing of them.
+    """
+    try:
+        arrays, _ = made.aggregate_train(round_, list(replies))
+    except (AppExitException, ValueError, ArithmeticError) as error:
+        raise InputError("input.message", f"the strategy cannot aggregate: {type(error).__name__}") from None
+    if arrays is None:
+        raise InputError("input.message", "the strategy cannot aggregate: too few answers")
+    return arrays_of(arrays)
 
 
 def strategy_state(made: Strategy) -> Arrays:
@@ -98,6 +205,8 @@ def strategy_state(made: Strategy) -> Arrays:
     for moment in _MOMENTS:
         for name, value in (getattr(made, moment, None) or {}).items():
             found[f"{moment}/{name}"] = np.array(value)
+    for place, value in enumerate(getattr(made, _VECTOR, None) or ()):
+        found[f"{_VECTOR}/{place:06d}"] = np.array(value)
     return found
 
 
@@ -107,6 +216,9 @@ def restore_state(made: Strategy, state: Mapping[str, np.ndarray[Any, Any]]) -> 
         if hasattr(made, moment):
             values = {k.removeprefix(f"{moment}/"): np.array(v) for k, v in state.items() if k.startswith(f"{moment}/")}
             setattr(made, moment, values or None)
+    if hasattr(made, _VECTOR):
+        setattr(made, _VECTOR, [np.array(state[k]) for k in sorted(state) if k.startswith(f"{_VECTOR}/")] or None)
+        made.current_arrays = None  # FedAvgM's last model; it takes the one that it is given
 
 
 class NodeGrid(Grid):  # type: ignore[misc]

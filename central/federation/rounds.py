@@ -20,12 +20,13 @@ from typing import Any, Protocol
 import numpy as np
 
 from central.federation.checkpoint import Checkpoint, Checkpoints
-from central.federation.flower import restore_state, strategy, strategy_state
+from central.federation.flower import aggregate, asked, restore_state, strategy, strategy_state, told
 from pipelines import learners
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
     EXAMPLES,
+    LOSS,
     METRICS,
     Arrays,
     Message,
@@ -59,6 +60,7 @@ class _Expected:
     arrays: Shapes
     metrics: tuple[str, ...] = ()
     check: Check
+    all_metrics: bool = False
 
 
 class SiteGrid(Protocol):
@@ -91,8 +93,8 @@ class Rounds:
         self._study, self._grid, self._checkpoints = study, grid, checkpoints
         self._training: Training = study.training
         self._learner = learners.for_study(study)
-        self._strategy: Any = strategy(self._training)
         self.quorum = quorum_of(study)
+        self._strategy: Any = strategy(self._training, replies=self.quorum)
 
     def run(self) -> Checkpoint:
         """All rounds, from wherever an earlier process stopped; returns the last round's checkpoint.
@@ -139,12 +141,17 @@ class Rounds:
 
     def _train(self, reached: Checkpoint) -> Checkpoint:
         started, round_ = time.time(), reached.round + 1
-        expected = _Expected(arrays=self._learner.update(reached.model), check=self._same_rows(reached, norm=True))
+        expected = _Expected(
+            arrays=self._learner.update(reached.model),
+            metrics=told(self._strategy),
+            check=self._same_rows(reached, norm=True),
+            all_metrics=True,
+        )
         messages = self._configured(self._strategy.configure_train, round_, reached, expected)
         replies = self._exchange(round_, RoundPhase.TRAIN, messages, expected)
         faults.point("federation.collected")
-        aggregated, _ = self._strategy.aggregate_train(round_, [message for _, message in replies])
-        model = self._learner.combine(reached.model, arrays_of(aggregated))
+        aggregated = aggregate(self._strategy, round_, [message for _, message in replies])
+        model = self._learner.combine(reached.model, aggregated)
         if not all(bool(np.isfinite(v).all()) for v in model.values()):
             raise InputError("input.message", "the aggregated model is not finite: lower the learning rate")
         checkpoint = replace(
@@ -187,14 +194,15 @@ class Rounds:
             UnavailableError: `unavailable.quorum` after the last attempt.
         """
         attempt = self._checkpoints.begin(round_, phase)
+        quorum = asked(self._strategy, self.quorum) if phase is RoundPhase.TRAIN else self.quorum
         while True:
             replies = self._grid.send_and_receive(messages(attempt), timeout=self._training.deadline_s)
             usable = self._usable(replies, expected)
-            if len(usable) >= self.quorum:
+            if len(usable) >= quorum:
                 return usable
             attempt += 1
             if attempt >= MAX_ATTEMPTS:
-                raise UnavailableError("unavailable.quorum", f"{len(usable)} of {self.quorum} sites gave an answer")
+                raise UnavailableError("unavailable.quorum", f"{len(usable)} of {quorum} sites gave an answer")
             self._checkpoints.retry(round_, phase, attempt)
 
     def _usable(self, replies: Iterable[Message], expected: _Expected) -> list[tuple[str, Message]]:
@@ -251,11 +259,14 @@ def _judge(site: str, message: Message, expected: _Expected) -> None:
         raise InputError("input.message", "the site answers with an error")
     if shape.arrays != expected.arrays or not shape.finite:
         raise InputError("input.message", "keys, shapes, dtypes or values")
-    if not set(shape.metrics) <= {EXAMPLES, *expected.metrics}:
+    allowed = {EXAMPLES, *expected.metrics}
+    if not set(shape.metrics) <= allowed or (expected.all_metrics and set(shape.metrics) != allowed):
         raise InputError("input.message", "metrics that nobody asked for")
     examples = shape.metrics.get(EXAMPLES)
     if not isinstance(examples, int) or not 1 <= examples <= MAX_EXAMPLES:
         raise InputError("input.message", "number of examples")
+    if shape.metrics.get(LOSS, 0.0) < 0:
+        raise InputError("input.message", "a loss below zero")
     expected.check(site, arrays_of(message.content.array_records[ARRAYS]), examples)
 
 

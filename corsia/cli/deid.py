@@ -88,7 +88,7 @@ def text(
     deny = DenyList(values)
     # Without a patient's id the values that are known of him stand for him.
     shift = _pseudonymizer(key).shift_days(" ".join(sorted(values))) if key else None
-    raw = sys.stdin.read() if source == "-" else _read(Path(source))
+    raw = _read(None if source == "-" else Path(source))
     clean, found = redact_lines(_text_engine(lang, model), raw, deny=deny, shift_days=shift)
     if not spans:
         typer.echo(clean, nl=False)
@@ -126,8 +126,10 @@ def _progress() -> Iterator[Callable[[int, int], None]]:
         yield lambda done, of: bar.update(task, completed=done, total=of)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path | None) -> str:
+    """A file, or standard input, with its line ends as they are."""
     try:
-        return path.read_text("utf-8")
+        return (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeError) as error:
-        raise InputError("input.usage", f"{path} cannot be read: {type(error).__name__}") from None
+        reason = type(error).__name__
+        raise InputError("input.usage", f"{path or 'standard input'} cannot be read: {reason}") from None

@@ -27,7 +27,7 @@ from protocol.errors import DisclosureRefused, InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["COLUMNS", "MISSING", "OTHER", "Plan", "Sums", "compute", "plan_of"]
+__all__ = ["COLUMNS", "MISSING", "OTHER", "Plan", "Sums", "compute", "needed", "plan_of"]
 
 COLUMNS = ("statistic", "column", "group", "bin", "value", "n")
 MISSING, OTHER, ALL = "(missing)", "(other)", ""
@@ -185,7 +185,7 @@ def compute(
 
     traps = traps or Traps()
     minimum = max(minimum, traps.tab)
-    for name in (person, *_needed(plan)):
+    for name in (person, *needed(plan)):
         if name not in frame.columns:
             raise InputError("input.column-missing", f"the table has no column {name!r}")
     if frame[person].isna().any() or frame[person].astype(str).str.strip().str.casefold().duplicated().any():
@@ -209,7 +209,8 @@ def compute(
     )
 
 
-def _needed(plan: Plan) -> list[str]:
+def needed(plan: Plan) -> list[str]:
+    """The columns of the rows that a plan's statistics are about."""
     names: list[str] = []
     for one in plan.statistics:
         if isinstance(one, Moments | Products):

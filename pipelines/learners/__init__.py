@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from pipelines import SourceFile
 from protocol.errors import InputError
-from protocol.study import Study
+from protocol.study import Strategy, Study, Training
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["LEARNERS", "Arrays", "Averaged", "Documents", "Learner", "Rows", "Shapes", "for_study", "named"]
+__all__ = ["LEARNERS", "Arrays", "Averaged", "Documents", "Learner", "Rows", "Shapes", "for_study", "named", "proximal"]
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
@@ -27,6 +27,7 @@ Documents = Callable[[str], Iterable[SourceFile]]  # kind -> files; see `pipelin
 LEARNERS: dict[str, str] = {
     "gwas": "pipelines.learners.gwas:Gwas",
     "survival": "pipelines.learners.survival:Survival",
+    "tabular": "pipelines.learners.tabular:Tabular",
 }
 
 
@@ -132,7 +133,7 @@ class Learner(Protocol):
 class Averaged:
     """Part of a learner whose updates are models, put together by averaging."""
 
-    strategies = frozenset({"fedavg", "fedadam"})
+    strategies = frozenset(get_args(Strategy)) - {"newton"}
 
     def update(self, model: Arrays) -> Shapes:
         """As the model."""
@@ -145,6 +146,14 @@ class Averaged:
     def settled(self, model: Arrays) -> bool:
         """Never by itself."""
         return False
+
+
+def proximal(training: Training) -> float:
+    """The weight of FedProx's term in the local loss, `mu / 2 * |w - w_received|^2`; 0 for other strategies.
+
+    Source: Li et al. 2020, "Federated optimization in heterogeneous networks", MLSys, eq. 2.
+    """
+    return training.strategy_parameters.get("proximal_mu", 0.0) if training.strategy == "fedprox" else 0.0
 
 
 def for_study(study: Study) -> Learner:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.learners import Averaged, Documents, columns
+from pipelines.learners import Averaged, Documents, columns, proximal
 from pipelines.learners.followup import CELLS, cells, concordance, edges_at, labels, uppers
 from protocol.errors import InputError
 from protocol.study import Study
@@ -103,6 +103,7 @@ class Survival(Averaged):
         steps: int = 0,
         learning_rate: float = 0.0,
         seed: int = 0,
+        pull: float = 0.0,
     ) -> None:
         if len(outcome) != 2 or not features or set(outcome) & set(features) or len(set(features)) != len(features):
             raise InputError("input.study", "training: give features, and outcome = [time, status] apart from them")
@@ -113,7 +114,7 @@ class Survival(Averaged):
             where = ".".join(["pipeline.parameters", *(str(part) for part in first["loc"])])
             raise InputError("input.study", f"{where}: {first['msg']}") from None
         self.features, self._outcome = features, outcome
-        self._steps, self._rate, self._seed = steps, learning_rate, seed
+        self._steps, self._rate, self._seed, self._pull = steps, learning_rate, seed, pull
 
     @classmethod
     def from_study(cls, study: Study) -> Survival:
@@ -132,6 +133,7 @@ class Survival(Averaged):
             steps=t.local_steps,
             learning_rate=t.learning_rate,
             seed=t.seed,
+            pull=proximal(t),
         )
 
     # -- rows ------------------------------------------------------------------------------------------------------
@@ -282,7 +284,12 @@ class Survival(Averaged):
             logits = h @ weights["risk.weight"].T + weights["baseline"]
             each = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, weight=at_risk, reduction="sum")
             penalty = sum((w.square().sum() for n, w in weights.items() if n.endswith("weight")), torch.zeros(()))
-            (each / len(y) + self.settings.l2 * penalty).backward()
+            if self._pull:
+                moved = (w - torch.tensor(model[n]) for n, w in weights.items())
+                penalty_pull = sum((m.square().sum() for m in moved), torch.zeros(())) * (self._pull / 2)
+            else:
+                penalty_pull = torch.zeros(())
+            (each / len(y) + self.settings.l2 * penalty + penalty_pull).backward()
             optimiser.step()
         return {name: value.detach().numpy().copy() for name, value in weights.items()}
 

@@ -26,6 +26,7 @@ _RUN = re.compile(
 _LOWER_RUN = re.compile(
     r"(?<![\w'@./])(?P<a>[a-zà-ÿ]{3,20})'?[ \t](?:(?:de|di|d|lo|la|del|della|dal)[ '])?(?P<b>[a-zà-ÿ]{3,20})'?(?![\w@/])"
 )
+_INITIAL = re.compile(rf"({UPPER})\.")
 _INITIALS = re.compile(rf"(?<![\w.])(?:{UPPER}\.[ ]?){{2,3}}(?![\w])")
 _INITIAL_NAME = re.compile(
     rf"(?<![\w.])(?:{UPPER}\.[ \t]?){{1,3}}(?:{PARTICLE}[ '])?(?P<v>{UPPER}[\w'\-]{{2,30}})(?![\w.]?[\d(])"
@@ -217,7 +218,7 @@ def _with_initials(text: str) -> list[tuple[int, int]]:
     for pattern in (_INITIAL_NAME, _NAME_INITIAL):
         for match in pattern.finditer(text):
             word = match["v"]
-            initials = "".join(c for c in match[0].replace(word, "") if c.isupper())
+            initials = "".join(_INITIAL.findall(match[0]))
             before = text[max(0, match.start() - 40) : match.start()]
             medical = wordlists.is_medical(word) or wordlists.is_eponym(word) or wordlists.is_weak(word)
             if (

@@ -83,7 +83,7 @@ _LABEL = (
     .replace("}}", "}")
 )
 _FACILITY = (
-    r"(?:(?i:ospedal[ei]|policlinico|casa di (?:cura|riposo)|casa della|istituto|azienda ospedalier[ao](?:[ -]universitaria)?|presidio(?: ospedaliero)?|fondazione|poliambulatorio|residenza|comunit[àa] terapeutica)|(?<![Cc]artella )(?<![Ss]toria )(?<![Rr]elazione )[Cc]linica|Osp\.|P\.?O\.|IRCCS|I\.R\.C\.C\.S\."
+    r"(?:(?i:ospedal[ei]|policlinico|casa di (?:cura|riposo)|casa della|istituto|azienda ospedalier[ao](?:[ -]universitaria)?|presidio(?: ospedaliero)?|fondazione|poliambulatorio|residenza|comunit[àa] terapeutica)|(?<![Cc]artella )(?<![Ss]toria )(?<![Rr]elazione )[Cc]linica|CLINICA(?=[ ](?:SAN|SANTA|VILLA|CASA|MADONNA)[ ])|Osp\.|P\.?O\.|IRCCS|I\.R\.C\.C\.S\."
     r"|RSA|R\.S\.A\.|A\.O\.U?\.?|AOU|AO|ASL|ASST|AUSL|USL|ULSS|ASP|ATS|A\.S\.L\."
     r"|Hospice|hospice|Centro [Mm]edico|Laboratorio|Villa|Hospital|Clinic|Surgery|Infirmary)"
 )
@@ -207,7 +207,7 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
         "place",
         re.compile(
             rf"(?<!\w)(?i:nat[oa]|nascita|residen(?:te|za)|domiciliat[oa]|domicilio|res\.|dom\.|abita(?:nte)?|vive|proven(?:iente|ienza)|trasferit[oa]|originari[oa]|lives|living|born|resident|comune|citt[àa]|luogo di nascita|place of birth|birthplace|city|town)"
-            rf"(?:\.{{2,30}})?[ \t]{{0,2}}[:|]?[ \t]{{0,2}}(?!IL(?!\w))(?:(?i:a|ad|in|da|di|at|from|of|near|il \S{{6,10}} a)[ \t]{{1,2}})?(?P<v>{_NAMES}(?:\s?\([A-Z]{{2}}\)|[ ,]{{1,2}}[A-Z]{{2}}(?!\w))?)"
+            rf"(?:\.{{2,30}})?[ \t]{{0,2}}[:|]?[ \t]{{0,2}}(?!(?:IL|AT|IN|AD|WITH|CON|NEL)(?!\w))(?:(?i:a|ad|in|da|di|at|from|of|near|il \S{{6,10}} a)[ \t]{{1,2}})?(?P<v>{_NAMES}(?:\s?\([A-Z]{{2}}\)|[ ,]{{1,2}}[A-Z]{{2}}(?!\w))?)"
         ),
     ),
     ("place", re.compile(rf"(?<!\w)(?P<v>{_U}[\w']{{2,30}}(?:[ ](?:(?:di|del|della|sul|in|a|al|ai|nel)[ ])?{_U}[\w']{{2,30}}){{0,3}}[ ]?\({_PROVINCE}\))")),

@@ -97,10 +97,7 @@ def trimmed(text: str, start: int, end: int) -> tuple[int, int]:
 def is_proper(text: str, start: int, end: int) -> bool:
     """Whether what follows "clinica" or "ospedale" is more than words of the trade."""
     words = [word[0] for word in _WORD.finditer(text, start, end) if fold(word[0]) not in _STOP]
-    return not words or any(
-        word.isdigit() or not (wordlists.is_trade(word) or (word.isupper() and wordlists.is_everyday(word)))
-        for word in words
-    )
+    return not words or any(word.isdigit() or not wordlists.is_trade(word) for word in words)
 
 
 @lru_cache(maxsize=1)

@@ -64,3 +64,18 @@ def test_wrong_use_is_refused_before_anything_is_written(key: Path, tmp_path: Pa
     assert isinstance(call(file, out, "--key", key).exception, ConfigurationError)
     assert call(file, out, "--key", key, "--jobs", -1).exit_code == 2
     assert not out.exists()
+
+
+@pytest.mark.parametrize("from_file", [True, False])
+def test_text_keeps_its_line_ends(tmp_path: Path, from_file: bool) -> None:
+    raw = b"Il sig. Mario Rossi\r\n\r\nin buone condizioni\nfine"
+    (tmp_path / "note.txt").write_bytes(raw)
+    source = str(tmp_path / "note.txt") if from_file else "-"
+    done = CliRunner().invoke(app, ["text", source, "--lang", "it"], input=raw)
+    assert done.exit_code == 0
+    assert done.stdout_bytes == b"Il sig. [NOME]\r\n\r\nin buone condizioni\nfine"
+
+
+def test_text_that_is_not_utf8_is_one_clear_error(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["text", "-", "--lang", "it"], input=b"caff\xe8")
+    assert isinstance(done.exception, InputError)
