@@ -21,6 +21,8 @@ from typing import Any
 
 import pandas as pd
 
+from corsia.genomes import TRAIT, draw_trait, write_genotypes
+
 __all__ = ["COLUMNS", "CONSENT", "Hospital", "build_hospital"]
 
 _REAL = (
@@ -34,12 +36,13 @@ _SYLLABLES = "bar bel cor dan fer gal lam mar nor pel quer ras sal tor vel zan b
 _AREAS = ("401", "402", "411", "481")
 _SEXES = {1: "M", 2: "F"}
 
-# The hospital's own word for each column; `split` keeps some rows out of training, for an honest comparison.
+# The hospital's own word for each column; `split` keeps some rows out of training, for an honest comparison. `event` is
+# `status` as 0 and 1; the trait of the genotypes is as synthetic as they are.
 COLUMNS = {
     "patient_id": "patient", "name": "identifier", "fiscal_code": "identifier", "phone": "identifier",
     "address": "identifier", "cap": "quasi", "birth_date": "birthdate", "visit_date": "date", "note": "text",
     "sex": "quasi", "age": "quasi", "ph.ecog": "value", "ph.karno": "value", "pat.karno": "value", "meal.cal": "value",
-    "wt.loss": "value", "time": "value", "status": "value", "split": "value",
+    "wt.loss": "value", "time": "value", "status": "value", "split": "value", "event": "value", TRAIT: "value",
 }  # fmt: skip
 CONSENT = {"column": "consent", "granted": ["yes"], "withdrawn_on": "consent_withdrawn_on"}
 
@@ -92,17 +95,20 @@ class _Tokens:
 
 
 def build_hospital(name: str, rows: pd.DataFrame, folder: Path) -> Hospital:
-    """Write one hospital's table and DICOM folder.
+    """Write one hospital's table and its folders of DICOM, FHIR and genotypes.
 
     Args:
         name: the site's name; seeds the invented identities.
         rows: rows of the lung cohort with a column `split`.
-        folder: where `table.csv`, `dicom/` and `planted.json` are written.
+        folder: where `table.csv`, `dicom/`, `fhir/`, `genotypes/` and `planted.json` are written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokens = _Tokens(name)
     patients = [_patient(tokens, row) for row in rows.to_dict("records")]
     table = pd.DataFrame(patients)
+    copies = write_genotypes(folder / "genotypes", table["patient_id"].tolist(), name)
+    table["event"] = (table["status"] == 2).astype(int)
+    table[TRAIT] = draw_trait(copies, table["age"].to_numpy(float), name)
     table.drop(columns=["given", "family", "doctor"]).to_csv(folder / "table.csv", index=False)
     count = _write_images(folder / "dicom", patients, tokens, name)
     willing = next(p for p in patients if p["consent"] == "yes" and not p["consent_withdrawn_on"])

@@ -19,6 +19,7 @@ from typing import Any
 
 from corsia.cohort import COLUMNS, CONSENT, Hospital, build_hospital
 from corsia.fleet import Fleet
+from corsia.genomes import TRAIT
 from corsia.leaks import find_leaks, written_left
 from corsia.lung import FEATURES, hospitals
 from protocol.errors import ConflictError, WorkerError
@@ -76,7 +77,7 @@ def studies(training: list[str], joining: str, *, rounds: int = 5) -> dict[str, 
             "lane": "anonymize",
             "dataset": {
                 "name": "lung",
-                "columns": [c for c in COLUMNS if c != "split"],
+                "columns": [c for c in COLUMNS if c not in ("split", "event", TRAIT)],
                 "images": True,
                 "fhir": True,
             },
@@ -168,11 +169,12 @@ def edge_config() -> dict[str, Any]:
                 "table": "data/table.csv",
                 "dicom": "data/dicom",
                 "fhir": "data/fhir",
+                "genotypes": "data/genotypes",
                 "columns": COLUMNS,
                 "consent": CONSENT,
                 "policy": {
                     "lanes": lanes,
-                    "pipelines": lanes,
+                    "pipelines": [*lanes, "aggregate"],
                     "purposes": ["research"],
                     "release_columns": ["patient_id", *_CLINICAL, "split"],
                     "min_k": 3,
@@ -180,6 +182,8 @@ def edge_config() -> dict[str, Any]:
                     "max_t": 0.8,
                     "sensitive": ["status"],
                     "min_cohort": 8,
+                    "feature_k": 1,  # published rows: exact ages may leave in lane 3
+                    "traps": {"queries": 50.0},  # notebooks are run again and again over one demo
                     "max_bytes": 200_000_000,
                     "allow_unbounded_epsilon": True,
                     "approve": "auto",

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from corsia.figures import blank
 from corsia.studies import StudyTable
 from corsia.tables import html_table
 
@@ -84,9 +85,7 @@ class Analysis:
         Raises:
             ValueError: for a Table 1, which is a table.
         """
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        figure = blank(7, 4.2)
         axes = figure.subplots()
         if self.kind == "kaplan-meier":
             _draw_curves(axes, self.value)
@@ -137,14 +136,12 @@ class FeatureTable(StudyTable):
 
     def plot(self, columns: Sequence[str] | None = None) -> Figure:
         """Histograms (numbers) by site, at most twelve columns; bars of fewer than the least group are left out."""
-        from matplotlib.figure import Figure
-
         summary, frame = self.summary(), self.to_pandas()
         numeric = [c["name"] for c in summary["columns"] if "mean" in c]
         chosen = [name for name in (columns or numeric[:12]) if name in frame.columns][:12]
         across = min(3, max(1, len(chosen)))
         down = max(1, -(-len(chosen) // across))
-        figure = Figure(figsize=(3.6 * across, 2.6 * down), layout="constrained")
+        figure = blank(3.6 * across, 2.6 * down)
         for axes, name in zip(figure.subplots(down, across, squeeze=False).flat, chosen, strict=False):
             _draw_histogram(axes, frame, name, int(summary["min_group"]))
         return figure

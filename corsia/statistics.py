@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from corsia.figures import blank
 from corsia.studies import StudyTable
 
 if TYPE_CHECKING:
@@ -63,9 +64,7 @@ class Statistics(StudyTable):
 
     def plot_survival(self, time: str, groups: Sequence[str] = ("",)) -> Figure:
         """Kaplan-Meier curves with bands of 1.96 standard errors."""
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 4.2), layout="constrained")
+        figure = blank(7, 4.2)
         axes = figure.subplots()
         for group in groups:
             curve = self.survival(time, group)

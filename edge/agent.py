@@ -2,7 +2,7 @@
 
     watch    uplink.watch -> state.db                                   stored before anything is done about it
     study    signature, expiry, site -> policy -> approval -> source (consent) -> worker -> gate -> ledger.reserve
-             -> sealed and held -> gate.finish -> released -> ledger.commit
+             -> sealed and held -> gate.finish -> released -> ledger.commit; a noised study reserves before its worker
     round    signature by the study's run key, replay -> approval -> message -> warm worker -> gate -> the same
     deliver  spool -> uplink -> receipt verified -> journal -> done     edge/deliver.py
     beat     states, heads, clock, certificate                          edge/heartbeat.py
@@ -224,20 +224,29 @@ class Agent:
         source = lane.source()
         gate = lane.gate(source)
         size_bytes = lane.decision.effective.max_bytes
-        sealer = self._sealer(
-            assignment,
-            lane,
-            lambda: site.reserve(assignment, lane, size_bytes=size_bytes, persons=gate.source_persons),
-        )
+
+        def reserve() -> None:
+            persons, release = gate.source_persons, gate.release
+            site.reserve(assignment, lane, size_bytes=size_bytes, persons=persons, release=release)
+
+        noised = lane.cost is not None
+        if noised:
+            reserve()  # before any noise is drawn
+        sealer = self._sealer(assignment, lane, (lambda: None) if noised else reserve)
         try:
             withheld = lane.run(worker, source, gate, sealer.add)
             passed = gate.finish()
         except DisclosureRefused as error:
             self._journal_gate(assignment, gate, error)
             raise
-        sealer.finish(withheld)
+        try:
+            sealer.finish(withheld)
+        except DisclosureRefused as error:  # with what was released before
+            self._journal_gate(assignment, gate, error)
+            raise
         self._journal_gate(assignment, gate, None)
-        counts = {"rows": passed.rows, "files": passed.files, **{f"withheld_{k}": v for k, v in withheld.items()}}
+        counts = {"rows": passed.rows, "files": passed.files, "documents": passed.documents}
+        counts |= {f"withheld_{k}": v for k, v in withheld.items()}
         self._let_out(record, sealer, counts)
 
     def _journal_gate(self, assignment: Assignment, gate: EgressGate, error: DisclosureRefused | None) -> None:
@@ -317,6 +326,8 @@ class Agent:
         site.move(record, State.RUNNING)
         asked = Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size)
         message = site.link.fetch(asked)
+        if lane.cost is not None:
+            site.reserve(assignment, lane, size_bytes=0, persons=0)  # before any noise is drawn
         reply = self._answer(known.assignment, lane, message)
         item, checks = check_update(lane.study, lane.decision.effective, instruction, message, reply)
         site.journal.append("gate.passed", assignment=assignment.id, rules=[check.rule for check in checks])

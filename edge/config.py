@@ -11,8 +11,9 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from privacy.disclosure.traps import Traps
 from protocol.errors import ConfigurationError
 from protocol.study import Lane
 
@@ -24,6 +25,22 @@ Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}$
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Bytes = Annotated[int, Field(gt=0, le=10**15)]
 ColumnRole = Literal["patient", "identifier", "text", "date", "birthdate", "quasi", "value"]
+
+
+def _traps(value: Any) -> Any:
+    """DataSHIELD's names hold points, which TOML reads as tables within tables."""
+    if not isinstance(value, dict):
+        return value
+    flat: dict[str, float] = {}
+    todo = [(str(name), one) for name, one in value.items()]
+    while todo:
+        name, one = todo.pop()
+        if isinstance(one, dict):
+            todo += [(f"{name}.{inner}", deeper) for inner, deeper in one.items()]
+        else:
+            flat[name] = one
+    return Traps.of(flat)
+
 
 _PATHS = ("table", "dicom", "fhir", "genotypes", "matrix", "omop")
 
@@ -79,8 +96,14 @@ class Policy(_Model):
         min_l: each class of released rows has so many values of each sensitive column.
         max_t: and lies no further from all released rows than this, 0 to 1.
         sensitive: released columns to which both apply, besides those the study names.
+        feature_k: lane 3 releases no row of a patient who shares the quasi-identifiers among the features with fewer
+            than this; not given, it is the k of the study, at least `min_k`. 1 turns it off.
+        traps: thresholds of federated statistics, by DataSHIELD's names (`nfilter.tab = 5`) or ours.
         max_bytes: per study; `max_bytes_per_year` is the ledger's total over 365 days.
         allow_unbounded_epsilon: whether results without differential privacy may leave.
+        epsilon_per_study: most that one study may learn of a person from noised results; a study that asks for more
+            is answered with more noise. `epsilon_per_year` is for all studies over 365 days: beyond it they are
+            refused. Both hold at `delta`, as composed by the ledger.
         require_secure_aggregation: refuse training whose updates are not masked.
     """
 
@@ -93,9 +116,14 @@ class Policy(_Model):
     max_t: Annotated[float, Field(gt=0, le=1)] | None = None
     sensitive: tuple[Name, ...] = ()
     min_cohort: Annotated[int, Field(ge=1, le=10**6)] = 10
+    feature_k: Annotated[int, Field(ge=1, le=1000)] | None = None
+    traps: Annotated[Traps, BeforeValidator(_traps)] = Field(default_factory=Traps)
     max_bytes: Bytes = 100_000_000
     max_bytes_per_year: Bytes = 10_000_000_000
     allow_unbounded_epsilon: bool = False
+    epsilon_per_study: Annotated[float, Field(gt=0, le=1000)] = 1.0
+    epsilon_per_year: Annotated[float, Field(gt=0, le=10_000)] = 5.0
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     require_secure_aggregation: bool = False
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"

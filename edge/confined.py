@@ -151,6 +151,7 @@ def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Sour
 
 def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Job, Source], Session] | None) -> None:
     from pipelines import Job
+    from privacy.disclosure.traps import Traps
     from protocol.study import parse_study
 
     head, raw = pipe.read()
@@ -160,7 +161,7 @@ def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Jo
         blobs[blob["name"]] = data
     job = Job(
         study=parse_study(raw), site=head["site"], key=base64.b64decode(head["key"]), roles=dict(head["roles"]),
-        patient_system=head["patient_system"],
+        patient_system=head["patient_system"], traps=Traps(**head["traps"]),
     )  # fmt: skip
     source, gate = _PipedSource(pipe, blobs), _PipedGate(pipe)
     if load is None:

@@ -12,16 +12,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from edge import documents, reports, tables
+from edge import documents, reports, sums, tables
+from edge.checks import Check, Passed, refusal
+from edge.memory import Release
 from edge.policy import Effective
 from edge.residual import Residual, decode_dicom
-from protocol.assignment import RoundInstruction, RoundPhase
-from protocol.errors import CODES, CorsiaError, DisclosureRefused, InputError, PolicyRefused, WorkerError, from_code
+from edge.updates import check_update
+from edge.worker import Told
 from protocol.parcel import Item, ItemKind
 from protocol.study import Lane, Study
 
@@ -51,27 +52,6 @@ _KEPT_BACK = {
 }
 _ROUNDING = 1e-9
 _DEIDENTIFIED = (Lane.ANONYMIZE, Lane.EXTRACT)
-_MESSAGES = {RoundPhase.PREPARE: "query.prepare", RoundPhase.TRAIN: "train", RoundPhase.EVALUATE: "evaluate"}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One rule of the gate as it fell out; `reason` names no value."""
-
-    rule: str
-    ok: bool
-    reason: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Passed:
-    """What passed: distinct persons, rows of tables, DICOM files, FHIR documents, bytes to be sealed."""
-
-    persons: int
-    rows: int
-    files: int
-    bytes: int
-    documents: int = 0
 
 
 class EgressGate:
@@ -91,10 +71,15 @@ class EgressGate:
         self.residual = Residual()
         self._cells: frozenset[str] = frozenset()
         self.source_persons = 0  # distinct persons of the source's table
+        self._source: frozenset[str] | None = None  # they themselves
+        self.look: Callable[[pa.Table], None] | None = None  # at a table in which nobody's identity was found
+        self._sums: pa.Table | None = None  # federated statistics, which wait for `about`
+        self.release: Release | None = None
         patient = next((name for name, role in self._roles.items() if role == "patient"), None)
         if table is not None:
             if patient is not None and patient in table.columns:
-                self.source_persons = int(table[patient].astype(str).str.strip().str.casefold().nunique())
+                self._source = frozenset(table[patient].astype(str).str.strip().str.casefold())
+                self.source_persons = len(self._source)
             if study.lane in _DEIDENTIFIED:
                 self.residual.add_table(table, self._roles)
                 self._cells = tables.texts(table)
@@ -151,6 +136,31 @@ class EgressGate:
         self._rule("bytes", self._bytes <= self._effective.max_bytes, code, "the result is larger than allowed")
         return made
 
+    def about(self, told: Sequence[Told]) -> int:
+        """Judge whom the sums are about, after the last item; returns how many persons that is.
+
+        `release` then says what the dataset's memory must hold before anything is sealed; None for noised sums, whose
+        loss the ledger adds up instead.
+
+        Raises:
+            DisclosureRefused: `gate.cohort`; nothing of the study may leave.
+        """
+        if self._sums is None:
+            return 0
+        for rule, code, reason in sums.told_faults(told, self._sums, self._source, noised=self._noised):
+            self._rule(rule, False, code, reason)
+        self._rule("cohorts", True, "", "")
+        groups = {str(place): tuple(sorted(sums.persons_of(one))) for place, one in enumerate(told)}
+        self._unnamed = max(map(len, groups.values()))
+        if not self._noised:
+            self.release = Release(
+                cohorts=groups,
+                numbers=sums.numbers_of(self._sums),
+                minimum=self._effective.min_cohort,
+                traps=self._effective.traps,
+            )
+        return 0 if self._noised else self._unnamed
+
     def finish(self) -> Passed:
         """Judge the whole, after the last item.
 
@@ -169,7 +179,7 @@ class EgressGate:
         self._done[name] += 1
         if not ok:
             self._failed[name] = reason
-            raise _refusal(code, reason)
+            raise refusal(code, reason)
 
     def _count(self) -> int:
         return max(len(self._persons), self._unnamed)
@@ -184,7 +194,7 @@ class EgressGate:
                 raise ValueError("too many cells")
             table = reader.read()
         except (pa.ArrowException, ValueError, OSError):
-            raise _refusal("gate.undeclared", "a table is not readable Parquet") from None
+            raise refusal("gate.undeclared", "a table is not readable Parquet") from None
         table = table.replace_schema_metadata(None)
         names = table.column_names
         self._rule("columns", len(set(names)) == len(names), "gate.undeclared", "a column occurs twice")
@@ -205,6 +215,13 @@ class EgressGate:
             self._check_classes(table)
         if self._study.lane in _DEIDENTIFIED:
             self._rule("residual", not self._left(table), "gate.residual", "in a table")
+        of_sums = self._study.lane is Lane.EXTRACT and self._study.pipeline.name == sums.PIPELINE
+        if of_sums:
+            self._check_sums(table)
+        if self.look is not None:
+            self.look(table)
+        if self._study.lane is Lane.EXTRACT and not of_sums:
+            self._check_features(table)
         persons = self._count_table(table)
         self._rows += table.num_rows
         target = BytesIO()
@@ -232,6 +249,27 @@ class EgressGate:
             close = tables.closeness(table, quasi, secret, ordered) <= most + _ROUNDING
             self._rule("t", close, "gate.diversity", f"a class further than {most:g} from all rows")
 
+    def _check_features(self, table: pa.Table) -> None:
+        """k of what others may know of a person, among the features of one row a person."""
+        known, least = tables.known_outside(table, self._roles), self._effective.feature_k
+        if least > 1 and known and table.num_rows:
+            enough = tables.smallest_class(table, known, PSEUDONYM) >= least
+            names = ", ".join(known[:8])
+            reason = f"fewer than {least} patients are alike in {names}: band or drop one of them, or select fewer"
+            self._rule("feature-k", enough, "gate.k", reason)
+
+    def _check_sums(self, table: pa.Table) -> None:
+        self._rule("tables", self._sums is None, "gate.undeclared", "a second table of sums")
+        for rule, code, reason in sums.faults(table, self._study, self._effective):
+            self._rule(rule, False, code, reason)
+        for rule in ("words", "cells"):
+            self._rule(rule, True, "", "")
+        self._sums = table
+
+    @property
+    def _noised(self) -> bool:
+        return self._study.privacy.dp != "none"
+
     def _declared(self, name: str) -> str:
         declared = self._study.output.column(name)
         return "" if declared is None else declared.dtype
@@ -253,6 +291,8 @@ class EgressGate:
         return False
 
     def _count_table(self, table: pa.Table) -> int:
+        if self._sums is not None:
+            return 0  # a row is a sum
         column = PSEUDONYM if self._study.lane in _DEIDENTIFIED else self._patient
         if column is not None and column in table.column_names:
             persons = {str(v).strip().casefold() for v in table[column].to_pylist() if v is not None}
@@ -314,55 +354,3 @@ class EgressGate:
                 fine = word.casefold() not in self._cells and not (deidentified and self.residual.in_text(word))
             self._rule("report", fine, "gate.undeclared", "a report holds more than numbers and short words")
         return Item(kind=item.kind, name=item.name, data=item.data, persons=0, rows=0, meta={})
-
-
-def check_update(
-    study: Study, effective: Effective, instruction: RoundInstruction, message: bytes, reply: bytes
-) -> tuple[Item, tuple[Check, ...]]:
-    """Judge a training run's answer against the instruction that asked for it.
-
-    Args:
-        message: the instruction's Flower message, its digest checked.
-        reply: the worker's answer.
-
-    Returns:
-        The item that may be sealed, and the rules that it passed.
-
-    Raises:
-        DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
-        CorsiaError: the code that the answer names, when it is an error.
-    """
-    from pipelines.flower import EXAMPLES, describe_message, describe_reply
-
-    try:
-        asked, made = describe_message(message), describe_reply(reply, message)
-    except InputError:
-        raise _refusal("gate.update", "the answer is not one that the instruction asks for") from None
-    if made.error is not None:
-        raise from_code(made.error) if made.error in CODES else WorkerError("worker.failed")
-    training = study.training
-    allowed = {EXAMPLES, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
-    examples = made.metrics.get(EXAMPLES)
-    bound = training.max_norm if training else 0.0
-    right = (asked.kind, asked.round) == (_MESSAGES[instruction.phase], instruction.round)
-    checks = (
-        Check(rule="instruction", ok=right, reason="the message is of another phase or round"),
-        Check(rule="kind", ok=made.kind == asked.kind, reason="an answer of another kind"),
-        Check(rule="arrays", ok=dict(made.arrays) == dict(asked.arrays), reason="names, types or shapes of arrays"),
-        Check(rule="metrics", ok=set(made.metrics) <= allowed, reason="a metric that was not asked for"),
-        Check(rule="finite", ok=made.finite, reason="an array or a metric is not finite"),
-        Check(rule="norm", ok=made.kind != "train" or made.norm <= bound, reason="norm above training.max_norm"),
-        Check(rule="examples", ok=isinstance(examples, int) and examples > 0, reason="the number of examples"),
-    )
-    for check in checks:
-        if not check.ok:
-            raise _refusal("gate.update", check.reason)
-    if int(examples or 0) < effective.min_cohort:
-        raise _refusal("gate.cohort", f"fewer than {effective.min_cohort} examples")
-    passed = tuple(Check(rule=check.rule, ok=True) for check in checks)
-    item = Item(kind=ItemKind.MESSAGE, name="message.bin", data=reply, rows=1)
-    return item, (*passed, Check(rule="cohort", ok=True))
-
-
-def _refusal(code: str, reason: str) -> CorsiaError:
-    return PolicyRefused(code, reason) if code.startswith("policy.") else DisclosureRefused(code, reason)

@@ -42,9 +42,9 @@ EVENTS = frozenset(
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "
-    "duration_s epsilon error_id head index k kind lane ledger lines model part parts parcel parcels persons phase "
-    "pipeline reason round rows rule rules run sequence serial sha256 site size size_bytes state study version "
-    "withheld".split()
+    "duration_s epsilon epsilon_left error_id head index k kind lane ledger lines model part parts parcel parcels "
+    "persons phase pipeline reason round rows rule rules run sequence serial sha256 site size size_bytes state study "
+    "version withheld".split()
 )
 _WORD = re.compile(r"^[A-Za-z0-9*][A-Za-z0-9._:/+@*=<>-]{0,127}\Z")
 

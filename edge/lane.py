@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from edge import sums
 from edge.config import DatasetConfig, EdgeConfig
 from edge.gate import EgressGate
 from edge.policy import Decision
 from edge.storage import named_errors, write_file
 from edge.worker import Worker
-from pipelines import Job, SourceFile
+from pipelines import Job, SourceFile, noising
 from privacy.deid.pseudonym import study_key
+from privacy.dp.accountant import Curve
 from privacy.envelope.keys import SecretKey, read_key
 from protocol.errors import PermissionRefused
-from protocol.parcel import Item
+from protocol.parcel import Item, ItemKind
 from protocol.study import Lane, Study
 
 if TYPE_CHECKING:
@@ -37,14 +39,17 @@ class LaneRun:
     """A study made ready for this site.
 
     Attributes:
-        study: with the effective k, l, t and cohort in the place of the asked ones, which the lane reads.
+        study: with the effective k, l, t, cohort, epsilon and delta in the place of the asked ones, which the lane
+            reads.
         job: what the worker is given.
+        cost: of one release, None when it is not noised.
     """
 
     study: Study
     dataset: DatasetConfig
     decision: Decision
     job: Job
+    cost: Curve | None = None
 
     @classmethod
     def prepare(cls, study: Study, digest: str, config: EdgeConfig, decision: Decision) -> LaneRun:
@@ -52,6 +57,7 @@ class LaneRun:
 
         Raises:
             PolicyRefused: the decision's code.
+            InputError: `input.study` when what is asked for cannot be noised as the study promises.
             PermissionRefused: `permission.site` when the study is not for this site.
             ConfigurationError, StorageError: the pseudonym key.
         """
@@ -66,6 +72,8 @@ class LaneRun:
             "sensitive": effective.sensitive,
             "min_cohort": effective.min_cohort,
         }
+        if study.privacy.dp != "none":
+            stricter |= {"epsilon": effective.epsilon, "delta": effective.delta}
         promised = study.privacy.model_copy(update=stricter)
         study = study.model_copy(update={"privacy": promised})
         dataset = config.datasets[study.dataset.name]
@@ -74,12 +82,14 @@ class LaneRun:
             study=study,
             dataset=dataset,
             decision=decision,
+            cost=noising.cost(study),
             job=Job(
                 study=study,
                 site=config.site,
                 key=key,
                 roles=dict(dataset.columns),
                 patient_system=dataset.fhir_system,
+                traps=effective.traps,
             ),
         )
 
@@ -103,11 +113,20 @@ class LaneRun:
     def run(self, worker: Worker, source: SiteSource, gate: EgressGate, emit: Callable[[Item], None]) -> Counter[str]:
         """Run the lane; each result that passes the gate goes to `emit`. Returns withheld counts by reason.
 
+        Of a noised study there are none: how many were withheld is exact, and in no budget.
+
         Raises:
             CorsiaError: of source, lane, gate or `emit`; nothing of the study may leave then.
         """
-        outcome = worker.run(self.job, source, lambda item: emit(gate.check(item)))
-        return Counter(source.withheld) + Counter(outcome.withheld)
+        if self.study.pipeline.name != sums.PIPELINE:
+            outcome = worker.run(self.job, source, lambda item: emit(gate.check(item)))
+        else:  # nothing goes on before it is known about whom all of it is
+            held: list[Item] = []
+            outcome = worker.run(self.job, source, lambda item: held.append(gate.check(item)))
+            persons = gate.about(outcome.cohorts)
+            for item in held:
+                emit(replace(item, persons=persons) if item.kind is ItemKind.TABLE else item)
+        return Counter(source.withheld) + Counter(outcome.withheld) if self.cost is None else Counter()
 
 
 class SiteSource:

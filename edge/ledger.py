@@ -2,17 +2,19 @@
 
 Place in the flow: gate -> `reserve` -> seal into the spool (held) -> `commit` -> release. A spend that was
 reserved counts whether or not it was committed: unsure means spent. Rows are never changed; each carries the
-SHA-256 over the row before and its own canonical JSON, and the head goes with every heartbeat. This module knows
+SHA-256 over the row before and its own canonical JSON, and the head goes with every heartbeat. A dataset's memory of
+released cohorts (`edge/memory.py`) changes in the same transaction, and the row carries its digest. This module knows
 nothing of parcels and may not see data.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,13 +28,14 @@ __all__ = ["GENESIS", "YEAR_S", "Ledger", "Limits", "Spend", "Total"]
 
 GENESIS = "0" * 64
 YEAR_S = 365 * 86_400.0
-_COLUMNS = "seq, at, event, key, dataset, study, k, cohort, bytes, epsilon, persons, prev, hash"
+_COLUMNS = "seq, at, event, key, dataset, study, k, cohort, bytes, epsilon, persons, memory, prev, hash"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS ledger (
   seq INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, key TEXT NOT NULL, dataset TEXT NOT NULL,
   study TEXT NOT NULL, k INTEGER NOT NULL, cohort INTEGER NOT NULL, bytes INTEGER NOT NULL, epsilon TEXT NOT NULL,
-  persons INTEGER NOT NULL, prev TEXT NOT NULL, hash TEXT NOT NULL)
+  persons INTEGER NOT NULL, memory TEXT NOT NULL DEFAULT '', prev TEXT NOT NULL, hash TEXT NOT NULL)
 """
+_MEMORIES = "CREATE TABLE IF NOT EXISTS memories (dataset TEXT PRIMARY KEY, data BLOB NOT NULL)"
 _INDEX = "CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key)"
 
 
@@ -54,6 +57,9 @@ class Ledger:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(_SCHEMA)
+            self._db.execute(_MEMORIES)
+            if "memory" not in [row[1] for row in self._db.execute("PRAGMA table_info(ledger)")]:
+                self._db.execute("ALTER TABLE ledger ADD COLUMN memory TEXT NOT NULL DEFAULT ''")
             self._db.execute(_INDEX)
 
     def close(self) -> None:
@@ -73,6 +79,7 @@ class Ledger:
         cost: Curve | None,
         persons: int,
         limits: Limits | None = None,
+        memory: Callable[[bytes | None], bytes] | None = None,
     ) -> Spend:
         """Spend, durably, before anything is sealed. The same key spends once, however often it is asked.
 
@@ -86,6 +93,7 @@ class Ledger:
             cost: the loss of this release as a curve, known before any noise is drawn; None when no noise bounds it.
             persons: how many persons the result is about.
             limits: refuse beyond these, in the same transaction.
+            memory: makes the dataset's memory of what it was; what it raises is raised, and nothing is spent.
 
         Returns:
             What the key has now spent; `state` is `committed` when a run before this one came so far.
@@ -101,18 +109,19 @@ class Ledger:
             if not self._verified:
                 self._verify(None)
             old = self._spend(key)
+            changed = self._remember(dataset, memory) if memory is not None else ""
             if old is not None:
                 if (old.dataset, old.study) != (dataset, study):
                     raise ConflictError("conflict.state", "the ledger key belongs to another study")
                 more = greatest([old.cost, cost])
-                if bytes <= old.bytes and persons <= old.persons and more == old.cost:
+                if not changed and bytes <= old.bytes and persons <= old.persons and more == old.cost:
                     return old
                 if old.state == "committed":
                     raise ConflictError("conflict.state", "the release is committed already")
             if limits is not None:
                 self._check(dataset, study, bytes - (old.bytes if old else 0), limits)
                 self._check_cost(key, dataset, study, cost, limits)
-            self._append("reserve", key, dataset, study, k, cohort, bytes, cost, persons)
+            self._append("reserve", key, dataset, study, k, cohort, bytes, cost, persons, changed)
             spend = self._spend(key)
         if spend is None:
             raise AssertionError("ledger: the spend is not there")
@@ -155,6 +164,11 @@ class Ledger:
         with self._lock, _sqlite_errors():
             return self._total(dataset, since, study)
 
+    def year(self, dataset: str, epsilon: float, delta: float) -> Budget:
+        """What the noised releases of 365 days leave of a limit."""
+        with self._lock, _sqlite_errors():
+            return self._year(dataset, epsilon, delta)
+
     def spends(self) -> list[Spend]:
         """Every key's spend, oldest first."""
         with self._lock, _sqlite_errors():
@@ -170,6 +184,15 @@ class Ledger:
         """The last row's hash (hex), 64 zeros when empty."""
         with self._lock, _sqlite_errors():
             return self._last()[1]
+
+    def memory(self, dataset: str) -> bytes | None:
+        """A dataset's memory, None before there is one.
+
+        Raises:
+            BudgetExceeded: `budget.ledger` when it is not the one that the chain names.
+        """
+        with self._lock, _sqlite_errors():
+            return self._memory(dataset)
 
     def verify(self, remembered: str | None = None) -> int:
         """Check every row and the chain; returns the number of rows.
@@ -207,12 +230,30 @@ class Ledger:
         size: int,
         cost: Curve | None,
         persons: int,
+        memory: str = "",
     ) -> None:
         seq, prev = self._last()
         now = round(time.time(), 3)
-        row = Row(seq + 1, now, event, key, dataset, study, k, cohort, size, cost_text(cost), persons, prev, "")
+        row = Row(seq + 1, now, event, key, dataset, study, k, cohort, size, cost_text(cost), persons, memory, prev, "")
         values = (*(getattr(row, name) for name in Row.__slots__[:-1]), row.computed())
-        self._db.execute(f"INSERT INTO ledger ({_COLUMNS}) VALUES ({', '.join('?' * 13)})", values)  # noqa: S608
+        self._db.execute(f"INSERT INTO ledger ({_COLUMNS}) VALUES ({', '.join('?' * len(values))})", values)  # noqa: S608
+
+    def _remember(self, dataset: str, change: Callable[[bytes | None], bytes]) -> str:
+        before = self._memory(dataset)
+        after = change(before)
+        if after == before:
+            return ""
+        self._db.execute("INSERT OR REPLACE INTO memories (dataset, data) VALUES (?, ?)", (dataset, after))
+        return hashlib.sha256(after).hexdigest()
+
+    def _memory(self, dataset: str) -> bytes | None:
+        said = self._db.execute(
+            "SELECT memory FROM ledger WHERE dataset = ? AND memory != '' ORDER BY seq DESC LIMIT 1", (dataset,)
+        ).fetchone()
+        held = self._db.execute("SELECT data FROM memories WHERE dataset = ?", (dataset,)).fetchone()
+        if (said is None) != (held is None) or (held and hashlib.sha256(held[0]).hexdigest() != said[0]):
+            raise BudgetExceeded("budget.ledger", "the memory of cohorts is not the one that was written")
+        return bytes(held[0]) if held else None
 
     def _last(self) -> tuple[int, str]:
         row = self._db.execute("SELECT seq, hash FROM ledger ORDER BY seq DESC LIMIT 1").fetchone()
@@ -235,13 +276,15 @@ class Ledger:
     def _total(self, dataset: str, since: float, study: str | None) -> Total:
         return total_of(self._spends(dataset, since, study))
 
+    def _year(self, dataset: str, epsilon: float, delta: float, but: str = "") -> Budget:
+        spends = [s for s in self._spends(dataset, time.time() - YEAR_S, None) if s.key != but]
+        return Budget(epsilon=epsilon, delta=delta, spent=total_of(spends).cost)
+
     def _check_cost(self, key: str, dataset: str, study: str, cost: Curve | None, limits: Limits) -> None:
         """Refuse what does not fit beside everything else that was spent, this key's earlier reservation apart."""
         if cost is None:
             return
-        year = [s for s in self._spends(dataset, time.time() - YEAR_S, None) if s.key != key]
-        spent = total_of(year).cost
-        Budget(epsilon=limits.epsilon_per_year, delta=limits.delta_per_year, spent=spent).require(cost, "365 days")
+        self._year(dataset, limits.epsilon_per_year, limits.delta_per_year, key).require(cost, "365 days")
         own = [s for s in self._spends(dataset, 0.0, study) if s.key != key]
         most = limits.epsilon if limits.epsilon is not None else 0.0
         Budget(epsilon=most, delta=limits.delta, spent=total_of(own).cost).require(cost, "study")
@@ -261,6 +304,8 @@ class Ledger:
                 raise BudgetExceeded("budget.ledger", f"row {count} of the ledger is not as it was written")
             head = row.hash
             seen = seen or head == remembered
+        for (dataset,) in self._db.execute("SELECT dataset FROM ledger UNION SELECT dataset FROM memories").fetchall():
+            self._memory(str(dataset))
         if not seen:
             raise BudgetExceeded("budget.ledger", "the ledger lacks a row that it once had")
         self._verified = True

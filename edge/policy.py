@@ -9,19 +9,20 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from edge.config import DatasetConfig, EdgeConfig
+from pipelines.noising import NOISING
 from pipelines.registry import Installed
+from privacy.disclosure.traps import Traps
 from protocol.errors import PolicyRefused
 from protocol.study import Lane, Study
 
-__all__ = ["MASKING", "NOISING", "Decision", "Effective", "Rule", "decide"]
+__all__ = ["MASKING", "Decision", "Effective", "Rule", "decide"]
 
-# Installed pipelines that mask their updates, and that add noise. A study that promises what the code cannot keep is
-# refused, whatever the site allows.
+# Installed pipelines that mask their updates (those that add noise: `pipelines.noising`). A study that promises what
+# the code cannot keep is refused, whatever the site allows.
 MASKING: frozenset[str] = frozenset()
-NOISING: frozenset[str] = frozenset()
 _DIRECT = ("patient", "identifier", "text")  # roles that name a person, or may
 _TABLE_LANES = (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT)
 
@@ -44,7 +45,10 @@ class Rule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effective:
-    """The numbers that hold for this study at this site: the stricter of both sides'."""
+    """The numbers that hold for this study at this site: the stricter of both sides'.
+
+    `epsilon` (at `delta`) is for the whole study, None when it adds no noise; the year's are the site's alone.
+    """
 
     k: int
     min_cohort: int
@@ -54,6 +58,11 @@ class Effective:
     l: float | None = None  # noqa: E741
     t: float | None = None
     sensitive: tuple[str, ...] = ()
+    delta: float = 0.0
+    epsilon_per_year: float = 0.0
+    delta_per_year: float = 0.0
+    feature_k: int = 1
+    traps: Traps = field(default_factory=Traps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,19 +109,24 @@ def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed])
             min_cohort=study.privacy.min_cohort,
             max_bytes=0,
             max_bytes_per_year=0,
-            epsilon=study.privacy.epsilon,
+            epsilon=None,
         )
         return Decision(rules=(rule,), effective=nothing)
-    policy = dataset.policy
+    policy, noised = dataset.policy, study.privacy.dp != "none"
     effective = Effective(
         k=max(study.privacy.k, policy.min_k),
         min_cohort=max(study.privacy.min_cohort, policy.min_cohort),
         max_bytes=min(study.output.max_bytes, policy.max_bytes),
         max_bytes_per_year=policy.max_bytes_per_year,
-        epsilon=study.privacy.epsilon,
+        epsilon=_stricter(min, study.privacy.epsilon, policy.epsilon_per_study) if noised else None,
+        delta=min(study.privacy.delta or policy.delta, policy.delta),
+        epsilon_per_year=policy.epsilon_per_year,
+        delta_per_year=policy.delta,
         l=_stricter(max, study.privacy.l, policy.min_l),
         t=_stricter(min, study.privacy.t, policy.max_t),
         sensitive=tuple(dict.fromkeys([*study.privacy.sensitive, *policy.sensitive])),
+        feature_k=policy.feature_k or max(study.privacy.k, policy.min_k),
+        traps=policy.traps,
     )
     rules = (
         _rule("dataset", study.dataset.name, study.dataset.name, True, "", "policy.dataset"),
@@ -127,7 +141,7 @@ def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed])
         _number("t", study.privacy.t, policy.max_t, effective.t),
         _number("cohort", study.privacy.min_cohort, policy.min_cohort, effective.min_cohort),
         _number("bytes", study.output.max_bytes, policy.max_bytes, effective.max_bytes),
-        _epsilon(study, dataset),
+        _epsilon(study, dataset, effective),
         _masks(study, dataset),
         _consent(study, dataset),
     )
@@ -251,16 +265,21 @@ def _releasable(name: str, dataset: DatasetConfig) -> bool:
     return any(fnmatch.fnmatchcase(name, glob) for glob in dataset.policy.release_columns)
 
 
-def _epsilon(study: Study, dataset: DatasetConfig) -> Rule:
-    asked = "unbounded" if study.privacy.dp == "none" else f"{study.privacy.dp} {study.privacy.epsilon}"
+def _epsilon(study: Study, dataset: DatasetConfig, effective: Effective) -> Rule:
+    privacy, policy = study.privacy, dataset.policy
     if study.lane is Lane.INFER:
         return _rule("epsilon", "nothing leaves", "any", True, "", "policy.epsilon")
-    if study.privacy.dp == "none":
-        ok, reason = dataset.policy.allow_unbounded_epsilon, "results without differential privacy may not leave"
-    else:
-        ok, reason = study.pipeline.name in NOISING, "the installed pipeline adds no noise"
-    site = "unbounded" if dataset.policy.allow_unbounded_epsilon else "bounded"
-    return _rule("epsilon", asked, site, ok, reason, "policy.epsilon")
+    if privacy.dp == "none":
+        ok, site = policy.allow_unbounded_epsilon, "unbounded" if policy.allow_unbounded_epsilon else "bounded"
+        reason = "results without differential privacy may not leave"
+        return _rule("epsilon", "unbounded", site, ok, reason, "policy.epsilon")
+    asked = f"{privacy.dp} {privacy.epsilon:g} at {privacy.delta:g}"
+    site = f"{policy.epsilon_per_study:g} at {policy.delta:g}, {policy.epsilon_per_year:g} a year"
+    if privacy.dp not in NOISING.get(study.pipeline.name, {}):
+        return _rule("epsilon", asked, site, False, "the installed pipeline adds no such noise", "policy.epsilon")
+    holds = f"{privacy.dp} {effective.epsilon:g} at {effective.delta:g}"
+    reason = "" if holds == asked else "the site's value is stricter and holds"
+    return Rule(name="epsilon", asked=asked, site=site, effective=holds, ok=True, reason=reason, code="")
 
 
 def _masks(study: Study, dataset: DatasetConfig) -> Rule:

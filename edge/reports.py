@@ -20,13 +20,14 @@ _WORD = re.compile(r"^[^\x00-\x1f\x7f]{0,64}\Z")
 # writes one tells nothing of a row.
 OWN = frozenset(
     """
-    achieved actions auto basic binary boxes burned-in certificate changed code columns consent counts date
-    deidentified-before discernibility distinct documents dropped dummy duplicate edition elements emptied
-    entropy exclusions files generalised heuristic hits journalist k kept kept-place key_id kind l level levels
-    limit looked loss marketer max mean metric moved-date name ncp nodes number optimal options ordered persons
-    pixels place population private profile prosecutor pseudonym quarantine reason records recursive released
-    removed required residual resources risk rows rules search searched second_look shifted short small-class
-    suppressed t table text threshold uid unchanged unknown unique_rows unreadable vocabulary withheld withdrawn
+    achieved actions add-or-remove-one-patient adjacency auto basic binary boxes burned-in certificate changed code
+    columns consent counts date deidentified-before delta discernibility discrete-gaussian distinct documents
+    dropped dummy duplicate edition elements emptied entropy epsilon exclusions files generalised heuristic hits
+    journalist k kept kept-place key_id kind l level levels limit looked loss marketer max mean mechanism metric
+    moved-date multiplier name ncp nodes noise number optimal options ordered persons pixels place population
+    private profile prosecutor pseudonym quarantine reason records recursive released removed required residual
+    resources risk rows rules search searched second_look shifted short small-class suppressed t table text
+    threshold uid unchanged unknown unique_rows unreadable vocabulary withheld withdrawn
     """.split()
 )
 

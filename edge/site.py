@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 from edge.approvals import Approvals
 from edge.config import EdgeConfig
@@ -23,13 +23,14 @@ from edge.identity import Identity
 from edge.journal import Journal
 from edge.lane import LaneRun
 from edge.ledger import Ledger
+from edge.memory import Release, admitted
 from edge.rounds import ledger_key
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
 from edge.storage import named_errors, sync_folder
 from edge.worker import Stopped
-from pipelines import registry
-from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
+from pipelines import noising, registry
+from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, SiteReport, State
 from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
 from protocol.faults import point
 from protocol.parcel import Receipt
@@ -211,16 +212,24 @@ class Site:
 
     # --- the ledger
 
-    def reserve(self, assignment: Assignment, lane: LaneRun, *, size_bytes: int, persons: int) -> None:
+    def reserve(
+        self, assignment: Assignment, lane: LaneRun, *, size_bytes: int, persons: int, release: Release | None = None
+    ) -> None:
         """Spend before anything is sealed; the same release spends once.
 
+        Args:
+            release: whom sums are about, to be remembered with the spend.
+
         Raises:
-            BudgetExceeded: `budget.bytes`, `budget.ledger`.
+            BudgetExceeded: `budget.bytes`, `budget.epsilon`, `budget.ledger`.
+            DisclosureRefused: `gate.cohort`, `gate.differencing`, `gate.queries`.
             ConflictError: `conflict.state` when this release is over: nothing may leave under its key again.
         """
         if self.ledger is None:
             raise BudgetExceeded("budget.ledger")
-        key, effective = ledger_key(assignment), lane.decision.effective
+        key, effective, cost = ledger_key(assignment), lane.decision.effective, lane.cost
+        if assignment.kind is AssignmentKind.ROUND:
+            cost = noising.cost(lane.study, RoundInstruction.from_bytes(assignment.document).phase)
         spend = self.ledger.reserve(
             key,
             lane.study.dataset.name,
@@ -228,13 +237,18 @@ class Site:
             k=effective.k,
             cohort=effective.min_cohort,
             bytes=size_bytes,
-            epsilon=effective.epsilon,
+            cost=cost,
             persons=persons,
             limits=effective,
+            memory=admitted(self.config.state_dir, key, release) if release is not None else None,
         )
         if spend.state == "committed":
             raise ConflictError("conflict.state", "what this key spent has left, or was given up")
-        self.journal.append("ledger.reserved", assignment=assignment.id, bytes=size_bytes, persons=persons)
+        about: dict[str, Any] = {"assignment": assignment.id, "bytes": size_bytes, "persons": persons}
+        if cost is not None:
+            left = self.ledger.year(lane.study.dataset.name, effective.epsilon_per_year, effective.delta_per_year)
+            about |= {"epsilon": round(cost.epsilon(effective.delta), 6), "epsilon_left": round(left.remaining, 6)}
+        self.journal.append("ledger.reserved", **about)
         point("edge.reserved")
 
     def check_spent(self, assignment: Assignment, size_bytes: int) -> None:

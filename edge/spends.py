@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Protocol
 
 from privacy.dp.accountant import ZERO, Curve, compose
@@ -94,6 +95,7 @@ class Row:
     bytes: int
     epsilon: str  # the text of an RDP curve, or "unbounded"
     persons: int
+    memory: str  # digest of the dataset's memory after this row, empty where it did not change
     prev: str
     hash: str
 
@@ -101,11 +103,16 @@ class Row:
         """The hash that this row must carry."""
         body = asdict(self)
         del body["hash"]
+        if not self.memory:
+            del body["memory"]
         return hashlib.sha256(self.prev.encode("ascii") + canonical_json(body)).hexdigest()
 
     def cost(self) -> Curve | None:
         """The curve, None when no noise bounds the loss."""
-        return None if self.epsilon == UNBOUNDED else Curve.from_text(self.epsilon)
+        return None if self.epsilon == UNBOUNDED else _curve(self.epsilon)
+
+
+_curve = lru_cache(maxsize=1024)(Curve.from_text)  # the rounds of a run cost the same
 
 
 def cost_text(cost: Curve | None) -> str:

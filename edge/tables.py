@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from edge.residual import MIN_CHARACTERS
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-__all__ = ["closeness", "diversity", "is_dtype", "is_text", "smallest_class", "texts"]
+__all__ = ["closeness", "diversity", "is_dtype", "is_text", "known_outside", "smallest_class", "texts"]
 
+# Features that others may know of a person, whatever role the site gave their columns.
+_OUTSIDE = re.compile(r"^(context_.*|age|age_.*|.*_age)\Z", re.IGNORECASE)
+_COARSE = 40  # so many distinct values, or whole numbers: what is shared by several
 _DAY = re.compile(r"^\d{4}-\d{2}-\d{2}\Z")
 
 
@@ -30,6 +33,27 @@ def smallest_class(table: pa.Table, quasi: Sequence[str], person: str) -> int:
         pairs = set(zip(keys, table[person].to_pylist(), strict=True))
         return min(Counter(key for key, _person in pairs).values())
     return min(Counter(keys).values())
+
+
+def known_outside(table: pa.Table, roles: Mapping[str, str]) -> list[str]:
+    """Columns of a feature table that somebody may know of a person: by the site's role, or ages and context by name.
+
+    Those by name count where they are coarse (whole numbers, or few values): a finer one is a measurement, alone
+    with itself in everybody.
+    """
+    import pyarrow as pa
+
+    found = []
+    for name in table.column_names:
+        if roles.get(name) in ("quasi", "birthdate"):
+            found.append(name)
+        elif _OUTSIDE.match(name):
+            kind = table[name].type
+            values = {value for value in table[name].to_pylist() if value is not None and value == value}
+            number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+            if not number or len(values) <= _COARSE or all(float(value).is_integer() for value in values):
+                found.append(name)
+    return found
 
 
 def diversity(

@@ -24,7 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -190,6 +190,7 @@ class Worker:
             "key": base64.b64encode(job.key).decode(),
             "roles": dict(job.roles),
             "patient_system": job.patient_system,
+            "traps": asdict(job.traps),
             "blobs": list(blobs),
         }
         self._send(head, dump_study(job.study))
@@ -303,7 +304,8 @@ class Worker:
 
 def _environment(home: Path, threads: int) -> dict[str, str]:
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
-    numeric = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+    libraries = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "BLIS", "RAYON")  # torch and arrow follow OMP
+    numeric = [f"{name}_NUM_THREADS" for name in libraries]
     return (
         passed
         | dict.fromkeys(numeric, str(threads))

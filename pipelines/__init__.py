@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from privacy.disclosure.traps import Traps
 from protocol.parcel import Item
 from protocol.study import Study
 
@@ -35,6 +36,7 @@ class Job:
         roles: the site's own word for each column of the dataset's table (column -> role). A column without a role
             is never released by lanes 2 and 3.
         patient_system: `Identifier.system` under which FHIR carries the table's patient ids; None: those typed MR.
+        traps: the site's thresholds against disclosure, for lanes that release sums.
     """
 
     study: Study
@@ -42,6 +44,7 @@ class Job:
     key: bytes
     roles: Mapping[str, Role] = field(default_factory=dict)
     patient_system: str | None = None
+    traps: Traps = field(default_factory=Traps)
 
     def column(self, role: Role) -> str | None:
         """The first column with a role, or None."""

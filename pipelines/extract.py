@@ -10,13 +10,14 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines import Gate, Job, Source
 from pipelines.features import clinical, parts
 from pipelines.features.events import Findings
+from pipelines.features.wearables import Parameters as Weeks
 from pipelines.records import parquet, typed
 from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import DisclosureRefused, InputError
@@ -45,6 +46,7 @@ class Parameters(BaseModel):
         genomics, matrix, context: see `pipelines.features.parts`.
         wearables: `pipelines.features.wearables`, over the table's rows; `day`: their date column.
         rows: what becomes of several rows of a patient in the table.
+        bands: number column -> width: it leaves as the lower end of its band, so that patients share values.
         join: `inner` drops patients who lack a part, `left` keeps them with empty cells.
     """
 
@@ -59,9 +61,10 @@ class Parameters(BaseModel):
     genomics: parts.Genomics | None = None
     matrix: parts.Matrix | None = None
     context: parts.Context | None = None
-    wearables: dict[str, Any] | None = None
+    wearables: Weeks | None = None
     day: str | None = None
     rows: Literal["first", "mean"] = "first"
+    bands: dict[str, Annotated[float, Field(gt=0, le=1e9)]] = Field(default_factory=dict)
     join: Literal["inner", "left"] = "inner"
 
 
@@ -143,7 +146,7 @@ class Patients:
     def rows(self) -> pd.DataFrame:
         """One row a patient, sorted by pseudonym."""
         made = [part for part in (self.clinical(), self.radiomics(), *self.documents()) if part is not None]
-        return _joined(made, self, self._gate)
+        return _banded(_joined(made, self, self._gate), self._parameters.bands)
 
     def clinical(self) -> pd.DataFrame | None:
         """The declared columns of the table, one row a patient."""
@@ -241,6 +244,16 @@ class Patients:
                 "input.column-missing", f"the table has no column {column!r}, which the study's parts need"
             )
         return self._table
+
+
+def _banded(rows: pd.DataFrame, bands: Mapping[str, float]) -> pd.DataFrame:
+    import pandas as pd
+
+    for name, width in bands.items():
+        if name not in rows.columns or not pd.api.types.is_numeric_dtype(rows[name]):
+            raise InputError("input.study", f"pipeline.parameters.bands: the row has no number {name!r}")
+        rows[name] = rows[name] // width * width
+    return rows
 
 
 def _joined(made: list[pd.DataFrame], patients: Patients, gate: Gate) -> pd.DataFrame:

@@ -244,6 +244,7 @@ CODES: dict[str, Code] = {
         InputError, "an omics matrix is not usable", "see the reason at the site; nothing of it was used"
     ),
     "input.rows": Code(InputError, "there are too few usable rows", "check the dataset and the selectors"),
+    "input.diverged": Code(InputError, "training left the range of numbers", "lower training.learning_rate"),
     "input.usage": Code(InputError, "the request cannot be carried out as asked", "see --help"),
     # authentication
     "auth.join-code": Code(

@@ -229,7 +229,7 @@ class Study(_Model):
         if (self.privacy.l is not None or self.privacy.t is not None) and not self.privacy.sensitive:
             raise ValueError("privacy: l and t are of sensitive columns: name them")
         if self.privacy.secure_aggregation and self.training and needs(self.training.strategy) == "individual":
-            raise ValueError(f"training: {self.training.strategy} needs each site's update, secure aggregation hides it")
+            raise ValueError(f"training: {self.training.strategy} needs each site's update, not a sum")
         if self.privacy.dp != "none" and (self.privacy.epsilon is None or self.privacy.delta is None):
             raise ValueError("privacy: differential privacy needs epsilon and delta")
         out = self.output

@@ -6,6 +6,7 @@ met in two modules and one contract test.
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -76,7 +77,8 @@ class Cyclic(FedAvg):  # type: ignore[misc]
 
     A round is one site; a site that fails at its turn is passed over by the round's next attempt.
 
-    Source: Chang et al. 2018, "Distributed deep learning networks among institutions for medical imaging", JAMIA 25:945.
+    Source: Chang et al. 2018, "Distributed deep learning networks among institutions for medical imaging",
+    JAMIA 25:945.
     """
 
     def configure_train(self, server_round: int, arrays: Any, config: Any, grid: Grid) -> Iterable[Message]:
@@ -190,10 +192,13 @@ def aggregate(made: Strategy, round_: int, replies: Iterable[Message]) -> Arrays
     Raises:
         InputError: `input.message` when it makes nothing of them.
     """
+    gc.freeze()  # some strategies collect garbage once an array: spare them what was there before
     try:
         arrays, _ = made.aggregate_train(round_, list(replies))
     except (AppExitException, ValueError, ArithmeticError) as error:
         raise InputError("input.message", f"the strategy cannot aggregate: {type(error).__name__}") from None
+    finally:
+        gc.unfreeze()
     if arrays is None:
         raise InputError("input.message", "the strategy cannot aggregate: too few answers")
     return arrays_of(arrays)

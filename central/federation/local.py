@@ -36,7 +36,7 @@ from pipelines.train import TrainingData, client_app
 from protocol.errors import ConfigurationError, CorsiaError, UnavailableError
 from protocol.study import Study
 
-__all__ = ["LocalGrid", "simulate", "train_locally"]
+__all__ = ["LocalGrid", "handler", "simulate", "train_locally"]
 
 _WHO = "query.who"
 _JOIN_TIMEOUT_S = 120.0
@@ -88,10 +88,11 @@ def train_locally(study: Study, data: Mapping[str, TrainingData], checkpoints: C
     Raises:
         CorsiaError: as `Rounds.run`.
     """
-    return Rounds(study, LocalGrid({s: _handler(d) for s, d in data.items()}), checkpoints or MemoryCheckpoints()).run()
+    return Rounds(study, LocalGrid({s: handler(d) for s, d in data.items()}), checkpoints or MemoryCheckpoints()).run()
 
 
-def _handler(data: TrainingData) -> Callable[[bytes], bytes]:
+def handler(data: TrainingData) -> Callable[[bytes], bytes]:
+    """A site of `LocalGrid`: these rows behind the lane's own app."""
     app, context = client_app(lambda _context: data), Context(1, 1, {}, RecordDict(), {})
     return lambda raw: message_to_bytes(app(message_from_bytes(raw), context))
 

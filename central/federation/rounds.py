@@ -153,7 +153,7 @@ class Rounds:
         aggregated = aggregate(self._strategy, round_, [message for _, message in replies])
         model = self._learner.combine(reached.model, aggregated)
         if not all(bool(np.isfinite(v).all()) for v in model.values()):
-            raise InputError("input.message", "the aggregated model is not finite: lower the learning rate")
+            raise InputError("input.diverged", "the aggregated model is not finite")
         checkpoint = replace(
             reached,
             round=round_,

@@ -270,6 +270,7 @@ def _brief(
             "rows": rows,
             "columns": max((int(c.report.get("curated_columns", 0)) for c in curated), default=0),
             "files": sum(c.files for c in curated),
+            "documents": sum(int(c.report.get("curated_documents", 0)) for c in curated),
             "withheld": sum(sum(c.withheld.values()) for c in curated),
             **parcels,
         },

@@ -37,6 +37,36 @@ def lung(json_out: Json = False) -> None:
 
 
 @app.command()
+def heart(
+    json_out: Json = False,
+    data: Annotated[Path, typer.Option(help="Folder with UCI's four processed.*.data files.")] = Path(
+        "../shared/data/heart-disease"
+    ),
+) -> None:
+    """Fed-Heart-Disease: federated, pooled, local and private models of four real hospitals, published protocol.
+
+    Example: corsia bench heart --data ../shared/data/heart-disease --json
+    """
+    from corsia.bench_heart import bench_heart
+
+    result = bench_heart(data, lambda line: sys.stderr.write(line + "\n"))
+    if json_out:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"accuracy over seeds {result['seeds']}, mean (sd): mean of clients, pooled test")
+    for how, methods in result["normalisation"].items():
+        for name, figures in methods.items():
+            typer.echo(f"  {name + ', ' + how:<19} {_pair(figures)}")
+    for name in ("best", "pooled", "local", "dp"):
+        typer.echo(f"  {name:<19} {_pair(result[name])}")
+    typer.echo(f"secure aggregation differs by at most {result['secagg_max_rel_diff']:.1e}, relative")
+
+
+def _pair(figures: dict[str, float]) -> str:
+    return "  ".join(f"{figures[key]:.3f} ({figures[f'{key}_sd']:.3f})" for key in ("mean_of_clients", "pooled_test"))
+
+
+@app.command()
 def deid(
     json_out: Json = False,
     peers: Annotated[

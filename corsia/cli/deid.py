@@ -65,7 +65,8 @@ def dicom(
     if as_json:
         typer.echo(json.dumps(value, sort_keys=True))
     duplicates = f", {value['duplicates']} the same again" if value["duplicates"] else ""
-    typer.echo(f"{value['passed']} passed, {value['quarantined']} quarantined{duplicates}", err=True)
+    others = f", {value['others']} in the target from elsewhere" if value["others"] else ""
+    typer.echo(f"{value['passed']} passed, {value['quarantined']} quarantined{duplicates}{others}", err=True)
 
 
 @app.command("text")
@@ -74,6 +75,7 @@ def text(
     lang: Annotated[str, typer.Option(help="it or en.")] = "it",
     key: Annotated[Path | None, typer.Option(help="With it, dates are moved instead of replaced.")] = None,
     known: Annotated[Path | None, typer.Option(help="Identifying values, one a line, that must go.")] = None,
+    patient: Annotated[str, typer.Option(help="Patient id, as in DICOM and tables: dates move as theirs do.")] = "",
     model: Annotated[Path | None, typer.Option(help="Folder of a spaCy model of the site's own.")] = None,
     spans: Annotated[bool, typer.Option("--spans", help="Print kinds and positions as JSON lines instead.")] = False,
 ) -> None:
@@ -85,9 +87,9 @@ def text(
     from privacy.deid.text import redact_lines
 
     values = _read(known).splitlines() if known else []
-    deny = DenyList(values)
+    deny = DenyList([*values, patient] if patient else values)
     # Without a patient's id the values that are known of him stand for him.
-    shift = _pseudonymizer(key).shift_days(" ".join(sorted(values))) if key else None
+    shift = _pseudonymizer(key).shift_days(patient or " ".join(sorted(values))) if key else None
     raw = _read(None if source == "-" else Path(source))
     clean, found = redact_lines(_text_engine(lang, model), raw, deny=deny, shift_days=shift)
     if not spans:

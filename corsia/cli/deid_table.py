@@ -77,7 +77,9 @@ _SCALARS: dict[str, tuple[type, ...]] = {
 _SECTIONS: dict[str, tuple[type, ...]] = {"columns": (str,), "generalise": (int, float), "hierarchies": (dict,)}
 _TEXTS = ("birth", "date", "icd10", "postal", "prefix")
 
-Spec = Annotated[Path, typer.Option(help="TOML: [columns], [hierarchies], [generalise], k, l, t ... (see above).")]
+Spec = Annotated[
+    Path, typer.Option(help="TOML: k, l, t ... and the sections columns, hierarchies, generalise (see above).")
+]
 KeyFile = Annotated[Path | None, typer.Option(help="32 raw bytes, mode 0600; a fresh key without it.")]
 
 
@@ -93,12 +95,13 @@ def table(
 
     Example: corsia deid table patients.csv clean.csv --spec columns.toml --report report.json
 
-    columns.toml: k = 5, suppression = 0.02, l = 2, t = 0.4, loss = "ncp" (entropy, discernibility); [columns] id =
-    "patient", name = "identifier", note = "text", seen = "date", born = "birthdate", age = "quasi", dx =
-    "sensitive", dose = "value"; [generalise] weight = 10; [hierarchies] age = {kind = "age", widths = [5, 10, 20]},
-    cap = {kind = "postal"}, born = {kind = "birth"}, icd = {kind = "icd10"}, visit = {kind = "date"}, height = {kind =
-    "number", widths = [5, 10]}, atc = {kind = "prefix", keep = [5, 3, 1]}, sex = {kind = "suppress"}, country = {file
-    = "country.csv"} (a value and its levels a line, `;` between). Without a patient column each row is a person.
+    columns.toml: k = 5, suppression = 0.02, l = 2, t = 0.4, loss = "ncp" (entropy, discernibility). Section columns:
+    id = "patient", name = "identifier", note = "text", seen = "date", born = "birthdate", age = "quasi", dx =
+    "sensitive", dose = "value". Section generalise: weight = 10. Section hierarchies: age = {kind = "age", widths =
+    [5, 10, 20]}, cap = {kind = "postal"}, born = {kind = "birth"}, icd = {kind = "icd10"}, visit = {kind = "date"},
+    height = {kind = "number", widths = [5, 10]}, atc = {kind = "prefix", keep = [5, 3, 1]}, sex = {kind = "suppress"},
+    country = {file = "country.csv"} (a value and its levels a line, `;` between). Without a patient column each row
+    is a person.
     """
     from privacy.deid.pseudonym import Pseudonymizer
     from privacy.deid.table import TableEngine

@@ -83,7 +83,7 @@ def enroll(
 
 @app.command()
 def status(config: Config = _DEFAULT, json_out: Json = False) -> None:
-    """Say how this site stands: enrolment, pause, studies, spool, heads of ledger and journal.
+    """Say how this site stands: enrolment, pause, studies, spool, heads of ledger and journal, budgets.
 
     Example: corsia edge status --config edge.toml --json
     """
@@ -92,10 +92,12 @@ def status(config: Config = _DEFAULT, json_out: Json = False) -> None:
     if json_out:
         show(value, True, "")
         return
-    lines = [[k, v] for k, v in value.items() if k != "studies"]
+    lines = [[k, v] for k, v in value.items() if k not in ("studies", "budgets")]
     table(f"site {site.site}", ["what", "value"], lines)
     columns = ["id", "lane", "state", "code", "error_id", "approval"]
     table("studies", columns, [[study[c] for c in columns] for study in value["studies"]])
+    for budget in value["budgets"]:
+        table(f"365 days of {budget['dataset']}", ["what", "value"], [[k, v] for k, v in budget.items()][1:])
 
 
 @app.command()
@@ -129,14 +131,17 @@ def preview(
     study: Annotated[str, typer.Argument(help="Id or digest of a received study.")] = "",
     file: Annotated[Path | None, typer.Option("--file", help="A study file instead of a received study.")] = None,
     config: Config = _DEFAULT,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots here too, mode 0600.")] = None,
     json_out: Json = False,
 ) -> None:
     """Show what would leave for a study: counts, columns, bytes and every rule's word. Sends and spends nothing.
 
     Example: corsia edge preview lung-features --config edge.toml
-    Example: corsia edge preview --file study.toml --config edge.toml
+    Example: corsia edge preview --file study.toml --config edge.toml --html preview.html
     """
+    from edge.preview import page
     from edge.preview import preview as look
+    from edge.storage import named_errors, write_file
 
     site = _load(config)
     if (file is None) == (not study):
@@ -147,6 +152,9 @@ def preview(
         with _state(site) as state:
             document = _find(state, study).assignment.document
     made = look(site, document)
+    if html is not None:
+        with named_errors():
+            write_file(html, page(made).encode())
     if json_out:
         show(made.to_json(), True, "")
     else:
@@ -308,11 +316,14 @@ def _show_preview(made: Preview) -> None:
     )
     if made.gate:
         table("egress gate", ["rule", "ok", "reason"], [[c.rule, "yes" if c.ok else "NO", c.reason] for c in made.gate])
-    numbers = ("source_rows", "rows", "files", "documents", "persons", "bytes")
-    rows: list[list[Any]] = [[name, getattr(made, name)] for name in numbers]
+    from edge.preview import COUNTS
+
+    rows: list[list[Any]] = [[name, getattr(made, name)] for name in COUNTS]
     rows += [[f"withheld: {reason}", count] for reason, count in made.withheld.items()]
     table("what would leave", ["what", "count"], [*rows, ["columns", ", ".join(made.columns)]])
     typer.echo("nothing was sent, nothing was spent" + (f"; it would end with {made.code}" if made.code else ""))
+    if made.code:
+        typer.echo(f"{made.reason}: {made.hint}")
 
 
 def _time(at: float) -> str:

@@ -14,7 +14,7 @@ __all__ = ["site_status"]
 
 
 def site_status(site: EdgeConfig) -> dict[str, Any]:
-    """Enrolment, pause, studies, spool, heads; a part that is damaged gives its code."""
+    """Enrolment, pause, studies, spool, heads, budgets; a part that is damaged gives its code."""
     from edge.approvals import Approvals
     from edge.identity import Identity
     from edge.journal import Journal
@@ -58,7 +58,34 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
             value[f"{name}_head"] = head()
         except CorsiaError as error:
             value[f"{name}_head"], value[f"{name}_code"] = "", error.code
+    value["budgets"] = [] if "ledger_code" in value else _budgets(site)
     return value
+
+
+def _budgets(site: EdgeConfig) -> list[dict[str, Any]]:
+    """What each dataset has spent and has left within 365 days; `unbounded` counts releases without noise."""
+    import time
+
+    from edge.ledger import YEAR_S, Ledger
+
+    ledger, made = Ledger(site.state_dir / "ledger.db"), []
+    for name, dataset in site.datasets.items():
+        policy, total = dataset.policy, ledger.total(name, time.time() - YEAR_S)
+        budget = ledger.year(name, policy.epsilon_per_year, policy.delta)
+        made.append(
+            {
+                "dataset": name,
+                "epsilon_spent": round(budget.used, 6),
+                "epsilon_left": round(budget.remaining, 6),
+                "epsilon_per_year": policy.epsilon_per_year,
+                "delta": policy.delta,
+                "unbounded": total.unbounded,
+                "bytes_spent": total.bytes,
+                "bytes_left": max(0, policy.max_bytes_per_year - total.bytes),
+            }
+        )
+    ledger.close()
+    return made
 
 
 def _study_line(record: Record, approvals: Approvals) -> dict[str, Any]:

@@ -57,7 +57,7 @@ heartbeat_s = 10.0
 {consent}
 [datasets.{dataset}.policy]           # the site's rule beats the study; the stricter number wins
 lanes = ["anonymize", "extract", "train", "infer"]      # "harvest" lets raw records leave
-pipelines = ["anonymize", "extract", "train", "infer"]
+pipelines = ["anonymize", "extract", "aggregate", "train", "infer"]
 purposes = ["research"]
 release_columns = []                  # lane harvest: globs; patient, identifier and text columns only by exact name
 min_k = 5
@@ -65,11 +65,35 @@ min_k = 5
 # min_l = 2                           # so many of them
 # max_t = 0.4                         # and no further from all released rows than this, 0 to 1
 min_cohort = 10
+# feature_k = 5                       # rows of lane extract: patients alike in their quasi-identifiers; else min_k
 max_bytes = 100_000_000               # per study
 max_bytes_per_year = 10_000_000_000
 allow_unbounded_epsilon = {unbounded}      # whether results without differential privacy may leave
+epsilon_per_study = 1.0               # with it: most that a study may learn of a person,
+epsilon_per_year = 5.0                # and all studies over 365 days,
+delta = 1e-5                          # both at this delta
 require_consent = {require_consent}
 approve = "manual"                    # or "auto": what policy allows needs no steward
+
+# Thresholds of federated statistics (pipeline "aggregate"), by DataSHIELD's names; these are the defaults.
+# [datasets.{dataset}.policy.traps]
+# nfilter.tab = 3                     # persons in any non-empty cell, that of missing values included
+# nfilter.subset = 3                  # persons in a subset, and in what is left without it
+# nfilter.glm = 0.33                  # parameters of a model, as a share of its persons
+# nfilter.string = 80
+# nfilter.stringShort = 20
+# nfilter.kNN = 3
+# nfilter.levels.density = 0.33       # levels of a column shown by name, as a share of its persons
+# nfilter.levels.max = 40
+# nfilter.noise = 0.25
+# missing = 3                         # persons who lack a value that all others have
+# quantile_low = 0.05
+# quantile_high = 0.95
+# range_blur = 0.05
+# dominance_n = 2                     # so many persons may not hold more than
+# dominance_k = 0.85                  # this share of a sum,
+# dominance_p = 0.10                  # nor may its largest part be known to within this share
+# queries = 1.0                       # numbers ever released on a column, as a multiple of its persons
 """
 
 _OTHERS = (

@@ -22,7 +22,18 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from pipelines.features.statistics import (
-    ALL, COLUMNS, MISSING, OTHER, Group, Histogram, Moments, Plan, Products, Survival, Table, groups_of, needed,
+    ALL,
+    COLUMNS,
+    MISSING,
+    OTHER,
+    Group,
+    Histogram,
+    Moments,
+    Plan,
+    Products,
+    Survival,
+    Table,
+    needed,
 )  # fmt: skip
 from privacy.dp.noise import discrete_gaussian
 from privacy.dp.stream import Stream
@@ -122,15 +133,14 @@ def compute(
 
 def _noised(block: _Block, variance: Fraction, stream: Stream) -> Floats:
     drawn = discrete_gaussian(Fraction(math.ceil(variance * block.square)), block.totals.size, stream)
-    noisy: Floats = (block.totals + drawn.reshape(block.totals.shape)) * block.step
-    return noisy
+    return np.asarray((block.totals + drawn.reshape(block.totals.shape)) * block.step, dtype=np.float64)
 
 
 def _numbers(frame: pd.DataFrame, name: str) -> Floats:
     """Finite numbers; NaN for all else."""
     import pandas as pd
 
-    found = np.array(pd.to_numeric(frame[name], errors="coerce").astype("float64"), dtype=np.float64)
+    found: Floats = np.array(pd.to_numeric(frame[name], errors="coerce").astype("float64"), dtype=np.float64)
     found[~np.isfinite(found)] = np.nan
     return found
 
@@ -144,8 +154,22 @@ def _sets(frame: pd.DataFrame, by: Group | None) -> Iterator[tuple[list[str], ND
 
 
 def _places(frame: pd.DataFrame, by: Group) -> NDArray[np.int64]:
-    order = {level: place for place, level in enumerate((*by.levels, OTHER, MISSING))}
-    return np.array([order[level] for level in groups_of(frame, by)], dtype=np.int64)
+    """Each row's level. One odd value makes a reader take a whole column for text: what a value is called must not
+    depend on the others, so numbers are compared as numbers however they are written.
+    """
+    order = {_named(level): place for place, level in enumerate(by.levels)}
+    other, missing = len(by.levels), len(by.levels) + 1
+    values, gone = frame[by.column], frame[by.column].isna()
+    found = [missing if lost else order.get(_named(v), other) for v, lost in zip(values, gone, strict=True)]
+    return np.array(found, dtype=np.int64)
+
+
+def _named(value: object) -> str:
+    text = str(value).strip()
+    try:
+        return repr(float(text))
+    except ValueError:
+        return text.casefold() if text.casefold() in ("true", "false") else text
 
 
 def _tally(places: NDArray[np.int64], size: int) -> _Block:
@@ -253,9 +277,7 @@ def _survival(frame: pd.DataFrame, wanted: Survival, bounds: Bounds) -> Iterator
         yield _Part([_tally(cells, len(labels) * 2 * width)], _survival_rows(wanted, labels, width))
 
 
-def _survival_rows(
-    wanted: Survival, labels: list[str], width: int
-) -> Callable[[Sequence[Floats]], Iterator[Row]]:
+def _survival_rows(wanted: Survival, labels: list[str], width: int) -> Callable[[Sequence[Floats]], Iterator[Row]]:
     def rows(noisy: Sequence[Floats]) -> Iterator[Row]:
         for label, (left, died) in zip(labels, noisy[0].reshape(len(labels), 2, width), strict=True):
             at_risk = np.cumsum((left + died)[::-1])[::-1]

@@ -100,7 +100,7 @@ class Context(_Model):
 
     table: Text
     area: Annotated[str, Field(min_length=1, max_length=128)]
-    join: dict[str, Any]
+    join: context.Parameters
 
 
 # -- histories: FHIR, OMOP, answers
@@ -147,15 +147,14 @@ def histories(
 
 def weeks(
     table: pd.DataFrame,
-    parameters: Mapping[str, Any],
+    parameters: wearables.Parameters,
     *,
     person: Person,
     index_days: Mapping[str, int],
     findings: Findings,
 ) -> pd.DataFrame:
     """Weekly summaries of a wearable's days: the dataset's table with columns person and day and the signals."""
-    asked = wearables.Parameters.model_validate(dict(parameters))
-    return wearables.weekly(table, index_days, asked, person=person, findings=findings)
+    return wearables.weekly(table, index_days, parameters, person=person, findings=findings)
 
 
 def contexts(
@@ -169,9 +168,8 @@ def contexts(
     """Weather, sociodemographic or mobility figures of each patient's coarse area; no area leaves."""
     import pandas as pd
 
-    asked = context.Parameters.model_validate(parameters.join)
     table = pd.read_csv(StringIO(parameters.table), dtype={"area": "str", "day": "str"})
-    return context.join(table, areas, index_days, asked, person=person, findings=findings)
+    return context.join(table, areas, index_days, parameters.join, person=person, findings=findings)
 
 
 def index_of(table: pd.DataFrame, patient: str, column: str, person: Person) -> dict[str, int]:

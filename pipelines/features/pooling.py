@@ -1,7 +1,9 @@
 """Federated statistics, the centre's side: sites' sums into the values that pooled rows would have given.
 
 Place: frames of `statistics.compute`, one a site -> `pool` -> means, variances, quantiles, correlation, tables and
-Kaplan-Meier curves. Exact but for floating-point rounding; where a site hid a cell, what needs it is missing.
+Kaplan-Meier curves. Exact but for floating-point rounding; where a site hid a cell, what needs it is missing. Noised
+sums (`noised.compute`) are added as they are, below zero too, so that their errors cancel; what has no meaning for the
+result (a mean over nobody) is missing, and steps of a survival curve stay between 0 and 1.
 
 Source: Kaplan and Meier, JASA 1958;53:457-81; Greenwood's variance.
 """
@@ -57,6 +59,7 @@ def moments(pooled: pd.DataFrame) -> pd.DataFrame:
     squares = pooled[pooled["statistic"] == "sum_squares"].set_index(["column", "group"])["value"]
     missing = pooled[pooled["statistic"] == "missing"].set_index(["column", "group"])["value"]
     n = sums["n"].astype("float64")
+    n = n.where(n >= 1)
     variance = ((squares - sums["value"] ** 2 / n) / (n - 1)).clip(lower=0)
     origin = sums["bin"].astype("float64")
     return pd.DataFrame(
@@ -151,7 +154,8 @@ def survival(pooled: pd.DataFrame, time: str, group: str = "") -> pd.DataFrame:
     made = pd.DataFrame({"at_risk": risk, "events": events})
     made.index = pd.Index([float(time_) for time_ in made.index], name="time")
     made = made.sort_index()
-    step = np.where(made["at_risk"] == 0, 1.0, 1 - made["events"] / made["at_risk"].where(made["at_risk"] > 0))
+    step = np.where(made["at_risk"] <= 0, 1.0, 1 - made["events"] / made["at_risk"].where(made["at_risk"] > 0))
+    step = np.clip(step, 0.0, 1.0)
     made["survival"] = np.cumprod(step)
     left = made["at_risk"] * (made["at_risk"] - made["events"])
     terms = (made["events"] / left.where(left > 0)).where(made["events"] > 0, 0.0)

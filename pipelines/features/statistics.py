@@ -159,14 +159,16 @@ class Sums:
 class _Cells:
     rows: list[tuple[str, str, str, str, float | None, int | None]] = field(default_factory=list)
     cohorts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    least: int = 1  # persons of a group that sums are about
 
     def add(self, statistic: str, column: str, group: str, bin_: str, value: float | None, n: int | None) -> None:
         self.rows.append((statistic, column, group, bin_, value, n))
 
 
 def compute(
-    frame: pd.DataFrame, plan: Plan, *, minimum: int, traps: Traps | None = None, person: str = "pseudonym"
-) -> Sums:
+    frame: pd.DataFrame, plan: Plan, *, minimum: int, traps: Traps | None = None, person: str = "pseudonym",
+    cohort: int = 1,
+) -> Sums:  # fmt: skip
     """The sums of one site.
 
     Args:
@@ -175,6 +177,7 @@ def compute(
         minimum: fewest persons in any cell; `traps.tab` if that is more.
         traps: the site's settings.
         person: column of pseudonyms.
+        cohort: fewest persons of a group, or of complete rows, that sums are about; `minimum` if that is more.
 
     Raises:
         InputError: `input.column-missing`; `input.rows` when a person has two rows; `input.table` for a column that
@@ -190,9 +193,10 @@ def compute(
             raise InputError("input.column-missing", f"the table has no column {name!r}")
     if frame[person].isna().any() or frame[person].astype(str).str.strip().str.casefold().duplicated().any():
         raise InputError("input.rows", "federated statistics need one row a person")
-    if len(frame) < minimum:
-        raise DisclosureRefused("gate.cohort", f"fewer than {minimum} persons")
-    cells = _Cells(cohorts={"all": tuple(frame[person].astype(str))})
+    least = max(minimum, cohort)
+    if len(frame) < least:
+        raise DisclosureRefused("gate.cohort", f"fewer than {least} persons")
+    cells = _Cells(cohorts={"all": tuple(frame[person].astype(str))}, least=least)
     makers: Mapping[type, Any] = {
         Moments: _moments, Histogram: _histogram, Products: _products, Table: _table, Survival: _survival,
     }  # fmt: skip
@@ -246,28 +250,31 @@ def _groups(frame: pd.DataFrame, by: Group) -> pd.Series[str]:
 
 
 def _sets(
-    frame: pd.DataFrame, by: Group | None, minimum: int, cells: _Cells, person: str
+    frame: pd.DataFrame, by: Group | None, whole: pd.DataFrame, cells: _Cells, person: str
 ) -> Iterable[tuple[str, pd.DataFrame | None]]:
-    """The whole and each group, None for those that are hidden: the small ones, and as many others as protect them."""
+    """All rows and each group's, None for those that are hidden: the small ones, and as many others as protect them.
+
+    The cohort is who is in the group at all, with or without the values that a statistic needs.
+    """
     yield ALL, frame
     if by is None:
         return
     groups = _groups(frame, by)
     sizes = groups.value_counts().to_dict()
-    shown = suppress_counts({level: int(sizes.get(level, 0)) for level in (*by.levels, OTHER, MISSING)}, minimum)
+    shown = suppress_counts({level: int(sizes.get(level, 0)) for level in (*by.levels, OTHER, MISSING)}, cells.least)
     for level, count in shown.items():
         if count == 0:
             continue
         label = f"{by.column}={level}"
         if count is not None:
-            cells.cohorts[label] = tuple(frame.loc[groups == level, person].astype(str))
+            cells.cohorts[label] = tuple(whole.loc[_groups(whole, by) == level, person].astype(str))
         yield label, frame[groups == level] if count is not None else None
 
 
 def _moments(frame: pd.DataFrame, wanted: Moments, minimum: int, traps: Traps, cells: _Cells, person: str) -> None:
     import numpy as np
 
-    for label, part in _sets(frame, wanted.by, minimum, cells, person):
+    for label, part in _sets(frame, wanted.by, frame, cells, person):
         for name in wanted.columns:
             origin = wanted.origin.get(name, 0.0)
             if part is None:
@@ -305,9 +312,9 @@ def _products(frame: pd.DataFrame, wanted: Products, minimum: int, traps: Traps,
     whole = pd.DataFrame({name: _numbers(frame, name) for name in wanted.columns})
     complete = whole.dropna()
     strict = _at_least(traps, minimum)
-    if len(complete) < minimum or 0 < len(whole) - len(complete) < minimum:
+    if len(complete) < cells.least or 0 < len(whole) - len(complete) < cells.least:
         raise DisclosureRefused(
-            "gate.cells", f"fewer than {minimum} persons have, or lack, all columns of the products"
+            "gate.cells", f"fewer than {cells.least} persons have, or lack, all columns of the products"
         )
     check_columns(complete, strict)
     for name in wanted.columns:
@@ -353,7 +360,7 @@ def _survival(frame: pd.DataFrame, wanted: Survival, minimum: int, traps: Traps,
     check_missing(len(frame) - len(known), traps)
     if not known[wanted.event].isin((0.0, 1.0)).all() or (known[wanted.time] < 0).any():
         raise InputError("input.table", f"{wanted.event!r} must be 0 or 1, {wanted.time!r} not negative")
-    for label, part in _sets(known, wanted.by, minimum, cells, person):
+    for label, part in _sets(known, wanted.by, frame, cells, person):
         for time, risk, events in _steps(part, wanted, _at_least(traps, minimum)):
             cells.add("at_risk", wanted.time, label, repr(time), None if risk is None else float(risk), risk)
             cells.add("events", wanted.time, label, repr(time), None if events is None else float(events), risk)

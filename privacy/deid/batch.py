@@ -130,7 +130,15 @@ class _Batch:
                 if wins == promote and place != wanted:
                     self._move(place, wanted)
                     self._stands[uid, output] = (outcome, wanted)
+        standing = {place.name for _, place in self._stands.values()}
+        for outcome in self._outcomes.values():
+            self._manifest.supersede(outcome.digest, standing)
         _sync(self._settings)
+
+    def _others(self) -> int:
+        """How many files stand in the target that are no result of this run."""
+        standing = {place.name for _, place in self._stands.values()}
+        return sum(1 for path in self._settings.target.iterdir() if path.name not in standing)
 
     @staticmethod
     def _move(place: Path, name: Path) -> None:
@@ -165,6 +173,7 @@ class _Batch:
             "passed": len(seen),
             "duplicates": self._files + sum(refused.values()) - len(seen) - quarantined,
             "same_uid": len(seen) - len({uid for uid, _ in seen}),
+            "others": self._others(),
             "persons": len({one.person for one, _ in self._stands.values()}),
             "quarantined": quarantined,
             "reasons": dict(sorted((+reasons).items())),

@@ -4,6 +4,7 @@ A strong title makes a name of nearly anything; a relation (moglie, paziente) ne
 without such a word before them (`names.py`).
 """
 
+# ruff: noqa: E501 - words of a pattern are data
 from __future__ import annotations
 
 import re
@@ -11,7 +12,7 @@ import re
 from privacy.deid import wordlists
 from privacy.deid.deny import fold
 
-__all__ = ["PARTICLE", "TOKEN", "UPPER", "shouting", "trimmed"]
+__all__ = ["EPONYM_AFTER", "EPONYM_NOUN", "PARTICLE", "TOKEN", "UPPER", "shouting", "trimmed"]
 
 _UP = "".join(c for c in map(chr, range(0x41, 0x250)) if c.isupper()) + "ẠẢẤẦẨẬẮẰẸẺẼẾỀỂỄỆỈỊỌỎỐỒỔỘỚỜỢỤỦỨỪỮỰỲỴ"
 UPPER = f"[{_UP}]"
@@ -21,7 +22,19 @@ PARTICLE = (
     r"|LO|LA|LE|LI|VAN|DER|EL|AL|BEN|St|San|Dela|DELA)"
 )
 TOKEN = re.compile(r"[^\W\d_]{1,40}(?:['\-][^\W\d_]{1,40}){0,4}")
+EPONYM_NOUN = re.compile(
+    r"(?:'s|s')?[ \-](?:score|disease|syndrome|sign|test|scale|grade|stage|criteria|fracture|palsy|index|lymphoma|ulcer|esophagus|procedure|catheter|classification|tubercle|node|tumou?r|cyst"
+    r"|maneuver|manoeuvre|forceps|clamp|drain|needle|retractor|valve|shunt|tube|stent|position|incision|hernia|operation|repair|technique|method|reflex|phenomenon|thyroiditis|palsies|canal"
+    r"|triangle|triad|tetralogy|ileostomy|contracture|anomaly|malformation|dystrophy|ataxia|chorea|aphasia|encephalopathy|nodules?|bodies|cells?|stain|equation|formula|ratio|rings?|murmur)\b",
+    re.IGNORECASE,
+)
+EPONYM_AFTER = re.compile(
+    r"(?:'s|s')?[\s\-]{1,2}(?:score|disease|syndrome|sign|test|scale|grade|stage|criteria|fracture|palsy|index|lymphoma|negativ|positiv"
+    r"|assente|presente|ulcer|esophagus|procedure|catheter|classification|tubercle|node|tumou?r|cyst|maneuver|libero|\d|\+|-|:)",
+    re.IGNORECASE,
+)
 _PARTICLE_WORD = re.compile(PARTICLE)
+_FOREIGN_PARTICLE = frozenset("van von der den dos bin ben de".split())  # no words of Italian or English
 _PARTICLES_BEFORE = re.compile(rf"(?:(?<![^\W_]){PARTICLE}['\s]){{1,2}}$")
 _IN_GAP = re.compile(rf"(?<!\w){PARTICLE}(?:[ \t]|')")
 _GAP = re.compile(r"[.,']?[ \t]*(?:(?:,|/|-|\be\b|\bed\b|&|and)[ \t]*)?")
@@ -86,7 +99,8 @@ def _step(text: str, word: re.Match[str], kind: str, loud: bool, going: bool) ->
     if _PARTICLE_WORD.fullmatch(written) and after in (" ", "'") and kind != "lower":
         if wordlists.is_short(written) and written[0].isupper() and not going and _short_pair(text, word, kind):
             return "take"
-        return "skip" if going or kind == "short" or not written.islower() else "stop"
+        foreign = kind == "titled" and written in _FOREIGN_PARTICLE
+        return "skip" if going or foreign or kind == "short" or not written.islower() else "stop"
     if fold(written) in _AND:
         return "skip"
     return "take" if _fits(text, word, kind, loud, going) else "stop"
@@ -138,6 +152,8 @@ def _fits_unknown(text: str, word: re.Match[str], kind: str, loud: bool, going: 
     if wordlists.is_weak(written):
         return False
     medical = wordlists.is_medical(written)
+    if going and not loud and written.istitle() and wordlists.is_eponym(written):
+        return not (EPONYM_AFTER.match(text, word.end()) or EPONYM_NOUN.match(text, word.end()))
     follows = _GIVEN_AFTER if loud else _INITIAL_AFTER
     if kind == "labelled" and not medical and follows.match(text, word.end()):
         return True

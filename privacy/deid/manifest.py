@@ -1,7 +1,9 @@
 """What a batch has finished: keyed digests of inputs and where their results stand, so that a killed run goes on.
 
 One JSON line an input, in a hidden file beside the target, locked while a run is on. It holds no name and no value, and
-it is believed only where the result stands with the digest it names. Not here: the files themselves.
+it is believed only where the result stands with the digest it names. What a run under other settings left is kept as
+`former`: when an input is done anew, its former result goes, so that nothing stays that the present rules would not
+pass. Not here: the files themselves.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import fcntl
 import hashlib
 import json
 import os
+from collections.abc import Container
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
@@ -35,6 +38,7 @@ class Manifest:
         self._target, self._path = target, target.with_name(f".{target.name}.corsia-manifest")
         self._header = json.dumps(identity(settings), sort_keys=True)
         self._done: dict[str, dict[str, Any]] = {}
+        self._former: dict[str, list[Outcome]] = {}
         self._file: TextIO | None = None
 
     def __enter__(self) -> Manifest:
@@ -58,18 +62,34 @@ class Manifest:
     def _load(self, file: TextIO) -> None:
         file.seek(0)
         lines = file.read().split("\n")
-        if lines[0] != self._header:
-            lines = [self._header, ""]
+        same = lines[0] == self._header
         for line in lines[1:-1]:
             try:
                 entry = json.loads(line)
-                self._done[entry["digest"]] = entry
-            except (ValueError, KeyError, TypeError):  # half a line of a killed run
+                if not entry.pop("former", not same):
+                    self._done[entry["digest"]] = entry
+                    continue
+                former = Outcome(number=0, **entry)
+                if any(place.exists() for place in places(self._target, former)):
+                    self._former.setdefault(former.digest, []).append(former)
+            except (ValueError, KeyError, TypeError, AttributeError):  # half a line of a killed run
                 continue
+        old = [{**one.as_dict(), "former": True} for former in self._former.values() for one in former]
+        body = [json.dumps(entry, sort_keys=True) for entry in [*old, *self._done.values()]]
         file.seek(0)
         file.truncate()
-        file.write("\n".join([self._header, *(json.dumps(e, sort_keys=True) for e in self._done.values()), ""]))
+        file.write("\n".join([self._header, *body, ""]))
         file.flush()
+
+    def supersede(self, digest: str, standing: Container[str]) -> None:
+        """Take away what an earlier run under other settings made of an input, unless it is a result of this one."""
+        for former in self._former.get(digest, ()):
+            for place in places(self._target, former):
+                if place.name not in standing and _holds(place, former.output):
+                    try:
+                        place.unlink(missing_ok=True)
+                    except OSError as error:
+                        raise storage_error(error) from None
 
     def __len__(self) -> int:
         return len(self._done)
@@ -84,11 +104,8 @@ class Manifest:
         except TypeError:
             return None
         for place in places(self._target, outcome):
-            try:
-                if hashlib.sha256(place.read_bytes()).hexdigest() == outcome.output:
-                    return outcome, place
-            except OSError:
-                continue
+            if _holds(place, outcome.output):
+                return outcome, place
         return None
 
     def add(self, outcome: Outcome) -> None:
@@ -100,6 +117,13 @@ class Manifest:
             self._file.flush()
         except OSError as error:
             raise storage_error(error) from None
+
+
+def _holds(place: Path, digest: str) -> bool:
+    try:
+        return hashlib.sha256(place.read_bytes()).hexdigest() == digest
+    except OSError:
+        return False
 
 
 def identity(settings: Settings) -> dict[str, Any]:

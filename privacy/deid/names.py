@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable
 
 from privacy.deid import wordlists
-from privacy.deid.candidates import PARTICLE, TOKEN, UPPER, shouting
+from privacy.deid.candidates import EPONYM_AFTER, EPONYM_NOUN, PARTICLE, TOKEN, UPPER, shouting
 from privacy.deid.deny import fold
 
 __all__ = ["EPONYM_BEFORE", "at_sentence_start", "find_names", "repeated"]
@@ -24,8 +24,22 @@ _RUN = re.compile(
     rf"(?:[ \t]{{0,3}}[,;|/]?[ \t]{{1,3}}(?:{PARTICLE}(?:[ \t]|')){{0,2}}{UPPER}(?:[\w'\-]{{1,40}}|\.)?){{1,9}}"
 )
 _LOWER_RUN = re.compile(
-    r"(?<![\w'@./])(?P<a>[a-zà-ÿ]{3,20})'?[ \t](?:(?:de|di|d|lo|la|del|della|dal)[ '])?(?P<b>[a-zà-ÿ]{3,20})'?(?![\w@/])"
+    r"(?<![\w'@./])(?=(?P<a>[a-zà-ÿ]{3,20})'?[ \t](?:(?:de|di|d|lo|la|del|della|dal)[ '])?(?P<b>[a-zà-ÿ]{3,20})'?(?![\w@/]))"
 )
+_PERSON_BEFORE = re.compile(
+    r"(?<![^\W_])(?:paziente|pz|paz|sig|sig\.?ra|signor[aei]?|assistit[oa]|utente|patient)\.?[ \t:]{1,3}$",
+    re.IGNORECASE,
+)
+# A given name and a surname that is an eponym or a word as well: "Colin Whitmore", "James Smith".
+_GIVEN_PAIR = re.compile(
+    rf"(?<![\w'.])(?=(?P<a>{UPPER}[^\W\d_]{{2,20}})[ ](?:{UPPER}\.?[ ])?(?P<b>{UPPER}[\w'\-]{{2,30}})(?!\w))"
+)
+_CAPITALS_FIRST = re.compile(
+    rf"(?<![\w'.])(?P<b>{UPPER}{{4,30}})[ ](?P<a>{UPPER}[^\W\d_]{{2,20}})(?!\w)"
+)  # "TESTA Giovanni"
+_GIVEN_FIRST = frozenset(
+    "james thomas lawrence douglas russell vincent bruce albert keith norman".split()
+)  # and eponyms
 _INITIAL = re.compile(rf"({UPPER})\.")
 _INITIALS = re.compile(rf"(?<![\w.])(?:{UPPER}\.[ ]?){{2,3}}(?![\w])")
 _INITIAL_NAME = re.compile(
@@ -45,17 +59,6 @@ EPONYM_BEFORE = re.compile(
     r"|sfintere|papilla|dotto|ghiandol[ae]|tuba|tube|loggia|fascia|tetralogia|triade|corea|atassia|anemia|virus|paralisi|neuroma"
     r"|disease|syndrome|sign|lymphoma|scale|grade|stage|criteria|fracture|palsy|angina|cyst|tumou?r|esophagus|duct)"
     r"\.?\s{1,2}(?:(?:di|de|del|della|dell'|d'|of|sec\.|secondo|non[- ])\s{0,2})?$",
-    re.IGNORECASE,
-)
-_EPONYM_NOUN = re.compile(
-    r"(?:'s|s')?[ \-](?:score|disease|syndrome|sign|test|scale|grade|stage|criteria|fracture|palsy|index|lymphoma|ulcer|esophagus|procedure|catheter|classification|tubercle|node|tumou?r|cyst"
-    r"|maneuver|manoeuvre|forceps|clamp|drain|needle|retractor|valve|shunt|tube|stent|position|incision|hernia|operation|repair|technique|method|reflex|phenomenon|thyroiditis|palsies|canal"
-    r"|triangle|triad|tetralogy|ileostomy|contracture|anomaly|malformation|dystrophy|ataxia|chorea|aphasia|encephalopathy|nodules?|bodies|cells?|stain|equation|formula|ratio|rings?|murmur)\b",
-    re.IGNORECASE,
-)
-_EPONYM_AFTER = re.compile(
-    r"(?:'s|s')?[\s\-]{1,2}(?:score|disease|syndrome|sign|test|scale|grade|stage|criteria|fracture|palsy|index|lymphoma|negativ|positiv"
-    r"|assente|presente|ulcer|esophagus|procedure|catheter|classification|tubercle|node|tumou?r|cyst|maneuver|libero|\d|\+|-|:)",
     re.IGNORECASE,
 )
 _PARTICLE_WORD = re.compile(PARTICLE)
@@ -89,18 +92,46 @@ def find_names(text: str) -> list[tuple[int, int]]:
         quiet = match[1][1:].islower() and match[2][1:].islower() and not at_sentence_start(text, match.start())
         if quiet and all(wordlists.is_short(w) or wordlists.is_listed(w) for w in match.groups()):
             found.append(match.span())
-    for match in _LOWER_RUN.finditer(text):
-        first, second = match["a"], match["b"]
-        if (
-            not any(not wordlists.is_listed(w) or wordlists.is_eponym(w) for w in (first, second))
-            and (wordlists.is_given(first) or (wordlists.is_local(first) and wordlists.is_local(second)))
-            and wordlists.is_known(second)
-        ):
+    found += [
+        (m.start("a"), m.end("b")) for m in _LOWER_RUN.finditer(text) if _quiet_pair(text, m.start("a"), m["a"], m["b"])
+    ]
+    found += [(m.start("a"), m.end("b")) for m in _GIVEN_PAIR.finditer(text) if _given_pair(text, m)]
+    for match in _CAPITALS_FIRST.finditer(text):
+        given = wordlists.is_given(match["a"]) and wordlists.is_listed(match["a"]) and match["a"][1:].islower()
+        if given and wordlists.is_local(match["b"]):
             found.append(match.span())
     for match in TOKEN.finditer(text):
         if match[0][0].isupper() and (_alone(text, match) or _told(text, match)):
             found.append(match.span())
     return found
+
+
+def _quiet_pair(text: str, at: int, first: str, second: str) -> bool:
+    """Whether two words in lower case are a person; after "paziente" one of them may be a word as well."""
+    if any(wordlists.is_eponym(word) or wordlists.is_medical(word) for word in (first, second)):
+        return False
+    if not (wordlists.is_known(first) and wordlists.is_known(second)):
+        return False
+    sure = [wordlists.is_listed(word) for word in (first, second)]
+    if all(sure):
+        return wordlists.is_given(first) or (wordlists.is_local(first) and wordlists.is_local(second))
+    surely = any(ok and wordlists.is_given(word) for ok, word in zip(sure, (first, second), strict=True))
+    return surely and _PERSON_BEFORE.search(text, max(0, at - 16), at) is not None
+
+
+def _given_pair(text: str, match: re.Match[str]) -> bool:
+    """Whether a given name and what follows with a capital are a person, although the second may be an eponym."""
+    first, second = match["a"], match["b"]
+    if not (wordlists.is_given(first) and first[1:].islower() and not second.isupper()):
+        return False
+    if wordlists.is_eponym(first) and fold(first) not in _GIVEN_FIRST:
+        return False
+    surname = wordlists.is_known(second) and (wordlists.is_local(second) or not wordlists.is_trade(second))
+    if not wordlists.is_eponym(second) and not surname:
+        return False
+    before = text[max(0, match.start() - 40) : match.start()]
+    after = match.end("b")
+    return not (EPONYM_BEFORE.search(before) or EPONYM_AFTER.match(text, after) or EPONYM_NOUN.match(text, after))
 
 
 def _in_run(text: str, match: re.Match[str]) -> list[tuple[int, int]]:
@@ -198,7 +229,7 @@ def _is_person(text: str, group: list[re.Match[str]], signs: list[str], loud: bo
             and not any(wordlists.is_eponym(word[0]) for word in group)
             and all(len(w[0]) > 2 for w in group)
         )
-    if _EPONYM_AFTER.match(text, group[-1].end(), group[-1].end() + 16):
+    if EPONYM_AFTER.match(text, group[-1].end(), group[-1].end() + 16):
         return False
     if all(sign in "up" for sign in signs) and re.search("[,;|/]", text[group[0].start() : group[-1].end()]):
         return False
@@ -253,7 +284,7 @@ def _alone(text: str, match: re.Match[str]) -> bool:
         return False
     if word.isupper() and (len(word) < 5 or not wordlists.is_local(word)):
         return False
-    if _EPONYM_NOUN.match(text, match.end()):
+    if EPONYM_NOUN.match(text, match.end()):
         return False
     if _RELATED_AFTER.match(text, match.end()):
         return True

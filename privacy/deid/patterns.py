@@ -29,7 +29,7 @@ PLACEHOLDERS: dict[str, dict[str, str]] = {
 
 _U = UPPER
 _S = r"[ \t]"
-_P = r"(?:[Dd]e|[Dd]i|[Dd]a|[Dd]el|[Dd]ella|[Dd]alla|[Dd]egli|[Dd]ei|Lo|La|Le|Li|[Vv]an|[Vv]on|El|Al|Ben|Bin|D|O|Mc|Dos|St)"
+_P = r"(?:[Dd]e|[Dd]i|[Dd]a|[Dd]el|[Dd]ella|[Dd]alla|[Dd]egli|[Dd]ei|Lo|La|Le|Li|[Vv]an|[Vv]on|[Dd]er|[Dd]en|[Dd]os|El|Al|Ben|Bin|D|O|Mc|Dos|St)"
 _NAME = rf"(?:{_P}['\s]){{0,2}}{_U}[\w'\-]{{0,40}}"
 _NAMES = rf"{_NAME}(?:[ \t]{{1,3}}(?:{_U}\.{_S}{{0,2}})?{_NAME}){{0,4}}"
 _INITIAL = rf"(?:{_U}\.{_S}{{0,2}}){{0,3}}"
@@ -64,7 +64,7 @@ _WEAK = (
 _RELATIVE = (
     r"(?:moglie|marito|figli[oae]|madre|mamma|padre|pap[àa]|fratell[oi]|sorell[ae]|nipot[ei]|nonn[oa]|zi[oa]|cugin[oa]|genero|nuora|suocer[oa]"
     r"|cognat[oa]|compagn[oa]|coniuge|convivente|badante|caregiver|care-giver|tutore|tutrice|amministratore di sostegno|ads|vicin[oa](?: di casa)?"
-    r"|amic[oa]|familiare|genitor[ei]|gemell[oa]|vedov[oa] di|accompagnat[oa] da|accompagnatore|accompagnatrice"
+    r"|amic[oa]|familiare|genitor[ei]|gemell[oa]|vedov[oa] di|ved\.|accompagnat[oa] da|accompagnatore|accompagnatrice"
     r"|wife|husband|son|daughter|mother|father|brother|sister|partner|niece|nephew|uncle|aunt|grandson|granddaughter|friend|neighbou?r|carer"
     r"|next of kin|spouse|twin)"
 )
@@ -216,9 +216,11 @@ RULES: tuple[tuple[str, re.Pattern[str]], ...] = (
     ("facility", re.compile(rf"(?<!\w){_WARD}[ \t]{{1,2}}(?P<v>(?:(?i:di|del|della|n\.?|degli|letto)[ \t]{{1,2}})?(?:{_NAMES}(?:[ \t](?:e|ed|and|-|d')[ \t]?{_NAMES})?(?:[ ](?:\d{{1,2}}|[A-Z]|II?I?)(?!\w))?|(?:\d{{1,2}}|[A-Z])[A-Z\d]?(?!\w)))")),
     ("facility", re.compile(rf"(?<!\w)(?i:reparto|ambulatorio|divisione|dipartimento|u\.?o\.?c?\.?)[ \t](?:(?i:di)[ \t])?(?P<v>(?i:{_SPECIALTY})(?:[ \t](?i:interna|generale|d'urgenza|urgenza|toracica|vascolare|medica|plastica|pediatrica|donna|uomini|oncologica|sub|post|intensiva))?(?:[ \t](?:\d{{1,2}}|[A-Z]|II?I?)(?!\w))?)")),
     ("facility", re.compile(rf"(?<!\w)(?=[A-Z])(?i:{_SPECIALTY})(?:[ ](?i:interna|generale|d'urgenza|toracica|vascolare|medica))?[ ](?:[1-9]|I{{1,3}}|IV)(?![\w.,/])(?![ ](?:cicl|volt|mg|gg|giorn|sett|mes|ann|ore|visit|cont))")),
+    # A year of birth, which tells an age over 89 as well; other bare years stay.
+    ("date", re.compile(r"(?<!\w)(?:nat[oa](?:\s(?:a|ad|in)\s[\w'() ]{2,40}?)?,?\s(?:nel(?:l'anno)?|l'anno)|anno di nascita[ \t]?:?|classe|cl\.|year of birth[ \t]?:?|yob[ \t]?:?|born(?: in [\w' ]{2,30}?)? in)\s{0,2}(?P<v>(?:19|20)\d\d|'\d\d)(?![\w/\-]|[.,]\d)", _I)),
     ("age", re.compile(r"(?<![\w.,])(?P<v>9\d|1[0-2]\d)\s?(?:-?enne\b|(?:anni|aa\.?|a\.|years?|yo\b|y\.?o\.?\b|y/o|yrs?|y\b)(?![ ]fa))", _I)),
     ("age", re.compile(r"(?<![\w.,])(?P<v>9\d|1[0-2]\d)[-\s](?:year|yr)s?[-\s]old", _I)),
-    ("age", re.compile(r"(?<!\w)(?:di anni|anni|et[àa]'?(?: di)?|aged?(?: of)?|a\.)\s{0,2}[:=|]?\s{0,2}(?P<v>9\d|1[0-2]\d)(?![\d/%]|[.,]\d)(?!\s?(?:mg|ml|gg|mesi|giorni|settimane|bpm|mm))", _I)),
+    ("age", re.compile(r"(?<!\w)(?:di anni|anni|aa\.?|et[àa]'?(?: di)?|aged?(?: of)?|a\.)\s{0,2}[:=|]?\s{0,2}(?P<v>9\d|1[0-2]\d)(?![\d/%]|[.,]\d)(?!\s?(?:mg|ml|gg|mesi|giorni|settimane|bpm|mm))", _I)),
     ("age", re.compile(r"(?<!\w)(?P<v>9\d|10\d)[ ]?(?:[MF]|M/|F/)(?!\w)")),
     ("age", re.compile(r"(?<!\w)(?P<v>(?:novant|cent)[a-zù]{0,14}(?:enne|enni|enario|enaria)|ultranovantenn[ei]|ultracentenari[oa]|novant[a-zù]{0,9}(?= anni)|cent[a-zù]{0,8}(?= anni)|ninety[\- ]?[a-z]{0,6}(?=[\- ]years?)|(?<=aged )ninety[\- ]?[a-z]{0,6}|nineties|(?:early|mid|late)[ \-](?:nineties|90s)|nonagenarian|centenarian)(?!\w)", _I)),
     ("titled", re.compile(rf"(?<![\w])(?i:{_STRONG})(?![^\W\d_])(?:[ \t]{{0,2}}[:,]?[ \t]{{0,2}}|[ ]?\r?\n)(?=(?P<v>{_INITIAL}{_NAMES}(?:(?:,[ ]?|[ ](?:e|ed|&|and)[ ]){_INITIAL}{_NAMES}){{0,4}}|(?:{_U}\.?[ \t]?){{1,3}}(?!\w)))")),

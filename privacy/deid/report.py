@@ -74,6 +74,7 @@ def html(report: dict[str, Any]) -> str:
         ("Another object under the same UID", report["same_uid"]),
         ("Not passed", report["quarantined"]),
         ("Persons (pseudonyms)", report["persons"]),
+        ("In the target from elsewhere: not covered by this page", report.get("others", 0)),
     ]
     parts = [
         "<!DOCTYPE html>\n<html lang=en><head><meta charset=utf-8>",

@@ -89,7 +89,9 @@ class TableSpec:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.roles.values()) - ROLES)
         if unknown:
-            raise InputError("input.usage", f"unknown role {unknown[0]!r}; there is: {', '.join(sorted(ROLES))}")
+            raise InputError(
+                "input.usage", f"unknown role {unknown[0]!r}; there is: {', '.join(sorted(ROLES | {'sensitive'}))}"
+            )
         if self.roles.get(PSEUDONYM, "patient") not in ("patient", "identifier"):
             raise InputError("input.usage", f"column {PSEUDONYM!r} is the one that the engine makes: rename yours")
         for column, width in self.bands.items():

@@ -162,7 +162,8 @@ def _written(year: str, month: str, day: str) -> Iterator[str]:
             yield f" {first} {second} {third} "
             yield f" {first}.{second}.{third} "
     short = year[2:]
-    yield from (f" {day} {month} {short} ", f" {day}.{month}.{short} ")
+    for mm, dd in ((month, day), (m, d), (month, d), (m, day)):
+        yield from (f" {dd} {mm} {short} ", f" {dd}.{mm}.{short} ")
     if 1 <= int(month) <= 12:
         for names in _MONTHS:
             name = names[int(month) - 1]

@@ -17,6 +17,10 @@ __all__ = ["clean", "read_words"]
 _FOLDER = Path(__file__).parent / "lexicon"
 _PLACEHOLDER = re.compile(r"\[[A-Z]{2,20}\][.,;:]?")
 _DECIMAL = re.compile(r"[+-]?\d{1,4}[.,]\d{1,6}")
+# Days, however short: the text engine moves or replaces dates in running text, here they go.
+_DATE = re.compile(
+    r"(?<!\d)(?:\d{1,2}([.\-])\d{1,2}\1(?:\d{4}|\d\d)|\d{1,2}/\d{1,2}/(?:\d{4}|\d\d)?|\d{4}[/\-]\d{1,2}|[0-3]\d/[01]\d)(?!\d)"
+)
 _PART = re.compile(r"[^\W\d_]+|\d+")
 _SIGNS = re.compile(r"[^\w\s+\-/()\[\],.:;*%<>=&'^#]")
 _ALONE = frozenset("+-/&,.;:")  # signs that may stand between spaces
@@ -63,7 +67,7 @@ def _known(chunk: str) -> bool:
     """Whether one chunk between spaces says nothing but known words, short codes and short numbers."""
     if _PLACEHOLDER.fullmatch(chunk) or _DECIMAL.fullmatch(chunk):
         return True
-    if not chunk.isascii() and any(c.isdigit() and not c.isascii() for c in chunk):
+    if _DATE.search(chunk) or (not chunk.isascii() and any(c.isdigit() and not c.isascii() for c in chunk)):
         return False
     parts = _PART.findall(chunk)
     if not parts:

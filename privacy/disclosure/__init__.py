@@ -9,7 +9,8 @@
     noise         exact discrete noise for aggregates
     report        what would leave, for the site's eyes
 
-Everything here is arithmetic on values given: no file, no ledger, no decision to release (the egress gate).
+Noise is in `privacy.dp`. Everything here is arithmetic on values given: no file, no ledger, no decision to release
+(the egress gate).
 """
 
 from __future__ import annotations

@@ -90,7 +90,10 @@ def _column(values: pd.Series, persons: pd.Series | None, minimum: int, traps: T
         if len(counts) > traps.levels_max:
             made["note"] = f"more than {traps.levels_max} levels: not shown"
             return made
-        made["histogram"] = suppress_counts({str(level): n for level, n in counts.items()}, minimum)
+        levels = suppress_counts({str(level): n for level, n in counts.items()}, minimum)
+        made["histogram"] = {level: n for level, n in levels.items() if n is not None}
+        if len(made["histogram"]) < len(levels):  # the level of a few may name them
+            made["histogram"]["(suppressed)"] = None
     return made
 
 
@@ -109,8 +112,17 @@ def _bins(values: pd.Series, minimum: int, traps: Traps) -> dict[str, Any]:
     return {"histogram": suppress_counts(dict(zip(names, map(int, counts), strict=True)), minimum)}
 
 
-def page(found: Mapping[str, Any], title: str = "What would leave") -> str:
-    """The summary as one HTML page with inline SVG; everything in it is escaped."""
+def page(
+    found: Mapping[str, Any],
+    title: str = "What would leave",
+    *,
+    first: Mapping[str, Sequence[Sequence[object]]] | None = None,
+) -> str:
+    """The summary as one HTML page with inline SVG; everything in it is escaped.
+
+    Args:
+        first: heading -> lines of a table, before the plots; the first line is its head.
+    """
     k = found["k"]
     verdict = "no quasi-identifiers" if k is None else f"k = {k} (required {found['required_k']})"
     parts = [
@@ -118,6 +130,8 @@ def page(found: Mapping[str, Any], title: str = "What would leave") -> str:
         f"<title>{escape(title)}</title><style>{_STYLE}</style><h1>{escape(title)}</h1>",
         f"<p>{found['persons']} persons, {found['rows']} rows, {len(found['columns'])} columns; {escape(verdict)}.</p>",
     ]
+    for heading, lines in (first or {}).items():
+        parts.append(f"<h2>{escape(heading)}</h2>{_lines(lines)}")
     if "uniqueness" in found:
         parts.append(_uniqueness(found["uniqueness"], found["rows"]))
     shares = {name: one["missing_share"] or 0.0 for name, one in found["columns"].items()}
@@ -132,11 +146,18 @@ _STYLE = (
     "body{font:14px system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}"
     "h1{font-size:1.4rem}h2{font-size:1rem;margin-bottom:.2rem}svg{overflow:visible}rect{fill:#37689c}"
     "rect.hidden{fill:url(#hatch)}text{font-size:10px;fill:#555}p{margin:.2rem 0}"
+    "table{border-collapse:collapse}td{border-bottom:1px solid #ddd;padding:.15rem .6rem}"
+    "tr:first-child td{font-weight:600}"
 )
 _HATCH = (
     "<defs><pattern id=hatch width=4 height=4 patternUnits=userSpaceOnUse patternTransform='rotate(45)'>"
     "<path d='M0 0V4' stroke='#999' stroke-width='2'/></pattern></defs>"
 )
+
+
+def _lines(lines: Sequence[Sequence[object]]) -> str:
+    cells = ["".join(f"<td>{escape(str(one))}</td>" for one in line) for line in lines]
+    return "<table>" + "".join(f"<tr>{line}</tr>" for line in cells) + "</table>"
 
 
 def _uniqueness(alone: Mapping[str, Any], rows: int) -> str:

@@ -111,6 +111,12 @@ class Traps:
             plain = name.removeprefix("nfilter.").replace("stringShort", "string_short").replace(".", "_").casefold()
             if plain not in known:
                 raise ValueError(f"no trap is called {name!r}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name!r} is no number")
+            if plain in found:
+                raise ValueError(f"{name!r} is set twice")
+            if known[plain] == "int" and value != int(value):
+                raise ValueError(f"{name!r} is a whole number")
             found[plain] = int(value) if known[plain] == "int" else float(value)
         return cls(**found)  # type: ignore[arg-type]
 

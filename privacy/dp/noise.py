@@ -23,7 +23,8 @@ from privacy.dp.stream import Stream
 __all__ = ["discrete_gaussian", "discrete_laplace", "ring_share", "share_variance"]
 
 Integers = NDArray[np.int64]
-_WIDEST = 1 << 46  # standard deviation, so that every draw is a whole float64
+_WIDEST = 1 << 58  # standard deviation in steps: what a sum in the ring of 64 bits has room for, and more
+_LONGEST = 1 << 62
 _SLACK = 2.0**-40  # relative error of exp(-x) in floating point, with room
 
 
@@ -31,12 +32,12 @@ def discrete_laplace(scale: Fraction | int, count: int, stream: Stream | None = 
     """Integers x with probability proportional to exp(-|x| / scale).
 
     Args:
-        scale: above 0; numerator at most 2^46.
+        scale: above 0; numerator at most 2^46, so that none is cut.
         count: how many.
         stream: for tests; a fresh one otherwise.
     """
     stream, scale = stream or Stream(), Fraction(scale)
-    if not (scale > 0 and scale.numerator <= _WIDEST):
+    if not (scale > 0 and scale.numerator <= 1 << 46):
         raise ValueError("the scale is positive and of a numerator of at most 2^46")
     top, bottom = scale.numerator, scale.denominator
     return _until(count, lambda open_: _laplace(top, bottom, open_, stream))
@@ -46,13 +47,13 @@ def discrete_gaussian(variance: Fraction | int, count: int, stream: Stream | Non
     """Integers x with probability proportional to exp(-x^2 / (2 variance)).
 
     Args:
-        variance: above 0, at most 2^92.
+        variance: above 0, at most 2^116. (Beyond 16 deviations, once in 10^55, a very wide draw is made again.)
         count: how many.
         stream: for tests; a fresh one otherwise.
     """
     stream, variance = stream or Stream(), Fraction(variance)
     if not 0 < variance <= _WIDEST**2:
-        raise ValueError("the variance is positive and at most 2^92")
+        raise ValueError("the variance is positive and at most 2^116")
     scale = math.isqrt(math.floor(variance)) + 1
     deviation, centre = math.sqrt(variance), float(variance / scale)
 
@@ -72,7 +73,8 @@ def share_variance(sigma: float, honest: int) -> Fraction:
     """Variance of one member's noise so that any `honest` of them make up a deviation of `sigma`, in ring steps.
 
     `honest` is the threshold of the aggregation less the members that may collude: so many are in every sum that is
-    opened at all, and are not known to who looks.
+    opened at all, and are not known to who looks. The ring's `Quantizer` needs a `bound` with room for the noise: an
+    element's own largest value and 8 times its share's deviation.
     """
     if not (math.isfinite(sigma) and sigma > 0 and honest >= 1):
         raise ValueError("sigma is positive and somebody is honest")
@@ -105,7 +107,8 @@ def _laplace(top: int, bottom: int, count: int, stream: Stream) -> tuple[Integer
     while going.size:
         going = going[_coins(np.ones(going.size), lambda _: Fraction(1), stream)]
         runs[going] += 1
-    size = (rest + top * runs) // bottom
+    fine &= runs < _LONGEST // top - 1
+    size = (rest + top * np.where(fine, runs, 0)) // bottom
     negative = stream.below(2, count) == 1
     return np.where(negative, -size, size), fine & ~(negative & (size == 0))
 
@@ -129,7 +132,7 @@ def _coin(word: int, exponent: Fraction, stream: Stream) -> bool:
         context = Context(prec=30 + bits * 10 // 32, Emin=-(10**9), Emax=10**9)
         power = context.divide(Decimal(-exponent.numerator), Decimal(exponent.denominator))
         chance = context.multiply(context.exp(power), Decimal(1 << bits))
-        error = max(abs(exponent), 1) * Fraction(chance) * Fraction(1, 10 ** (context.prec - 2))
+        error = max(exponent, Fraction(1)) * Fraction(chance) * Fraction(1, 10 ** (context.prec - 2))
         if word + 1 <= Fraction(chance) - error:
             return True
         if word >= Fraction(chance) + error:

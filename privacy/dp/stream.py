@@ -48,9 +48,9 @@ class Stream:
         return np.frombuffer(made, dtype="<u8", count=count).astype(np.uint64, copy=False)
 
     def below(self, bound: int, count: int) -> NDArray[np.int64]:
-        """Whole numbers from 0 to `bound` - 1, each as likely as any other; `bound` at most 2^53."""
-        if not 1 <= bound <= 1 << 53:
-            raise ValueError("the bound is between 1 and 2^53")
+        """Whole numbers from 0 to `bound` - 1, each as likely as any other; `bound` at most 2^62."""
+        if not 1 <= bound <= 1 << 62:
+            raise ValueError("the bound is between 1 and 2^62")
         bits = (bound - 1).bit_length()
         made = np.zeros(count, dtype=np.int64)
         open_ = np.arange(count) if bits else np.arange(0)

@@ -19,13 +19,15 @@ from pipelines import flower
 
 ROOT = Path(__file__).parents[2]
 NAMES = {
+    "flwr.app.exception": "AppExitException",
     "flwr.app": "Array ArrayRecord ConfigRecord Context Error Message MetricRecord RecordDict",
     "flwr.clientapp": "ClientApp",
     "flwr.common.constant": "ErrorCode",
     "flwr.common.serde": "message_from_proto message_to_proto",
     "flwr.proto.message_pb2": "Message",
     "flwr.serverapp": "Grid ServerApp",
-    "flwr.serverapp.strategy": "FedAdam FedAvg Strategy",
+    "flwr.serverapp.strategy": "Bulyan FedAdagrad FedAdam FedAvg FedAvgM FedMedian FedProx FedTrimmedAvg FedYogi Krum "
+    "MultiKrum QFedAvg Strategy",
     "flwr.simulation": "run_simulation",
     "flwr.supercore.run": "Run",
     "flwr.supercore.task_identity": "TaskIdentity",
@@ -134,6 +136,33 @@ def test_a_strategy_configures_and_aggregates(name: str) -> None:
         assert {k: v.tolist() for k, v in server.strategy_state(other).items()} == {
             k: v.tolist() for k, v in state.items()
         }
+
+
+def test_flower_keeps_its_state_where_the_adapter_looks_for_it() -> None:
+    from tests.federation_hospital import study
+
+    for name, kept in (("fedavgm", "momentum_vector"), ("fedadam", "m_t"), ("fedyogi", "v_t"), ("fedadagrad", "v_t")):
+        training = study(strategy=name).training
+        assert training is not None
+        made = server.strategy(training)
+        assert getattr(made, kept) is None
+        assert made.current_arrays is None
+
+
+def test_what_flower_cannot_aggregate_is_one_error() -> None:
+    from protocol.errors import InputError
+    from tests.federation_hospital import study
+
+    training = study(strategy="bulyan").training
+    assert training is not None
+    with pytest.raises(InputError, match="too few"):
+        server.aggregate(server.strategy(training), 1, [])
+    plain = study(strategy="fedavg").training
+    assert plain is not None
+    asked = flower.Message(flower.RecordDict(), 5, "train", group_id="1")
+    content = {"arrays": flower.array_record({"w": np.zeros(2, np.float32)}), "metrics": flower.metric_record({"a": 1})}
+    with pytest.raises(InputError, match="InconsistentMessageReplies"):
+        server.aggregate(server.strategy(plain), 1, [flower.reply(asked, flower.RecordDict(content))])
 
 
 def test_unknown_strategy_parameters_are_refused() -> None:

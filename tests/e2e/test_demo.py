@@ -16,6 +16,7 @@ from tests.e2e.running import Demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 
 def planted(out: Path) -> list[str]:
@@ -129,8 +130,8 @@ def test_rounds_cost_little_beyond_the_training(demo: Demo) -> None:
     assert all(r["finished_at"] > r["started_at"] for r in rounds)
 
 
-def test_the_notebook_runs_over_the_demo(demo: Demo, tmp_path: Path) -> None:
-    notebook = ROOT / "notebooks" / "01-four-lanes.ipynb"
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_runs_over_the_demo(notebook: Path, demo: Demo, tmp_path: Path) -> None:
     done = demo.inside(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default",
         "--nbmake", "--nbmake-timeout=240", str(notebook),

@@ -130,6 +130,13 @@ def test_preview_of_a_file_says_what_would_end_it(
     path.write_bytes(dump_study(study(**changes)))
     status, seen = corsia(tmp_path, "preview", "--file", str(path))
     assert (status, seen["allowed"], seen["code"]) == (0, False, code)
+    assert seen["hint"]
+    html = tmp_path / "preview.html"
+    assert corsia(tmp_path, "preview", "--file", str(path), "--html", str(html))[1] == seen
+    assert html.stat().st_mode & 0o777 == 0o600
+    assert code in html.read_text()
+    assert "what to change" in html.read_text()
+    assert "MRN" not in html.read_text()
     assert not list(config.state_dir.glob("preview-*"))
     assert not (config.state_dir / "spool").exists()
 

@@ -181,7 +181,8 @@ def test_studies_and_their_state(running: Running) -> None:
     assert rows["trial"]["state"] == "done"
     assert rows["trial"]["title"] == XSS
     assert rows["trial"]["totals"] | {"bytes": 0} == {
-        "records": 12, "rows": 12, "columns": 2, "files": 0, "withheld": 2, "parcels": 2, "bytes": 0, "rejected": 0
+        "records": 12, "rows": 12, "columns": 2, "files": 0, "documents": 0, "withheld": 2, "parcels": 2, "bytes": 0,
+        "rejected": 0,
     }  # fmt: skip
     one = running.get("/studies/trial")
     assert {a["site"]: (a["kind"], a["state"]) for a in one["assignments"]} == {

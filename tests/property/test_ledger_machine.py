@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edge.ledger import GENESIS, Ledger
+from privacy.dp import accountant
 from protocol.errors import BudgetExceeded, ConflictError
 
+DELTA = 1e-6
+COST = accountant.gaussian(accountant.scale_for(0.5, DELTA))
 KEYS = st.sampled_from(["r/1", "r/2", "r/3", "r/4"])
 SIZES = st.integers(0, 60)
 
@@ -23,6 +26,10 @@ SIZES = st.integers(0, 60)
 class Limits:
     max_bytes: int = 100
     max_bytes_per_year: int = 150
+    epsilon: float | None = 0.8
+    delta: float = DELTA
+    epsilon_per_year: float = 1.0
+    delta_per_year: float = DELTA
 
 
 def study_of(key: str) -> str:
@@ -35,12 +42,36 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.ledger = Ledger(self.folder / "ledger.db")
         self.spent: dict[str, int] = {}
+        self.noised: set[str] = set()
         self.done: set[str] = set()
         self.heads = [GENESIS]
 
     def teardown(self) -> None:
         self.ledger.close()
         shutil.rmtree(self.folder)
+
+    @rule(key=st.sampled_from(["n/1", "n/2", "n/3", "n/4", "n/5"]))
+    def reserve_noised(self, key: str) -> None:
+        """Of no bytes, so that only epsilon decides."""
+        study = "s1" if key < "n/4" else "s2"
+        others = self.noised - {key}
+        own = sum((k < "n/4") == (key < "n/4") for k in others)
+
+        def call() -> None:
+            self.ledger.reserve(key, "d", study, k=5, cohort=9, bytes=0, cost=COST, persons=3, limits=Limits())
+
+        fits = COST.times(own + 1).epsilon(DELTA) <= 0.8 and COST.times(len(others) + 1).epsilon(DELTA) <= 1.0
+        if key in self.noised or fits:
+            call()
+            self.noised.add(key)
+        else:
+            with pytest.raises(BudgetExceeded):
+                call()
+
+    @rule(key=st.sampled_from(["n/1", "n/4"]))
+    def give_up(self, key: str) -> None:
+        if key in self.noised:
+            assert self.ledger.commit(key, 0).cost == COST
 
     @rule(key=KEYS, size=SIZES)
     def reserve(self, key: str, size: int) -> None:
@@ -51,7 +82,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
         def call() -> int:
             made = self.ledger.reserve(
-                key, "d", study_of(key), k=5, cohort=9, bytes=size, epsilon=None, persons=3, limits=Limits()
+                key, "d", study_of(key), k=5, cohort=9, bytes=size, cost=None, persons=3, limits=Limits()
             )
             return made.bytes
 
@@ -90,9 +121,11 @@ class LedgerMachine(RuleBasedStateMachine):
         total = self.ledger.total("d")
         assert (total.bytes, total.releases, total.unbounded) == (
             sum(self.spent.values()),
-            len(self.spent),
+            len(self.spent) + len(self.noised),
             len(self.spent),
         )
+        assert total.cost.epsilon(DELTA) == pytest.approx(COST.times(len(self.noised)).epsilon(DELTA))
+        assert total.cost.epsilon(DELTA) <= 1.0 + 1e-9
         assert total.bytes <= 150
         head = self.ledger.head()
         if head != self.heads[-1]:

@@ -90,10 +90,10 @@ def test_damaged_images_and_masks_fail_alone(case: list[bytes], seed: int) -> No
         for _ in range(3):
             raw[generator.randrange(132, len(raw))] = generator.randrange(256)
     for raw in damaged:
-        cases.add(SourceFile("f", bytes(raw)), pseudonyms)
+        cases.add(SourceFile("f", bytes(raw)), pseudonyms.pseudonym)
     for seed_, raw in enumerate(ct_series({"PatientID": "sound"}, seed=2)):
-        cases.add(SourceFile(str(seed_), raw), pseudonyms)
+        cases.add(SourceFile(str(seed_), raw), pseudonyms.pseudonym)
     sound = ct_series({"PatientID": "sound"}, seed=2)
-    cases.add(SourceFile("m", rtstruct(sound)), pseudonyms)
+    cases.add(SourceFile("m", rtstruct(sound)), pseudonyms.pseudonym)
     cases.settle()
     assert pseudonyms.pseudonym("sound") in cases.features

@@ -108,6 +108,23 @@ def test_another_profile_does_not_take_over_old_results(source: Path, tmp_path: 
     assert {name: contents(tmp_path / "out")[name] for name in fresh} == fresh
 
 
+def test_what_the_present_settings_would_not_pass_does_not_stay(source: Path, tmp_path: Path) -> None:
+    """A run under other settings takes away what an earlier one made of the same inputs, and nothing else."""
+    target = tmp_path / "out"
+    run(source, target, options=frozenset({"retain-uids", "retain-longitudinal-full-dates"}))
+    before = set(contents(target))
+    (target / "foreign.dcm").write_bytes(b"of somebody else")
+    other = batch.run(batch.Settings(key=b"o" * 32, target=target), source)
+    assert other["others"] == len(before) + 1  # another key: the inputs are not told to be the same
+    report = run(source, target)
+    assert report["others"] == other["passed"] + 1
+    run(source, tmp_path / "fresh")
+    fresh = set(contents(tmp_path / "fresh"))
+    assert not before & set(contents(target))
+    assert fresh | {"foreign.dcm"} <= set(contents(target))
+    assert len(contents(target)) == report["passed"] + report["others"]
+
+
 def test_duplicates_are_one(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):

@@ -79,3 +79,14 @@ def test_text_keeps_its_line_ends(tmp_path: Path, from_file: bool) -> None:
 def test_text_that_is_not_utf8_is_one_clear_error(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["text", "-", "--lang", "it"], input=b"caff\xe8")
     assert isinstance(done.exception, InputError)
+
+
+def test_dates_of_a_text_move_as_those_of_the_patients_images(key: Path, tmp_path: Path) -> None:
+    from privacy.deid.dates import shift_da
+    from privacy.deid.pseudonym import Pseudonymizer
+
+    words = ["text", "-", "--key", str(key), "--patient", "PZ-1"]
+    done = CliRunner().invoke(app, words, input=b"visto il 17/03/2024")
+    moved = shift_da("20240317", Pseudonymizer(b"k" * 32).shift_days("PZ-1"))
+    assert moved is not None
+    assert done.stdout.rstrip().endswith(f"visto il {moved[6:]}/{moved[4:6]}/{moved[:4]}")

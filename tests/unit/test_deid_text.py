@@ -100,6 +100,14 @@ def test_medicine_stays(italian: TextEngine, text: str) -> None:
         ("nota alla Neurologia di Cesena, poi in Chirurgia 2", ["Neurologia", "Cesena", "Chirurgia"]),
         ("Reparto di Cardiologia, REPARTO DI NEUROLOGIA", ["Cardiologia", "NEUROLOGIA"]),
         ("donna novantaduenne, aged ninety-two", ["novantaduenne", "ninety-two"]),
+        ("il paziente rossi mario, paziente bruno anna maria, pz verdi giuseppe", ["rossi", "mario", "bruno", "verdi"]),
+        ("operata dal prof. van der Meer e dal dott. von Hohenzorp", ["Meer", "Hohenzorp"]),
+        (
+            "Colin Whitmore attended with Mrs Philippa Ashworth and James Smith",
+            ["Whitmore", "Ashworth", "James", "Smith"],
+        ),
+        ("TESTA Giovanni, trauma cranico; Giovanni Testa sta meglio", ["TESTA", "Giovanni", "Testa"]),
+        ("nata nel 1931, ved. Bortolan, cl. '41, aa 97, born in 1928", ["1931", "Bortolan", "41", "97", "1928"]),
     ],
 )
 def test_other_hands_write_otherwise(italian: TextEngine, text: str, gone: list[str]) -> None:
@@ -131,6 +139,7 @@ def test_what_stands_under_a_heading_goes(italian: TextEngine, text: str, left: 
         "emocoltura positiva per E. Coli, S. Aureus; tampone H. Pylori",
         "Opera di sutura in Vicryl. Nodulo di 4 cm e 3 cm. Apertura orale > 4 cm.",
         "Hartmann procedure, Kocher maneuver, Trendelenburg position, Braden 16, Waterlow 12, Morse 45",
+        "Ashworth 2, Barthel 60/100, Arnold-Chiari malformation, Austin Flint murmur",
         "COGNOME;NATO IL;TELEFONO",
         "RELAZIONE CLINICA FINALE",
     ],
@@ -191,6 +200,8 @@ def test_no_socket_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
         ("K9X7B2M4", ""),
         ("12/03/2021", ""),
         ("512 512", "512 512"),
+        ("ctrl 17/3/24 e 5/3/24 T1 1-5-20 11/08/ 17/03 2024/3 3.4.23", "e T1"),
+        ("1/2 3-4 1.25/2.5mm 3.5 mm", "1/2 3-4 1.25/2.5mm 3.5 mm"),
     ],
 )
 def test_closed_vocabulary(text: str, kept: str) -> None:

@@ -152,3 +152,44 @@ def test_init_asks_and_guesses_roles_from_the_header(tmp_path: Path, monkeypatch
         "ph.ecog": "value",
     }
     assert (answers.site, answers.consent) == ("roma", "consent")
+
+
+def policy(folder: Path, text: str) -> Any:
+    path = folder / "edge.toml"
+    head = '[datasets.d]\ndicom = "x"\n[datasets.d.policy]\nmin_k = 3\n'
+    path.write_text(f'site = "a"\n{head}{text}')
+    return load(path).datasets["d"].policy
+
+
+def test_traps_bear_the_names_of_datashield_or_ours(tmp_path: Path) -> None:
+    text = '[datasets.d.policy.traps]\nnfilter.tab = 5\nnfilter.levels.max = 9\n"nfilter.stringShort" = 7\nmissing = 4'
+    traps = policy(tmp_path, text).traps
+    assert (traps.tab, traps.levels_max, traps.string_short, traps.missing, traps.subset) == (5, 9, 7, 4, 3)
+    assert policy(tmp_path, "feature_k = 1").feature_k == 1
+    assert policy(tmp_path, "").feature_k is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["nfilter.tab = 0", "nfilter.tab = 3.5", "nfilter.tab = true", "nfilter.tab = '3'", "nfilter.tabs = 3",
+     "queries = nan", "glm = 2", "quantile_low = 0.99", "tab = 3\nnfilter.tab = 4", "nfilter = 3", "tab = inf"],
+)  # fmt: skip
+def test_a_trap_that_is_none_stops_the_start(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        policy(tmp_path, f"[datasets.d.policy.traps]\n{text}")
+    assert caught.value.code == "config.invalid"
+    assert "traps" in caught.value.message
+
+
+def test_the_written_file_names_every_trap_at_its_default(tmp_path: Path) -> None:
+    from dataclasses import fields
+
+    from privacy.disclosure.traps import Traps
+
+    out = tmp_path / "edge.toml"
+    init_edge(out, as_json=True)
+    head, _, tail = out.read_text().partition("# [datasets.cohort.policy.traps]\n")
+    lines = [line.removeprefix("# ") for line in tail.splitlines() if " = " in line]
+    assert len(lines) == len(fields(Traps))
+    out.write_text("\n".join([head, "[datasets.cohort.policy.traps]", *lines]))
+    assert load(out).datasets["cohort"].policy.traps == Traps()

@@ -198,6 +198,8 @@ def test_a_bad_record_is_told_by_its_opaque_name_and_the_others_go_on(everything
         ({"genomics": {"build": "GRCh37", "scores": {"ONE": pgs(np.ones(2))}}}, "gate.genotype"),
         ({"matrix": {"sets": "S1\tx\tNOT\tTHERE\n"}}, "gate.genotype"),
         ({"index": "nothing"}, "input.column-missing"),
+        ({"wearables": {"signals": ["mood"]}, "day": "visit"}, "input.study"),
+        ({"context": {"table": "area,day", "area": "region", "join": {"scheme": "postcode"}}}, "input.study"),
         ({"history": {"features": []}}, "input.study"),
         ({"extra": 1}, "input.study"),
     ],

@@ -70,10 +70,6 @@ def checked(made: Study) -> Parameters:
     Radiomics.of(parameters.radiomics)
     if parameters.history is not None:
         history.parameters_of(parameters.history)
-    if parameters.wearables is not None:
-        wearables.Parameters.model_validate(parameters.wearables)
-    if parameters.context is not None:
-        context.Parameters.model_validate(parameters.context.join)
     return parameters
 
 

@@ -13,13 +13,24 @@ from typing import Any
 import pytest
 
 from edge.ledger import GENESIS, YEAR_S, Ledger, Spend
+from privacy.dp import accountant
 from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, StorageError
+
+DELTA = 1e-6
+COST = accountant.gaussian(accountant.scale_for(0.5, DELTA))  # epsilon 0.5
+MORE = accountant.gaussian(accountant.scale_for(0.7, DELTA))
 
 
 class Limits:
-    def __init__(self, study: int, year: int) -> None:
+    def __init__(
+        self, study: int = 10**9, year: int = 10**9, *, epsilon: float | None = 1.0, epsilon_per_year: float = 1.0
+    ) -> None:
         self.max_bytes = study
         self.max_bytes_per_year = year
+        self.epsilon = epsilon
+        self.delta = DELTA
+        self.epsilon_per_year = epsilon_per_year
+        self.delta_per_year = DELTA
 
 
 @pytest.fixture
@@ -34,7 +45,7 @@ def spend(ledger: Ledger, key: str = "a", **changes: Any) -> Spend:
         "k": 5,
         "cohort": 20,
         "bytes": 100,
-        "epsilon": None,
+        "cost": None,
         "persons": 20,
     }
     return ledger.reserve(key, **{**value, **changes})
@@ -48,10 +59,10 @@ def refused(call: Callable[[], object], error: type[CorsiaError], code: str) -> 
 
 def test_reserved_and_committed_both_count(ledger: Ledger) -> None:
     assert spend(ledger).state == "reserved"
-    spend(ledger, "b", bytes=50, epsilon=0.5)
+    spend(ledger, "b", bytes=50, cost=COST)
     assert ledger.commit("a", 80).state == "committed"
     total = ledger.total("lung", 0)
-    assert (total.bytes, total.persons, total.releases, total.epsilon, total.unbounded) == (130, 40, 2, 0.5, 1)
+    assert (total.bytes, total.persons, total.releases, total.cost, total.unbounded) == (130, 40, 2, COST, 1)
     assert ledger.total("lung", time.time() + 1).releases == 0
     assert ledger.total("lung", study="other").releases == 0
     assert ledger.total("heart").bytes == 0
@@ -77,10 +88,51 @@ def test_a_key_spends_once(ledger: Ledger) -> None:
 
 
 def test_losing_the_noise_spends_again(ledger: Ledger) -> None:
-    spend(ledger, epsilon=0.5)
-    assert spend(ledger, epsilon=0.7).epsilon == 0.7
-    assert spend(ledger, epsilon=None).epsilon is None
-    assert spend(ledger, epsilon=9.0).epsilon is None
+    spend(ledger, cost=COST)
+    assert spend(ledger, cost=MORE).cost == MORE
+    assert spend(ledger, cost=COST).cost == MORE
+    assert ledger.verify() == 2
+    assert spend(ledger, cost=None).cost is None
+    assert spend(ledger, cost=MORE).cost is None
+
+
+def test_a_year_and_a_study_have_a_budget_of_epsilon(ledger: Ledger) -> None:
+    limits = Limits(epsilon=0.8, epsilon_per_year=1.0)
+    spend(ledger, "a", cost=COST, limits=limits)
+    assert spend(ledger, "a", cost=COST, limits=limits).state == "reserved"  # the same release spends once
+    spend(ledger, "b", cost=COST, limits=limits)  # curves compose: two of 0.5 are less than 0.8
+    head = ledger.head()
+    refused(lambda: spend(ledger, "c", cost=COST, limits=limits), BudgetExceeded, "budget.epsilon")
+    spend(ledger, "c", study="s2", cost=COST, limits=limits)
+    refused(lambda: spend(ledger, "d", study="s3", cost=MORE, limits=limits), BudgetExceeded, "budget.epsilon")
+    spend(ledger, "d", study="s3", dataset="heart", cost=MORE, limits=limits)
+    spend(ledger, "e", study="s3", cost=None, limits=limits)  # policy decides about those without noise
+    assert ledger.total("lung").cost == COST.times(3)
+    assert head != ledger.head()
+
+
+def test_a_study_without_a_limit_of_its_own_may_not_spend_epsilon(ledger: Ledger) -> None:
+    refused(lambda: spend(ledger, cost=COST, limits=Limits(epsilon=None)), BudgetExceeded, "budget.epsilon")
+    assert ledger.head() == GENESIS
+
+
+def test_what_was_given_up_after_noise_stays_spent(ledger: Ledger) -> None:
+    limits = Limits(epsilon=0.6)
+    spend(ledger, cost=COST, limits=limits)
+    assert ledger.commit("a", 0).cost == COST
+    refused(lambda: spend(ledger, "b", cost=COST, limits=limits), BudgetExceeded, "budget.epsilon")
+
+
+def test_epsilon_of_more_than_a_year_ago_is_free_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = Limits(epsilon=9.0, epsilon_per_year=0.6)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now - YEAR_S - 120)
+    spend(ledger, "old", study="s0", cost=COST, limits=limits)
+    monkeypatch.setattr(time, "time", lambda: now - 60)
+    spend(ledger, "new", cost=COST, limits=limits)
+    monkeypatch.setattr(time, "time", lambda: now)
+    refused(lambda: spend(ledger, "next", cost=COST, limits=limits), BudgetExceeded, "budget.epsilon")
+    assert ledger.total("lung", now - YEAR_S).cost == COST
 
 
 def test_nothing_is_committed_that_was_not_reserved(ledger: Ledger) -> None:
@@ -99,9 +151,6 @@ def test_nothing_is_committed_that_was_not_reserved(ledger: Ledger) -> None:
         {"bytes": -1},
         {"k": -1},
         {"persons": -1},
-        {"epsilon": -0.1},
-        {"epsilon": float("nan")},
-        {"epsilon": float("inf")},
     ],
 )
 def test_a_spend_is_never_negative(ledger: Ledger, change: dict[str, Any]) -> None:

@@ -214,3 +214,39 @@ def test_auto_approves_again_and_a_refusal_holds_in_both_modes(state: SiteState,
         with pytest.raises(PolicyRefused) as caught:
             again.require("1" * 64, mode)  # type: ignore[arg-type]
         assert caught.value.code == "policy.refused"
+
+
+NOISED = {"dp": "sample", "epsilon": 0.5, "delta": 1e-6}
+
+
+@pytest.mark.parametrize(
+    ("privacy", "policy", "epsilon", "delta"),
+    [
+        ({}, {}, 0.5, 1e-6),
+        ({}, {"epsilon_per_study": 0.1}, 0.1, 1e-6),
+        ({"epsilon": 9.0, "delta": 1e-3}, {"epsilon_per_study": 2.0, "delta": 1e-5}, 2.0, 1e-5),
+    ],
+)
+def test_the_stricter_epsilon_and_delta_hold(
+    privacy: dict[str, Any], policy: dict[str, Any], epsilon: float, delta: float
+) -> None:
+    asked = study(pipeline={"name": "aggregate"}, privacy=NOISED | privacy)
+    made = decide(asked, config(allow_unbounded_epsilon=False, **policy), INSTALLED)
+    rule = next(rule for rule in made.rules if rule.name == "epsilon")
+    assert rule.ok
+    assert (made.effective.epsilon, made.effective.delta) == (epsilon, delta)
+    assert (made.effective.epsilon_per_year, made.effective.delta_per_year) == (5.0, policy.get("delta", 1e-5))
+    assert rule.effective == f"sample {epsilon:g} at {delta:g}"
+    assert bool(rule.reason) == (rule.effective != rule.asked)
+
+
+def test_a_promise_that_the_pipeline_cannot_keep_is_refused() -> None:
+    for privacy in (NOISED | {"dp": "central"}, NOISED | {"dp": "distributed"}):
+        asked = study(pipeline={"name": "aggregate"}, privacy=privacy)
+        rule = next(rule for rule in decide(asked, config(), INSTALLED).rules if rule.name == "epsilon")
+        assert (rule.ok, rule.code) == (False, "policy.epsilon")
+
+
+def test_epsilon_without_noise_is_unbounded() -> None:
+    made = decide(study(privacy={"epsilon": 0.1, "delta": 1e-6}), config(), INSTALLED)
+    assert made.effective.epsilon is None

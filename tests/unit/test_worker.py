@@ -93,6 +93,11 @@ def test_cohorts_are_told_and_malformed_ones_end_the_worker(make: Make) -> None:
             make(f"gate._pipe.tell({data!r}, op='cohort', numbers={numbers!r})").run(JOB, Rows(), lambda _item: None)
 
 
+def test_every_numeric_library_has_the_sites_threads(make: Make) -> None:
+    body = "import numba, torch\ngate.withhold('threads-%d-%d' % (numba.get_num_threads(), torch.get_num_threads()))"
+    assert make(body, worker_threads=1).run(JOB, Rows(), lambda _item: None).withheld == {"threads-1-1": 1}
+
+
 def run(worker: Worker) -> tuple[list[Item], dict[str, int]]:
     items: list[Item] = []
     outcome = worker.run(JOB, Rows(), items.append)

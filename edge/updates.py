@@ -1,0 +1,62 @@
+"""The egress gate for one answer of a training run: judged against the instruction that asked for it."""
+
+from __future__ import annotations
+
+from edge.checks import Check, refusal
+from edge.policy import Effective
+from protocol.assignment import RoundInstruction, RoundPhase
+from protocol.errors import CODES, InputError, WorkerError, from_code
+from protocol.parcel import Item, ItemKind
+from protocol.study import Study
+
+__all__ = ["check_update"]
+
+_MESSAGES = {RoundPhase.PREPARE: "query.prepare", RoundPhase.TRAIN: "train", RoundPhase.EVALUATE: "evaluate"}
+
+
+def check_update(
+    study: Study, effective: Effective, instruction: RoundInstruction, message: bytes, reply: bytes
+) -> tuple[Item, tuple[Check, ...]]:
+    """Judge a training run's answer against the instruction that asked for it.
+
+    Args:
+        message: the instruction's Flower message, its digest checked.
+        reply: the worker's answer.
+
+    Returns:
+        The item that may be sealed, and the rules that it passed.
+
+    Raises:
+        DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
+        CorsiaError: the code that the answer names, when it is an error.
+    """
+    from pipelines.flower import EXAMPLES, describe_message, describe_reply
+
+    try:
+        asked, made = describe_message(message), describe_reply(reply, message)
+    except InputError:
+        raise refusal("gate.update", "the answer is not one that the instruction asks for") from None
+    if made.error is not None:
+        raise from_code(made.error) if made.error in CODES else WorkerError("worker.failed")
+    training = study.training
+    allowed = {EXAMPLES, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
+    examples = made.metrics.get(EXAMPLES)
+    bound = training.max_norm if training else 0.0
+    right = (asked.kind, asked.round) == (_MESSAGES[instruction.phase], instruction.round)
+    checks = (
+        Check(rule="instruction", ok=right, reason="the message is of another phase or round"),
+        Check(rule="kind", ok=made.kind == asked.kind, reason="an answer of another kind"),
+        Check(rule="arrays", ok=dict(made.arrays) == dict(asked.arrays), reason="names, types or shapes of arrays"),
+        Check(rule="metrics", ok=set(made.metrics) <= allowed, reason="a metric that was not asked for"),
+        Check(rule="finite", ok=made.finite, reason="an array or a metric is not finite"),
+        Check(rule="norm", ok=made.kind != "train" or made.norm <= bound, reason="norm above training.max_norm"),
+        Check(rule="examples", ok=isinstance(examples, int) and examples > 0, reason="the number of examples"),
+    )
+    for check in checks:
+        if not check.ok:
+            raise refusal("gate.update", check.reason)
+    if int(examples or 0) < effective.min_cohort:
+        raise refusal("gate.cohort", f"fewer than {effective.min_cohort} examples")
+    passed = tuple(Check(rule=check.rule, ok=True) for check in checks)
+    item = Item(kind=ItemKind.MESSAGE, name="message.bin", data=reply, rows=1)
+    return item, (*passed, Check(rule="cohort", ok=True))
