@@ -284,12 +284,10 @@ class Survival(Averaged):
             logits = h @ weights["risk.weight"].T + weights["baseline"]
             each = torch.nn.functional.binary_cross_entropy_with_logits(logits, y, weight=at_risk, reduction="sum")
             penalty = sum((w.square().sum() for n, w in weights.items() if n.endswith("weight")), torch.zeros(()))
-            if self._pull:
+            if self._pull:  # FedProx
                 moved = (w - torch.tensor(model[n]) for n, w in weights.items())
-                penalty_pull = sum((m.square().sum() for m in moved), torch.zeros(())) * (self._pull / 2)
-            else:
-                penalty_pull = torch.zeros(())
-            (each / len(y) + self.settings.l2 * penalty + penalty_pull).backward()
+                each = each + len(y) * self._pull / 2 * sum((m.square().sum() for m in moved), torch.zeros(()))
+            (each / len(y) + self.settings.l2 * penalty).backward()
             optimiser.step()
         return {name: value.detach().numpy().copy() for name, value in weights.items()}
 
