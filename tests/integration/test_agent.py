@@ -159,14 +159,15 @@ def test_what_was_released_stays_when_the_steward_withdraws_or_the_study_expires
         raise UnavailableError("unavailable.centre")
 
     office.fail["deliver"] = away
-    life = timedelta(seconds=3) if reason == "expired" else timedelta(days=1)
+    # Long enough that a loaded machine has released the result before the study expires.
+    expires = datetime.now(UTC) + (timedelta(seconds=10) if reason == "expired" else timedelta(days=1))
     with running(config, office) as agent:
-        asked = office.submit(study(expires=datetime.now(UTC) + life))
+        asked = office.submit(study(expires=expires))
         office.wait(asked, State.DELIVERING)
         if reason == "refused":
             agent.site.approvals.refuse(asked.study_digest)
         else:
-            time.sleep(3)
+            time.sleep(max(0.0, (expires - datetime.now(UTC)).total_seconds()))
         del office.fail["deliver"]
         said = office.wait(asked)
         folders = [folder for folder, _ in agent.site.spool.entries()]
