@@ -82,6 +82,8 @@ class Policy(_Model):
         max_bytes: per study; `max_bytes_per_year` is the ledger's total over 365 days.
         allow_unbounded_epsilon: whether results without differential privacy may leave.
         require_secure_aggregation: refuse training whose updates are not masked.
+        min_sites: smallest roster under which this site masks its updates.
+        max_colluding: how many other sites may be in league with the centre without learning this site's update.
     """
 
     lanes: tuple[Lane, ...] = ()
@@ -97,6 +99,8 @@ class Policy(_Model):
     max_bytes_per_year: Bytes = 10_000_000_000
     allow_unbounded_epsilon: bool = False
     require_secure_aggregation: bool = False
+    min_sites: Annotated[int, Field(ge=3, le=64)] = 3
+    max_colluding: Annotated[int, Field(ge=0, le=62)] = 1
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
 
