@@ -198,7 +198,8 @@ class Agent:
         self.site.journal.append("study.started", assignment=assignment.id, lane=lane.study.lane.value)
         with self._worker() as worker:
             if lane.study.lane is Lane.TRAIN:
-                self._finish(record, self._start_training(assignment, lane, worker))
+                counts = self._start_training(assignment, lane, worker)
+                self._finish(record, counts, tell=not lane.study.privacy.secure_aggregation)
             elif lane.study.lane is Lane.INFER:
                 self._finish(record, score(self.site, assignment, lane, worker))
             else:
@@ -288,10 +289,10 @@ class Agent:
         self.site.move(record, State.DELIVERING)
         self.site.send.set()
 
-    def _finish(self, record: Record, counts: dict[str, int]) -> None:
-        """The end of a study of which nothing but counts leaves."""
+    def _finish(self, record: Record, counts: dict[str, int], *, tell: bool = True) -> None:
+        """The end of a study of which nothing but counts leaves, and under masks not these: they are weights."""
         self.site.journal.append("study.done", assignment=record.assignment.id, rows=counts.get("rows", 0))
-        self.site.move(record, State.DONE, counts=counts)
+        self.site.move(record, State.DONE, counts=counts if tell else {})
 
     # --- a training run: the study loads the rows, each round is one message
 

@@ -54,9 +54,7 @@ class Masking:
             return plain()
         from pipelines.masking import Attempt
 
-        at = Attempt(
-            run=instruction.run, round=instruction.round, phase=instruction.phase, attempt=instruction.attempt
-        )
+        at = Attempt(run=instruction.run, round=instruction.round, phase=instruction.phase, attempt=instruction.attempt)
         data = self._of(study, instruction.study_digest).answer(at, step, message, lambda: plain().data)
         return Item(kind=ItemKind.MESSAGE, name="message.bin", data=data, rows=int(step is MaskStep.MASK))
 

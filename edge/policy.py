@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 from edge.config import DatasetConfig, EdgeConfig
 from pipelines.registry import Installed
-from privacy.secagg.messages import MAX_ROSTER, threshold_of
 from protocol.errors import PolicyRefused
 from protocol.study import Lane, Study
 
@@ -285,6 +284,8 @@ def _roster(study: Study, dataset: DatasetConfig, site: str) -> Rule:
     policy, roster = dataset.policy, study.roster
     if not study.privacy.secure_aggregation:
         return _rule("roster", "no masks", f"at least {policy.min_sites}", True, "", "policy.masks")
+    from privacy.secagg.messages import MAX_ROSTER, threshold_of
+
     threshold = threshold_of(len(roster))
     # Two survivor sets of a round must share an honest site, and a sum must be over two honest ones.
     tolerated = min(2 * threshold - len(roster) - 1, threshold - 2)

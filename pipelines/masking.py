@@ -60,7 +60,7 @@ __all__ = [
 ]  # fmt: skip
 
 MASKS = "query.masks"  # Flower message type of the steps that carry no vector
-STEP, PHASE, PAYLOAD = "step", "phase", "masks"  # keys of a message's configuration
+STEP, PHASE, PAYLOAD = "step", "phase", "masks"  # keys of a message's or reply's configuration
 MASKED = "masked"  # the one array of a masked reply: int64, the ring's bits
 MAX_EXAMPLES = 1_000_000
 MIN_BITS = 20
@@ -182,7 +182,8 @@ def unpack(raw: bytes) -> list[bytes]:
     Raises:
         InputError: `input.message`.
     """
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while at < len(raw):
         end = at + 4 + int.from_bytes(raw[at : at + 4], "big")
         if end > len(raw) or at + 4 > len(raw) or len(parts) >= MAX_PARTS:
@@ -284,7 +285,7 @@ class MaskedSite:
             said = member.sign([_name(part) for part in parts]).to_bytes()
         else:
             said = member.release([Survivors.from_bytes(part) for part in parts]).to_bytes()
-        return RecordDict({CONFIG: config_record(at.round, {}, **{PAYLOAD: said})})
+        return RecordDict({CONFIG: config_record(at.round, {}, masks=said)})
 
     def _masked(self, member: Member, at: Attempt, asked: Message, plain: Callable[[], bytes]) -> RecordDict:
         bundles = [Bundle.from_bytes(part) for part in unpack(payload_of(asked))]

@@ -211,9 +211,7 @@ class Hospitals:
         message = self._consortium.store.get_blob(instruction.message)
         if instruction.step is None:
             return warm.handle(message)
-        at = Attempt(
-            run=instruction.run, round=instruction.round, phase=instruction.phase, attempt=instruction.attempt
-        )
+        at = Attempt(run=instruction.run, round=instruction.round, phase=instruction.phase, attempt=instruction.attempt)
         try:
             return self._masks[site].answer(at, instruction.step, message, lambda: warm.handle(message))
         except CorsiaError:

@@ -39,7 +39,7 @@ from privacy.secagg import MemoryGuard
 from protocol.errors import ConfigurationError, CorsiaError, InputError, StudyRefused, UnavailableError
 from protocol.study import Study
 
-__all__ = ["LocalGrid", "masked_locally", "simulate", "train_locally"]
+__all__ = ["LocalGrid", "handler", "masked_locally", "simulate", "train_locally"]
 
 _WHO = "query.who"
 Handler = Callable[[bytes], bytes]
@@ -94,7 +94,7 @@ def train_locally(study: Study, data: Mapping[str, TrainingData], checkpoints: C
     Raises:
         CorsiaError: as `Rounds.run`.
     """
-    handlers = {site: _handler(one) for site, one in data.items()}
+    handlers = {site: handler(one) for site, one in data.items()}
     if study.privacy.secure_aggregation:
         study, handlers = masked_locally(study, handlers)
     return Rounds(study, LocalGrid(handlers), checkpoints or MemoryCheckpoints()).run()
@@ -124,7 +124,8 @@ def _masked(study: Study, site: str, key: SecretKey, plain: Handler) -> Handler:
     return answer
 
 
-def _handler(data: TrainingData) -> Callable[[bytes], bytes]:
+def handler(data: TrainingData) -> Callable[[bytes], bytes]:
+    """A site of `LocalGrid`: these rows behind the lane's own app."""
     app, context = client_app(lambda _context: data), Context(1, 1, {}, RecordDict(), {})
     return lambda raw: message_to_bytes(app(message_from_bytes(raw), context))
 
@@ -165,7 +166,9 @@ def simulate(study: Study, data: Mapping[str, TrainingData]) -> Checkpoint:
         CorsiaError: as `Rounds.run`.
     """
     if study.privacy.secure_aggregation:
-        raise InputError("input.study", "privacy.secure_aggregation: not under the simulation engine; train_locally has it")
+        raise InputError(
+            "input.study", "privacy.secure_aggregation: not under the simulation engine"
+        )
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     os.environ.update(quiet)
     try:

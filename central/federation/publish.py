@@ -25,9 +25,9 @@ from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
 from pipelines import learners
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
+from privacy.secagg import threshold_of
 from protocol import faults
 from protocol.parcel import canonical_json
-from privacy.secagg import threshold_of
 from protocol.study import Study, Training
 
 __all__ = ["MASKED", "SEALED", "Publisher", "model_card"]

@@ -220,9 +220,7 @@ class Rounds:
         if not self._learner.scoring():
             told = {"rows": _rows(reached), **self._learner.metrics(reached.model)}
             return self._saved(replace(reached, metrics=told))
-        expected = _Expected(
-            arrays=self._learner.scoring(), metrics=self._shown, check=self._same_rows(reached)
-        )
+        expected = _Expected(arrays=self._learner.scoring(), metrics=self._shown, check=self._same_rows(reached))
         messages = self._configured(self._strategy.configure_evaluate, reached.round, reached, expected)
         collected = self._collect(reached.round, RoundPhase.EVALUATE, messages, expected)
         if collected is None:
