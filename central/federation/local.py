@@ -166,9 +166,7 @@ def simulate(study: Study, data: Mapping[str, TrainingData]) -> Checkpoint:
         CorsiaError: as `Rounds.run`.
     """
     if study.privacy.secure_aggregation:
-        raise InputError(
-            "input.study", "privacy.secure_aggregation: not under the simulation engine"
-        )
+        raise InputError("input.study", "privacy.secure_aggregation: not under the simulation engine")
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     os.environ.update(quiet)
     try:
