@@ -28,6 +28,7 @@ from edge.heartbeat import Heartbeat
 from edge.identity import Identity
 from edge.jobs import PASSING, Jobs, crashed
 from edge.lane import LaneRun
+from edge.masking import Masking
 from edge.policy import decide
 from edge.rounds import verified_round
 from edge.scoring import score
@@ -49,6 +50,7 @@ from protocol.errors import (
     WorkerError,
 )
 from protocol.faults import point
+from protocol.parcel import Item
 from protocol.study import Lane, Study, parse_study, study_digest
 from protocol.trust import Purpose
 
@@ -91,6 +93,7 @@ class Agent:
         with locked(self.config.state_dir):
             self.site = Site(self.config, self._connect, stop)
             self.site.journal.append("agent.started", site=self.config.site)
+            self._masking = Masking(self.config.site, self.site.identity.key, self.site.state)
             studies = Jobs(self.site, AssignmentKind.STUDY, self._study, lambda: None)
             rounds = Jobs(self.site, AssignmentKind.ROUND, self._round, self._close_idle)
             works = (self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run)
@@ -195,7 +198,8 @@ class Agent:
         self.site.journal.append("study.started", assignment=assignment.id, lane=lane.study.lane.value)
         with self._worker() as worker:
             if lane.study.lane is Lane.TRAIN:
-                self._finish(record, self._start_training(assignment, lane, worker))
+                counts = self._start_training(assignment, lane, worker)
+                self._finish(record, counts, tell=not lane.study.privacy.secure_aggregation)
             elif lane.study.lane is Lane.INFER:
                 self._finish(record, score(self.site, assignment, lane, worker))
             else:
@@ -294,10 +298,10 @@ class Agent:
         self.site.move(record, State.DELIVERING)
         self.site.send.set()
 
-    def _finish(self, record: Record, counts: dict[str, int]) -> None:
-        """The end of a study of which nothing but counts leaves."""
+    def _finish(self, record: Record, counts: dict[str, int], *, tell: bool = True) -> None:
+        """The end of a study of which nothing but counts leaves, and under masks not these: they are weights."""
         self.site.journal.append("study.done", assignment=record.assignment.id, rows=counts.get("rows", 0))
-        self.site.move(record, State.DONE, counts=counts)
+        self.site.move(record, State.DONE, counts=counts if tell else {})
 
     # --- a training run: the study loads the rows, each round is one message
 
@@ -326,12 +330,17 @@ class Agent:
         site.move(record, State.RUNNING)
         asked = Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size)
         message = site.link.fetch(asked)
-        if lane.cost is not None:
-            site.reserve(assignment, lane, size_bytes=0, persons=0)  # before any noise is drawn
-        reply = self._answer(known.assignment, lane, message)
-        item, checks = check_update(lane.study, lane.decision.effective, instruction, message, reply)
-        site.journal.append("gate.passed", assignment=assignment.id, rules=[check.rule for check in checks])
-        bound = sealed_bound(len(reply))
+
+        def plain() -> Item:
+            if lane.cost is not None:
+                site.reserve(assignment, lane, size_bytes=0, persons=0)  # before any noise is drawn
+            reply = self._answer(known.assignment, lane, message)
+            item, checks = check_update(lane.study, lane.decision.effective, instruction, message, reply)
+            site.journal.append("gate.passed", assignment=assignment.id, rules=[check.rule for check in checks])
+            return item
+
+        item = self._masking.answer(lane.study, instruction, message, plain)
+        bound = sealed_bound(len(item.data))
         site.spool.discard(assignment.id)
         sealer = self._sealer(assignment, lane, lambda: site.reserve(assignment, lane, size_bytes=bound, persons=0))
         sealer.add(item)

@@ -105,6 +105,8 @@ class Policy(_Model):
             is answered with more noise. `epsilon_per_year` is for all studies over 365 days: beyond it they are
             refused. Both hold at `delta`, as composed by the ledger.
         require_secure_aggregation: refuse training whose updates are not masked.
+        min_sites: smallest roster under which this site masks its updates.
+        max_colluding: how many other sites may be in league with the centre without learning this site's update.
     """
 
     lanes: tuple[Lane, ...] = ()
@@ -125,6 +127,8 @@ class Policy(_Model):
     epsilon_per_year: Annotated[float, Field(gt=0, le=10_000)] = 5.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     require_secure_aggregation: bool = False
+    min_sites: Annotated[int, Field(ge=3, le=64)] = 3
+    max_colluding: Annotated[int, Field(ge=0, le=62)] = 1
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
 

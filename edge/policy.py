@@ -22,7 +22,7 @@ __all__ = ["MASKING", "Decision", "Effective", "Rule", "decide"]
 
 # Installed pipelines that mask their updates (those that add noise: `pipelines.noising`). A study that promises what
 # the code cannot keep is refused, whatever the site allows.
-MASKING: frozenset[str] = frozenset()
+MASKING: frozenset[str] = frozenset({"train"})
 _DIRECT = ("patient", "identifier", "text")  # roles that name a person, or may
 _TABLE_LANES = (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT)
 
@@ -143,6 +143,7 @@ def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed])
         _number("bytes", study.output.max_bytes, policy.max_bytes, effective.max_bytes),
         _epsilon(study, dataset, effective),
         _masks(study, dataset),
+        _roster(study, dataset, config.site),
         _consent(study, dataset),
     )
     return Decision(rules=rules, effective=effective)
@@ -295,6 +296,29 @@ def _masks(study: Study, dataset: DatasetConfig) -> Rule:
         "the site asks for secure aggregation",
         "policy.masks",
     )
+
+
+def _roster(study: Study, dataset: DatasetConfig, site: str) -> Rule:
+    """Under masks: enough sites, each named once with its identity, this one among them, and enough that are honest."""
+    policy, roster = dataset.policy, study.roster
+    if not study.privacy.secure_aggregation:
+        return _rule("roster", "no masks", f"at least {policy.min_sites}", True, "", "policy.masks")
+    from privacy.secagg.messages import MAX_ROSTER, threshold_of
+
+    threshold = threshold_of(len(roster))
+    # Two survivor sets of a round must share an honest site, and a sum must be over two honest ones.
+    tolerated = min(2 * threshold - len(roster) - 1, threshold - 2)
+    if set(roster) != set(study.sites) or site not in roster or len(set(roster.values())) != len(roster):
+        reason = "the roster does not name each site of the study once, this one among them"
+    elif not policy.min_sites <= len(roster) <= MAX_ROSTER:
+        reason = f"the roster has {len(roster)} sites"
+    elif policy.max_colluding > tolerated:
+        reason = f"a roster of {len(roster)} is safe against {tolerated} colluding sites at most"
+    else:
+        reason = ""
+    asked = f"{len(roster)} sites, {threshold} survivors"
+    allowed = f"at least {policy.min_sites}, {policy.max_colluding} may collude"
+    return _rule("roster", asked, allowed, not reason, reason, "policy.masks")
 
 
 def _consent(study: Study, dataset: DatasetConfig) -> Rule:

@@ -47,5 +47,5 @@ def ledger_key(assignment: Assignment) -> str:
     if assignment.kind is AssignmentKind.STUDY:
         return assignment.id
     made = RoundInstruction.from_bytes(assignment.document)
-    key = f"{made.run}/{made.round}/{made.phase.value}"
+    key = f"{made.run}/{made.round}/{made.place}"
     return f"{key}/{made.attempt}" if made.attempt > 0 else key

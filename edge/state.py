@@ -38,6 +38,9 @@ CREATE TABLE IF NOT EXISTS approvals (
 CREATE TABLE IF NOT EXISTS instructions (
   run TEXT NOT NULL, round INTEGER NOT NULL, phase TEXT NOT NULL, attempt INTEGER NOT NULL, digest TEXT NOT NULL,
   assignment TEXT NOT NULL, answered INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, round, phase, attempt));
+CREATE TABLE IF NOT EXISTS claims (
+  study TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, survivors BLOB NOT NULL,
+  PRIMARY KEY (study, run, round));
 CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, serial INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
@@ -186,7 +189,7 @@ class SiteState:
             StudyRefused: `study.replay` when its (run, round, phase, attempt) was used for other content, or when a
                 later round, or a later attempt of this phase, was seen.
         """
-        place = (instruction.run, instruction.round, instruction.phase.value)
+        place = (instruction.run, instruction.round, instruction.place)
         with self._transaction():
             row = self._db.execute(
                 "SELECT digest, answered FROM instructions WHERE run = ? AND round = ? AND phase = ? AND attempt = ?",
@@ -214,6 +217,26 @@ class SiteState:
         """Note that the instruction of an assignment has its answer in the spool."""
         with self._transaction():
             self._db.execute("UPDATE instructions SET answered = 1 WHERE assignment = ?", (assignment_id,))
+
+    # --- secure aggregation: `privacy.secagg.Guard`, durable
+
+    def claim(self, study: str, run: str, round_: int, attempt: int, survivors: bytes) -> bool:
+        """Bind a round to one attempt and survivor set, for ever; False when it is bound to another."""
+        with self._transaction():
+            self._db.execute("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
+                             (study, run, round_, attempt, survivors))  # fmt: skip
+            row = self._db.execute(
+                "SELECT attempt, survivors FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+            ).fetchone()
+        return (int(row[0]), bytes(row[1])) == (attempt, survivors)
+
+    def claimed(self, study: str, run: str, round_: int) -> int | None:
+        """The attempt to which a round is bound, or None."""
+        with self._lock, _named_errors():
+            row = self._db.execute(
+                "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+            ).fetchone()
+        return int(row[0]) if row else None
 
     # --- models
 

@@ -167,7 +167,9 @@ def metric_record(values: Mapping[str, int | float]) -> MetricRecord:
     return MetricRecord(dict(values))
 
 
-def config_record(round_: int, declared: Shapes, metrics: tuple[str, ...] = (), **extra: int | str) -> ConfigRecord:
+def config_record(
+    round_: int, declared: Shapes, metrics: tuple[str, ...] = (), **extra: int | str | bytes
+) -> ConfigRecord:
     """The instruction's configuration: round, and what the reply may hold."""
     names = [EXAMPLES, *(m for m in metrics if m != EXAMPLES)]
     declaration = {"arrays": {k: [d, list(s)] for k, (d, s) in declared.items()}, "metrics": names}

@@ -36,6 +36,7 @@ from pipelines.flower import (
     metric_record,
     reply,
 )
+from pipelines.masking import check_masks
 from protocol.errors import CorsiaError, DisclosureRefused, InputError
 from protocol.study import Study, needs
 
@@ -103,7 +104,7 @@ def check_supported(study: Study) -> None:
     if study.privacy.secure_aggregation and needs(strategy) == "individual":
         raise InputError("input.study", f"training.strategy: {strategy} needs each site's update, not a sum")
     if study.privacy.secure_aggregation:
-        raise InputError("input.study", "privacy.secure_aggregation: not available; updates are sealed, not masked")
+        check_masks(study)
     if study.privacy.dp != "none" or study.privacy.epsilon is not None:
         raise InputError("input.study", "privacy.dp: training with differential privacy is not available")
 
@@ -206,9 +207,9 @@ def _answer(message: Message, data: TrainingData, arrays: Arrays, shown: Mapping
 
 
 def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:
-    """This site's own metrics, rounded, only where the study asks for them by name."""
+    """This site's own metrics, rounded, only where the study asks for them by name; never under masks."""
     training = data.study.training
-    asked = training.metrics if training else ()
+    asked = training.metrics if training and not data.study.privacy.secure_aggregation else ()
     return {k: round(v, _DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from protocol.errors import InputError
 from protocol.parcel import canonical_json
 
-__all__ = ["Assignment", "AssignmentKind", "Blob", "RoundInstruction", "RoundPhase", "SiteReport", "State"]
+__all__ = ["Assignment", "AssignmentKind", "Blob", "MaskStep", "RoundInstruction", "RoundPhase", "SiteReport", "State"]
 
 
 class AssignmentKind(StrEnum):
@@ -69,11 +69,22 @@ class RoundPhase(StrEnum):
     EVALUATE = "evaluate"
 
 
+class MaskStep(StrEnum):
+    """The steps of one exchange under secure aggregation (`privacy.secagg`); each is one instruction a site."""
+
+    ADVERTISE = "advertise"
+    SHARE = "share"
+    MASK = "mask"  # the phase's own message, answered by the masked vector
+    SIGN = "sign"
+    RELEASE = "release"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoundInstruction:
-    """One Flower message to one site: (run, round, phase, attempt) is never reused for other content.
+    """One Flower message to one site: (run, round, phase, step, attempt) is never reused for other content.
 
-    `message` is the digest of the blob that holds the Flower message; `deadline` is Unix seconds.
+    `message` is the digest of the blob that holds the Flower message; `deadline` is Unix seconds; `step` is there in
+    studies with secure aggregation only.
     """
 
     run: str
@@ -85,10 +96,19 @@ class RoundInstruction:
     message: str
     message_size: int
     deadline: float
+    step: MaskStep | None = None
+
+    @property
+    def place(self) -> str:
+        """Phase and step as one word, by which instructions and spends are told apart."""
+        return self.phase.value if self.step is None else f"{self.phase.value}/{self.step.value}"
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: what the federation signs."""
-        return canonical_json(asdict(self))
+        value = asdict(self)
+        if self.step is None:
+            del value["step"]
+        return canonical_json(value)
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> RoundInstruction:
@@ -100,6 +120,8 @@ class RoundInstruction:
         try:
             value = json.loads(raw)
             value["phase"] = RoundPhase(value["phase"])
+            if "step" in value:
+                value["step"] = MaskStep(value["step"])
             made = cls(**value)
             if not all(isinstance(n, int) for n in (made.round, made.attempt, made.message_size)):
                 raise TypeError("integers")

@@ -122,7 +122,11 @@ class Output(_Model):
 
 
 class Privacy(_Model):
-    """What the study promises; a site's policy may ask for more, and the stricter value wins."""
+    """What the study promises; a site's policy may ask for more, and the stricter value wins.
+
+    `max_examples` bounds a site's weight under secure aggregation: with `training.max_norm` and the number of sites
+    it decides how finely updates are rounded. A site with more rows cannot take part.
+    """
 
     k: Annotated[int, Field(ge=1, le=1000)] = 5
     l: Annotated[float, Field(ge=1, le=1000)] | None = None  # noqa: E741
@@ -134,6 +138,7 @@ class Privacy(_Model):
     delta: Annotated[float, Field(gt=0, lt=1)] | None = None
     dp: Literal["none", "sample", "central", "distributed"] = "none"
     secure_aggregation: bool = False
+    max_examples: Annotated[int, Field(ge=1, le=10**9)] | None = None
 
 
 class Publish(_Model):

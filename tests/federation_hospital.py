@@ -22,9 +22,12 @@ from central.store import Store
 from central.store.models import AssignmentRow, ParcelRow, SiteRow, StudyRow
 from corsia.lung import study_for
 from pipelines import Job
+from pipelines.masking import Attempt, MaskedSite
 from pipelines.train import Session
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, seal
+from privacy.secagg import MemoryGuard
 from protocol.assignment import RoundInstruction
+from protocol.errors import CorsiaError
 from protocol.parcel import Batch, ContentType, Item, ItemKind, Receipt, pack_batch
 from protocol.study import Recipient, Study, dump_study, parse_study, study_digest
 from protocol.trust import Purpose
@@ -152,6 +155,7 @@ class Hospitals:
         self._stop = threading.Event()
         self.seen: dict[str, bytes] = {}
         self.errors: list[BaseException] = []
+        self._masks: dict[str, MaskedSite] = {}
         self._threads = [threading.Thread(target=self._guarded, args=(site,)) for site in consortium.study.sites]
 
     def __enter__(self) -> Hospitals:
@@ -173,6 +177,9 @@ class Hospitals:
 
     def _serve(self, site: str) -> None:
         store, warm = self._consortium.store, session(self._consortium.study, site)
+        self._masks[site] = MaskedSite(
+            self._consortium.study, self._consortium.digest, site, self._consortium.identities[site], MemoryGuard()
+        )
         key = PublicKey.from_base64(str(self._consortium.study.recipient("federation")))
         while not self._stop.is_set():
             with store.read() as reading:
@@ -191,10 +198,21 @@ class Hospitals:
         instruction = RoundInstruction.from_bytes(row.document)
         assert instruction.site == site
         assert row.blobs[0]["digest"] == instruction.message
-        reply = self._tamper(site, instruction, warm.handle(self._consortium.store.get_blob(instruction.message)))
+        reply = self._said(site, instruction, warm)
+        reply = reply if reply is None else self._tamper(site, instruction, reply)
         self.seen[row.id] = reply or b""
         if reply is not None:
             self._consortium.deliver(site, row.id, reply)
         with self._consortium.store.begin() as writing:
             stored = writing.get_one(AssignmentRow, row.seq)
             stored.state, stored.code = ("done", "") if reply is not None else ("failed", "worker.failed")
+
+    def _said(self, site: str, instruction: RoundInstruction, warm: Session) -> bytes | None:
+        message = self._consortium.store.get_blob(instruction.message)
+        if instruction.step is None:
+            return warm.handle(message)
+        at = Attempt(run=instruction.run, round=instruction.round, phase=instruction.phase, attempt=instruction.attempt)
+        try:
+            return self._masks[site].answer(at, instruction.step, message, lambda: warm.handle(message))
+        except CorsiaError:
+            return None

@@ -21,14 +21,14 @@ from pathlib import Path
 from sqlalchemy import select
 
 from central.federation.flower import NodeGrid, empty_run, identify
-from central.federation.rounds import PHASES
+from central.federation.rounds import place_of
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow
 from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_to_bytes
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal
 from protocol import faults
-from protocol.assignment import AssignmentKind, RoundInstruction, State
+from protocol.assignment import AssignmentKind, MaskStep, RoundInstruction, RoundPhase, State
 from protocol.errors import CorsiaError, IntegrityError, StorageError, UnavailableError
 from protocol.parcel import ContentType, ItemKind, unpack_batch
 from protocol.study import Study
@@ -42,7 +42,11 @@ _FINAL_WITHOUT_ANSWER = (State.REFUSED.value, State.FAILED.value, State.EXPIRED.
 
 
 def instruction_id(run: str, round_: int, phase: str, attempt: int, site: str) -> str:
-    """The assignment id of one instruction: 32 hex digits, the same whenever it is asked for."""
+    """The assignment id of one instruction: 32 hex digits, the same whenever it is asked for.
+
+    Args:
+        phase: and step, as `RoundInstruction.place`.
+    """
     return hashlib.sha256(f"{run}|{round_}|{phase}|{attempt}|{site}".encode()).hexdigest()[:32]
 
 
@@ -53,6 +57,7 @@ class _Sent:
     site: str
     message: Message
     deadline: float
+    punctual: bool  # whether an answer that landed later must not count: masks need one word on who took part
 
 
 class FleetGrid(NodeGrid):
@@ -75,6 +80,7 @@ class FleetGrid(NodeGrid):
     ) -> None:  # fmt: skip
         self._store, self._landing, self._study, self._digest = store, landing, study, digest
         self._run_id, self._key, self._stop = run, key, stop
+        self.digest, self.run_name = digest, run
         self._number = int(run[:15], 16)
         identify(self._number)
         self._run = empty_run(self._number)
@@ -97,14 +103,15 @@ class FleetGrid(NodeGrid):
                 site = self.sites[message.metadata.dst_node_id]
                 config = message.content.config_records[CONFIG]
                 round_, attempt = int(config["server-round"]), int(config["attempt"])
-                phase = PHASES[message.metadata.message_type]
-                made = instruction_id(self._run_id, round_, phase.value, attempt, site)
+                phase, step = place_of(message)
+                place = phase.value if step is None else f"{phase.value}/{step.value}"
+                made = instruction_id(self._run_id, round_, place, attempt, site)
                 row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == made))
                 if row is None:
-                    row = self._instruct(made, site, message, (round_, phase.value, attempt), deadline)
+                    row = self._instruct(made, site, message, (round_, phase, step, attempt), deadline)
                     session.add(row)
                 until = RoundInstruction.from_bytes(row.document).deadline
-                self._sent[made] = _Sent(site, self._message(row), until)
+                self._sent[made] = _Sent(site, self._message(row), until, step is not None)
                 ids.append(made)
         faults.point("federation.instructed")
         return ids
@@ -151,22 +158,23 @@ class FleetGrid(NodeGrid):
     # -- one instruction, one answer -------------------------------------------------------------------------------
 
     def _instruct(
-        self, made: str, site: str, message: Message, place: tuple[int, str, int], deadline: float
+        self, made: str, site: str, message: Message, at: tuple[int, RoundPhase, MaskStep | None, int], deadline: float
     ) -> AssignmentRow:
         blob = self._store.put_blob("message.bin", message_to_bytes(message, run_id=self._number, message_id=made))
-        round_, phase, attempt = place
+        round_, phase, step, attempt = at
         document = RoundInstruction(
             run=self._run_id,
             study_digest=self._digest,
             site=site,
             round=round_,
-            phase=PHASES[message.metadata.message_type],
+            phase=phase,
             attempt=attempt,
             message=blob.digest,
             message_size=blob.size_bytes,
             deadline=deadline,
+            step=step,
         ).to_bytes()
-        log.info("round.instructed", extra={"fields": {"site": site, "round": round_, "phase": phase}})
+        log.info("round.instructed", extra={"fields": {"site": site, "round": round_, "phase": phase.value}})
         now = time.time()
         return AssignmentRow(
             id=made,
@@ -188,6 +196,8 @@ class FleetGrid(NodeGrid):
         """The message of a parcel; None when it is no valid answer to an instruction under way."""
         sent = self._sent.get(parcel.assignment_id)
         if sent is None or parcel.state == "rejected" or parcel.site != sent.site:
+            return None
+        if sent.punctual and parcel.landed_at > sent.deadline:
             return None
         try:
             reply = self._opened(parcel, sent)

@@ -15,7 +15,7 @@ from typing import Any
 
 from central.federation.checkpoint import Checkpoint, Checkpoints, MemoryCheckpoints
 from central.federation.flower import Grid, NodeGrid, ServerApp, empty_run, identify
-from central.federation.rounds import Rounds
+from central.federation.rounds import Rounds, place_of
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -32,13 +32,17 @@ from pipelines.flower import (
     metric_record,
     reply,
 )
+from pipelines.masking import Attempt, MaskedSite
 from pipelines.train import TrainingData, client_app
-from protocol.errors import ConfigurationError, CorsiaError, UnavailableError
+from privacy.envelope import SecretKey
+from privacy.secagg import MemoryGuard
+from protocol.errors import ConfigurationError, CorsiaError, InputError, StudyRefused, UnavailableError
 from protocol.study import Study
 
-__all__ = ["LocalGrid", "handler", "simulate", "train_locally"]
+__all__ = ["LocalGrid", "handler", "masked_locally", "simulate", "train_locally"]
 
 _WHO = "query.who"
+Handler = Callable[[bytes], bytes]
 _JOIN_TIMEOUT_S = 120.0
 
 
@@ -49,6 +53,8 @@ class LocalGrid(NodeGrid):
         sites: site name -> handler, as `pipelines.train.Session.handle`.
         run_id: Flower's run id.
     """
+
+    digest, run_name = "0" * 64, "local"  # to what masks are bound
 
     def __init__(self, sites: Mapping[str, Callable[[bytes], bytes]], run_id: int = 1) -> None:
         identify(run_id)
@@ -88,7 +94,34 @@ def train_locally(study: Study, data: Mapping[str, TrainingData], checkpoints: C
     Raises:
         CorsiaError: as `Rounds.run`.
     """
-    return Rounds(study, LocalGrid({s: handler(d) for s, d in data.items()}), checkpoints or MemoryCheckpoints()).run()
+    handlers = {site: handler(one) for site, one in data.items()}
+    if study.privacy.secure_aggregation:
+        study, handlers = masked_locally(study, handlers)
+    return Rounds(study, LocalGrid(handlers), checkpoints or MemoryCheckpoints()).run()
+
+
+def masked_locally(study: Study, handlers: Mapping[str, Handler]) -> tuple[Study, dict[str, Handler]]:
+    """Sites that mask what their handlers answer, each under an identity made here, and the study that names them."""
+    keys = {site: SecretKey.generate() for site in handlers}
+    study = study.model_copy(update={"roster": {site: key.public.fingerprint for site, key in keys.items()}})
+    return study, {site: _masked(study, site, keys[site], plain) for site, plain in handlers.items()}
+
+
+def _masked(study: Study, site: str, key: SecretKey, plain: Handler) -> Handler:
+    masks = MaskedSite(study, LocalGrid.digest, site, key, MemoryGuard())
+
+    def answer(raw: bytes) -> bytes:
+        asked = message_from_bytes(raw)
+        config = asked.content.config_records[CONFIG]
+        phase, step = place_of(asked)
+        if step is None:
+            raise StudyRefused("study.signature", "a plain question under masks")
+        at = Attempt(
+            run=LocalGrid.run_name, round=int(config["server-round"]), phase=phase, attempt=int(config["attempt"])
+        )
+        return masks.answer(at, step, raw, lambda: plain(raw))
+
+    return answer
 
 
 def handler(data: TrainingData) -> Callable[[bytes], bytes]:
@@ -132,6 +165,8 @@ def simulate(study: Study, data: Mapping[str, TrainingData]) -> Checkpoint:
         ConfigurationError: `config.extra-missing` without the extra `simulate`.
         CorsiaError: as `Rounds.run`.
     """
+    if study.privacy.secure_aggregation:
+        raise InputError("input.study", "privacy.secure_aggregation: not under the simulation engine")
     quiet = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     os.environ.update(quiet)
     try:

@@ -25,14 +25,16 @@ from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
 from pipelines import learners
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
+from privacy.secagg import threshold_of
 from protocol import faults
 from protocol.parcel import canonical_json
 from protocol.study import Study, Training
 
-__all__ = ["MASKED", "Publisher", "model_card"]
+__all__ = ["MASKED", "SEALED", "Publisher", "model_card"]
 
 log = logging.getLogger(__name__)
-MASKED = "false: updates are sealed but not masked"
+SEALED = "false: updates are sealed but not masked"
+MASKED = "true: the federation learned sums over sites; what one site's metrics were is withheld"
 Sign = Callable[[str, str], bytes]  # (study digest, manifest as canonical JSON) -> signature
 
 
@@ -102,7 +104,7 @@ class Publisher:
             "outcome": list(training.outcome),
             "metrics": shown,
             "epsilon": None,
-            "masked": False,
+            "masked": study.privacy.secure_aggregation,
             "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
         }
 
@@ -137,7 +139,7 @@ class Publisher:
             "rounds": str(manifest["rounds"]),
             "strategy": manifest["strategy"],
             "epsilon": "none",
-            "masked": MASKED,
+            "masked": MASKED if manifest["masked"] else SEALED,
             "code_digest": manifest["learner"]["digest"],
             "manifest_leaf": manifest["log"]["leaf"]["sha256"],
             "weights": manifest["weights"]["sha256"],
@@ -201,6 +203,16 @@ class Publisher:
         log.info("model.published", extra={"fields": {"study": study.id, "model": name, "version": version}})
 
 
+def _on_masks(study: Study) -> str:
+    if not study.privacy.secure_aggregation:
+        return "- Updates are sealed but **not masked**: the federation process sees each site's update."
+    return (
+        f"- Updates, weights and metrics were **masked** by secure aggregation: the federation learned sums over at "
+        f"least {threshold_of(len(study.sites))} sites and who took part. Metrics of one site are withheld. This does "
+        f"not hide what the sums themselves tell, nor a site from all the others together."
+    )
+
+
 def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetrics, ...]) -> str:
     """The model card, Markdown: what it is, from whom, how good, what is and is not guaranteed."""
     learner = learners.for_study(study)
@@ -233,7 +245,7 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         "## What is and is not guaranteed",
         "- For this training no record left a hospital. "
         f"{learner.crossed} did, sealed to the federation of this study.",
-        "- Updates are sealed but **not masked**: the federation process sees each site's update.",
+        _on_masks(study),
         "- No differential privacy (epsilon: none): the model may tell something about persons in the training data.",
         "- Not a medical device; not validated for clinical use.",
         "",

@@ -14,13 +14,15 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from central.federation.checkpoint import Checkpoint, Checkpoints
 from central.federation.flower import aggregate, asked, restore_state, strategy, strategy_state, told
+from central.federation.masked import MaskedExchange, MaskedGrid, Total
 from pipelines import learners
 from pipelines.flower import (
     ARRAYS,
@@ -36,18 +38,21 @@ from pipelines.flower import (
     arrays_of,
     config_record,
     describe,
+    metric_record,
 )
+from pipelines.masking import MASKS, PHASE, STEP, Attempt
 from pipelines.train import PREPARE, PREPROCESSING, check_supported
 from protocol import faults
-from protocol.assignment import RoundPhase
-from protocol.errors import CorsiaError, InputError, UnavailableError
+from protocol.assignment import MaskStep, RoundPhase
+from protocol.errors import ConflictError, CorsiaError, InputError, UnavailableError
 from protocol.study import Study, Training
 
 Check = Callable[[str, Arrays, int], None]  # site, arrays, number of examples -> raises InputError
 
-__all__ = ["MAX_ATTEMPTS", "PHASES", "Rounds", "SiteGrid", "quorum_of"]
+__all__ = ["MAX_ATTEMPTS", "PHASES", "Rounds", "SiteGrid", "place_of", "quorum_of"]
 
 MAX_ATTEMPTS = 3
+_ROWS = "masked/rows"  # in a checkpoint's state
 MAX_EXAMPLES = 10**9
 PHASES = {PREPARE: RoundPhase.PREPARE, "train": RoundPhase.TRAIN, "evaluate": RoundPhase.EVALUATE}
 log = logging.getLogger(__name__)
@@ -61,6 +66,38 @@ class _Expected:
     metrics: tuple[str, ...] = ()
     check: Check
     all_metrics: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Collected:
+    """A phase's answers: each site's, or under masks their total alone."""
+
+    replies: list[tuple[str, Message]] = field(default_factory=list)
+    total: Total | None = None
+
+    @property
+    def sites(self) -> tuple[str, ...]:
+        return self.total.sites if self.total else tuple(site for site, _ in self.replies)
+
+    def sums(self) -> Arrays:
+        return self.total.arrays if self.total else _total(self.replies)
+
+    def examples(self) -> dict[str, int]:
+        """Rows of each site; 0 where masks hide them."""
+        return {s: 0 for s in self.total.sites} if self.total else {s: _examples(m) for s, m in self.replies}
+
+    def rows(self) -> Arrays:
+        """Rows in all, where masks hide those of each site."""
+        return {_ROWS: np.array([self.total.examples], np.int64)} if self.total else {}
+
+    def messages(self) -> list[Message]:
+        """For the strategy: under masks one answer that stands for all, weighted by all examples."""
+        if self.total is None:
+            return [message for _, message in self.replies]
+        content = {
+            ARRAYS: array_record(self.total.arrays), METRICS: metric_record({EXAMPLES: self.total.examples})
+        }  # fmt: skip
+        return [Message(RecordDict(content), 1, "train")]
 
 
 class SiteGrid(Protocol):
@@ -95,6 +132,9 @@ class Rounds:
         self._learner = learners.for_study(study)
         self.quorum = quorum_of(study)
         self._strategy: Any = strategy(self._training, replies=self.quorum)
+        self._masked = study.privacy.secure_aggregation
+        self._sums = self._training.strategy == "newton"  # what it takes are sums, not models
+        self._shown = () if self._masked else self._training.metrics  # under masks no site's own metrics leave
 
     def run(self) -> Checkpoint:
         """All rounds, from wherever an earlier process stopped; returns the last round's checkpoint.
@@ -126,15 +166,20 @@ class Rounds:
             if not self._learner.plausible(arrays, examples):
                 raise InputError("input.message", "sums that do not fit together")
 
-        replies = self._exchange(0, RoundPhase.PREPARE, messages, _Expected(arrays=declared, check=check))
-        sums = _total(replies)
+        collected = self._collect(0, RoundPhase.PREPARE, messages, _Expected(arrays=declared, check=check))
+        if collected is None:
+            raise UnavailableError("unavailable.quorum", "the preparation stays masked and is not tried again")
+        sums = collected.sums()
+        if collected.total is not None:
+            check("", sums, collected.total.examples)  # what one site says cannot be judged
         preprocessing = self._learner.agree(sums)
         checkpoint = Checkpoint(
             round=0,
             model=self._learner.initial(sums, preprocessing),
             preprocessing=preprocessing,
-            examples={site: _examples(message) for site, message in replies},
-            sites=tuple(site for site, _ in replies),
+            state=collected.rows(),
+            examples=collected.examples(),
+            sites=collected.sites,
             started_at=started,
         )
         return self._saved(checkpoint)
@@ -148,9 +193,13 @@ class Rounds:
             all_metrics=True,
         )
         messages = self._configured(self._strategy.configure_train, round_, reached, expected)
-        replies = self._exchange(round_, RoundPhase.TRAIN, messages, expected)
+        collected = self._collect(round_, RoundPhase.TRAIN, messages, expected)
         faults.point("federation.collected")
-        aggregated = aggregate(self._strategy, round_, [message for _, message in replies])
+        if collected is None:  # it stays masked for ever: the round is skipped, the model unchanged
+            return self._saved(replace(reached, round=round_, metrics={}, sites=(), started_at=started))
+        if collected.total is not None and not self._sums and _norm(collected.total.arrays) > self._training.max_norm:
+            raise InputError("input.message", "a mean above the study's bound: a site did not keep to it")
+        aggregated = aggregate(self._strategy, round_, collected.messages())
         model = self._learner.combine(reached.model, aggregated)
         if not all(bool(np.isfinite(v).all()) for v in model.values()):
             raise InputError("input.diverged", "the aggregated model is not finite")
@@ -158,9 +207,9 @@ class Rounds:
             reached,
             round=round_,
             model=model,
-            state=strategy_state(self._strategy),
+            state=strategy_state(self._strategy) | collected.rows(),
             metrics={},
-            sites=tuple(site for site, _ in replies),
+            sites=collected.sites,
             started_at=started,
         )
         saved = self._saved(checkpoint)
@@ -169,19 +218,56 @@ class Rounds:
 
     def _evaluate(self, reached: Checkpoint) -> Checkpoint:
         if not self._learner.scoring():
-            told = {"rows": sum(reached.examples.values()), **self._learner.metrics(reached.model)}
+            told = {"rows": _rows(reached), **self._learner.metrics(reached.model)}
             return self._saved(replace(reached, metrics=told))
-        expected = _Expected(
-            arrays=self._learner.scoring(), metrics=self._training.metrics, check=self._same_rows(reached)
-        )
+        expected = _Expected(arrays=self._learner.scoring(), metrics=self._shown, check=self._same_rows(reached))
         messages = self._configured(self._strategy.configure_evaluate, reached.round, reached, expected)
-        replies = self._exchange(reached.round, RoundPhase.EVALUATE, messages, expected)
-        metrics: dict[str, Any] = dict(self._learner.metrics(_total(replies)))
-        metrics["rows"] = sum(reached.examples[site] for site, _ in replies)
-        shown = {site: _site_metrics(message, self._training.metrics) for site, message in replies}
+        collected = self._collect(reached.round, RoundPhase.EVALUATE, messages, expected)
+        if collected is None:
+            return self._saved(replace(reached, metrics={"rows": _rows(reached)}))
+        metrics: dict[str, Any] = dict(self._learner.metrics(collected.sums()))
+        metrics["rows"] = sum(collected.examples().values()) or _rows_of(collected.rows())
+        shown = {site: _site_metrics(message, self._training.metrics) for site, message in collected.replies}
         if any(shown.values()):
             metrics["sites"] = {site: values for site, values in shown.items() if values}
         return self._saved(replace(reached, metrics=metrics))
+
+    # -- under masks, or not ----------------------------------------------------------------------------------------
+
+    def _collect(
+        self, round_: int, phase: RoundPhase, messages: Callable[[int], Iterable[Message]], expected: _Expected
+    ) -> _Collected | None:
+        """The answers of a phase, or under masks their total; None when the total stays masked for ever.
+
+        Raises:
+            UnavailableError: `unavailable.quorum` after the last attempt.
+        """
+        if not self._masked:
+            return _Collected(replies=self._exchange(round_, phase, messages, expected))
+        grid = cast(MaskedGrid, self._grid)
+        attempt = self._checkpoints.begin(round_, phase)
+        while True:
+            exchange = MaskedExchange(
+                study=self._study,
+                grid=grid,
+                at=Attempt(run=grid.run_name, round=round_, phase=phase, attempt=attempt),
+                messages=partial(messages, attempt),
+                shapes=expected.arrays,
+                quorum=self.quorum,
+                timeout=self._training.deadline_s,
+            )
+            try:
+                return _Collected(total=exchange.run())
+            except ConflictError as error:
+                log.warning("round.skipped", extra={"fields": {"round": round_, "code": error.code}})
+                return None
+            except UnavailableError as error:
+                if error.code != "unavailable.survivors":
+                    raise
+            attempt += 1
+            if attempt >= MAX_ATTEMPTS:
+                raise UnavailableError("unavailable.quorum", "too few sites are left for secure aggregation")
+            self._checkpoints.retry(round_, phase, attempt)
 
     # -- one exchange ----------------------------------------------------------------------------------------------
 
@@ -251,6 +337,21 @@ def quorum_of(study: Study) -> int:
     """How many sites must answer: the study's share of all its sites, rounded up."""
     share = study.training.quorum if study.training else 1.0
     return max(1, math.ceil(share * len(study.sites) - 1e-9))
+
+
+def place_of(message: Message) -> tuple[RoundPhase, MaskStep | None]:
+    """Phase and step of an instruction, which its own configuration names."""
+    config, kind = message.content.config_records[CONFIG], message.metadata.message_type
+    phase = RoundPhase(str(config[PHASE])) if kind == MASKS else PHASES[kind]
+    return phase, MaskStep(str(config[STEP])) if STEP in config else None
+
+
+def _rows(reached: Checkpoint) -> int:
+    return _rows_of(reached.state) or sum(reached.examples.values())
+
+
+def _rows_of(state: Mapping[str, np.ndarray[Any, Any]]) -> int:
+    return int(state[_ROWS][0]) if _ROWS in state else 0
 
 
 def _judge(site: str, message: Message, expected: _Expected) -> None:

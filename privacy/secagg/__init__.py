@@ -15,8 +15,10 @@ from privacy.secagg.member import Guard, Member, MemoryGuard
 from privacy.secagg.messages import Advert, Bundle, Release, Session, Survivors, threshold_of
 from privacy.secagg.ring import Layout, Quantizer
 from privacy.secagg.tally import Tally
+from privacy.secagg.wide import DIGITS, from_digits, to_digits
 
 __all__ = [
+    "DIGITS",
     "Advert",
     "Bundle",
     "Guard",
@@ -28,5 +30,7 @@ __all__ = [
     "Session",
     "Survivors",
     "Tally",
+    "from_digits",
     "threshold_of",
+    "to_digits",
 ]

@@ -32,6 +32,10 @@ class Guard(Protocol):
         """Durably bind a round to one attempt and survivor set; False when it is bound to another already."""
         ...
 
+    def claimed(self, study: str, run: str, round_: int) -> int | None:
+        """The attempt to which a round is bound, or None."""
+        ...
+
 
 class MemoryGuard:
     """A `Guard` of this process alone: for tests and simulation."""
@@ -42,6 +46,11 @@ class MemoryGuard:
     def claim(self, study: str, run: str, round_: int, attempt: int, survivors: bytes) -> bool:
         """See `Guard`."""
         return self._claims.setdefault((study, run, round_), (attempt, survivors)) == (attempt, survivors)
+
+    def claimed(self, study: str, run: str, round_: int) -> int | None:
+        """See `Guard`."""
+        known = self._claims.get((study, run, round_))
+        return known[0] if known else None
 
 
 class Member:

@@ -114,7 +114,9 @@ def test_a_missing_run_key_fails_the_study_with_its_code(tmp_path: Path) -> None
 
 def test_protection_that_is_not_there_fails_the_study(tmp_path: Path) -> None:
     plan = study()
-    plan = plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"secure_aggregation": True})})
+    plan = plan.model_copy(
+        update={"privacy": plan.privacy.model_copy(update={"dp": "sample", "epsilon": 1.0, "delta": 1e-5})}
+    )
     consortium = Consortium(tmp_path, plan)
     federation(tmp_path, "sqlite://", threading.Event()).attend("tiny")
     assert code(consortium) == "input.study"

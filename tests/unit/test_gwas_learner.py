@@ -95,6 +95,16 @@ def test_a_binary_trait_is_that_of_plink2(how: str) -> None:
     assert float((tested["z"] - truth[tested.index]).abs().max()) <= 1e-4
 
 
+def test_sums_under_masks_give_the_same_associations() -> None:
+    for trait, outcome, listed in (("linear", "Y1", variants()[:40]), ("logistic", "Y1_bin", variants()[:20])):
+        plain = plan(trait, outcome, listed)
+        hidden = plain.model_copy(
+            update={"privacy": plain.privacy.model_copy(update={"secure_aggregation": True}), "sites": SITES}
+        )
+        clear, masked = (associate(made, split("skewed", outcome)) for made in (plain, hidden))
+        pd.testing.assert_frame_equal(masked, clear, rtol=1e-6)
+
+
 def test_a_site_below_the_guard_holds_a_variant_back_and_it_is_said() -> None:
     made = associate(plan("linear", "Y1", variants()[:50], guard={"persons": 10, "minor": 60}), split("skewed", "Y1"))
     assert set(made["status"]) <= {"ok", "guard"}

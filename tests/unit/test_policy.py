@@ -72,6 +72,12 @@ def output(column: str) -> dict[str, Any]:
     return {"output": {"columns": [{"name": column, "dtype": "string"}]}}
 
 
+def masked(sites: int, *, without: str = "", same: bool = False) -> dict[str, Any]:
+    names = [f"site-{chr(97 + i)}" for i in range(sites)]
+    roster = {name: "f" * 64 if same else name * 3 for name in names if name != without}
+    return {"privacy": {"secure_aggregation": True}, "sites": names, "roster": roster}
+
+
 @pytest.mark.parametrize(
     ("rule", "asked", "site", "code"),
     [
@@ -127,7 +133,17 @@ def output(column: str) -> dict[str, Any]:
         ("masks", study("train"), config(), ""),
         ("masks", study("train"), config(require_secure_aggregation=True), "policy.masks"),
         ("masks", study(), config(require_secure_aggregation=True), ""),
-        ("masks", study("train", privacy={"secure_aggregation": True}), config(), "policy.pipeline"),
+        ("masks", study("train", privacy={"secure_aggregation": True}), config(), ""),
+        ("masks", study("train", **masked(3), pipeline={"name": "other"}), config(), "policy.pipeline"),
+        ("roster", study("train"), config(), ""),
+        ("roster", study("train", privacy={"secure_aggregation": True}), config(), "policy.masks"),
+        ("roster", study("train", **masked(2)), config(), "policy.masks"),
+        ("roster", study("train", **masked(3)), config(), ""),
+        ("roster", study("train", **masked(3)), config(min_sites=4), "policy.masks"),
+        ("roster", study("train", **masked(3)), config(max_colluding=2), "policy.masks"),
+        ("roster", study("train", **masked(8)), config(max_colluding=3), ""),
+        ("roster", study("train", **masked(3, without="site-a")), config(), "policy.masks"),
+        ("roster", study("train", **masked(3, same=True)), config(), "policy.masks"),
         ("consent", study(), config(), ""),
         ("consent", study(), config(consent=None), "policy.consent"),
         ("consent", study(), config(consent=None, require_consent=False), ""),

@@ -74,7 +74,12 @@ def test_the_cohort_is_counted_in_persons() -> None:
 
 
 @pytest.mark.parametrize(
-    "privacy", [{"secure_aggregation": True}, {"dp": "sample", "epsilon": 1.0, "delta": 1e-5}, {"epsilon": 1.0}]
+    "privacy",
+    [
+        {"secure_aggregation": True, "max_examples": 10**9},  # rounded too coarsely
+        {"dp": "sample", "epsilon": 1.0, "delta": 1e-5},
+        {"epsilon": 1.0},
+    ],
 )
 def test_protection_that_is_not_there_is_refused_not_ignored(privacy: dict[str, object]) -> None:
     plan = study().model_copy(update={"privacy": Privacy.model_validate(privacy)})

@@ -1,0 +1,190 @@
+"""One exchange under secure aggregation: five steps with the sites, then the sum over those that are left.
+
+    advertise -> share -> mask (the phase's own message, answered by masked vectors) -> sign -> release -> the total
+
+Place in the flow: `rounds` -> here -> grid. The centre relays what it cannot read, learns the total and who took part.
+A site that is silent, refuses or lies in one step is not asked in the next. Before the release is asked for, a failed
+attempt may be followed by another under fresh masks; afterwards never (`conflict.round`): the phase is over. Messages
+follow from the answers alone, so a process that was killed finds the same instructions and finishes the attempt.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipelines.flower import (
+    ARRAYS,
+    CONFIG,
+    Arrays,
+    Message,
+    RecordDict,
+    Shapes,
+    arrays_of,
+    config_record,
+    shapes_of,
+)
+from pipelines.masking import (
+    MASKED,
+    MASKS,
+    PAYLOAD,
+    PHASE,
+    STEP,
+    Attempt,
+    decode,
+    pack,
+    payload_of,
+    session_of,
+    vector_size,
+)
+from privacy.secagg import Advert, Bundle, Release, Survivors, Tally
+from protocol.assignment import MaskStep
+from protocol.errors import ConflictError, CorsiaError, InputError, UnavailableError
+from protocol.study import Study
+
+__all__ = ["MaskedExchange", "MaskedGrid", "Total"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Total:
+    """What the centre learns: weighted means (training) or sums, of so many examples, from these sites."""
+
+    arrays: Arrays
+    examples: int
+    sites: tuple[str, ...]
+
+
+class MaskedGrid(Protocol):
+    """A grid that knows the signed study's digest and the run, to which masks are bound."""
+
+    sites: dict[int, str]
+    digest: str
+    run_name: str
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Replies that arrived in time."""
+        ...
+
+
+@dataclass(slots=True)
+class MaskedExchange:
+    """One attempt at one phase of one round.
+
+    Attributes:
+        messages: the phase's own messages, as without masks.
+        shapes: the arrays of a plain answer.
+        quorum: fewer vectors than this, or than the threshold, and the attempt has failed.
+    """
+
+    study: Study
+    grid: MaskedGrid
+    at: Attempt
+    messages: Callable[[], Iterable[Message]]
+    shapes: Shapes
+    quorum: int
+    timeout: float
+    refused: list[str] = field(default_factory=list)  # codes of sites that answered with an error
+
+    def run(self) -> Total:
+        """All five steps.
+
+        Raises:
+            UnavailableError: `unavailable.survivors`; nothing was revealed, another attempt may follow.
+            ConflictError: `conflict.round`; this phase of this round must not be tried again.
+            InputError: `input.message` for a total that cannot be.
+        """
+        session = session_of(self.study, self.grid.digest, self.at)
+        tally = Tally(session, vector_size(self.study, self.at.phase, self.shapes))
+        nodes = dict(self.grid.sites)
+        self._step(MaskStep.ADVERTISE, nodes, [], lambda site, r: tally.take_advert(_own(site, Advert, r)))
+        if len(tally.adverts) < session.threshold and "conflict.round" in self.refused:
+            raise ConflictError("conflict.round")
+        adverts = [advert.to_bytes() for advert in tally.close_adverts()]
+        self._step(
+            MaskStep.SHARE, _of(nodes, tally.adverts), adverts, lambda site, r: tally.take_bundle(_own(site, Bundle, r))
+        )
+        bundles = [bundle.to_bytes() for bundle in tally.close_bundles()]
+        self._step(
+            MaskStep.MASK, _of(nodes, tally.bundles), bundles, lambda site, r: tally.take_masked(site, _vector(r))
+        )
+        survivors = tally.survivors()
+        if len(survivors) < self.quorum:
+            raise UnavailableError("unavailable.survivors", f"{len(survivors)} of {self.quorum} sites gave an answer")
+        names = [site.encode() for site in survivors]
+        self._step(
+            MaskStep.SIGN, _of(nodes, survivors), names, lambda site, r: tally.take_word(_own(site, Survivors, r))
+        )
+        if len(tally.words) < session.threshold:
+            raise UnavailableError("unavailable.survivors", "too few sites signed the survivor set")
+        return self._released(tally, _of(nodes, tally.words), survivors)
+
+    def _released(self, tally: Tally, nodes: dict[int, str], survivors: tuple[str, ...]) -> Total:
+        words = [tally.words[site].to_bytes() for site in sorted(tally.words)]
+        self._step(MaskStep.RELEASE, nodes, words, lambda site, r: tally.take_release(_own(site, Release, r)))
+        try:
+            total = tally.total()
+        except CorsiaError as error:  # shares are out: no further attempt
+            raise ConflictError("conflict.round", f"the sum stays masked: {error.code}") from None
+        arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
+        return Total(arrays=arrays, examples=examples, sites=survivors)
+
+    def _step(
+        self, step: MaskStep, nodes: dict[int, str], parts: list[bytes], take: Callable[[str, Message], None]
+    ) -> None:
+        """Ask these sites, and take what each says; one whose answer is refused has dropped out."""
+        asked = [message for message in self._asked(step, nodes, pack(parts)) if message.metadata.dst_node_id in nodes]
+        answered = set()
+        for message in self.grid.send_and_receive(asked, timeout=self.timeout):
+            site = nodes.get(message.metadata.src_node_id)
+            if site is None or site in answered:
+                continue
+            answered.add(site)
+            try:
+                if message.has_error():
+                    self.refused.append(str(message.error.reason)[:64])
+                    raise InputError("input.message", "the site answers with an error")
+                take(site, message)
+            except CorsiaError as error:
+                log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
+
+    def _asked(self, step: MaskStep, nodes: dict[int, str], payload: bytes) -> Iterable[Message]:
+        if step is MaskStep.MASK:
+            made = list(self.messages())
+            for message in made:
+                config = message.content.config_records[CONFIG]
+                config[STEP], config[PHASE], config[PAYLOAD] = step.value, self.at.phase.value, payload
+            return made
+        extra: dict[str, Any] = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: payload}
+        record = RecordDict({CONFIG: config_record(self.at.round, {}, attempt=self.at.attempt, **extra)})
+        return [Message(record, node, MASKS, group_id=str(self.at.round)) for node in sorted(nodes)]
+
+
+def _of(nodes: dict[int, str], sites: Iterable[str]) -> dict[int, str]:
+    chosen = set(sites)
+    return {node: site for node, site in nodes.items() if site in chosen}
+
+
+def _own(site: str, kind: Any, message: Message) -> Any:
+    """What a site says of itself; one that speaks in another's name is left out."""
+    if set(message.content) != {CONFIG}:
+        raise InputError("input.message", "an answer of another step")
+    said = kind.from_bytes(payload_of(message))
+    if said.site != site:
+        raise InputError("input.message", "a site speaks in another's name")
+    return said
+
+
+def _vector(message: Message) -> np.ndarray[Any, Any]:
+    records = message.content.array_records
+    if set(records) != {ARRAYS}:
+        raise InputError("input.message", "an answer of another step")
+    arrays = arrays_of(records[ARRAYS])
+    if [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"] or set(arrays) != {MASKED}:
+        raise InputError("input.message", "an answer that is not one masked vector")
+    return arrays[MASKED].view(np.uint64)
