@@ -26,6 +26,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
+from privacy.deid.folders import check_places, make_folder
 from privacy.deid.manifest import Manifest, identity, places
 from privacy.deid.onefile import PARTIAL, Outcome, Settings, Worker, read_regular, storage_error
 from protocol.errors import CODES, CorsiaError, InputError
@@ -56,12 +57,12 @@ def run(
         InputError: `input.usage` for a source that is neither, or that holds the target or lies in it.
         StorageError: `storage.full`, `storage.failed`; what was done stays, and the next run goes on.
     """
-    _check_places(settings, source)
+    check_places(source, settings.target, settings.quarantine)
     worker = Worker(settings)  # options that are not offered are refused before anything is written
     paths, refused = _inputs(source)
     for folder in (settings.target, settings.quarantine):
         if folder is not None:
-            _make(folder)
+            make_folder(folder)
     with Manifest(settings) as manifest:
         _sweep(settings)
         try:
@@ -184,25 +185,7 @@ class _Batch:
         }
 
 
-# -- places
-
-
-def _check_places(settings: Settings, source: Path) -> None:
-    if source.is_symlink() or not (source.is_file() or source.is_dir()):
-        raise InputError("input.usage", "the source is neither a file nor a folder")
-    given = source.resolve()
-    for folder in (settings.target, settings.quarantine):
-        if folder is None:
-            continue
-        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-            raise InputError("input.usage", f"{folder} is not a folder")
-        place = folder.resolve()
-        if place == given or given in place.parents or place in given.parents:
-            raise InputError("input.usage", "source and target lie in each other")
-    if settings.quarantine is not None:
-        place, target = settings.quarantine.resolve(), settings.target.resolve()
-        if place == target or target in place.parents:
-            raise InputError("input.usage", "the quarantine lies in the target, which holds clean files only")
+# -- inputs
 
 
 def _inputs(source: Path) -> tuple[list[str], Counter[str]]:
@@ -227,13 +210,6 @@ def _inputs(source: Path) -> tuple[list[str], Counter[str]]:
         except OSError:
             refused["unreadable"] += 1
     return sorted(found), refused
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise storage_error(error) from None
 
 
 def _sweep(settings: Settings) -> None:
