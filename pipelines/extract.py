@@ -10,13 +10,13 @@ from __future__ import annotations
 import fnmatch
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines import Gate, Job, Source
-from pipelines.features import clinical, parts
-from pipelines.features.events import Findings
+from pipelines.features import clinical, parts, questionnaires
+from pipelines.features.events import MAX_REPORTED, Events, Findings, from_table
 from pipelines.features.wearables import Parameters as Weeks
 from pipelines.records import parquet, typed
 from privacy.deid.pseudonym import Pseudonymizer
@@ -40,8 +40,12 @@ class Parameters(BaseModel):
         roi: region by name or glob, case ignored; several that match are joined. Without it there must be one.
         bin_width: short for `radiomics = {bin_width = ...}`.
         radiomics: settings of the extractor (`pipelines.features.ibsi.settings`).
-        history: clinical history from FHIR and OMOP (`pipelines.features.history`); `answers`: questionnaires whose
-            FHIR answers are scored first.
+        history: clinical history from FHIR, OMOP and `events` (`pipelines.features.history`); `answers`: questionnaires
+            whose FHIR answers are scored first.
+        events: the table holds events, one a row: name in `events.from_table` (code, system, day, value, unit, kind...)
+            -> column of the table.
+        questionnaires: the table holds questionnaires, one a row: instrument -> its item columns, in order; `day` is
+            their date column.
         index: date column of the table that gives each patient's index date.
         genomics, matrix, context: see `pipelines.features.parts`.
         wearables: `pipelines.features.wearables`, over the table's rows; `day`: their date column.
@@ -57,6 +61,8 @@ class Parameters(BaseModel):
     radiomics: dict[str, Any] = Field(default_factory=dict)
     history: dict[str, Any] | None = None
     answers: tuple[str, ...] = ()
+    events: dict[str, str] | None = None
+    questionnaires: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     index: str | None = None
     genomics: parts.Genomics | None = None
     matrix: parts.Matrix | None = None
@@ -110,7 +116,7 @@ def parameters_of(study: Study, given: Mapping[str, Any]) -> Parameters:
     asked = study.dataset
     for name, wanted, there in (
         ("images", parameters.images, asked.images),
-        ("history", parameters.history, asked.fhir or asked.omop),
+        ("history", parameters.history, asked.fhir or asked.omop or parameters.events or parameters.questionnaires),
         ("genomics", parameters.genomics, asked.genotypes),
         ("matrix", parameters.matrix, asked.matrix),
     ):
@@ -180,6 +186,7 @@ class Patients:
         if cases.failed:
             self._gate.withhold("image", len(cases.failed))
         self.failed = frozenset(cases.failed)
+        self._findings.errors += [(record, code, "image") for record, code in cases.errors[:MAX_REPORTED]]
         self._versions = {"settings_digest": settings.digest, "versions": radiomics.versions()}
         globs = [column.name for column in self._job.study.output.columns]
         rows = {
@@ -200,6 +207,7 @@ class Patients:
                 wanted.history,
                 wanted.answers,
                 files,
+                self._recorded(),
                 person=person,
                 patient_system=self._job.patient_system,
                 index_days=days,
@@ -231,6 +239,19 @@ class Patients:
         self.known.setdefault(made, patient)
         return made
 
+    def _recorded(self) -> list[Events]:
+        """Events and questionnaires that the table itself holds."""
+        wanted = self._parameters
+        found: list[Events] = []
+        if wanted.events is not None:
+            columns = {column: name for name, column in wanted.events.items()}
+            table = self._needed(*columns)[[str(self._patient), *columns]]
+            found.append(from_table(table.rename(columns=columns | {self._patient: "person"}), person=self._person))
+        for name, items in wanted.questionnaires.items():
+            table = self._needed(wanted.day, *items).rename(columns={self._patient: "person", wanted.day: "day"})
+            found.append(questionnaires.score(table, questionnaires.instrument(name, items), person=self._person))
+        return found
+
     def _index_days(self) -> dict[str, int]:
         if self._parameters.index is None:
             return {}
@@ -238,12 +259,11 @@ class Patients:
             self._needed(self._parameters.index), str(self._patient), self._parameters.index, self._person
         )
 
-    def _needed(self, column: str | None) -> pd.DataFrame:
-        if self._table is None or column is None or column not in self._table.columns:
-            raise InputError(
-                "input.column-missing", f"the table has no column {column!r}, which the study's parts need"
-            )
-        return self._table
+    def _needed(self, *columns: str | None) -> pd.DataFrame:
+        for column in columns:
+            if self._table is None or column is None or column not in self._table.columns:
+                raise InputError("input.column-missing", f"the table has no column {column!r}, which the parts need")
+        return cast("pd.DataFrame", self._table)
 
 
 def _banded(rows: pd.DataFrame, bands: Mapping[str, float]) -> pd.DataFrame:

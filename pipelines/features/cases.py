@@ -25,6 +25,7 @@ HELD_BYTES = 1 << 30
 
 @dataclass(slots=True)
 class _Case:
+    first: str  # opaque name of its first file
     images: list[Dataset] = field(default_factory=list)
     masks: list[Dataset] = field(default_factory=list)
 
@@ -35,6 +36,11 @@ class Cases:
     A case is complete only when the last file has come. Above `HELD_BYTES` all cases but the one that is coming are
     computed and let go, so a source that gives files grouped by patient may be of any size; a patient of whom more
     comes after that has failed.
+
+    Attributes:
+        features: pseudonym -> features.
+        failed: pseudonyms of patients whose case cannot be used.
+        errors: (opaque name of a file of the case, code), in the order they were found.
     """
 
     def __init__(self, settings: radiomics.Settings, roi: str | None = None, held_bytes: int = HELD_BYTES) -> None:
@@ -43,6 +49,7 @@ class Cases:
         self._open: dict[str, _Case] = {}
         self.features: dict[str, dict[str, float]] = {}
         self.failed: set[str] = set()
+        self.errors: list[tuple[str, str]] = []
 
     def add(self, file: SourceFile, person: Callable[[str], str]) -> bool:
         """Take one file, `person` making its PatientID a pseudonym; False when it does not parse or names nobody."""
@@ -52,18 +59,19 @@ class Cases:
             dataset = pydicom.dcmread(BytesIO(file.data), force=True)
             patient, modality = str(dataset.get("PatientID") or ""), str(dataset.get("Modality") or "")
         except Exception:  # a hostile file may raise anything from inside the parser: the caller counts it
-            return False
+            patient, modality, dataset = "", "", {}
         if not patient.strip() or "SOPClassUID" not in dataset:
+            self.errors.append((file.name, "input.dicom"))
             return False
         who = person(patient)
         if modality not in (*series.MODALITIES, "RTSTRUCT", "SEG"):
             return True
         if who in self.features or who in self.failed:
-            self._fail(who)
+            self._fail(who, file.name, "input.image")
             return True
         if who not in self._open and self._held > self._bound:
             self.settle()
-        case = self._open.setdefault(who, _Case())
+        case = self._open.setdefault(who, _Case(file.name))
         (case.images if modality in series.MODALITIES else case.masks).append(dataset)
         self._held += len(file.data)
         return True
@@ -75,12 +83,14 @@ class Cases:
                 continue
             try:
                 self.features[person] = _features(case, self._roi, self._settings)
-            except InputError:
-                self._fail(person)
+            except InputError as error:
+                self._fail(person, case.first, error.code)
         self._open.clear()
         self._held = 0
 
-    def _fail(self, person: str) -> None:
+    def _fail(self, person: str, record: str, code: str) -> None:
+        if person not in self.failed:
+            self.errors.append((record, code))
         self.features.pop(person, None)
         self.failed.add(person)
 

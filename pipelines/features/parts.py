@@ -7,7 +7,7 @@ there is one: others may not have consented, and even a mean over them would be 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -110,6 +110,7 @@ def histories(
     parameters: Mapping[str, Any],
     answers: Collection[str],
     files: Mapping[str, Iterable[SourceFile]],
+    recorded: Sequence[Events] = (),
     *,
     person: Person,
     patient_system: str | None,
@@ -122,20 +123,23 @@ def histories(
         parameters: of the history extractor.
         answers: questionnaires to be scored from FHIR answers first (system `questionnaire`).
         files: `fhir` and `omop` documents.
+        recorded: events of the dataset's table.
         index_days: pseudonym -> index date of the dataset's table, in days from 1970-01-01.
 
     Raises:
         InputError: `input.study`, `input.usage`, `input.omop`.
     """
     wanted = history.parameters_of(parameters)
-    parts: list[Events] = []
+    parts: list[Events] = list(recorded)
     if found := list(files.get("fhir", ())):
-        parts.append(fhir.read(found, person=person, patient_system=patient_system))
-        parts += [questionnaires.from_events(parts[0], questionnaires.instrument(name)) for name in answers]
+        told = fhir.read(found, person=person, patient_system=patient_system)
+        parts += [told, *(questionnaires.from_events(told, questionnaires.instrument(name)) for name in answers)]
     if found := list(files.get("omop", ())):
         parts.append(omop.read(found, person=person, ancestors=history.ancestors(wanted)))
     if not parts:
-        raise InputError("input.documents", "the study asks for histories; the dataset has neither FHIR nor OMOP")
+        raise InputError(
+            "input.documents", "the study asks for histories; the dataset has neither FHIR, OMOP nor events"
+        )
     events = parts[0].joined(*parts[1:])
     if index_days:
         events = replace(events, index_days={**events.index_days, **index_days})

@@ -9,20 +9,22 @@ Source: Zwanenburg et al., arXiv 1612.07003; Radiology 295(2), 2020.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module, metadata
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.features.ibsi import intensity, roi, texture
+from pipelines.features.ibsi import catalogue, intensity, roi, texture
 from pipelines.features.ibsi.aliases import ALIASES as _TEXTURES
 from pipelines.features.ibsi.morphology import morphology
 from pipelines.features.ibsi.settings import RULES, Settings
+from pipelines.features.schema import Feature
 from pipelines.features.series import Mask
 from protocol.errors import ConfigurationError, InputError
 
-__all__ = ["ALIASES", "Settings", "extract", "versions"]
+__all__ = ["ALIASES", "Radiomics", "Settings", "extract", "versions"]
 
 _LIBRARIES = ("numpy", "numba", "scipy", "scikit-image")
 
@@ -154,6 +156,23 @@ def _intensities(region: roi.Region, kept: Mask, settings: Settings) -> dict[str
     )
     found |= intensity.histogram(levels[kept], count)
     return found | texture.textures(levels, count, mask, settings.aggregations)
+
+
+class Radiomics:
+    """The plug-in: parameters are those of `Settings`, one column a tag."""
+
+    name = "radiomics"
+    version = RULES
+
+    def schema(self, parameters: Mapping[str, object]) -> tuple[Feature, ...]:
+        """One float column a tag that the settings select, in the order of the IBSI reference file's families.
+
+        Raises:
+            InputError: `input.usage` for settings that are none.
+        """
+        chosen = Settings.of(dict(parameters)).aggregations
+        kept = [tag for tag in texture.TAGS if chosen is None or tag.endswith(tuple(f"_{end}" for end in chosen))]
+        return tuple(catalogue.feature(tag) for tag in (*catalogue.PLAIN, *kept))
 
 
 def versions() -> dict[str, str]:

@@ -97,6 +97,9 @@ def test_bad_cases_are_set_aside_and_counted(files: list[bytes]) -> None:
     gate, rows = run(work(), TABLE, broken)  # anna lacks a slice, carla has none at all
     assert sorted(rows.index) == sorted([name_of("bruno"), name_of("dino")])
     assert gate.withheld == {"unreadable": 1, "image": 1, "no-image": 1}
+    told = json.loads(gate.items[-1].data)["errors"]
+    assert [error["code"] for error in told] == ["input.dicom", "input.image"]
+    assert all(error["record"].endswith(".dcm") for error in told), "the file's opaque name here"
 
 
 def test_left_join_keeps_patients_without_image(files: list[bytes]) -> None:

@@ -190,6 +190,45 @@ def test_a_bad_record_is_told_by_its_opaque_name_and_the_others_go_on(everything
     assert len(gate.tables()[0]) == N
 
 
+def test_events_and_questionnaires_of_the_table_itself() -> None:
+    visits = pd.DataFrame(
+        {
+            "id": [i for i in IDS[:20] for _ in range(2)],
+            "when": ["2021-01-01", "2021-02-01"] * 20,
+            "icd": ["I10", "E11.9"] * 20,
+            "vocabulary": "icd10",
+            **{f"q{n}": [1, 2] * 20 for n in range(1, 10)},
+        }
+    )
+    roles = {"id": "patient", "when": "date", "icd": "text", "vocabulary": "text"}
+    roles |= {f"q{n}": "value" for n in range(1, 10)}
+    features = [
+        {"kind": "codes", "name": "diabetes", "of": {"system": "icd10", "prefixes": ["E11"]}, "output": "any"},
+        {
+            "kind": "measurement",
+            "name": "mood",
+            "of": {"system": "questionnaire", "codes": ["phq-9"]},
+            "unit": "{score}",
+            "statistics": ["last"],
+        },
+    ]
+    parameters = {
+        "history": {"features": features},
+        "events": {"code": "icd", "system": "vocabulary", "day": "when"},
+        "questionnaires": {"phq-9": [f"q{n}" for n in range(1, 10)]},
+        "day": "when",
+    }
+    output = {"pseudonym": "string", "diabetes": "bool", "mood_last": "float"}
+    made = job(roles, output, lane=Lane.EXTRACT, parameters=parameters, min_cohort=10)
+    dataset = made.study.dataset.model_copy(update={"columns": ()})
+    gate = MemoryGate()
+    extract.run(replace(made, study=made.study.model_copy(update={"dataset": dataset})), MemorySource(visits, []), gate)
+    rows = gate.tables()[0].to_pandas()
+    assert len(rows) == 20
+    assert rows["diabetes"].all()
+    assert set(rows["mood_last"]) == {18.0}
+
+
 @pytest.mark.parametrize(
     ("change", "code"),
     [
