@@ -35,7 +35,7 @@ def bench_deid(
     tell: Callable[[str], object] = lambda _line: None,
     *,
     peers: Path | None = None,
-    files: int = 100,
+    files: int = 1000,
     adult: Path | None = None,
     timeout: float = 1800.0,
 ) -> dict[str, Any]:

@@ -72,7 +72,7 @@ def deid(
     peers: Annotated[
         Path, typer.Option(help="Folder with one virtual environment a peer (benchmarks/deid-peers.sh).")
     ] = Path("benchmarks/.peers"),
-    files: Annotated[int, typer.Option(min=2, help="How many files to make.")] = 100,
+    files: Annotated[int, typer.Option(min=2, help="How many files to make.")] = 1000,
     adult: Annotated[Path | None, typer.Option(help="Folder with ARX's Adult table and hierarchies.")] = None,
 ) -> None:
     """De-identification against named peers: files a second and planted values left, on files made in the run.
