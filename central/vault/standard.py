@@ -283,6 +283,7 @@ def _logistic(frame: pd.DataFrame, asked: Logistic, least: int) -> dict[str, Any
     from scipy.stats import rankdata
     from statsmodels.tools.sm_exceptions import PerfectSeparationError
 
+    warnings.simplefilter("ignore")  # importing statsmodels has set its own filters
     used = _columns(frame, (asked.outcome, *asked.covariates))
     rows, dropped = _complete(used, least)
     _check_binary(rows, asked.outcome)
