@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.events import configure
 from protocol.study import Slug
+from protocol.validation import first_fault
 
 __all__ = [
     "PROCESSES",
@@ -149,9 +150,7 @@ def read_config(text: str, path: Path) -> CentralConfig:
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError("config.invalid", f"{path}: {error}") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ConfigurationError("config.invalid", f"{path}: {where}: {first['msg']}") from None
+        raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
     state_dir = (path.resolve().parent / config.state_dir.expanduser()).resolve()
     return config.model_copy(update={"state_dir": state_dir})
 

@@ -16,6 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from privacy.disclosure.traps import Traps
 from protocol.errors import ConfigurationError
 from protocol.study import Lane
+from protocol.validation import first_fault
 
 __all__ = ["Centre", "Consent", "DatasetConfig", "EdgeConfig", "Limits", "Policy", "load"]
 
@@ -210,9 +211,7 @@ def load(path: Path) -> EdgeConfig:
     try:
         return EdgeConfig.model_validate(_completed(value, path.resolve().parent))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "file"
-        raise ConfigurationError("config.invalid", f"{path}: {where}: {first['msg']}") from None
+        raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
 
 
 def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from privacy.deid.table import PSEUDONYM, TableEngine, TableSpec, as_text
 from privacy.deid.text import TextEngine
 from protocol.errors import CorsiaError, DisclosureRefused, InputError
 from protocol.parcel import Item, ItemKind, canonical_json
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,9 +130,7 @@ def _parameters(job: Job) -> Parameters:
     try:
         return Parameters.model_validate(job.study.pipeline.parameters)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError("input.study", f"pipeline.parameters.{where}: {first['msg']}") from None
+        raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
 
 
 def _pixels(parameters: Parameters, profile: Profile) -> CountedCleaner | None:

@@ -23,6 +23,7 @@ from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import DisclosureRefused, InputError
 from protocol.parcel import Item, ItemKind, canonical_json
 from protocol.study import Column, Study
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,9 +111,7 @@ def parameters_of(study: Study, given: Mapping[str, Any]) -> Parameters:
     try:
         parameters = Parameters.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError("input.study", f"pipeline.parameters.{where}: {first['msg']}") from None
+        raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
     asked = study.dataset
     for name, wanted, there in (
         ("images", parameters.images, asked.images),

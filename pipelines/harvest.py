@@ -15,6 +15,7 @@ from pipelines.records import parquet, typed
 from privacy.deid.pseudonym import normalise_id
 from protocol.errors import InputError
 from protocol.parcel import Item, ItemKind, canonical_json
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,9 +55,7 @@ def _parameters(job: Job) -> Parameters:
     try:
         return Parameters.model_validate(job.study.pipeline.parameters)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError("input.study", f"pipeline.parameters.{where}: {first['msg']}") from None
+        raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
 
 
 def _put_rows(

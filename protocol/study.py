@@ -19,6 +19,7 @@ import tomli_w
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from protocol.errors import InputError, StudyRefused
+from protocol.validation import first_fault
 
 __all__ = [
     "INDIVIDUAL",
@@ -271,9 +272,7 @@ def parse_study(raw: bytes) -> Study:
     try:
         return Study.model_validate(tomllib.loads(raw.decode()))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "study"
-        raise InputError("input.study", f"{where}: {first['msg']}") from None
+        raise InputError("input.study", first_fault(error, whole="study")) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError("input.study", f"not TOML: {error}") from None
 

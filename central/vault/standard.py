@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from protocol.errors import DisclosureRefused, InputError
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +93,7 @@ def analyse(frame: pd.DataFrame, request: Mapping[str, Any], least: int) -> dict
     try:
         asked = _REQUEST.validate_python(dict(request))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise InputError("input.usage", f"{'.'.join(map(str, first['loc'])) or 'kind'}: {first['msg']}") from None
+        raise InputError("input.usage", first_fault(error, whole="kind")) from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if isinstance(asked, TableOne):

@@ -18,6 +18,7 @@ from pipelines.features import units
 from pipelines.features.events import Events, Findings
 from pipelines.features.schema import Feature, check_names
 from protocol.errors import InputError
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import numpy as np
@@ -202,9 +203,7 @@ def parameters_of(given: Mapping[str, object]) -> Parameters:
     try:
         return Parameters.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError("input.study", f"clinical parameters, {where}: {first['msg']}") from None
+        raise InputError("input.study", f"clinical parameters, {first_fault(error)}") from None
 
 
 def ancestors(parameters: Parameters) -> frozenset[tuple[str, str]]:

@@ -23,6 +23,7 @@ from privacy.disclosure.cells import suppress_counts, suppress_table
 from privacy.disclosure.dominance import check_dominance
 from privacy.disclosure.traps import Traps, check_columns, check_levels, check_missing, check_table
 from protocol.errors import DisclosureRefused, InputError
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -133,9 +134,7 @@ def plan_of(given: Mapping[str, object]) -> Plan:
     try:
         return Plan.model_validate(given)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise InputError("input.study", f"statistics, {where}: {first['msg']}") from None
+        raise InputError("input.study", f"statistics, {first_fault(error)}") from None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

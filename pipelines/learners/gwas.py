@@ -31,6 +31,7 @@ from pipelines.features.gwas.solve import linear as solved
 from pipelines.learners import Arrays, Documents, Shapes, columns
 from protocol.errors import InputError
 from protocol.study import Study
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,9 +130,7 @@ class Gwas:
         try:
             self.settings = Settings.model_validate(dict(settings))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["pipeline.parameters", *(str(part) for part in first["loc"])])
-            raise InputError("input.study", f"{where}: {first['msg']}") from None
+            raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
         self.features, self._outcome, self._rounds = features, outcome[0], rounds
         s = self.settings
         self.plan = Plan(

@@ -23,6 +23,7 @@ from pipelines.learners import Averaged, Documents, columns, proximal
 from pipelines.learners.followup import CELLS, cells, concordance, edges_at, labels, uppers
 from protocol.errors import InputError
 from protocol.study import Study
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -110,9 +111,7 @@ class Survival(Averaged):
         try:
             self.settings = Settings.model_validate(dict(settings))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["pipeline.parameters", *(str(part) for part in first["loc"])])
-            raise InputError("input.study", f"{where}: {first['msg']}") from None
+            raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
         self.features, self._outcome = features, outcome
         self._steps, self._rate, self._seed, self._pull = steps, learning_rate, seed, pull
 

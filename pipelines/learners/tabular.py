@@ -18,6 +18,7 @@ from pipelines.learners import Averaged, Documents, columns, measures, network, 
 from pipelines.learners.vocabulary import LARGEST, Vocabulary, level, standardised
 from protocol.errors import InputError
 from protocol.study import Study
+from protocol.validation import first_fault
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,9 +141,7 @@ class Tabular(Averaged):
         try:
             self.settings = s = Settings.model_validate(dict(settings))
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(["pipeline.parameters", *(str(part) for part in first["loc"])])
-            raise InputError("input.study", f"{where}: {first['msg']}") from None
+            raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
         if set(s.categorical) - set(features):
             raise InputError("input.study", "pipeline.parameters.categorical: names a column that is no feature")
         self.features, self._outcome = features, outcome[0]
