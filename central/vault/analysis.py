@@ -80,7 +80,7 @@ class Analysis:
 
         Raises:
             StudyRefused: `study.unknown`.
-            InputError: `input.usage` with DuckDB's first line when the query is not one that can be answered.
+            InputError: `input.usage` for a query that cannot be answered, with DuckDB's word on its form, never on a cell.
         """
         import duckdb
 
@@ -101,8 +101,10 @@ class Analysis:
                     if rows > MAX_SQL_ROWS:
                         raise InputError("input.usage", f"the answer has more than {MAX_SQL_ROWS} rows")
                 return pa.Table.from_batches(batches, found.schema)
-            except duckdb.Error as error:
+            except (duckdb.ParserException, duckdb.BinderException, duckdb.CatalogException) as error:
                 raise InputError("input.usage", str(error).splitlines()[0][:200]) from None
+            except duckdb.Error as error:  # while it runs, the text may quote a cell
+                raise InputError("input.usage", f"the query failed: {type(error).__name__}") from None
             finally:
                 timer.cancel()
 

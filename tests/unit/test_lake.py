@@ -125,6 +125,25 @@ def test_sql_that_is_more_than_one_bounded_select_is_refused(world: World, analy
     assert refused.value.code == "input.usage"
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT CAST(sex || ' PLANTED' AS INTEGER) FROM features",
+        "SELECT CAST(site AS DATE) FROM features",
+        "SELECT error('cell ' || site) FROM features",
+    ],
+)
+def test_an_sql_error_quotes_no_cell(
+    world: World, analysis: Analysis, query: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _fill(world)
+    with pytest.raises(InputError) as refused:
+        analysis.sql("trial", query)
+    for told in (str(refused.value), caplog.text):
+        assert "PLANTED" not in told
+        assert "site-" not in told
+
+
 @pytest.mark.parametrize("values", [[1e308, -1e308] * 3, [0.0] * 6, [math.inf] * 6])
 def test_a_summary_survives_extreme_numbers(world: World, analysis: Analysis, values: list[float]) -> None:
     world.land(world.batch(table(pd.DataFrame({"age": values}))))
