@@ -80,7 +80,7 @@ class Analysis:
 
         Raises:
             StudyRefused: `study.unknown`.
-            InputError: `input.usage` for a query that cannot be answered, with DuckDB's word on its form, never on a cell.
+            InputError: `input.usage` for a query that cannot be answered: DuckDB's word on its form, never a cell.
         """
         import duckdb
 
