@@ -20,8 +20,8 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from central.federation.collect import place_of
 from central.federation.flower import NodeGrid, empty_run, identify
-from central.federation.rounds import place_of
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow

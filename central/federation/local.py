@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from central.federation.checkpoint import Checkpoint, Checkpoints, MemoryCheckpoints
+from central.federation.collect import place_of
 from central.federation.flower import Grid, NodeGrid, ServerApp, empty_run, identify
-from central.federation.rounds import Rounds, place_of
+from central.federation.rounds import Rounds
 from pipelines.flower import (
     ARRAYS,
     CONFIG,

@@ -197,7 +197,7 @@ class Federation:
             UnavailableError: `unavailable.quorum` when too many refused.
             StudyRefused: `study.expired` while waiting.
         """
-        from central.federation.rounds import quorum_of
+        from central.federation.collect import quorum_of
 
         quorum, deadline_s = quorum_of(work.study), work.study.training.deadline_s if work.study.training else 0.0
         reached_at: float | None = None

@@ -13,9 +13,10 @@ import pytest
 from sqlalchemy import select
 
 from central.federation.checkpoint import Checkpoint, MemoryCheckpoints, StoreCheckpoints, join_arrays
+from central.federation.collect import place_of
 from central.federation.grid import FleetGrid
 from central.federation.local import LocalGrid, handler, masked_locally, train_locally
-from central.federation.rounds import Rounds, place_of
+from central.federation.rounds import Rounds
 from central.store.models import AssignmentRow, ModelRow, ParcelRow, RunRow
 from edge.config import EdgeConfig
 from edge.masking import Masking

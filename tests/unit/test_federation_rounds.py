@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from central.federation.checkpoint import Checkpoint, MemoryCheckpoints, join_arrays, split_arrays
+from central.federation.collect import MAX_ATTEMPTS, quorum_of
 from central.federation.local import LocalGrid, train_locally
-from central.federation.rounds import MAX_ATTEMPTS, Rounds, quorum_of
+from central.federation.rounds import Rounds
 from pipelines import flower
 from pipelines.flower import ARRAYS, METRICS, RecordDict
 from pipelines.train import load
