@@ -181,7 +181,7 @@ def _save_pyfunc(path: Path, data: Path, release: Release) -> None:
     schema = mlflow.types.Schema
     column, types = mlflow.types.ColSpec, mlflow.types
     example = signature = None  # of a model that predicts nothing: an association study
-    if release.outputs:
+    if release.outputs and release.features:
         example = pd.DataFrame({name: [0.0] for name in release.features})
         signature = mlflow.models.ModelSignature(
             inputs=schema([column(types.schema.AnyType(), name) for name in release.features]),

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from protocol.errors import ConfigurationError
 from protocol.study import Lane
@@ -64,6 +65,8 @@ class Limits(_Model):
         worker_memory_bytes: data segment of one worker (RLIMIT_DATA).
         worker_timeout_s: a worker that says nothing for so long is killed.
         worker_threads: threads of numeric libraries in a worker; 1 keeps results bit-equal between restarts.
+        device: on what a worker trains: `auto` (a GPU where there is one), `cpu`, `cuda:N`, `mps`.
+        training_processes: that share the batches of a torch model; with `cuda:N` each takes a GPU, from N on.
         heartbeat_s: pause between two heartbeats.
     """
 
@@ -71,6 +74,8 @@ class Limits(_Model):
     worker_memory_bytes: Annotated[int, Field(ge=100_000_000, le=10**13)] = 8_000_000_000
     worker_timeout_s: Annotated[float, Field(ge=0.1, le=7 * 86_400)] = 3600.0
     worker_threads: Annotated[int, Field(ge=1, le=256)] = 1
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
+    training_processes: Annotated[int, Field(ge=1, le=64)] = 1
     heartbeat_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
 
 

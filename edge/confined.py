@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import base64
 import ctypes
+import fcntl
 import json
 import os
 import resource
 import secrets
 import signal
+import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -25,12 +28,13 @@ from protocol.parcel import Item
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipelines import Job, Lane, Source, SourceFile
+    from pipelines import Gate, Job, Lane, Source, SourceFile
 
 __all__ = ["Session", "main"]
 
 _FRAME = struct.Struct(">IQ")
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8914, 0x1, 0x40
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
@@ -40,6 +44,9 @@ class Session(Protocol):
     def handle(self, message: bytes) -> bytes:
         """Answer one Flower message."""
         ...
+
+
+Opening = Callable[["Job", "Source", "Gate"], Session]
 
 
 class _Pipe:
@@ -126,12 +133,12 @@ class _PipedGate:
         self._pipe.tell(b"", op="progress", done=int(done), total=int(total))
 
 
-def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Source], Session] | None = None) -> None:
+def main(load: Callable[[str], Lane] | None = None, session: Opening | None = None) -> None:
     """The child: confine itself, then one job, and the messages of a run after it.
 
     Args:
         load: finds a lane by its pipeline's name (default `pipelines.registry.load`).
-        session: makes a run's session (default `pipelines.train.Session`).
+        session: makes a run's session (default `pipelines.train.open_session`).
     """
     parent, memory = int(sys.argv[-2]), int(sys.argv[-1])
     pipe = _Pipe(os.dup(0), os.dup(1))
@@ -149,8 +156,9 @@ def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Sour
     os._exit(0)
 
 
-def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Job, Source], Session] | None) -> None:
+def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Opening | None) -> None:
     from pipelines import Job
+    from pipelines.compute import Compute
     from privacy.disclosure.traps import Traps
     from protocol.study import parse_study
 
@@ -162,21 +170,22 @@ def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Jo
     job = Job(
         study=parse_study(raw), site=head["site"], key=base64.b64decode(head["key"]), roles=dict(head["roles"]),
         patient_system=head["patient_system"], traps=Traps(**head["traps"]),
+        compute=Compute(**head["compute"]),
     )  # fmt: skip
     source, gate = _PipedSource(pipe, blobs), _PipedGate(pipe)
     if load is None:
         from pipelines.registry import load as installed
 
         load = installed
-    load(job.study.pipeline.name)(job, source, gate)
     if head["mode"] != "train":
+        load(job.study.pipeline.name)(job, source, gate)
         pipe.tell(b"", op="done")
         return
     if session is None:
-        from pipelines.train import Session as Training
+        from pipelines.train import open_session
 
-        session = Training
-    warm = session(job, source)
+        session = open_session
+    warm = session(job, source, gate)
     pipe.tell(b"", op="done")
     while True:
         _head, message = pipe.read()
@@ -201,8 +210,16 @@ def _confine(parent: int, memory: int) -> str:
                 break  # unmapped ids only show as nobody
     elif libc.unshare(_CLONE_NEWNET) == 0:
         network = "none"
+    if network == "none":
+        _raise_loopback()
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
     return network
+
+
+def _raise_loopback() -> None:
+    """The namespace's own loopback, over which the processes of one worker talk; it leads nowhere else."""
+    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
+        fcntl.ioctl(handle, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP | _IFF_RUNNING))

@@ -19,6 +19,7 @@ from edge.policy import Decision
 from edge.storage import named_errors, write_file
 from edge.worker import Worker
 from pipelines import Job, SourceFile, noising
+from pipelines.compute import Compute
 from privacy.deid.pseudonym import study_key
 from privacy.dp.accountant import Curve
 from privacy.envelope.keys import SecretKey, read_key
@@ -90,6 +91,7 @@ class LaneRun:
                 roles=dict(dataset.columns),
                 patient_system=dataset.fhir_system,
                 traps=effective.traps,
+                compute=Compute(device=config.limits.device, processes=config.limits.training_processes),
             ),
         )
 

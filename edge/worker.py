@@ -191,6 +191,7 @@ class Worker:
             "roles": dict(job.roles),
             "patient_system": job.patient_system,
             "traps": asdict(job.traps),
+            "compute": asdict(job.compute),
             "blobs": list(blobs),
         }
         self._send(head, dump_study(job.study))

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pipelines.compute import Compute
 from privacy.disclosure.traps import Traps
 from protocol.parcel import Item
 from protocol.study import Study
@@ -37,6 +38,7 @@ class Job:
             is never released by lanes 2 and 3.
         patient_system: `Identifier.system` under which FHIR carries the table's patient ids; None: those typed MR.
         traps: the site's thresholds against disclosure, for lanes that release sums.
+        compute: on what the site trains.
     """
 
     study: Study
@@ -45,6 +47,7 @@ class Job:
     roles: Mapping[str, Role] = field(default_factory=dict)
     patient_system: str | None = None
     traps: Traps = field(default_factory=Traps)
+    compute: Compute = field(default_factory=Compute)
 
     def column(self, role: Role) -> str | None:
         """The first column with a role, or None."""

@@ -487,6 +487,14 @@ CODES: dict[str, Code] = {
     "paused.site": Code(Paused, "egress is paused at this site", "`corsia edge resume`"),
     # worker
     "worker.failed": Code(WorkerError, "the pipeline failed", "look up the error id in the site's journal"),
+    "worker.device": Code(
+        WorkerError, "the device that the site names for training is not there", "correct limits.device in edge.toml"
+    ),
+    "worker.parallel": Code(
+        WorkerError,
+        "the processes of a worker cannot work together",
+        "set limits.training_processes = 1 in edge.toml, or raise the limits",
+    ),
     "worker.killed": Code(
         WorkerError, "the worker died or ran out of time or memory", "raise the limits or select less"
     ),

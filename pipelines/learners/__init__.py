@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args, runtime_checkable
 
 from pipelines import SourceFile
+from pipelines.compute import Compute
 from protocol.errors import InputError
 from protocol.study import Strategy, Study, Training
 
@@ -18,16 +19,22 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["LEARNERS", "Arrays", "Averaged", "Documents", "Learner", "Rows", "Shapes", "for_study", "named", "proximal"]
+__all__ = [
+    "LEARNERS", "Arrays", "Averaged", "Documents", "Files", "ImageModel", "Learner", "Rows", "Shapes", "for_study",
+    "named", "proximal",
+]  # fmt: skip
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 Documents = Callable[[str], Iterable[SourceFile]]  # kind -> files; see `pipelines.Source.documents`
+Files = Callable[[], Iterable[SourceFile]]  # DICOM; see `pipelines.Source.files`
 
 LEARNERS: dict[str, str] = {
+    "cnn": "pipelines.learners.imaging:Cnn",
     "gwas": "pipelines.learners.gwas:Gwas",
     "survival": "pipelines.learners.survival:Survival",
     "tabular": "pipelines.learners.tabular:Tabular",
+    "unet": "pipelines.learners.unet:UNetLearner",
 }
 
 
@@ -57,12 +64,16 @@ class Learner(Protocol):
     notes: tuple[str, ...]  # how it is made, for the model card
     measured: str  # on what its metrics rest, for the model card
 
-    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> Rows:
-        """Usable rows of a site's table.
+    def rows(
+        self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None,
+        files: Files | None = None,
+    ) -> Rows:  # fmt: skip
+        """Usable rows of a site's table. A learner that is `tableless` takes None for a site without one.
 
         Args:
             documents: the dataset's other files by kind, which some learners read.
             patient: the table's column of patient ids, by which these are joined.
+            files: the dataset's DICOM files.
 
         Raises:
             InputError: for a missing or non-numeric column, or files that cannot be used.
@@ -89,8 +100,15 @@ class Learner(Protocol):
         """The model before round 1."""
         ...
 
-    def warm(self) -> None:
-        """Import what `fit` needs, so that the first round does not wait for it."""
+    def warm(self, compute: Compute | None = None) -> None:
+        """Import what `fit` needs, so that the first round does not wait for it.
+
+        Args:
+            compute: the site's device, for learners that use one.
+
+        Raises:
+            WorkerError: `worker.device` when it is not there.
+        """
         ...
 
     def update(self, model: Arrays) -> Shapes:
@@ -127,6 +145,19 @@ class Learner(Protocol):
 
     def predict(self, model: Arrays, preprocessing: Arrays, frame: pd.DataFrame) -> pd.DataFrame:
         """One row a row of `frame`, same index."""
+        ...
+
+
+@runtime_checkable
+class ImageModel(Protocol):
+    """What a learner that reads images can besides."""
+
+    reads_images: bool
+
+    def predict_images(
+        self, model: Arrays, preprocessing: Arrays, files: Iterable[SourceFile]
+    ) -> tuple[pd.DataFrame, dict[str, int]]:
+        """One row a patient, `patient` and `series` in clear, and `outputs`; what was set aside, by reason."""
         ...
 
 

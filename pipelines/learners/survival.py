@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.learners import Averaged, Documents, columns, proximal
+from pipelines.compute import Compute
+from pipelines.learners import Averaged, Documents, Files, columns, proximal
 from pipelines.learners.followup import CELLS, cells, concordance, edges_at, labels, uppers
 from protocol.errors import InputError
 from protocol.study import Study
@@ -146,7 +147,10 @@ class Survival(Averaged):
         "On the rows it was trained on (pairs within each site): for comparing rounds, not a claim about new patients."
     )
 
-    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> SurvivalRows:
+    def rows(
+        self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None,
+        files: Files | None = None,
+    ) -> SurvivalRows:  # fmt: skip
         """Rows with a positive time and an allowed status.
 
         Raises:
@@ -254,7 +258,7 @@ class Survival(Averaged):
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    def warm(self) -> None:
+    def warm(self, compute: Compute | None = None) -> None:
         """Import torch and step once (the first step loads more)."""
         import torch
 

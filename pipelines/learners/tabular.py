@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.learners import Averaged, Documents, columns, measures, network, proximal
+from pipelines.compute import Compute
+from pipelines.learners import Averaged, Documents, Files, columns, measures, network, proximal
 from pipelines.learners.vocabulary import LARGEST, Vocabulary, level, standardised
 from protocol.errors import InputError
 from protocol.study import Study
@@ -118,6 +119,7 @@ class Tabular(Averaged):
 
     name = "tabular"
     version = "1"
+    settings_type: ClassVar[type[Settings]] = Settings
     crossed = "Model updates, and sums of features, of levels and of the outcome"
     notes: tuple[str, ...] = (
         "Missing numbers are replaced by the mean over all sites; a level that no site has often counts as none.",
@@ -139,7 +141,7 @@ class Tabular(Averaged):
         if len(outcome) != 1 or not features or outcome[0] in features or len(set(features)) != len(features):
             raise InputError("input.study", "training: give features, and outcome = [one column] apart from them")
         try:
-            self.settings = s = Settings.model_validate(dict(settings))
+            self.settings = s = self.settings_type.model_validate(dict(settings))
         except ValidationError as error:
             raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
         if set(s.categorical) - set(features):
@@ -184,32 +186,23 @@ class Tabular(Averaged):
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
-    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> TabularRows:
+    def rows(
+        self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None,
+        files: Files | None = None,
+    ) -> TabularRows:  # fmt: skip
         """Rows with a usable outcome.
 
         Raises:
             InputError: `input.column-missing`, or `input.table` for a column that is not as the study says.
         """
-        y = self._labels(frame) if self._recipe.binary else columns.numbers(frame, self._outcome)
+        s = self.settings
+        if self._recipe.binary:
+            y = columns.labels(frame, self._outcome, s.positive, s.negative)
+        else:
+            y = columns.numbers(frame, self._outcome)
         usable = np.abs(y) < LARGEST
         x = self.vocabulary.matrix(frame)
         return TabularRows(x=x[usable], y=y[usable], dropped=int((~usable).sum()))
-
-    def _labels(self, frame: pd.DataFrame) -> Array:
-        """0, 1, or NaN."""
-        if self._outcome not in frame.columns:
-            raise InputError("input.column-missing", f"column {self._outcome!r}")
-        column, s = frame[self._outcome], self.settings
-        texts = np.array([level(value) for value in column], dtype=object)
-        missing = column.isna().to_numpy(dtype=bool) | (texts == "") | (texts == "inf") | (texts == "-inf")
-        if s.positive is None:
-            yes, no = np.isin(texts, ("1", "true")), np.isin(texts, ("0", "false"))
-            if not (yes | no | missing).all():
-                raise InputError("input.table", f"column {self._outcome!r} is not 0/1: name `positive`")
-        else:
-            yes = texts == level(s.positive)
-            no = ~yes if s.negative is None else texts == level(s.negative)
-        return np.where(missing | ~(yes | no), np.nan, yes.astype(np.float64))
 
     # -- before round 1: sums over sites ---------------------------------------------------------------------------
 
@@ -301,7 +294,7 @@ class Tabular(Averaged):
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    def warm(self) -> None:
+    def warm(self, compute: Compute | None = None) -> None:
         """NumPy is all it takes."""
 
     def fit(self, model: Arrays, preprocessing: Arrays, rows: TabularRows, seed: int) -> Arrays:
