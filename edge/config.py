@@ -16,7 +16,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from protocol.errors import ConfigurationError
-from protocol.study import Lane
+from protocol.study import Lane, PluginKey
 from protocol.validation import first_fault
 
 __all__ = ["Centre", "Consent", "DatasetConfig", "EdgeConfig", "Limits", "Policy", "load"]
@@ -110,6 +110,7 @@ class Policy(_Model):
         epsilon_per_study: most that one study may learn of a person from noised results; a study that asks for more
             is answered with more noise. `epsilon_per_year` is for all studies over 365 days: beyond it they are
             refused. Both hold at `delta`, as composed by the ledger.
+        plugins: researchers' models that may run on the dataset, as `name==version`.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
         max_colluding: how many other sites may be in league with the centre without learning this site's update.
@@ -132,6 +133,7 @@ class Policy(_Model):
     epsilon_per_study: Annotated[float, Field(gt=0, le=1000)] = 1.0
     epsilon_per_year: Annotated[float, Field(gt=0, le=10_000)] = 5.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    plugins: tuple[PluginKey, ...] = ()
     require_secure_aggregation: bool = False
     min_sites: Annotated[int, Field(ge=3, le=64)] = 3
     max_colluding: Annotated[int, Field(ge=0, le=62)] = 1
@@ -185,12 +187,18 @@ class DatasetConfig(_Model):
 
 
 class EdgeConfig(_Model):
-    """The whole file."""
+    """The whole file.
+
+    Attributes:
+        plugins: folder of researchers' plug-ins, one folder each (`pip install --no-deps --target`), absolute after
+            `load`. Not a folder of Corsia's own environment: what lies there is imported in a worker alone.
+    """
 
     site: Slug
     state_dir: Path = Path("state")
     centre: Centre | None = None
     limits: Limits = Field(default_factory=Limits)
+    plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 
 
@@ -224,6 +232,8 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
     made = dict(value)
     state_dir = os.environ.get("CORSIA_EDGE_STATE_DIR")
     made["state_dir"] = Path(state_dir).absolute() if state_dir else _under(base, value.get("state_dir", "state"))
+    if "plugins" in value:
+        made["plugins"] = _under(base, value["plugins"])
     if fleet := os.environ.get("CORSIA_EDGE_FLEET"):
         made["centre"] = {"fleet": fleet}
     if isinstance(value.get("datasets"), dict):

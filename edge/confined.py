@@ -7,35 +7,27 @@ then the libraries. Nothing here opens a file of the site; standard output and e
 from __future__ import annotations
 
 import base64
-import ctypes
-import fcntl
 import json
 import os
-import resource
 import secrets
-import signal
-import socket
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from protocol.errors import CorsiaError
+from pipelines.confinement import close_files, confine, system_paths
+from protocol.errors import CorsiaError, PolicyRefused
 from protocol.parcel import Item
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from pipelines import Gate, Job, Lane, Source, SourceFile
+    from pipelines import Job, Lane, Source, SourceFile
 
 __all__ = ["Session", "main"]
 
 _FRAME = struct.Struct(">IQ")
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_SIOCSIFFLAGS, _IFF_UP, _IFF_RUNNING = 0x8914, 0x1, 0x40
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 class Session(Protocol):
@@ -46,7 +38,7 @@ class Session(Protocol):
         ...
 
 
-Opening = Callable[["Job", "Source", "Gate"], Session]
+Opening = Callable[["Job", "Source"], Session]
 
 
 class _Pipe:
@@ -138,14 +130,14 @@ def main(load: Callable[[str], Lane] | None = None, session: Opening | None = No
 
     Args:
         load: finds a lane by its pipeline's name (default `pipelines.registry.load`).
-        session: makes a run's session (default `pipelines.train.open_session`).
+        session: makes a run's session after its lane has run (default: both by `pipelines.train.open_session`).
     """
     parent, memory = int(sys.argv[-2]), int(sys.argv[-1])
     pipe = _Pipe(os.dup(0), os.dup(1))
     nowhere = os.open(os.devnull, os.O_RDWR)
     for handle in (0, 1, 2):
         os.dup2(nowhere, handle)
-    network = _confine(parent, memory)
+    network = confine(parent, memory)
     pipe.tell(b"", op="hello", network=network)
     try:
         _work(pipe, load, session)
@@ -156,13 +148,28 @@ def main(load: Callable[[str], Lane] | None = None, session: Opening | None = No
     os._exit(0)
 
 
+def _admit(root: str, key: str, digest: str) -> None:
+    """Close all files but libraries and the plug-ins', then let a plug-in be imported.
+
+    Raises:
+        PolicyRefused: `policy.plugin` where the kernel cannot do that, or for another plug-in than the approved one.
+    """
+    from pipelines import plugins
+
+    if not close_files([*system_paths(), Path(root)], [Path.cwd()]):
+        raise PolicyRefused("policy.plugin", "this machine cannot keep a plug-in from other files")
+    plugins.load(Path(root), key, digest)
+
+
 def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Opening | None) -> None:
+    head, raw = pipe.read()
+    if head["plugin"] is not None:
+        _admit(**head["plugin"])
     from pipelines import Job
     from pipelines.compute import Compute
     from privacy.disclosure.traps import Traps
     from protocol.study import parse_study
 
-    head, raw = pipe.read()
     blobs = {}
     for _ in head["blobs"]:
         blob, data = pipe.read()
@@ -184,42 +191,11 @@ def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Opening | No
     if session is None:
         from pipelines.train import open_session
 
-        session = open_session
-    warm = session(job, source, gate)
+        warm: Session = open_session(job, source, gate)
+    else:
+        load(job.study.pipeline.name)(job, source, gate)
+        warm = session(job, source)
     pipe.tell(b"", op="done")
     while True:
         _head, message = pipe.read()
         pipe.tell(warm.handle(message), op="reply")
-
-
-def _confine(parent: int, memory: int) -> str:
-    """Limits and namespaces before anything else is imported; returns `none` or `shared`, the network left."""
-    os.umask(0o077)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
-    uid, gid = os.getuid(), os.getgid()
-    network = "shared"
-    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
-        network = "none"
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            try:
-                Path(f"/proc/self/{name}").write_text(text)
-            except OSError:
-                break  # unmapped ids only show as nobody
-    elif libc.unshare(_CLONE_NEWNET) == 0:
-        network = "none"
-    if network == "none":
-        _raise_loopback()
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
-    return network
-
-
-def _raise_loopback() -> None:
-    """The namespace's own loopback, over which the processes of one worker talk; it leads nowhere else."""
-    with suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as handle:
-        fcntl.ioctl(handle, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP | _IFF_RUNNING))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge import sums
+from edge import plugins, sums
 from edge.config import DatasetConfig, EdgeConfig
 from edge.gate import EgressGate
 from edge.policy import Decision
@@ -92,6 +92,7 @@ class LaneRun:
                 patient_system=dataset.fhir_system,
                 traps=effective.traps,
                 compute=Compute(device=config.limits.device, processes=config.limits.training_processes),
+                plugin=plugins.place(config, study),
             ),
         )
 

@@ -24,6 +24,7 @@ from edge.journal import Journal
 from edge.lane import LaneRun
 from edge.ledger import Ledger
 from edge.memory import Release, admitted
+from edge.plugins import PluginCode
 from edge.rounds import ledger_key
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
@@ -133,7 +134,7 @@ class Site:
         self.journal.verify(self.state.fact("journal_head"))
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
-        self.approvals = Approvals(self.state, registry.code_digest)
+        self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.ledger_code = ""

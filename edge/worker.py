@@ -28,7 +28,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protocol.errors import CODES, CorsiaError, StorageError, WorkerError, from_code
+from protocol.errors import CODES, CorsiaError, PolicyRefused, StorageError, WorkerError, from_code
 from protocol.parcel import MAX_ITEM_BYTES, Item, ItemKind
 
 if TYPE_CHECKING:
@@ -183,6 +183,8 @@ class Worker:
         from protocol.study import dump_study
 
         self._spawn()
+        if job.plugin is not None and not self.isolated:
+            raise PolicyRefused("policy.plugin", "a worker has a network here: plug-ins do not run")
         head = {
             "op": "job",
             "mode": mode,
@@ -192,6 +194,7 @@ class Worker:
             "patient_system": job.patient_system,
             "traps": asdict(job.traps),
             "compute": asdict(job.compute),
+            "plugin": None if job.plugin is None else asdict(job.plugin),
             "blobs": list(blobs),
         }
         self._send(head, dump_study(job.study))

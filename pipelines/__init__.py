@@ -18,11 +18,20 @@ from protocol.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DOCUMENT_KINDS", "Gate", "Job", "Lane", "Role", "Source", "SourceFile"]
+__all__ = ["DOCUMENT_KINDS", "Gate", "Job", "Lane", "PluginPlace", "Role", "Source", "SourceFile"]
 
 DOCUMENT_KINDS = ("fhir", "genotypes", "matrix", "omop")
 
 Role = str  # "patient" | "identifier" | "text" | "date" | "birthdate" | "quasi" | "value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginPlace:
+    """Where a worker finds the plug-in that a study names: the site's folder, `name==version`, the approved digest."""
+
+    root: str
+    key: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +48,7 @@ class Job:
         patient_system: `Identifier.system` under which FHIR carries the table's patient ids; None: those typed MR.
         traps: the site's thresholds against disclosure, for lanes that release sums.
         compute: on what the site trains.
+        plugin: what the worker may load besides.
     """
 
     study: Study
@@ -48,6 +58,7 @@ class Job:
     patient_system: str | None = None
     traps: Traps = field(default_factory=Traps)
     compute: Compute = field(default_factory=Compute)
+    plugin: PluginPlace | None = None
 
     def column(self, role: Role) -> str | None:
         """The first column with a role, or None."""

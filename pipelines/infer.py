@@ -144,7 +144,10 @@ class Scorer:
         try:
             arrays = read(weights)
             self._learner = learners.named(
-                value["learner"]["name"], tuple(value["features"]), value["learner"]["settings"]
+                value["learner"]["name"],
+                tuple(value["features"]),
+                value["learner"]["settings"],
+                str(value["learner"].get("version", "1")),
             )
         except (SafetensorError, ValueError, InputError):
             raise IntegrityError("model.manifest", "the model does not load with the installed learners") from None
@@ -297,7 +300,6 @@ class _PyFunc:
         if self.scorer.reads_images:
             return self._of_folders(frame)
         return self.scorer.predict(frame)
-
 
     def _of_folders(self, frame: pd.DataFrame) -> pd.DataFrame:
         """`folder` in; pseudonyms are by a key that is thrown away, so they tell only what is alike in one call."""

@@ -29,8 +29,11 @@ __all__ = [
     "Installed",
     "code_digest",
     "code_manifest",
+    "file_digest",
     "load",
     "manifest_of",
+    "required",
+    "versions_of",
 ]
 
 DISTRIBUTION = "corsia"
@@ -98,7 +101,7 @@ def code_manifest() -> dict[str, str]:
 def manifest_of(roots: Mapping[str, Path], versions: Mapping[str, str]) -> dict[str, str]:
     """The manifest of package folders `roots` (import name -> folder) with dependencies at `versions`."""
     files = {
-        f"file:{name}/{path.relative_to(root).as_posix()}": _digest(path, _state(path))
+        f"file:{name}/{path.relative_to(root).as_posix()}": file_digest(path)
         for name, root in roots.items()
         for path in _files(root)
     }
@@ -116,6 +119,11 @@ def _files(root: Path) -> Iterator[Path]:
         for file in sorted(files):
             if not file.endswith((".pyc", ".pyo")):
                 yield Path(folder) / file
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's content, which is read only when size, times or inode have changed."""
+    return _digest(path, _state(path))
 
 
 def _state(path: Path) -> tuple[int, int, int, int]:
@@ -140,10 +148,14 @@ def _versions(state: tuple[tuple[str, int], ...]) -> dict[str, str]:
     """Versions of the distribution's dependencies and of theirs; what is not installed is `absent`."""
     del state
     try:
-        todo = list(_names(metadata.requires(DISTRIBUTION) or (), extras=True))
+        return versions_of(_names(metadata.requires(DISTRIBUTION) or (), extras=True))
     except metadata.PackageNotFoundError:
         raise ConfigurationError("config.invalid", f"distribution {DISTRIBUTION!r} is not installed") from None
-    found: dict[str, str] = {}
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """Versions of these distributions and of what they need; what is not installed is `absent`."""
+    todo, found = list(names), dict[str, str]()
     while todo:
         name = todo.pop()
         if name in found or name == DISTRIBUTION:
@@ -156,6 +168,11 @@ def _versions(state: tuple[tuple[str, int], ...]) -> dict[str, str]:
         found[name] = distribution.version
         todo.extend(_names(distribution.requires or (), extras=False))
     return found
+
+
+def required(requirements: Iterable[str]) -> list[str]:
+    """Normalised names of a distribution's requirements, without those of its extras."""
+    return list(_names(requirements, extras=False))
 
 
 def _names(requirements: Iterable[str], *, extras: bool) -> Iterator[str]:

@@ -289,6 +289,11 @@ CODES: dict[str, Code] = {
         "the pipeline, or its version, is not installed or not allowed at the site",
         "ask the site to install it, or use a version that it has",
     ),
+    "policy.plugin": Code(
+        PolicyRefused,
+        "the plug-in is not installed here as approved, not allowed, or cannot be isolated",
+        "ask the site's steward: policy.plugins names it as name==version, and `corsia edge approve` what changed",
+    ),
     "policy.purpose": Code(PolicyRefused, "the site does not allow this purpose", "ask the site's steward"),
     "policy.columns": Code(
         PolicyRefused, "the study asks for columns that the site does not release", "drop the columns"

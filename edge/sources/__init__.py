@@ -116,7 +116,7 @@ class DatasetSource:
     def files(self) -> Iterator[SourceFile]:
         """The DICOM files of consented, selected patients in a fixed order; none unless the study asks.
 
-        In lanes 3, 4 and `infer` files come grouped by patient, so that no lane need hold the images of a whole hospital.
+        In lanes 3, 4 and `infer` files come grouped by patient, so that no lane need hold all images of a hospital.
         """
         from edge.sources import consent, dicom, folder
 

@@ -192,26 +192,52 @@ def for_study(study: Study) -> Learner:
 
     Raises:
         InputError: `input.study` for an unknown learner or settings it does not take.
+        PolicyRefused: `policy.plugin` for a plug-in that is neither loaded nor in the centre's folder.
     """
     if study.training is None:
         raise InputError("input.study", "training: the study has no such table")
-    learner = cast(Learner, _class(study.training.learner).from_study(study))
+    made: Any = _class(study.training.learner, study.pipeline.plugin)
+    if made is None:  # a plug-in that is not loaded in this process: as the centre sees it
+        from pipelines.learners.described import described
+
+        learner = cast(Learner, described(study))
+    else:
+        learner = _signed(made.from_study(study), study.training.learner, study.pipeline.plugin)
     if study.training.strategy not in learner.strategies:
         named = ", ".join(sorted(learner.strategies))
         raise InputError("input.study", f"training.strategy: learner {learner.name!r} takes {named}")
     return learner
 
 
-def named(name: str, features: tuple[str, ...], settings: Mapping[str, Any]) -> Learner:
+def named(name: str, features: tuple[str, ...], settings: Mapping[str, Any], version: str = "1") -> Learner:
     """The learner of a published model, for prediction.
+
+    Args:
+        version: as in the manifest: `name==version` of a plug-in, which must be loaded in this process.
 
     Raises:
         InputError: `input.study` for an unknown learner or settings it does not take.
+        PolicyRefused: `policy.plugin`.
     """
-    return cast(Learner, _class(name)(features=features, settings=settings))
+    if "==" not in version:
+        return cast(Learner, _class(name, None)(features=features, settings=settings))
+    from pipelines import plugins
+
+    return _signed(plugins.learner(version, name)(features=features, settings=settings), name, version)
 
 
-def _class(name: str) -> Any:
+def _signed(learner: Any, name: str, plugin: str | None) -> Learner:
+    """A plug-in's learner under the names by which it was asked for."""
+    if plugin is not None:
+        learner.name, learner.version = name, plugin
+    return cast(Learner, learner)
+
+
+def _class(name: str, plugin: str | None) -> Any:
+    if plugin is not None:
+        from pipelines import plugins
+
+        return plugins.learner(plugin, name) if plugins.is_loaded(plugin) else None
     target = LEARNERS.get(name)
     if target is None:
         raise InputError("input.study", f"training.learner: no learner {name!r} is installed")

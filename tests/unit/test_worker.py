@@ -70,7 +70,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
         script = tmp_path / f"child{len(made)}.py"
         lines = ["from protocol.parcel import Item, ItemKind", "import os, sys, time", "def run(job, source, gate):"]
         lines += [f"    {line}" for line in body.splitlines()]
-        lines += ["class Session:", "    def __init__(self, job, source, gate): pass", "    def handle(self, message):"]
+        lines += ["class Session:", "    def __init__(self, job, source): pass", "    def handle(self, message):"]
         lines += [f"        {line}" for line in (session or "return message").splitlines()]
         lines += ["from edge.confined import main", "main(load=lambda name: run, session=Session)"]
         script.write_text("\n".join(lines))
