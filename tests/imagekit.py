@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def patients(site: str, count: int = 12) -> list[tuple[str, int]]:
     return [(f"{site.upper()}-{i:03d}", i % 2) for i in range(count)]
 
 
+@cache
 def series(site: str, number: int, label: int, *, masks: bool = True) -> list[bytes]:
     """One patient's files."""
     radius = 9.0 + number % 3

@@ -116,6 +116,8 @@ def checked(module: Any) -> Any:
     """
     import torch
 
+    if any(torch.nn.parameter.is_lazy(weight) for weight in module.parameters()):
+        raise InputError("input.study", "the model has weights without a shape: use no lazy layers")
     kinds = torch.nn.modules.batchnorm._BatchNorm | torch.nn.modules.instancenorm._InstanceNorm
     if any(isinstance(part, kinds) and part.track_running_stats for part in module.modules()):
         raise InputError("input.study", "the model keeps statistics of its batches: use group or layer norm")
