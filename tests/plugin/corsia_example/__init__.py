@@ -12,7 +12,9 @@ class WideNet(TorchLearner):
     def build(self, settings):
         """`[pipeline.parameters.model] width` says how wide."""
         width = int(settings.get("width", 8))
-        return torch.nn.Sequential(torch.nn.Linear(self.columns_in_use, width), torch.nn.Tanh(), torch.nn.Linear(width, 1))
+        return torch.nn.Sequential(
+            torch.nn.Linear(self.columns_in_use, width), torch.nn.Tanh(), torch.nn.Linear(width, 1)
+        )
 
     def loss(self, output, target):
         """Logistic loss with a weight on positives."""
