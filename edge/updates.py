@@ -30,7 +30,8 @@ def check_update(
         DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
         CorsiaError: the code that the answer names, when it is an error.
     """
-    from pipelines.flower import EXAMPLES, describe_message, describe_reply
+    from pipelines.flower import EXAMPLES
+    from pipelines.replies import describe_message, describe_reply
 
     try:
         asked, made = describe_message(message), describe_reply(reply, message)

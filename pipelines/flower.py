@@ -114,7 +114,7 @@ class Held(Array):  # type: ignore[misc]
 
 
 def message_to_bytes(message: Message, *, run_id: int | None = None, message_id: str | None = None) -> bytes:
-    """A message as bytes; `run_id` and `message_id` are set as a transport would set them. Raises as `message_parts`."""
+    """A message as bytes; `run_id` and `message_id` are set as a transport would. Raises as `message_parts`."""
     return b"".join(message_parts(message, run_id=run_id, message_id=message_id))
 
 

@@ -71,7 +71,7 @@ def framed(header: bytes, arrays: Iterable[Numbers]) -> list[bytes | memoryview]
     for array in arrays:
         array_bytes(str(array.dtype), array.shape)
         plain = np.asarray(array, order="C")
-        parts += [bytes(-at % ALIGNMENT), memoryview(plain.reshape(-1)).cast("B") if plain.size else b""]
+        parts += [bytes(-at % ALIGNMENT), plain.reshape(-1).view(np.uint8).data if plain.size else b""]
         at += -at % ALIGNMENT + plain.nbytes
     return parts
 
