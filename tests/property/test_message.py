@@ -1,4 +1,4 @@
-"""Messages as bytes: the vectors of `docs/spec/message.md`, every record there and back, and any bytes in their place."""
+"""Messages as bytes: the vectors of `docs/spec/message.md`, there and back, and any bytes in their place."""
 
 from __future__ import annotations
 
