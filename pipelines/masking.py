@@ -29,12 +29,13 @@ from pipelines.flower import (
     RecordDict,
     Shapes,
     array_record,
-    arrays_of,
     config_record,
     message_from_bytes,
     message_to_bytes,
     metric_record,
+    record_of,
     reply,
+    views_of,
 )
 from privacy.envelope.keys import SecretKey
 from privacy.secagg import (
@@ -291,9 +292,9 @@ class MaskedSite:
 
     def _masked(self, member: Member, at: Attempt, asked: Message, plain: Callable[[], bytes]) -> RecordDict:
         bundles = [Bundle.from_bytes(part) for part in unpack(payload_of(asked))]
-        answer = message_from_bytes(plain()).content
-        arrays = arrays_of(answer.array_records[ARRAYS])
-        examples = int(answer.metric_records[METRICS][EXAMPLES])
+        answer = message_from_bytes(plain())
+        arrays = views_of(record_of(answer, ARRAYS))
+        examples = int(record_of(answer, METRICS)[EXAMPLES])
         vector = member.mask(bundles, encode(self._study, at.phase, arrays, examples))
         return RecordDict({ARRAYS: array_record({MASKED: vector.view(np.int64)}), METRICS: metric_record({})})
 

@@ -34,6 +34,7 @@ from pipelines.flower import (
     message_from_bytes,
     message_to_bytes,
     metric_record,
+    record_of,
     reply,
 )
 from pipelines.masking import check_masks
@@ -196,9 +197,8 @@ class Session:
 
 
 def _read(message: Message) -> tuple[Arrays, Arrays, int]:
-    records = message.content.array_records
-    round_ = message.content.config_records[CONFIG]["server-round"]
-    return arrays_of(records[ARRAYS]), arrays_of(records[PREPROCESSING]), int(round_)
+    model, preprocessing = (arrays_of(record_of(message, key)) for key in (ARRAYS, PREPROCESSING))
+    return model, preprocessing, int(record_of(message, CONFIG)["server-round"])
 
 
 def _answer(message: Message, data: TrainingData, arrays: Arrays, shown: Mapping[str, float] | None = None) -> Message:

@@ -32,6 +32,7 @@ from pipelines.flower import (
     Shapes,
     array_record,
     metric_record,
+    record_of,
     views_of,
 )
 from pipelines.masking import MASKS, PHASE, STEP, Attempt
@@ -242,7 +243,7 @@ def quorum_of(study: Study) -> int:
 
 def place_of(message: Message) -> tuple[RoundPhase, MaskStep | None]:
     """Phase and step of an instruction, which its own configuration names."""
-    config, kind = message.content.config_records[CONFIG], message.metadata.message_type
+    config, kind = record_of(message, CONFIG), message.metadata.message_type
     phase = RoundPhase(str(config[PHASE])) if kind == MASKS else PHASES[kind]
     return phase, MaskStep(str(config[STEP])) if STEP in config else None
 
@@ -276,8 +277,8 @@ def _total(replies: list[tuple[str, Message]]) -> Arrays:
 
 
 def _arrays(message: Message) -> Arrays:
-    return views_of(message.content.array_records[ARRAYS])
+    return views_of(record_of(message, ARRAYS))
 
 
 def _examples(message: Message) -> int:
-    return int(message.content.metric_records[METRICS][EXAMPLES])
+    return int(record_of(message, METRICS)[EXAMPLES])

@@ -20,11 +20,13 @@ import numpy as np
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
+    METRICS,
     Arrays,
     Message,
     RecordDict,
     Shapes,
     config_record,
+    record_of,
     shapes_of,
     views_of,
 )
@@ -182,10 +184,11 @@ def _own(site: str, kind: Any, message: Message) -> Any:
 
 
 def _vector(message: Message) -> np.ndarray[Any, Any]:
-    records = message.content.array_records
-    if set(records) != {ARRAYS}:
-        raise InputError("input.message", "an answer of another step")
-    arrays = views_of(records[ARRAYS])
-    if [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"] or set(arrays) != {MASKED}:
+    try:
+        arrays = views_of(record_of(message, ARRAYS))
+    except KeyError:
+        raise InputError("input.message", "an answer of another step") from None
+    right = set(message.content) == {ARRAYS, METRICS} and set(arrays) == {MASKED}
+    if not right or [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"]:
         raise InputError("input.message", "an answer that is not one masked vector")
     return arrays[MASKED].view(np.uint64)
