@@ -198,8 +198,9 @@ class Agent:
         self.site.journal.append("study.started", assignment=assignment.id, lane=lane.study.lane.value)
         with self._worker() as worker:
             if lane.study.lane is Lane.TRAIN:
+                self.site.afford(assignment, lane)
                 counts = self._start_training(assignment, lane, worker)
-                self._finish(record, counts, tell=not lane.study.privacy.secure_aggregation)
+                self._finish(record, counts, tell=lane.cost is None and not lane.study.privacy.secure_aggregation)
             elif lane.study.lane is Lane.INFER:
                 self._finish(record, score(self.site, assignment, lane, worker))
             else:
@@ -299,7 +300,7 @@ class Agent:
         self.site.send.set()
 
     def _finish(self, record: Record, counts: dict[str, int], *, tell: bool = True) -> None:
-        """The end of a study of which nothing but counts leaves, and under masks not these: they are weights."""
+        """The end of a study of which nothing but counts leaves, and under masks or noise not these."""
         self.site.journal.append("study.done", assignment=record.assignment.id, rows=counts.get("rows", 0))
         self.site.move(record, State.DONE, counts=counts if tell else {})
 
@@ -330,13 +331,15 @@ class Agent:
         site.move(record, State.RUNNING)
         asked = Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size)
         message = site.link.fetch(asked)
+        lane, kept = site.draws.price(lane, instruction, message, site.spent)
 
         def plain() -> Item:
             if lane.cost is not None:
                 site.reserve(assignment, lane, size_bytes=0, persons=0)  # before any noise is drawn
-            reply = self._answer(known.assignment, lane, message)
+            reply = kept or self._answer(known.assignment, lane, message)
             item, checks = check_update(lane.study, lane.decision.effective, instruction, message, reply)
             site.journal.append("gate.passed", assignment=assignment.id, rules=[check.rule for check in checks])
+            site.draws.keep(lane.study, instruction, message, item.data)
             return item
 
         item = self._masking.answer(lane.study, instruction, message, plain)

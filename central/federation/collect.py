@@ -18,6 +18,7 @@ import numpy as np
 
 from central.federation.checkpoint import Checkpoints
 from central.federation.masked import MaskedExchange, MaskedGrid, Total
+from central.federation.noise import noised
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -61,9 +62,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a usable reply of one phase holds."""
+    """What a usable reply of one phase holds; `received`: the model it is an update of, where noise hides a site."""
 
     arrays: Shapes
+    received: Arrays | None = None
     metrics: tuple[str, ...] = ()
     check: Check
     all_metrics: bool = False
@@ -148,7 +150,10 @@ class Collector:
             UnavailableError: `unavailable.quorum` after the last attempt.
         """
         if not self._masked:
-            return Collected(replies=self._exchange(round_, phase, messages, expected, quorum or self.quorum))
+            replies = self._exchange(round_, phase, messages, expected, quorum or self.quorum)
+            if expected.received is not None:
+                return Collected(total=noised(self._study, expected.received, replies))
+            return Collected(replies=replies)
         grid = cast(MaskedGrid, self._grid)
         attempt = self._checkpoints.begin(round_, phase)
         while True:
@@ -158,6 +163,7 @@ class Collector:
                 at=Attempt(run=grid.run_name, round=round_, phase=phase, attempt=attempt),
                 messages=partial(messages, attempt),
                 shapes=expected.arrays,
+                received=expected.received,
                 quorum=self.quorum,
                 timeout=self._training.deadline_s,
             )
