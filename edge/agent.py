@@ -329,8 +329,7 @@ class Agent:
         if site.state.instruct(instruction, study_digest(assignment.document), assignment.id):
             raise StudyRefused("study.replay", "this instruction has been answered")
         site.move(record, State.RUNNING)
-        asked = Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size)
-        message = site.link.fetch(asked)
+        message = site.link.fetch(Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size))
         lane, kept = site.draws.price(lane, instruction, message, site.spent)
 
         def plain() -> Item:

@@ -1,10 +1,10 @@
 """What one release of a training round costs, and the noised answer that is sent again instead of being drawn again.
 
-Place in the flow: verified instruction -> `price` -> ledger.reserve -> (worker -> gate -> `keep`) -> seal. An answer that
-this site noised is kept, sealed to the site's own key, before anything of it leaves; the same question at a further
-attempt is answered by the same numbers and costs nothing more. Another question, or one whose answer is not kept any
-more, is drawn anew and costs anew. Where noise hides a whole site, no more than one attempt at a round is ever opened,
-so that a round is paid once.
+Place in the flow: verified instruction -> `price` -> ledger.reserve -> (worker -> gate -> `keep`) -> seal. An answer
+that this site noised is kept, sealed to the site's own key, before anything of it leaves; the same question at a
+further attempt is answered by the same numbers and costs nothing more. Another question, or one whose answer is not
+kept any more, is drawn anew and costs anew. Where noise hides a whole site it is in the sum of a round, of which no
+more than one attempt is ever opened, so that a round is paid once.
 """
 
 from __future__ import annotations

@@ -293,7 +293,9 @@ def _shared_noise(study: Study, dataset: DatasetConfig, effective: Effective) ->
     if privacy.dp == "central" and not policy.allow_unbounded_epsilon:
         return "the federation adds the noise: what leaves this site has none, and may not leave"
     if privacy.dp == "distributed" and policy.max_colluding > privacy.colluding:
-        return f"the noise is too little if {policy.max_colluding} sites are in league: privacy.max_colluding is too low"
+        return (
+            f"the noise is too little if {policy.max_colluding} sites are in league: privacy.max_colluding is too low"
+        )
     return ""
 
 

@@ -79,9 +79,7 @@ def _noise_checks(
     from pipelines.clipping import length
     from pipelines.flower import ARRAYS, arrays_of, message_from_bytes
 
-    received, made = (
-        arrays_of(message_from_bytes(raw).content.array_records[ARRAYS]) for raw in (message, reply)
-    )
+    received, made = (arrays_of(message_from_bytes(raw).content.array_records[ARRAYS]) for raw in (message, reply))
     try:
         near = length(received, made) <= privacy.reach
     except InputError:

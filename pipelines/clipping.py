@@ -3,9 +3,9 @@
     received model, own model -> `cut` (at the site, in the worker) -> gate: `length` -> averaged or masked
     steps of the grid, summed over sites, + noise -> `mean` -> the next model
 
-Place in the flow: `pipelines.train` cuts, `edge.updates` looks that it was done, `pipelines.masking` puts the difference
-into the ring, `central.federation.noise` adds up. Every site weighs one, so one site moves the sum by `privacy.clip` at
-most (1 if left out), whatever its rows; noise is drawn on the same grid. Arithmetic only.
+Place in the flow: `pipelines.train` cuts, `edge.updates` looks that it was done, `pipelines.masking` puts the
+difference into the ring, `central.federation.noise` adds up. Every site weighs one, so one site moves the sum by
+`privacy.clip` at most (1 if left out), whatever its rows; noise is drawn on the same grid. Arithmetic only.
 
 Source: McMahan et al. 2018, "Learning differentially private recurrent language models", ICLR, sec. 3 (bounded updates,
 fixed weights); Kairouz, Liu and Steinke 2021, ICML, sec. 3 (rounding before noise; here towards 0).
@@ -14,7 +14,7 @@ fixed weights); Kairouz, Liu and Steinke 2021, ICML, sec. 3 (rounding before noi
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +40,7 @@ def cut(received: Arrays, made: Arrays, clip: float) -> dict[str, NDArray[Any]]:
     Rounding to the model's type is part of the distance: it is measured on what is returned.
 
     Raises:
-        InputError: `input.study` for a model with arrays that are not floats, `input.diverged` for one that is not finite.
+        InputError: `input.study` for arrays that are not floats, `input.diverged` for numbers that are not finite.
     """
     wide = _difference(received, made)
     if not math.isfinite(_norm(wide)):
@@ -123,7 +123,6 @@ def _difference(received: Arrays, made: Arrays) -> dict[str, NDArray[np.float64]
         return {n: made[n].astype(np.float64) - np.asarray(received[n], np.float64) for n in made}
 
 
-def _norm(parts: Mapping[str, NDArray[np.float64]] | Iterable[Any]) -> float:
-    values = parts.values() if isinstance(parts, Mapping) else parts
+def _norm(parts: Mapping[str, NDArray[np.float64]]) -> float:
     with np.errstate(over="ignore", invalid="ignore"):
-        return math.sqrt(sum(float(np.sum(np.square(value))) for value in values))
+        return math.sqrt(sum(float(np.sum(np.square(value))) for value in parts.values()))

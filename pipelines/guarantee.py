@@ -23,7 +23,7 @@ __all__ = ["cost", "guarantee", "multiplier", "sentences"]
 
 _MOST = 2.0**20  # clipping lengths of noise: sums have room for it, and a model has not
 _UNIT = {
-    "sample": "one row of one site's table (one patient, where the site's table names patients: one row of each is used)",
+    "sample": "one row of one site's table; one patient where that table names patients, of whom it uses one row each",
     "central": "one site: all of its rows together",
     "distributed": "one site: all of its rows together",
 }
@@ -155,8 +155,8 @@ def sentences(made: dict[str, Any]) -> list[str]:
         return ["- No differential privacy (epsilon: none): the model may tell something about persons in the data."]
     stricter = "; a site whose policy is stricter added more noise" if made["kind"] == "sample" else ""
     return [
-        f"- **Differential privacy** ({made['kind']}): epsilon {made['epsilon']:.4g} at delta {made['delta']:.3g}, over "
-        f"everything that was released in this run, preprocessing included{stricter}.",
+        f"- **Differential privacy** ({made['kind']}): epsilon {made['epsilon']:.4g} at delta {made['delta']:.3g}, "
+        f"over everything that was released in this run, preprocessing included{stricter}.",
         f"- What it hides: {made['unit']}. Neighbours: {made['adjacency']}.",
         f"- From whom: {made['against']}.",
         f"- How: {made['mechanism']}; {made['releases']} noised steps at {made['multiplier']:.4g} times the clipping "

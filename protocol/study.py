@@ -289,14 +289,16 @@ def _check_noise(privacy: Privacy, training: Training | None) -> None:
     """
     if privacy.clip is not None and not privacy.site_level:
         raise ValueError("privacy: clip is for dp 'central' and 'distributed'")
-    if (privacy.max_colluding is not None or privacy.dp == "distributed") and not privacy.secure_aggregation:
-        raise ValueError("privacy: dp 'distributed' and max_colluding need secure_aggregation")
+    if privacy.max_colluding is not None and privacy.dp != "distributed":
+        raise ValueError("privacy: max_colluding is for dp 'distributed'")
     if privacy.dp == "none":
         return
     if privacy.epsilon is None or privacy.delta is None:
         raise ValueError("privacy: differential privacy needs epsilon and delta")
     if training is None:
         return
+    if privacy.dp == "distributed" and not privacy.secure_aggregation:
+        raise ValueError("privacy: dp 'distributed' needs secure_aggregation")
     if training.metrics or training.strategy == "qfedavg":
         raise ValueError("training: scores and losses of one site are not noised, so they do not leave")
     if privacy.site_level and (needs(training.strategy) == "individual" or training.strategy == "newton"):

@@ -42,7 +42,7 @@ class Bounded(Tabular):
         if set(s.private.bounds) != named or not all(self.vocabulary.declared):
             raise InputError(
                 "input.study",
-                "pipeline.parameters.private.bounds: one a numeric feature (and outcome), and levels named in categorical",
+                "pipeline.parameters.private.bounds: one a numeric feature (and outcome); and name levels",
             )
         self._private = s.private
 

@@ -11,6 +11,7 @@ Source: Abadi et al. 2016, CCS, algorithm 1; Yousefpour et al. 2021, "Opacus", a
 from __future__ import annotations
 
 import importlib
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -147,14 +148,12 @@ def _wrapped(module: Any) -> Any:
     Raises:
         InputError: `input.study`.
     """
-    from opacus import GradSampleModule
-    from opacus.validators import ModuleValidator
-
-    module.train()  # type: ignore[no-untyped-call]
-    faults = ModuleValidator.validate(module, strict=False)
-    if faults or any(True for _ in module.buffers()):
+    opacus: Any = importlib.import_module("opacus")
+    validator: Any = importlib.import_module("opacus.validators").ModuleValidator
+    module.train()
+    if validator.validate(module, strict=False) or any(True for _ in module.buffers()):
         raise InputError("input.study", "privacy.dp: the model has a layer in which rows see one another")
-    return GradSampleModule(module, loss_reduction="sum")
+    return opacus.GradSampleModule(module, loss_reduction="sum")
 
 
 def _gradients(wrapped: Any, losses: Losses, chosen: NDArray[np.int64]) -> None:
@@ -163,7 +162,9 @@ def _gradients(wrapped: Any, losses: Losses, chosen: NDArray[np.int64]) -> None:
 
     trained = [parameter for parameter in wrapped.parameters() if parameter.requires_grad]
     if len(chosen):
-        losses(wrapped, chosen).sum().backward()
+        with warnings.catch_warnings():  # torch says that inputs need no gradient, which is so
+            warnings.filterwarnings("ignore", message="Full backward hook")
+            losses(wrapped, chosen).sum().backward()
     for parameter in trained:
         if not len(chosen):
             parameter.grad_sample = torch.zeros((0, *parameter.shape), device=parameter.device)

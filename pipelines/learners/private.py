@@ -148,9 +148,7 @@ class PrivateNetwork(PrivateTabular):
         from pipelines.learners import opacus
 
         x, y = self._usable(preprocessing, rows)
-        return opacus.network(
-            model, x, y, self._recipe, self.schedule, clip=self._private.clip, stream=self._stream()
-        )
+        return opacus.network(model, x, y, self._recipe, self.schedule, clip=self._private.clip, stream=self._stream())
 
 
 def of_study(tabular: dict[str, Any], study: Study) -> Bounded:
