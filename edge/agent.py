@@ -338,7 +338,7 @@ class Agent:
             reply = kept or self._answer(known.assignment, lane, message)
             item, checks = check_update(lane.study, lane.decision.effective, instruction, message, reply)
             site.journal.append("gate.passed", assignment=assignment.id, rules=[check.rule for check in checks])
-            site.draws.keep(lane.study, instruction, message, item.data)
+            site.draws.keep(lane, instruction, message, item.data)
             return item
 
         item = self._masking.answer(lane.study, instruction, message, plain)

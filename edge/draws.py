@@ -26,7 +26,6 @@ from protocol.assignment import MaskStep, RoundInstruction
 from protocol.errors import IntegrityError
 from protocol.faults import point
 from protocol.parcel import ContentType, canonical_json
-from protocol.study import Study
 
 if TYPE_CHECKING:
     from edge.lane import LaneRun
@@ -77,13 +76,16 @@ class Draws:
         kept = self._find(instruction, message)
         return replace(lane, cost=cost if kept is None else ZERO), kept
 
-    def keep(self, study: Study, instruction: RoundInstruction, message: bytes, answer: bytes) -> None:
-        """Keep a noised answer, durably; only where each site noises its own.
+    def keep(self, lane: LaneRun, instruction: RoundInstruction, message: bytes, answer: bytes) -> None:
+        """Keep an answer that was noised now, durably; only where each site noises its own.
+
+        Args:
+            lane: as `price` gave it.
 
         Raises:
             StorageError: it must not leave then.
         """
-        if study.privacy.dp != "sample":
+        if lane.study.privacy.dp != "sample" or lane.cost == ZERO:
             return
         point("edge.drawn")
         head = canonical_json(_place(instruction, message)) + b"\n"

@@ -8,6 +8,7 @@ study; at a site, from the study with the site's stricter numbers in it.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from pipelines import clipping, learners
@@ -65,18 +66,23 @@ def multiplier(study: Study) -> float:
     Raises:
         InputError: `input.study`.
     """
-    from privacy.dp.accountant import scale_for
-
     p, t = study.privacy, study.training
     if t is None or not p.site_level or p.epsilon is None or p.delta is None:
         raise InputError("input.study", "privacy: dp 'central' and 'distributed' need epsilon, delta and [training]")
     try:
-        made = scale_for(p.epsilon, p.delta) * math.sqrt(t.rounds)
+        made = _scale(p.epsilon, p.delta) * math.sqrt(t.rounds)
     except ValueError:
         made = math.inf
     if made > _MOST:
         raise InputError("input.study", "privacy: no noise is enough for this epsilon and delta")
     return made
+
+
+@lru_cache(maxsize=64)  # asked again for every instruction of a run
+def _scale(epsilon: float, delta: float) -> float:
+    from privacy.dp.accountant import scale_for
+
+    return scale_for(epsilon, delta)
 
 
 def cost(study: Study, phase: RoundPhase | None = None, rounds: int | None = None) -> Curve:

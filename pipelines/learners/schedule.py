@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from protocol.assignment import RoundPhase
@@ -50,20 +51,10 @@ class Schedule:
         Raises:
             InputError: `input.study` when no noise is enough.
         """
-        from privacy.dp.accountant import ZERO, gaussian, sampled_gaussian, scale_for
-
         if not 0 <= share < 1 or rounds < 1 or steps < 1:
             raise InputError("input.study", "privacy: a run of noised steps has rounds, steps and a share below 1")
-        releases = rounds * steps
         try:
-            whole = scale_for(epsilon, delta)
-            sums = whole / math.sqrt(share) if share else None
-            if rate == 1:  # all of it Gaussian: exactly what is left
-                return cls(
-                    sums=sums, gradient=whole * math.sqrt(releases / (1 - share)), rate=rate, steps=steps, rounds=rounds
-                )
-            before = gaussian(sums) if sums else ZERO
-            gradient = scale_for(epsilon, delta, lambda noise: before + sampled_gaussian(noise, rate, releases))
+            sums, gradient = _fitted(epsilon, delta, rounds * steps, rate, share)
         except ValueError:
             raise InputError("input.study", "privacy: no noise is enough for this epsilon and delta") from None
         return cls(sums=sums, gradient=gradient, rate=rate, steps=steps, rounds=rounds)
@@ -99,3 +90,15 @@ class Schedule:
         return before + sampled_gaussian(
             self.gradient, self.rate, self.steps * (self.rounds if rounds is None else rounds)
         )
+
+
+@lru_cache(maxsize=64)  # asked again for every instruction of a run
+def _fitted(epsilon: float, delta: float, releases: int, rate: float, share: float) -> tuple[float | None, float]:
+    from privacy.dp.accountant import ZERO, gaussian, sampled_gaussian, scale_for
+
+    whole = scale_for(epsilon, delta)
+    sums = whole / math.sqrt(share) if share else None
+    if rate == 1:  # all of it Gaussian: exactly what is left
+        return sums, whole * math.sqrt(releases / (1 - share))
+    before = gaussian(sums) if sums else ZERO
+    return sums, scale_for(epsilon, delta, lambda noise: before + sampled_gaussian(noise, rate, releases))
