@@ -235,10 +235,9 @@ class Agent:
             persons, release = gate.source_persons, gate.release
             site.reserve(assignment, lane, size_bytes=size_bytes, persons=persons, release=release)
 
-        noised = lane.cost is not None
-        if noised:
+        if lane.cost is not None:
             reserve()  # before any noise is drawn
-        sealer = self._sealer(assignment, lane, (lambda: None) if noised else reserve)
+        sealer = self._sealer(assignment, lane, reserve if lane.cost is None else lambda: None)
         try:
             withheld = lane.run(worker, source, gate, sealer.add)
             passed = gate.finish()

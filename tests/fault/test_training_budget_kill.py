@@ -24,9 +24,10 @@ from protocol.assignment import Assignment, RoundPhase
 from tests.agentkit import Office, enrolled
 from tests.integration.test_agent_private import hospital, plan, question
 
+_SENDING = "sending"
 ROOT = Path(__file__).parents[2]
 _RUN = """
-import base64, json, sys
+import base64, json, os, sys
 from pathlib import Path
 from edge.config import load
 from privacy.envelope import SecretKey
@@ -38,6 +39,13 @@ value = json.loads((folder / "office.json").read_text())
 seed = lambda name: SecretKey.from_bytes(bytes.fromhex(value[name]))
 office = Office(Centre(study_key=seed("study_key"), other_key=seed("other_key")), federation=seed("federation"))
 office.blobs = {k: base64.b64decode(v) for k, v in value["blobs"].items()}
+if len(sys.argv) > 2:  # die at the first sending
+    def dies():
+        marker = Path(sys.argv[2])
+        if not marker.exists():
+            marker.touch()
+            os.kill(os.getpid(), 9)
+    office.fail["deliver"] = dies
 made = [Assignment(id=one["id"], kind=AssignmentKind(one["kind"]), study_digest=one["digest"],
                    document=base64.b64decode(one["document"]), signature=base64.b64decode(one["signature"]))
         for one in value["assignments"]]
@@ -55,10 +63,11 @@ print(json.dumps([[one.state.value, one.code] for one in said]))
 
 def run(folder: Path, fault: str) -> tuple[int, list[list[str]]]:
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    if fault:
+    arguments = [str(folder), *([str(folder / "fired")] if fault == _SENDING else [])]
+    if fault and fault != _SENDING:
         env["CORSIA_FAULTS"] = f"{fault}={folder / 'fired'}"
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, str(folder)], capture_output=True, text=True, timeout=150, env=env, cwd=ROOT
+        [sys.executable, "-c", _RUN, *arguments], capture_output=True, text=True, timeout=150, env=env, cwd=ROOT
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
     return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else []
@@ -83,7 +92,7 @@ def written(folder: Path, office: Office, assignments: list[Assignment]) -> None
 
 
 @pytest.mark.parametrize(
-    "point", ["edge.reserved", "edge.drawn", "edge.kept", "edge.sealing", "edge.spooled", "edge.receipt"]
+    "point", ["edge.reserved", "edge.drawn", "edge.kept", "edge.sealing", "edge.spooled", _SENDING]
 )
 def test_a_round_is_paid_once_and_drawn_once(tmp_path: Path, point: str) -> None:
     config = hospital(tmp_path)
