@@ -20,6 +20,7 @@ import numpy as np
 from central.federation.checkpoint import Checkpoints
 from central.federation.masked import MaskedExchange, MaskedGrid, Total
 from central.federation.mean import Mean
+from central.federation.noise import Noised
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -67,10 +68,12 @@ class Expected:
     """What a usable reply of one phase holds.
 
     Attributes:
+        received: the model that it is an update of, where noise hides a site.
         examples: rows of each site, where the preparation has fixed them.
     """
 
     arrays: Shapes
+    received: Arrays | None = None
     metrics: tuple[str, ...] = ()
     check: Check
     all_metrics: bool = False
@@ -168,6 +171,7 @@ class Collector:
                 at=Attempt(run=grid.run_name, round=round_, phase=phase, attempt=attempt),
                 messages=partial(messages, attempt),
                 shapes=expected.arrays,
+                received=expected.received,
                 quorum=self.quorum,
                 timeout=self._training.deadline_s,
             )
@@ -215,8 +219,12 @@ class Collector:
 
     def _averaged(self, replies: Iterable[Message], expected: Expected) -> Collected:
         """The mean of usable replies, of which one at a time is in memory."""
-        rows = {site: expected.examples.get(site, 0) for site in self._grid.sites.values()}
-        mean = Mean(expected.arrays, rows, summed=self._training.strategy == "newton")
+        mean: Mean | Noised
+        if expected.received is not None:
+            mean = Noised(self._study, expected.received)
+        else:
+            rows = {site: expected.examples.get(site, 0) for site in self._grid.sites.values()}
+            mean = Mean(expected.arrays, rows, summed=self._training.strategy == "newton")
         self._judged(replies, expected, lambda site, m: mean.add(site, _arrays(m), _examples(m)))
         return Collected(mean=mean.total())
 

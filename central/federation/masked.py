@@ -38,6 +38,7 @@ from pipelines.masking import (
     STEP,
     Attempt,
     decode,
+    decode_update,
     pack,
     payload_of,
     session_of,
@@ -82,6 +83,7 @@ class MaskedExchange:
         messages: the phase's own messages, as without masks.
         shapes: the arrays of a plain answer.
         quorum: fewer vectors than this, or than the threshold, and the attempt has failed.
+        received: the model that the sites were sent, where noise hides a site; the total is then the next model.
     """
 
     study: Study
@@ -91,6 +93,7 @@ class MaskedExchange:
     shapes: Shapes
     quorum: int
     timeout: float
+    received: Arrays | None = None
     refused: list[str] = field(default_factory=list)  # codes of sites that answered with an error
 
     def run(self) -> Total:
@@ -133,7 +136,10 @@ class MaskedExchange:
             total = tally.total()
         except CorsiaError as error:  # shares are out: no further attempt
             raise ConflictError("conflict.round", f"the sum stays masked: {error.code}") from None
-        arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
+        if self.received is not None:
+            arrays, examples = decode_update(self.study, self.received, total)
+        else:
+            arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
         return Total(arrays=arrays, examples=examples, sites=survivors)
 
     def _step(

@@ -31,18 +31,21 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class Private(BaseModel):
-    """What sample-level differential privacy needs to know in advance (`pipelines.learners.private`).
+    """What differential privacy needs to know in advance (`pipelines.learners.bounded`, `private`).
 
     Attributes:
-        bounds: numeric feature -> usual range, public knowledge: values beyond are cut, scales follow from it.
+        bounds: numeric feature (and outcome) -> usual range, public knowledge: scales follow from it, and values beyond
+            are cut where they are summed.
         clip: largest length of one row's gradient.
         share: of the budget that goes to the preparation.
+        rate: with which a row is in a step, each on its own; 1: all rows in every step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     bounds: dict[str, tuple[float, float]]
     clip: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    rate: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _rising(self) -> Private:
@@ -64,7 +67,7 @@ class Settings(BaseModel):
         standardise: by mean and scale over all sites (`agreed`), of each site's own rows (`local`), or not.
         optimiser, batch: of the local steps; `training.local_steps` counts minibatches.
         l2: weight of the squared weights in the loss.
-        private: for studies with `privacy.dp = "sample"`.
+        private: for studies with differential privacy (`privacy.dp`).
         initial: `prior` starts from the outcome's mean and weights 0, `uniform` from the seed within +-1/sqrt(inputs).
     """
 
@@ -160,10 +163,10 @@ class Tabular(Averaged):
         Raises:
             InputError: `input.study`.
         """
-        if study.privacy.dp == "sample":
-            from pipelines.learners.private import PrivateTabular
+        if study.privacy.dp != "none":
+            from pipelines.learners.private import of_study
 
-            return PrivateTabular.from_study(study)
+            return of_study(cls.arguments(study), study)
         return cls(**cls.arguments(study))
 
     @staticmethod
