@@ -11,7 +11,7 @@ from protocol.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["matrix", "numbers"]
+__all__ = ["numbers"]
 
 Array = np.ndarray[Any, Any]
 
@@ -30,8 +30,3 @@ def numbers(frame: pd.DataFrame, name: str) -> Array:
         return np.asarray(pd.to_numeric(frame[name]).astype("float64"), dtype=np.float64)
     except (ValueError, TypeError):
         raise InputError("input.table", f"column {name!r} is not numeric") from None
-
-
-def matrix(frame: pd.DataFrame, names: tuple[str, ...]) -> Array:
-    """Columns as float64 (rows, names). Raises as `numbers`."""
-    return np.column_stack([numbers(frame, name) for name in names])
