@@ -45,8 +45,8 @@ class Settings(BaseModel):
         intervals: how many intervals of follow-up, cut at equal shares of the events of all sites.
         edges: the intervals' right ends instead, in the unit of the time column.
         event: the value of the status column that means "event", a number or a word.
-        censored: the value that means "censored"; a row with any other is not used. Without these two, statuses are 0/1 or, as in R's survival
-            package, 1/2; which of the two is settled by the sites' summed counts.
+        censored: the value that means "censored"; a row with any other is not used. Without these two, statuses are
+            0/1 or, as in R's survival package, 1/2; which of the two is settled by the sites' summed counts.
         l2: weight of the squared risk weights in the loss.
         horizon: the time to which predictions give the survival probability; default: the middle interval's end.
     """
