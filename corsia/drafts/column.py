@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -80,8 +81,8 @@ def is_marker(cell: str) -> bool:
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a number with a decimal point, and no code."""
-    return bool(_NUMBER.match(cell)) and not _CODE.match(cell)
+    """Whether a cell is a finite number with a decimal point, and no code."""
+    return bool(_NUMBER.match(cell)) and not _CODE.match(cell) and math.isfinite(float(cell))
 
 
 def describe(name: str, cells: Sequence[str], *, decimal_comma: bool = False, code: bool = False) -> Column:
