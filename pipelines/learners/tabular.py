@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.learners import Averaged, Documents, columns, measures, network, proximal
-from pipelines.learners.vocabulary import LARGEST, Spellings, Vocabulary, level, standardised
+from pipelines.learners.vocabulary import LARGEST, Vocabulary, level, standardised
 from protocol.errors import InputError
 from protocol.study import Study
 from protocol.validation import first_fault
@@ -192,31 +192,14 @@ class Tabular(Averaged):
         Raises:
             InputError: `input.column-missing`, or `input.table` for a column that is not as the study says.
         """
-        y = self._labels(frame) if self._recipe.binary else columns.numbers(frame, self._outcome)
+        s = self.settings
+        if self._recipe.binary:
+            y = columns.labels(frame, self._outcome, s.positive, s.negative)
+        else:
+            y = columns.numbers(frame, self._outcome)
         usable = np.abs(y) < LARGEST
         x = self.vocabulary.matrix(frame)
         return TabularRows(x=x[usable], y=y[usable], dropped=int((~usable).sum()))
-
-    def _labels(self, frame: pd.DataFrame) -> Array:
-        """0, 1, or NaN."""
-        if self._outcome not in frame.columns:
-            raise InputError("input.column-missing", f"column {self._outcome!r}")
-        column, s = frame[self._outcome], self.settings
-        texts = np.array([level(value) for value in column], dtype=object)
-        missing = column.isna().to_numpy(dtype=bool) | (texts == "") | (texts == "inf") | (texts == "-inf")
-        if s.positive is None and s.negative is None:
-            yes, no = np.isin(texts, ("1", "true")), np.isin(texts, ("0", "false"))
-            if not (yes | no | missing).all():
-                raise InputError("input.table", f"column {self._outcome!r} is not 0/1: name `positive`")
-        else:
-            given = [level(v) for v in (s.positive, s.negative) if v is not None]
-            found = np.array([-1 if (at := Spellings(given).find(t)) is None else at for t in texts])
-            if s.negative is None:
-                yes, no = found == 0, found != 0
-            else:
-                no = found == len(given) - 1
-                yes = ~no if s.positive is None else found == 0
-        return np.where(missing | ~(yes | no), np.nan, yes.astype(np.float64))
 
     # -- before round 1: sums over sites ---------------------------------------------------------------------------
 
