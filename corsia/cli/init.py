@@ -63,7 +63,7 @@ strategy = "fedavg"
 
 [training.publish]
 model = "{id}"
-alias = "champion"
+alias = "candidate"
 """
 
 

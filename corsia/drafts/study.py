@@ -74,7 +74,7 @@ quorum = 1.0                          # share of the sites that must answer
 
 [training.publish]                    # signing the study allows just this model name and alias
 model = {id}
-alias = "champion"
+alias = "candidate"                    # two operators promote it: corsia model promote, approve
 """
 
 
