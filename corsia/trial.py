@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from corsia.drafts.cohort import near
 from corsia.drafts.file import CsvFile, read_file
 from corsia.drafts.site import dataset_config
 from corsia.fleet import Fleet
@@ -88,7 +87,7 @@ def run_trial(
 
     started = time.monotonic()
     check_supported(study)
-    files = {site: _checked(study, site, path, missing) for site, path in sites.items()}
+    files = {site: _checked(study, path, missing) for site, path in sites.items()}
     _prepare(out)
     with Fleet(out) as fleet:
         tell("starting MLflow and the centre")
@@ -126,13 +125,9 @@ def _asked(study: Study) -> list[str]:
     return list(dict.fromkeys([*study.dataset.columns, *trained, *(c.column for c in study.dataset.where)]))
 
 
-def _checked(study: Study, site: str, path: Path, missing: tuple[str, ...]) -> CsvFile:
+def _checked(study: Study, path: Path, missing: tuple[str, ...]) -> CsvFile:
     file = read_file(path, missing=missing)
-    for name in _asked(study):
-        if name not in file.columns:
-            alike = near(name, list(file.columns))
-            hint = f"; did you mean {' or '.join(map(repr, alike))}?" if alike else ""
-            raise InputError("input.column-missing", f"{site}: {path.name} has no column {name!r}{hint}")
+    file.require(_asked(study))
     return file
 
 

@@ -40,8 +40,9 @@ def init_training(out: Path, sources: Sequence[Path], asked: Asked, *, as_json: 
     Raises:
         InputError: `input.table`, `input.usage`, `input.rows`; nothing is written then.
     """
-    from corsia.drafts.cohort import gather, slug
+    from corsia.drafts.cohort import gather
     from corsia.drafts.file import read_file
+    from corsia.drafts.names import slug
     from corsia.drafts.site import dataset_config, snippet
     from corsia.drafts.study import K, draft
 
@@ -100,7 +101,7 @@ def _paths(sources: Sequence[Path]) -> list[Path]:
 
 
 def _sites(given: str, paths: Sequence[Path]) -> list[str]:
-    from corsia.drafts.cohort import slug
+    from corsia.drafts.names import slug
 
     names = [name.strip() for name in given.split(",") if name.strip()] if given else [slug(p.stem) for p in paths]
     if len(names) != len(paths):

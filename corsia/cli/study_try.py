@@ -72,7 +72,7 @@ def attempt(
 
 
 def _sites(given: list[str]) -> dict[str, Path]:
-    from corsia.drafts.cohort import slug
+    from corsia.drafts.names import slug
 
     sites: dict[str, Path] = {}
     for text in given:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,11 @@ from functools import reduce
 
 from corsia.drafts.column import Column, Kind
 from corsia.drafts.file import CsvFile
+from corsia.drafts.names import near
 from pipelines.learners.vocabulary import Spellings
-from privacy.deid.deny import fold
 from protocol.errors import InputError
 
-__all__ = ["Cohort", "Shared", "gather", "near", "slug"]
+__all__ = ["Cohort", "Shared", "gather"]
 
 MAX_LEVELS = 100
 _LARGEST = 1e7  # beyond it squares summed under masks may leave their range
@@ -143,16 +142,3 @@ def _named(counts: Mapping[str, int], least: int) -> tuple[tuple[str, ...], list
     if len(often) > MAX_LEVELS:
         told.append(f"{len(often)} levels: the {MAX_LEVELS} commonest are named, others count as none")
     return tuple(often[:MAX_LEVELS]), told
-
-
-def near(name: str, names: Sequence[str], cutoff: float = 0.6) -> list[str]:
-    """Names that look like this one, the most alike first."""
-    import difflib
-
-    forms = {slug(other): other for other in names}
-    return [forms[form] for form in difflib.get_close_matches(slug(name), list(forms), n=3, cutoff=cutoff)]
-
-
-def slug(text: str) -> str:
-    """Lower-case letters, digits and hyphens, at most 63, never empty."""
-    return re.sub(r"[^a-z0-9]+", "-", fold(text)).strip("-")[:63].strip("-") or "x"

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corsia.drafts.column import Column, Kind, describe, is_marker, is_number
+from corsia.drafts.names import near
 from edge.sources.format import Format
 from edge.sources.table import lines
 from protocol.errors import InputError
@@ -37,6 +38,18 @@ class CsvFile:
     rows: int
     cells: Mapping[str, Sequence[str]]
     notes: tuple[str, ...]
+
+    def require(self, names: Iterable[str]) -> None:
+        """Refuse a file that lacks a column.
+
+        Raises:
+            InputError: `input.column-missing`, with a name that looks alike.
+        """
+        for name in names:
+            if name not in self.columns:
+                alike = near(name, list(self.columns))
+                hint = f"; did you mean {' or '.join(map(repr, alike))}?" if alike else ""
+                raise InputError("input.column-missing", f"{self.path.name} has no column {name!r}{hint}")
 
 
 def read_file(path: Path, *, missing: Sequence[str] = (), categorical: Sequence[str] = ()) -> CsvFile:

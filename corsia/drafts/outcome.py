@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from corsia.drafts.cohort import Cohort, Shared, near
+from corsia.drafts.cohort import Cohort, Shared
 from corsia.drafts.column import Kind
+from corsia.drafts.names import near
 from pipelines.learners.vocabulary import Spellings, level
 from privacy.deid.deny import fold
 from protocol.errors import InputError

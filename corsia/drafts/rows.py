@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from corsia.drafts.cohort import near
 from corsia.drafts.file import read_file
 from edge.sources.table import read
-from protocol.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,9 +25,5 @@ def read_rows(path: Path, columns: Sequence[str], *, missing: Sequence[str] = ()
         InputError: `input.table`, or `input.column-missing` naming a column that looks alike.
     """
     file = read_file(path, missing=missing)
-    for name in columns:
-        if name not in file.columns:
-            alike = near(name, list(file.columns))
-            hint = f"; did you mean {' or '.join(map(repr, alike))}?" if alike else ""
-            raise InputError("input.column-missing", f"{path.name} has no column {name!r}{hint}")
+    file.require(columns)
     return read(path, list(columns), (), file.form)
