@@ -11,7 +11,7 @@ from protocol.errors import IntegrityError, StudyRefused
 from protocol.study import Study
 from protocol.trust import Purpose
 
-__all__ = ["ledger_key", "verified_round"]
+__all__ = ["key_of", "ledger_key", "verified_round"]
 
 
 def verified_round(assignment: Assignment, study: Study, site: str, now: float) -> RoundInstruction:
@@ -46,6 +46,10 @@ def ledger_key(assignment: Assignment) -> str:
     """
     if assignment.kind is AssignmentKind.STUDY:
         return assignment.id
-    made = RoundInstruction.from_bytes(assignment.document)
+    return key_of(RoundInstruction.from_bytes(assignment.document))
+
+
+def key_of(made: RoundInstruction) -> str:
+    """What names a round's release in the ledger."""
     key = f"{made.run}/{made.round}/{made.place}"
     return f"{key}/{made.attempt}" if made.attempt > 0 else key

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-from pipelines import Gate, Job, Source, learners
+from pipelines import Gate, Job, Source, clipping, learners, noising
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -34,6 +34,7 @@ from pipelines.flower import (
     message_from_bytes,
     message_to_bytes,
     metric_record,
+    record_of,
     reply,
 )
 from pipelines.masking import check_masks
@@ -88,6 +89,8 @@ def load(
     learner = learners.for_study(study)
     if frame is None and not getattr(learner, "tableless", False):
         raise InputError("input.table", "lane 'train' needs a dataset with a table")
+    if study.privacy.dp == "sample" and frame is not None and patient is not None and patient in frame.columns:
+        frame = frame[~_persons(frame, patient).duplicated()]  # a row a patient, so that the noise hides a patient
     rows = learner.rows(cast("pd.DataFrame", frame), documents, patient, files)
     if rows.count == 0:
         raise InputError("input.rows", "no row has a usable outcome")
@@ -107,8 +110,10 @@ def check_supported(study: Study) -> None:
         raise InputError("input.study", f"training.strategy: {strategy} needs each site's update, not a sum")
     if study.privacy.secure_aggregation:
         check_masks(study)
-    if study.privacy.dp != "none" or study.privacy.epsilon is not None:
-        raise InputError("input.study", "privacy.dp: training with differential privacy is not available")
+    if study.privacy.dp != "none":
+        noising.cost(study)  # raises for what cannot be noised
+    elif study.privacy.epsilon is not None:
+        raise InputError("input.study", "privacy.epsilon: without privacy.dp nothing is noised")
 
 
 def run(job: Job, source: Source, gate: Gate) -> None:
@@ -135,9 +140,14 @@ def _check_persons(job: Job, source: Source) -> None:
     """The cohort is counted in persons where the site says which column names them."""
     patient, frame = job.column("patient"), source.table()
     if patient is not None and frame is not None and patient in frame.columns:
-        persons = frame[patient].astype(str).str.strip().str.casefold().nunique()
+        persons = _persons(frame, patient).nunique()
         if persons < job.study.privacy.min_cohort:
             raise DisclosureRefused("gate.cohort")
+
+
+def _persons(frame: pd.DataFrame, patient: str) -> pd.Series[Any]:
+    """Patient ids as they are compared."""
+    return frame[patient].astype(str).str.strip().str.casefold()
 
 
 # -- the app -----------------------------------------------------------------------------------------------------------
@@ -157,6 +167,8 @@ def client_app(data: Callable[[Context], TrainingData]) -> ClientApp:
         mine = data(context)
         model, preprocessing, round_ = _read(message)
         fitted = mine.learner.fit(model, preprocessing, mine.rows, _seed(mine, round_))
+        if mine.study.privacy.site_level:
+            fitted = clipping.cut(model, fitted, mine.study.privacy.reach)
         return _answer(message, mine, fitted, _loss(mine, model, preprocessing))
 
     @app.evaluate()  # type: ignore[untyped-decorator]
@@ -212,20 +224,21 @@ class Session:
 
 
 def _read(message: Message) -> tuple[Arrays, Arrays, int]:
-    records = message.content.array_records
-    round_ = message.content.config_records[CONFIG]["server-round"]
-    return arrays_of(records[ARRAYS]), arrays_of(records[PREPROCESSING]), int(round_)
+    model, preprocessing = (arrays_of(record_of(message, key)) for key in (ARRAYS, PREPROCESSING))
+    return model, preprocessing, int(record_of(message, CONFIG)["server-round"])
 
 
 def _answer(message: Message, data: TrainingData, arrays: Arrays, shown: Mapping[str, float] | None = None) -> Message:
-    metrics: dict[str, int | float] = {EXAMPLES: data.rows.count, **(shown or {})}
+    weight = 1 if data.study.privacy.site_level else data.rows.count  # the number of rows is no secret of a row
+    metrics: dict[str, int | float] = {EXAMPLES: weight, **(shown or {})}
     return reply(message, RecordDict({ARRAYS: array_record(arrays), METRICS: metric_record(metrics)}))
 
 
 def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:
     """This site's own metrics, rounded, only where the study asks for them by name; never under masks."""
     training = data.study.training
-    asked = training.metrics if training and not data.study.privacy.secure_aggregation else ()
+    hidden = data.study.privacy.secure_aggregation or data.study.privacy.dp != "none"
+    asked = training.metrics if training and not hidden else ()
     return {k: round(v, _DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
 
 

@@ -20,13 +20,15 @@ import numpy as np
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
+    METRICS,
     Arrays,
     Message,
     RecordDict,
     Shapes,
-    arrays_of,
     config_record,
+    record_of,
     shapes_of,
+    views_of,
 )
 from pipelines.masking import (
     MASKED,
@@ -36,6 +38,7 @@ from pipelines.masking import (
     STEP,
     Attempt,
     decode,
+    decode_update,
     pack,
     payload_of,
     session_of,
@@ -80,6 +83,7 @@ class MaskedExchange:
         messages: the phase's own messages, as without masks.
         shapes: the arrays of a plain answer.
         quorum: fewer vectors than this, or than the threshold, and the attempt has failed.
+        received: the model that the sites were sent, where noise hides a site; the total is then the next model.
     """
 
     study: Study
@@ -89,6 +93,7 @@ class MaskedExchange:
     shapes: Shapes
     quorum: int
     timeout: float
+    received: Arrays | None = None
     refused: list[str] = field(default_factory=list)  # codes of sites that answered with an error
 
     def run(self) -> Total:
@@ -131,7 +136,10 @@ class MaskedExchange:
             total = tally.total()
         except CorsiaError as error:  # shares are out: no further attempt
             raise ConflictError("conflict.round", f"the sum stays masked: {error.code}") from None
-        arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
+        if self.received is not None:
+            arrays, examples = decode_update(self.study, self.received, total)
+        else:
+            arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
         return Total(arrays=arrays, examples=examples, sites=survivors)
 
     def _step(
@@ -152,6 +160,7 @@ class MaskedExchange:
                 take(site, message)
             except CorsiaError as error:
                 log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
+            del message  # before the next one is opened: each is a vector of the model's length
 
     def _asked(self, step: MaskStep, nodes: dict[int, str], payload: bytes) -> Iterable[Message]:
         if step is MaskStep.MASK:
@@ -181,10 +190,11 @@ def _own(site: str, kind: Any, message: Message) -> Any:
 
 
 def _vector(message: Message) -> np.ndarray[Any, Any]:
-    records = message.content.array_records
-    if set(records) != {ARRAYS}:
-        raise InputError("input.message", "an answer of another step")
-    arrays = arrays_of(records[ARRAYS])
-    if [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"] or set(arrays) != {MASKED}:
+    try:
+        arrays = views_of(record_of(message, ARRAYS))
+    except KeyError:
+        raise InputError("input.message", "an answer of another step") from None
+    right = set(message.content) == {ARRAYS, METRICS} and set(arrays) == {MASKED}
+    if not right or [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"]:
         raise InputError("input.message", "an answer that is not one masked vector")
     return arrays[MASKED].view(np.uint64)
