@@ -22,10 +22,11 @@ from pipelines.flower import (
     array_record,
     arrays_of,
     config_record,
-    describe_reply,
     message_from_bytes,
     message_to_bytes,
+    record_of,
 )
+from pipelines.replies import describe_reply
 from pipelines.train import PREPROCESSING
 from privacy.envelope import read_key
 from protocol.assignment import Assignment, Blob, RoundPhase, State
@@ -104,7 +105,7 @@ def answer(config: EdgeConfig, office: Office, of: Assignment, message: bytes, *
     (batch,) = office.opened(said, read_key(config.state_dir / "identity.key"))
     raw = batch.items[0].data
     assert describe_reply(raw, message).metrics["num-examples"] == 11
-    return arrays_of(message_from_bytes(raw).content.array_records[ARRAYS])
+    return arrays_of(record_of(message_from_bytes(raw), ARRAYS))
 
 
 def rounds(config: EdgeConfig, office: Office, plan: Study) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

@@ -15,7 +15,7 @@ from corsia.cli import app
 from edge.config import EdgeConfig, load
 from edge.worker import Worker
 from pipelines import learners
-from pipelines.flower import ARRAYS, arrays_of, message_from_bytes
+from pipelines.flower import ARRAYS, arrays_of, message_from_bytes, record_of
 from pipelines.learners.described import FOLDER
 from privacy.envelope import read_key
 from protocol.assignment import Assignment, RoundPhase, State
@@ -59,7 +59,7 @@ def answer(config: EdgeConfig, office: Office, of: Assignment, message: bytes, *
     report = office.wait(made, timeout_s=120)
     assert (report.state, report.code) == (State.DONE, "")
     (batch,) = office.opened(made, read_key(config.state_dir / "identity.key"))
-    return arrays_of(message_from_bytes(batch.items[0].data).content.array_records[ARRAYS])
+    return arrays_of(record_of(message_from_bytes(batch.items[0].data), ARRAYS))
 
 
 def test_a_plug_in_trains_and_neither_agent_nor_centre_imports_it(folder: Path) -> None:
