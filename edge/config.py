@@ -107,7 +107,8 @@ class Policy(_Model):
             refused. Both hold at `delta`, as composed by the ledger.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
-        max_colluding: how many other sites may be in league with the centre without learning this site's update.
+        max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
+            roster of more than 64, the study's `privacy.colluding` must be made for as many.
     """
 
     lanes: tuple[Lane, ...] = ()
@@ -128,8 +129,8 @@ class Policy(_Model):
     epsilon_per_year: Annotated[float, Field(gt=0, le=10_000)] = 5.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     require_secure_aggregation: bool = False
-    min_sites: Annotated[int, Field(ge=3, le=64)] = 3
-    max_colluding: Annotated[int, Field(ge=0, le=62)] = 1
+    min_sites: Annotated[int, Field(ge=3, le=1000)] = 3
+    max_colluding: Annotated[int, Field(ge=0, le=332)] = 1
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
 

@@ -38,16 +38,22 @@ from pipelines.flower import (
 )
 from privacy.envelope.keys import SecretKey
 from privacy.secagg import (
+    ATTEMPTS,
     DIGITS,
+    MAX_ROSTER,
     Advert,
     Bundle,
     Guard,
     Layout,
+    Letter,
     Member,
+    Neighbour,
     Quantizer,
     Session,
     Survivors,
+    Word,
     from_digits,
+    graph_of,
     to_digits,
 )
 from protocol.assignment import MaskStep, RoundPhase
@@ -64,7 +70,7 @@ STEP, PHASE, PAYLOAD = "step", "phase", "masks"  # keys of a message's or reply'
 MASKED = "masked"  # the one array of a masked reply: int64, the ring's bits
 MAX_EXAMPLES = 1_000_000
 MIN_BITS = 20
-MAX_PARTS = 64
+MAX_PARTS = 3 * MAX_ROSTER  # of one message
 Ring = NDArray[np.uint64]
 
 
@@ -84,8 +90,9 @@ def check_masks(study: Study) -> None:
     Raises:
         InputError: `input.study`.
     """
-    if not 3 <= len(study.sites) <= MAX_PARTS:
-        raise InputError("input.study", "privacy.secure_aggregation: needs 3 to 64 sites")
+    if not 3 <= len(study.sites) <= MAX_ROSTER:
+        raise InputError("input.study", f"privacy.secure_aggregation: needs 3 to {MAX_ROSTER} sites")
+    graph_of(len(study.sites), **study.privacy.graph)
     if _summed(study, RoundPhase.TRAIN):
         return  # nothing is averaged, so nothing is rounded
     try:
@@ -110,6 +117,7 @@ def session_of(study: Study, digest: str, attempt: Attempt) -> Session:
         round=attempt.round,
         attempt=attempt.attempt,
         roster=dict(study.roster),
+        **study.privacy.graph,
     )
 
 
@@ -227,7 +235,7 @@ class MaskedSite:
         self._study, self._digest, self._site = study, digest, site
         self._identity, self._guard = identity, guard
         self._at: Attempt | None = None
-        self._member: Member | None = None
+        self._member: Member | Neighbour | None = None
         self._said: dict[MaskStep, tuple[bytes, bytes]] = {}  # digest of the question, answer
 
     def answer(self, at: Attempt, step: MaskStep, message: bytes, plain: Callable[[], bytes]) -> bytes:
@@ -240,7 +248,7 @@ class MaskedSite:
         Raises:
             InputError: `input.message`.
             IntegrityError: `masks.signature`, `masks.share`, `masks.replay`.
-            ConflictError: `conflict.round` when another attempt has been released.
+            ConflictError: `conflict.round` when another attempt has been released, or too many were made.
             UnavailableError: `unavailable.survivors`.
             StudyRefused: `study.signature` when the roster names another identity for this site.
             CorsiaError: what `plain` raises.
@@ -264,14 +272,15 @@ class MaskedSite:
 
     def _begin(self, at: Attempt) -> None:
         session = session_of(self._study, self._digest, at)
-        bound = self._guard.claimed(session.study, session.run, session.round)
-        if bound is not None and bound != at.attempt:
-            raise ConflictError("conflict.round")
-        self._member = Member(session, self._site, self._identity, self._guard)
+        bound = self._guard.claimed(session.study, session.place, session.round)
+        if (bound is not None and bound != at.attempt) or not 0 <= at.attempt < ATTEMPTS:
+            raise ConflictError("conflict.round")  # each attempt is another chance for whoever waits for a bad graph
+        kind = Member if session.graph is None else Neighbour
+        self._member = kind(session, self._site, self._identity, self._guard)
         self._at, self._said = at, {}
 
     def _content(
-        self, member: Member, at: Attempt, step: MaskStep, asked: Message, plain: Callable[[], bytes]
+        self, member: Member | Neighbour, at: Attempt, step: MaskStep, asked: Message, plain: Callable[[], bytes]
     ) -> RecordDict:
         kind = str(asked.metadata.message_type)
         if (step is MaskStep.MASK) == (kind == MASKS):
@@ -285,17 +294,30 @@ class MaskedSite:
             said = member.share([Advert.from_bytes(part) for part in parts]).to_bytes()
         elif step is MaskStep.SIGN:
             said = member.sign([_name(part) for part in parts]).to_bytes()
+        elif isinstance(member, Neighbour):
+            said = member.release([Word.from_bytes(part) for part in parts]).to_bytes()
         else:
             said = member.release([Survivors.from_bytes(part) for part in parts]).to_bytes()
         return RecordDict({CONFIG: config_record(at.round, {}, masks=said)})
 
-    def _masked(self, member: Member, at: Attempt, asked: Message, plain: Callable[[], bytes]) -> RecordDict:
-        bundles = [Bundle.from_bytes(part) for part in unpack(payload_of(asked))]
+    def _masked(
+        self, member: Member | Neighbour, at: Attempt, asked: Message, plain: Callable[[], bytes]
+    ) -> RecordDict:
+        parts, content = unpack(payload_of(asked)), RecordDict({METRICS: metric_record({})})
+        if isinstance(member, Neighbour):
+            names = _name(parts[0]).split("\x00") if parts else []
+            letters = [Letter.from_bytes(part) for part in parts[1:]]
+            vector, word = member.mask(names, letters, self._encoded(at, plain))
+            content[CONFIG] = config_record(at.round, {}, masks=word.to_bytes())
+        else:
+            vector = member.mask([Bundle.from_bytes(part) for part in parts], self._encoded(at, plain))
+        content[ARRAYS] = array_record({MASKED: vector.view(np.int64)})
+        return content
+
+    def _encoded(self, at: Attempt, plain: Callable[[], bytes]) -> Ring:
         answer = message_from_bytes(plain()).content
-        arrays = arrays_of(answer.array_records[ARRAYS])
         examples = int(answer.metric_records[METRICS][EXAMPLES])
-        vector = member.mask(bundles, encode(self._study, at.phase, arrays, examples))
-        return RecordDict({ARRAYS: array_record({MASKED: vector.view(np.int64)}), METRICS: metric_record({})})
+        return encode(self._study, at.phase, arrays_of(answer.array_records[ARRAYS]), examples)
 
 
 def _name(part: bytes) -> str:

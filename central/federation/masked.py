@@ -41,7 +41,7 @@ from pipelines.masking import (
     session_of,
     vector_size,
 )
-from privacy.secagg import Advert, Bundle, Release, Survivors, Tally
+from privacy.secagg import Advert, Bundle, Release, Tally, tally_of
 from protocol.assignment import MaskStep
 from protocol.errors import ConflictError, CorsiaError, InputError, UnavailableError
 from protocol.study import Study
@@ -97,48 +97,43 @@ class MaskedExchange:
         Raises:
             UnavailableError: `unavailable.survivors`; nothing was revealed, another attempt may follow.
             ConflictError: `conflict.round`; this phase of this round must not be tried again.
-            InputError: `input.message` for a total that cannot be.
         """
         session = session_of(self.study, self.grid.digest, self.at)
-        tally = Tally(session, vector_size(self.study, self.at.phase, self.shapes))
+        tally = tally_of(session, vector_size(self.study, self.at.phase, self.shapes))
         nodes = dict(self.grid.sites)
-        self._step(MaskStep.ADVERTISE, nodes, [], lambda site, r: tally.take_advert(_own(site, Advert, r)))
+        self._step(MaskStep.ADVERTISE, nodes, _nothing, lambda site, r: tally.take_advert(_own(site, Advert, r)))
         if len(tally.adverts) < session.threshold and "conflict.round" in self.refused:
             raise ConflictError("conflict.round")
-        adverts = [advert.to_bytes() for advert in tally.close_adverts()]
-        self._step(
-            MaskStep.SHARE, _of(nodes, tally.adverts), adverts, lambda site, r: tally.take_bundle(_own(site, Bundle, r))
-        )
-        bundles = [bundle.to_bytes() for bundle in tally.close_bundles()]
-        self._step(
-            MaskStep.MASK, _of(nodes, tally.bundles), bundles, lambda site, r: tally.take_masked(site, _vector(r))
-        )
+        sites = _of(nodes, (advert.site for advert in tally.close_adverts()))
+        self._step(MaskStep.SHARE, sites, tally.adverts_for, lambda site, r: tally.take_bundle(_own(site, Bundle, r)))
+        sites = _of(nodes, (bundle.site for bundle in tally.close_bundles()))
+        self._step(MaskStep.MASK, sites, tally.bundles_for, lambda site, r: tally.take_masked(site, *_vector(r)))
         survivors = tally.survivors()
         if len(survivors) < self.quorum:
             raise UnavailableError("unavailable.survivors", f"{len(survivors)} of {self.quorum} sites gave an answer")
-        names = [site.encode() for site in survivors]
-        self._step(
-            MaskStep.SIGN, _of(nodes, survivors), names, lambda site, r: tally.take_word(_own(site, Survivors, r))
-        )
+        names, sites = [site.encode() for site in survivors], _of(nodes, survivors)
+        self._step(MaskStep.SIGN, sites, lambda _: names, lambda site, r: tally.take_word(_own(site, tally.Said, r)))
         if len(tally.words) < session.threshold:
             raise UnavailableError("unavailable.survivors", "too few sites signed the survivor set")
         return self._released(tally, _of(nodes, tally.words), survivors)
 
     def _released(self, tally: Tally, nodes: dict[int, str], survivors: tuple[str, ...]) -> Total:
-        words = [tally.words[site].to_bytes() for site in sorted(tally.words)]
-        self._step(MaskStep.RELEASE, nodes, words, lambda site, r: tally.take_release(_own(site, Release, r)))
+        self._step(MaskStep.RELEASE, nodes, tally.words_for, lambda site, r: tally.take_release(_own(site, Release, r)))
         try:
-            total = tally.total()
+            arrays, examples = decode(self.study, self.at.phase, self.shapes, tally.total())
         except CorsiaError as error:  # shares are out: no further attempt
-            raise ConflictError("conflict.round", f"the sum stays masked: {error.code}") from None
-        arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
+            raise ConflictError("conflict.round", f"there is no sum: {error.code}") from None
         return Total(arrays=arrays, examples=examples, sites=survivors)
 
     def _step(
-        self, step: MaskStep, nodes: dict[int, str], parts: list[bytes], take: Callable[[str, Message], None]
+        self,
+        step: MaskStep,
+        nodes: dict[int, str],
+        parts: Callable[[str], list[bytes]],
+        take: Callable[[str, Message], None],
     ) -> None:
-        """Ask these sites, and take what each says; one whose answer is refused has dropped out."""
-        asked = [message for message in self._asked(step, nodes, pack(parts)) if message.metadata.dst_node_id in nodes]
+        """Tell each of these sites its parts and take what it says; one whose answer is refused has dropped out."""
+        asked = list(self._asked(step, nodes, parts))
         answered = set()
         for message in self.grid.send_and_receive(asked, timeout=self.timeout):
             site = nodes.get(message.metadata.src_node_id)
@@ -153,16 +148,23 @@ class MaskedExchange:
             except CorsiaError as error:
                 log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
 
-    def _asked(self, step: MaskStep, nodes: dict[int, str], payload: bytes) -> Iterable[Message]:
+    def _asked(self, step: MaskStep, nodes: dict[int, str], parts: Callable[[str], list[bytes]]) -> Iterable[Message]:
         if step is MaskStep.MASK:
-            made = list(self.messages())
-            for message in made:
-                config = message.content.config_records[CONFIG]
-                config[STEP], config[PHASE], config[PAYLOAD] = step.value, self.at.phase.value, payload
-            return made
-        extra: dict[str, Any] = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: payload}
-        record = RecordDict({CONFIG: config_record(self.at.round, {}, attempt=self.at.attempt, **extra)})
-        return [Message(record, node, MASKS, group_id=str(self.at.round)) for node in sorted(nodes)]
+            for message in self.messages():
+                site = nodes.get(message.metadata.dst_node_id)
+                if site is not None:
+                    config = message.content.config_records[CONFIG]
+                    config[STEP], config[PHASE], config[PAYLOAD] = step.value, self.at.phase.value, pack(parts(site))
+                    yield message
+            return
+        for node, site in sorted(nodes.items()):
+            extra: dict[str, Any] = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: pack(parts(site))}
+            record = RecordDict({CONFIG: config_record(self.at.round, {}, attempt=self.at.attempt, **extra)})
+            yield Message(record, node, MASKS, group_id=str(self.at.round))
+
+
+def _nothing(_site: str) -> list[bytes]:
+    return []
 
 
 def _of(nodes: dict[int, str], sites: Iterable[str]) -> dict[int, str]:
@@ -180,11 +182,12 @@ def _own(site: str, kind: Any, message: Message) -> Any:
     return said
 
 
-def _vector(message: Message) -> np.ndarray[Any, Any]:
+def _vector(message: Message) -> tuple[np.ndarray[Any, Any], bytes]:
+    """The masked vector, and what a site of a drawn graph says beside it."""
     records = message.content.array_records
     if set(records) != {ARRAYS}:
         raise InputError("input.message", "an answer of another step")
     arrays = arrays_of(records[ARRAYS])
     if [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"] or set(arrays) != {MASKED}:
         raise InputError("input.message", "an answer that is not one masked vector")
-    return arrays[MASKED].view(np.uint64)
+    return arrays[MASKED].view(np.uint64), payload_of(message) if CONFIG in message.content else b""
