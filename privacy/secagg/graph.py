@@ -123,25 +123,28 @@ def _fitting(roster: int, threshold: int, colluding: int, dropout: int, degree: 
     while shares < degree and _log_tail_below(roster - 1, good, degree, shares + 1) <= allowed:
         shares += 1
     made = Degree(degree=degree, shares=shares)
-    return shares if shares and _apart(made, roster, threshold, colluding) <= FAILURE / 2 / ATTEMPTS else None
+    most = FAILURE / 2 / ATTEMPTS
+    return shares if shares and _apart(made, roster, threshold, colluding, most) <= most else None
 
 
-def _apart(degree: Degree, roster: int, threshold: int, colluding: int) -> float:
-    """The third event, over sets of s honest sites and the honest survivors B that none of them may have drawn.
+def _apart(degree: Degree, roster: int, threshold: int, colluding: int, most: float = math.inf) -> float:
+    """Chance of any set of s honest sites, at most half of the honest survivors, that stands apart from the rest B.
 
     At least max(s, threshold - colluding - s) such B are left; each of the s drew none of them, and drew enough
-    holders among the s and the colluders. Of both we take the rarer, for s sites that draw independently.
+    holders among the s and the colluders. Of both we take the rarer, for s sites that draw independently. Where the
+    colluders among one site's holders are enough by themselves, no B protects it.
     """
     honest, total = roster - colluding, 0.0
     for size in range(1, honest // 2 + 1):
         rest = max(size, threshold - colluding - size)
-        if size + rest > honest:
+        if size + rest > honest or total > most:
             break
         inside = _log_tail_from(roster - 1, size - 1 + colluding, degree.degree, degree.shares)
         outside = _log_choose(roster - 1 - rest, degree.degree) - _log_choose(roster - 1, degree.degree)
-        sets = _log_choose(honest, size)
-        worst = min(sets + size * inside, sets + _log_choose(honest - size, rest) + size * outside)
-        total += math.exp(min(worst, 0.0))
+        worst = size * inside
+        if size > 1:
+            worst = min(worst, _log_choose(honest - size, rest) + size * outside)
+        total += math.exp(min(_log_choose(honest, size) + worst, 0.0))
     return total
 
 
