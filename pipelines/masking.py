@@ -273,8 +273,10 @@ class MaskedSite:
     def _begin(self, at: Attempt) -> None:
         session = session_of(self._study, self._digest, at)
         bound = self._guard.claimed(session.study, session.place, session.round)
-        if (bound is not None and bound != at.attempt) or not 0 <= at.attempt < ATTEMPTS:
-            raise ConflictError("conflict.round")  # each attempt is another chance for whoever waits for a bad graph
+        if bound is not None and bound != at.attempt:
+            raise ConflictError("conflict.round")
+        if session.graph is not None and at.attempt >= ATTEMPTS:
+            raise ConflictError("conflict.round")  # each has a graph of its own: another chance for a bad one
         kind = Member if session.graph is None else Neighbour
         self._member = kind(session, self._site, self._identity, self._guard)
         self._at, self._said = at, {}
