@@ -152,11 +152,12 @@ class MaskedExchange:
     def _asked(self, step: MaskStep, nodes: dict[int, str], parts: Callable[[str], list[bytes]]) -> Iterable[Message]:
         if step is MaskStep.MASK:
             for message in self.messages():
-                site = nodes.get(message.metadata.dst_node_id)
+                site, about = nodes.get(message.metadata.dst_node_id), message.metadata
                 if site is not None:
-                    config = message.content.config_records[CONFIG]
-                    config[STEP], config[PHASE], config[PAYLOAD] = step.value, self.at.phase.value, pack(parts(site))
-                    yield message
+                    own = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: pack(parts(site))}
+                    config = message.content.config_records[CONFIG]  # messages may share it
+                    content = RecordDict({**message.content, CONFIG: type(config)({**config, **own})})
+                    yield Message(content, about.dst_node_id, about.message_type, group_id=about.group_id)
             return
         for node, site in sorted(nodes.items()):
             extra: dict[str, Any] = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: pack(parts(site))}
