@@ -108,7 +108,7 @@ class Policy(_Model):
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
         max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
-            roster of more than 64, the study's `privacy.colluding` must be made for as many.
+            roster of more than 64, the study's `privacy.colluding_fraction` must be made for as many.
     """
 
     lanes: tuple[Lane, ...] = ()

@@ -126,8 +126,8 @@ class Privacy(_Model):
     """What the study promises; a site's policy may ask for more, and the stricter value wins.
 
     `max_examples` bounds a site's weight under secure aggregation: with `training.max_norm` and the number of sites
-    it decides how finely updates are rounded. A site with more rows cannot take part. `colluding` and `dropout` are the
-    fractions of a roster of more than 64 sites for which the graph of its masks is made.
+    it decides how finely updates are rounded. A site with more rows cannot take part. `colluding_fraction` and
+    `dropout_fraction` are those of a roster of more than 64 sites for which the graph of its masks is made.
     """
 
     k: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -141,13 +141,13 @@ class Privacy(_Model):
     dp: Literal["none", "sample", "central", "distributed"] = "none"
     secure_aggregation: bool = False
     max_examples: Annotated[int, Field(ge=1, le=10**9)] | None = None
-    colluding: Annotated[float, Field(ge=0, le=0.2)] | None = None
-    dropout: Annotated[float, Field(ge=0, le=0.3)] | None = None
+    colluding_fraction: Annotated[float, Field(ge=0, le=0.2)] | None = None
+    dropout_fraction: Annotated[float, Field(ge=0, le=0.3)] | None = None
 
     @property
     def graph(self) -> dict[str, float]:
-        """The fractions that are stated, by name."""
-        stated = {"colluding": self.colluding, "dropout": self.dropout}
+        """The fractions that are stated, as `privacy.secagg.Session` names them."""
+        stated = {"colluding": self.colluding_fraction, "dropout": self.dropout_fraction}
         return {name: value for name, value in stated.items() if value is not None}
 
 

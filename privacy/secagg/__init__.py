@@ -17,21 +17,11 @@ which are hybrid post-quantum (see `masks`).
 from privacy.secagg.graph import ATTEMPTS
 from privacy.secagg.hub import Hub, tally_of
 from privacy.secagg.member import Member
-from privacy.secagg.messages import (
-    MAX_ROSTER,
-    Advert,
-    Bundle,
-    Letter,
-    Release,
-    Session,
-    Survivors,
-    Word,
-    graph_of,
-    threshold_of,
-)
+from privacy.secagg.messages import Advert, Bundle, Letter, Release, Survivors, Word
 from privacy.secagg.neighbour import Neighbour
 from privacy.secagg.party import Guard, MemoryGuard, Party
 from privacy.secagg.ring import Layout, Quantizer
+from privacy.secagg.session import MAX_ROSTER, Session, graph_of, threshold_of
 from privacy.secagg.tally import Tally
 from privacy.secagg.wide import DIGITS, from_digits, to_digits
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 from functools import cached_property
 
 from privacy.secagg.graph import Degree, draw
-from privacy.secagg.messages import Bundle, Letter, Session, Survivors, Word, check, names_digest
+from privacy.secagg.messages import Bundle, Letter, Survivors, Word, check, names_digest
 from privacy.secagg.ring import Ring
+from privacy.secagg.session import Session
 from privacy.secagg.tally import Tally
 from protocol.errors import InputError, IntegrityError
 

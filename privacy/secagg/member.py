@@ -10,9 +10,10 @@ from collections.abc import Iterable
 
 from privacy.envelope.keys import SecretKey
 from privacy.secagg.masks import pair_seed
-from privacy.secagg.messages import Advert, Bundle, Release, Session, Survivors, check
+from privacy.secagg.messages import Advert, Bundle, Release, Survivors, check
 from privacy.secagg.party import Guard, Party
 from privacy.secagg.ring import Ring, add_mask
+from privacy.secagg.session import Session
 from protocol.errors import InputError, IntegrityError, UnavailableError
 
 __all__ = ["Member"]

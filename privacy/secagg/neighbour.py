@@ -20,9 +20,10 @@ from dataclasses import replace
 from privacy.envelope.keys import PublicKey, SecretKey
 from privacy.secagg.graph import Degree, draw
 from privacy.secagg.masks import pair_seed
-from privacy.secagg.messages import SEED_BYTES, Advert, Bundle, Letter, Release, Session, Word, check, names_digest
+from privacy.secagg.messages import SEED_BYTES, Advert, Bundle, Letter, Release, Word, check, names_digest
 from privacy.secagg.party import Guard, Party
 from privacy.secagg.ring import Ring, add_mask
+from privacy.secagg.session import Session
 from protocol.errors import InputError, IntegrityError, UnavailableError
 from protocol.trust import Purpose
 

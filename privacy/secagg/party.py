@@ -14,7 +14,8 @@ from typing import Protocol, TypeVar
 from privacy.envelope.keys import PublicKey, SecretKey
 from privacy.secagg import shamir
 from privacy.secagg.masks import Root, Shares, commitment, share_digests
-from privacy.secagg.messages import Advert, Bundle, Release, Session, Survivors, admit
+from privacy.secagg.messages import Advert, Bundle, Release, Survivors, admit
+from privacy.secagg.session import Session
 from protocol.errors import ConflictError, IntegrityError, StudyRefused
 from protocol.trust import Purpose
 

@@ -15,8 +15,9 @@ import numpy as np
 from privacy.envelope.keys import PublicKey
 from privacy.secagg import shamir
 from privacy.secagg.masks import Root, commitment, pair_seed
-from privacy.secagg.messages import Advert, Bundle, Release, Session, Survivors, Word, admit, check
+from privacy.secagg.messages import Advert, Bundle, Release, Survivors, Word, admit, check
 from privacy.secagg.ring import Ring, add_mask
+from privacy.secagg.session import Session
 from protocol.errors import InputError, IntegrityError, UnavailableError
 
 __all__ = ["Tally"]

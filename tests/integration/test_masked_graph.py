@@ -60,17 +60,17 @@ def test_seventy_sites_train_as_without_masks_over_dropouts_at_every_step() -> N
 
 
 def test_a_study_states_for_whom_its_graph_is_made() -> None:
-    plan = masked(study(sites=SITES, rounds=1), max_examples=1000, colluding=0.1, dropout=0.15)
+    plan = masked(study(sites=SITES, rounds=1), max_examples=1000, colluding_fraction=0.1, dropout_fraction=0.15)
     again = parse_study(dump_study(plan))
     assert again.privacy.graph == {"colluding": 0.1, "dropout": 0.15}
     check_masks(again)
     assert b"colluding" not in dump_study(masked(study()))  # the bytes of other studies stay as they are
-    for wrong in ({"colluding": 0.2, "dropout": 0.2}, {"dropout": 0.3}):
+    for wrong in ({"colluding_fraction": 0.2, "dropout_fraction": 0.2}, {"dropout_fraction": 0.3}):
         with pytest.raises(InputError) as refused:
             check_masks(masked(study(sites=SITES), max_examples=1000, **wrong))
         assert refused.value.code == "input.study"
     with pytest.raises(ValueError, match="colluding"):
-        masked(study(sites=SITES), colluding=0.5)
+        masked(study(sites=SITES), colluding_fraction=0.5)
 
 
 def test_a_site_answers_no_more_attempts_than_the_graph_is_made_for() -> None:
