@@ -17,7 +17,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from central.federation.checkpoint import Checkpoints
-from central.federation.masked import MaskedExchange, MaskedGrid, Total
+from central.federation.masked import MaskedExchange, MaskedGrid, Total, said
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -130,6 +130,7 @@ class Collector:
         self._study, self._training, self._grid, self._checkpoints = study, training, grid, checkpoints
         self._masked = study.privacy.secure_aggregation
         self.quorum = quorum_of(study)
+        self._codes: list[str] = []  # why sites were left out of the attempt under way
 
     def collect(
         self,
@@ -160,7 +161,9 @@ class Collector:
                 shapes=expected.arrays,
                 quorum=self.quorum,
                 timeout=self._training.deadline_s,
+                drop=partial(self._drop, round_, phase),
             )
+            self._codes = []
             try:
                 return Collected(total=exchange.run())
             except ConflictError as error:
@@ -171,7 +174,7 @@ class Collector:
                     raise
             attempt += 1
             if attempt >= MAX_ATTEMPTS:
-                raise UnavailableError("unavailable.quorum", "too few sites are left for secure aggregation")
+                raise self._too_few("too few sites are left for secure aggregation")
             self._checkpoints.retry(round_, phase, attempt)
 
     def _exchange(
@@ -190,15 +193,18 @@ class Collector:
         attempt = self._checkpoints.begin(round_, phase)
         while True:
             replies = self._grid.send_and_receive(messages(attempt), timeout=self._training.deadline_s)
-            usable = self._usable(replies, expected)
+            self._codes = []
+            usable = self._usable(replies, expected, partial(self._drop, round_, phase))
             if len(usable) >= quorum:
                 return usable
             attempt += 1
             if attempt >= MAX_ATTEMPTS:
-                raise UnavailableError("unavailable.quorum", f"{len(usable)} of {quorum} sites gave an answer")
+                raise self._too_few(f"{len(usable)} of {quorum} sites gave an answer")
             self._checkpoints.retry(round_, phase, attempt)
 
-    def _usable(self, replies: Iterable[Message], expected: Expected) -> list[tuple[str, Message]]:
+    def _usable(
+        self, replies: Iterable[Message], expected: Expected, drop: Callable[[str, str], None]
+    ) -> list[tuple[str, Message]]:
         usable: dict[str, Message] = {}
         for message in replies:
             site = self._grid.sites.get(message.metadata.src_node_id)
@@ -208,8 +214,20 @@ class Collector:
                 _judge(site, message, expected)
                 usable[site] = message
             except CorsiaError as error:
-                log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
+                drop(site, error.code)
         return sorted(usable.items())
+
+    def _drop(self, round_: int, phase: RoundPhase, site: str, code: str) -> None:
+        """Tell that a site is left out of a phase, and why."""
+        self._codes.append(code)
+        log.warning("reply.dropped", extra={"fields": {"site": site, "code": code}})
+        self._checkpoints.tell("round.dropped", site=site, round=round_, phase=phase.value, code=code)
+
+    def _too_few(self, message: str) -> CorsiaError:
+        """The end of a phase after its last attempt: by its own name where sites say that training diverged."""
+        if "input.diverged" in self._codes:
+            return InputError("input.diverged", f"at {self._codes.count('input.diverged')} sites")
+        return UnavailableError("unavailable.quorum", message)
 
 
 def quorum_of(study: Study) -> int:
@@ -233,7 +251,7 @@ def rows_of(state: Mapping[str, np.ndarray[Any, Any]]) -> int:
 def _judge(site: str, message: Message, expected: Expected) -> None:
     shape = describe(message)
     if shape.error is not None:
-        raise InputError("input.message", "the site answers with an error")
+        raise said(shape.error)
     if shape.arrays != expected.arrays or not shape.finite:
         raise InputError("input.message", "keys, shapes, dtypes or values")
     allowed = {EXAMPLES, *expected.metrics}
