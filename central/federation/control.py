@@ -117,7 +117,7 @@ def ask(
             row.wish, row.discard, row.rounds = after.wish, after.discard, after.rounds
             row.revision, row.asked_at = before.revision + 1, time.time()
             session.add(row)
-            told = {"command": command.value, "rounds": after.rounds, "discard": after.discard}
+            told: dict[str, Any] = {"command": command.value, "rounds": after.rounds, "discard": after.discard}
             store.emit(session, "run.asked", study=study_id, **told)
     log.info("run.asked", extra={"fields": {"study": study_id, "kind": command.value}})
     return {"study": study_id, "wish": after.wish, "rounds": after.rounds, "discard": after.discard}

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 
@@ -121,7 +122,9 @@ class FleetGrid(NodeGrid):
                 ids.append(made)
             self._asked = len(ids)
             if new:
-                told = {"round": round_, "phase": place, "attempt": attempt, "asked": self._asked}
+                told: dict[str, Any] = {
+                    "round": round_, "phase": place, "attempt": attempt, "asked": self._asked,
+                }  # fmt: skip
                 self._store.emit(session, "round.begun", study=self._study.id, **told)
         faults.point("federation.instructed")
         return ids
@@ -263,7 +266,7 @@ class FleetGrid(NodeGrid):
         with self._store.begin() as session:
             row = session.get_one(ParcelRow, parcel.id)
             row.state, row.code = state, code
-            told: dict[str, object] = {"parcel": parcel.id, "code": code}
+            told: dict[str, Any] = {"parcel": parcel.id, "code": code}
             if not code:
                 told = {"answered": self._asked - len(self._sent), "asked": self._asked}
             kind = "parcel.rejected" if code else "round.answered"

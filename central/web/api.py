@@ -295,11 +295,12 @@ def get_events(
     centre: CentreOf,
     request: Request,
     since: Annotated[int | None, Query(ge=0)] = None,
+    study: Annotated[str | None, Query(min_length=1, max_length=63)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Live events (server-sent events), from `Last-Event-ID`, else from `since`, else from now."""
+    """Live events (server-sent events), from `Last-Event-ID`, else from `since`, else from now; of one study or all."""
     known = last_event_id if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 19 else None
-    response: Response = request.app.state.feed.response(int(known) if known else since)
+    response: Response = request.app.state.feed.response(int(known) if known else since, study)
     return response
 
 
