@@ -275,17 +275,17 @@ class FleetGrid(NodeGrid):
             log.warning("parcel.rejected", extra={"fields": {"parcel": parcel.id, "site": parcel.site, "code": code}})
 
     def _discard_late(self) -> None:
-        """Reject answers to what is not asked any more, and tell."""
+        """Reject answers that landed after their instruction was closed, and tell."""
         with self._store.read() as session:
-            landed = session.scalars(
+            late = session.scalars(
                 select(ParcelRow)
+                .join(AssignmentRow, AssignmentRow.id == ParcelRow.assignment_id)
                 .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.UPDATE.value)
-                .where(ParcelRow.study_digest == self._digest)
+                .where(ParcelRow.study_digest == self._digest, AssignmentRow.state == State.EXPIRED.value)
+                .where(ParcelRow.landed_at > AssignmentRow.updated_at)
             ).all()
-        for parcel in landed:
-            sent = self._sent.get(parcel.assignment_id)
-            if sent is None or (sent.punctual and parcel.landed_at > sent.deadline):
-                self._mark(parcel, "rejected", "study.late")
+        for parcel in late:
+            self._mark(parcel, "rejected", "study.late")
 
     def _expire(self, ids: list[str]) -> None:
         """Close instructions whose deadline has passed; an answer that comes later is not used."""

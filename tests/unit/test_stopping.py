@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from central.federation.stopping import Verdict, judge
 from pipelines.train import check_supported
 from protocol.errors import InputError
-from protocol.study import Stopping, Training, dump_study, parse_study
+from protocol.study import Stopping, Study, Training, dump_study, parse_study
 from tests.federation_hospital import study
 
 
@@ -79,13 +79,12 @@ def test_a_study_with_all_of_it_reads_back_and_one_without_keeps_its_bytes() -> 
 
 
 def test_a_learner_that_releases_no_scores_is_refused_with_the_reason() -> None:
-    asked = {"monitor": "lambda-gc", "mode": "min"}
-    plan = study(learner="gwas", strategy="newton", features=(), outcome=("x1",), stopping=asked)
-    plan = plan.model_copy(update={"pipeline": plan.pipeline.model_copy(update={"parameters": GWAS})})
-    check_supported(plan.model_copy(update={"training": plan.training.model_copy(update={"stopping": None})}))
-    with pytest.raises(InputError, match=r"training\.stopping") as error:
-        check_supported(plan)
+    raw = study().model_dump(by_alias=True, exclude_none=True)
+    raw["dataset"] = {"name": "cohort", "columns": ["IID", "y"], "genotypes": True}
+    raw["pipeline"] |= {"parameters": {"variants": ["1:100:A:G"], "build": "GRCh37", "trait": "linear"}}
+    raw["training"] |= {"learner": "gwas", "strategy": "newton", "features": (), "outcome": ("y",)}
+    check_supported(Study.model_validate(raw))
+    raw["training"] |= {"stopping": {"monitor": "lambda-gc", "mode": "min"}}
+    with pytest.raises(InputError, match=r"training\.stopping: the learner's scores do not leave") as error:
+        check_supported(Study.model_validate(raw))
     assert error.value.code == "input.study"
-
-
-GWAS: dict[str, object] = {}
