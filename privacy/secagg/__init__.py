@@ -14,7 +14,7 @@ Sources: Bonawitz et al. 2017, "Practical secure aggregation for privacy-preserv
 which are hybrid post-quantum (see `masks`).
 """
 
-from privacy.secagg.graph import ATTEMPTS
+from privacy.secagg.graph import ATTEMPTS, COLLUDING, count_of
 from privacy.secagg.hub import Hub, tally_of
 from privacy.secagg.member import Member
 from privacy.secagg.messages import Advert, Bundle, Letter, Release, Survivors, Word
@@ -27,6 +27,7 @@ from privacy.secagg.wide import DIGITS, from_digits, to_digits
 
 __all__ = [
     "ATTEMPTS",
+    "COLLUDING",
     "DIGITS",
     "MAX_ROSTER",
     "Advert",
@@ -45,6 +46,7 @@ __all__ = [
     "Survivors",
     "Tally",
     "Word",
+    "count_of",
     "from_digits",
     "graph_of",
     "tally_of",
