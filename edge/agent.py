@@ -325,7 +325,8 @@ class Agent:
         if known is None or known.state not in (State.DONE, State.PENDING):
             raise StudyRefused("study.unknown", "a round of a study that does not run here")
         lane = self._approved(known.assignment)
-        instruction = verified_round(assignment, lane.study, self.config.site, site.now())
+        most = lane.decision.effective.max_model_bytes
+        instruction = verified_round(assignment, lane.study, self.config.site, site.centre_now(), most)
         if site.state.instruct(instruction, study_digest(assignment.document), assignment.id):
             raise StudyRefused("study.replay", "this instruction has been answered")
         site.move(record, State.RUNNING)

@@ -37,10 +37,12 @@ from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
 from protocol.faults import point
 from protocol.parcel import Receipt
 
-__all__ = ["Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
+__all__ = ["SKEW", "Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
 
 _log = logging.getLogger("edge.agent")
 _POLL_S = 0.2
+SKEW = "clock_skew_s"  # fact: by how much the clock was ahead of the centre's when they last differed by another value
+_SKEW_STEP_S = 5.0
 
 
 class Link(Protocol):
@@ -140,6 +142,7 @@ class Site:
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.ledger_code = ""
+        self._centre_at: tuple[float, float] | None = None  # the centre's time, and the monotonic clock then
         self.ledger = self._open_ledger(state_dir / "ledger.db")
         self.link = connect(self.identity, self._fleet())
 
@@ -322,3 +325,19 @@ class Site:
     def now(self) -> float:
         """Unix seconds."""
         return time.time()
+
+    def heard(self, server_time: float) -> float:
+        """Note the centre's time (Unix seconds); returns by how many seconds this machine's clock is ahead of it."""
+        self._centre_at = (server_time, time.monotonic())
+        skew = self.now() - server_time
+        known = self.state.fact(SKEW)
+        if known is None or abs(float(known) - skew) > _SKEW_STEP_S:
+            self.state.set_fact(SKEW, f"{skew:.1f}")
+        return skew
+
+    def centre_now(self) -> float | None:
+        """Unix seconds by the centre's clock, whatever this machine's says; None before the centre was heard."""
+        if self._centre_at is None:
+            return None
+        server_time, at = self._centre_at
+        return server_time + time.monotonic() - at

@@ -31,12 +31,13 @@ from pipelines.flower import (
     RecordDict,
     Shapes,
     array_record,
-    arrays_of,
     config_record,
     message_from_bytes,
     message_to_bytes,
     metric_record,
+    record_of,
     reply,
+    views_of,
 )
 from privacy.dp.noise import discrete_gaussian
 from privacy.dp.stream import Stream
@@ -327,13 +328,12 @@ class MaskedSite:
 
     def _masked(self, member: Member, at: Attempt, asked: Message, plain: Callable[[], bytes]) -> RecordDict:
         bundles = [Bundle.from_bytes(part) for part in unpack(payload_of(asked))]
-        answer = message_from_bytes(plain()).content
-        arrays = arrays_of(answer.array_records[ARRAYS])
+        answer = message_from_bytes(plain())
+        arrays = views_of(record_of(answer, ARRAYS))
         if self._study.privacy.site_level and at.phase is RoundPhase.TRAIN:
-            encoded = encode_update(self._study, arrays_of(asked.content.array_records[ARRAYS]), arrays)
+            encoded = encode_update(self._study, views_of(record_of(asked, ARRAYS)), arrays)
         else:
-            examples = int(answer.metric_records[METRICS][EXAMPLES])
-            encoded = encode(self._study, at.phase, arrays, examples)
+            encoded = encode(self._study, at.phase, arrays, int(record_of(answer, METRICS)[EXAMPLES]))
         vector = member.mask(bundles, encoded)
         return RecordDict({ARRAYS: array_record({MASKED: vector.view(np.int64)}), METRICS: metric_record({})})
 

@@ -16,7 +16,15 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
@@ -35,6 +43,7 @@ __all__ = [
     "Privacy",
     "Publish",
     "Recipient",
+    "Stopping",
     "Strategy",
     "Study",
     "Training",
@@ -184,13 +193,33 @@ def needs(strategy: str) -> Literal["sum", "individual"]:
     return "individual" if strategy in INDIVIDUAL else "sum"
 
 
+class Stopping(_Model):
+    """Early stopping: end the run when a metric over all sites no longer gets better.
+
+    A round counts as better when it beats the best before it by more than `min_delta`; after `patience` rounds that did
+    not, the run ends. `restore_best` publishes the best round's model instead of the last one's.
+    """
+
+    monitor: Name
+    mode: Literal["min", "max"]
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    restore_best: bool = True
+
+
 class Training(_Model):
-    """Lane 4: learner, strategy and rounds."""
+    """Lane 4: learner, strategy and rounds.
+
+    `rounds` may be extended while the run is under way, up to `max_rounds`, which is what the sites approve: a site
+    refuses a later round, and whatever a run costs in privacy is reckoned for so many. `max_model_bytes` bounds model
+    and preprocessing together, as raw arrays.
+    """
 
     learner: Slug
     features: tuple[Name, ...]
     outcome: tuple[Name, ...]
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
+    max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 0  # not given: as `rounds`
     strategy: Strategy = "fedavg"
     strategy_parameters: dict[str, float] = Field(default_factory=dict)
     local_steps: Annotated[int, Field(ge=1, le=10**6)] = 20
@@ -199,8 +228,31 @@ class Training(_Model):
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_norm: Annotated[float, Field(gt=0)] = 1e4
+    max_model_bytes: Annotated[int, Field(ge=1, le=10**12)] = 1 << 30
     metrics: tuple[Name, ...] = ()
+    stopping: Stopping | None = None
     publish: Publish
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("max_rounds") is None:
+            return given | {"max_rounds": given.get("rounds", cls.model_fields["rounds"].default)}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.max_rounds < self.rounds:
+            raise ValueError("training: max_rounds is below rounds")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `max_rounds` where it says nothing."""
+        value: dict[str, Any] = inner(self)
+        if self.max_rounds == self.rounds:
+            value.pop("max_rounds", None)
+        return value
 
 
 class ModelReference(_Model):

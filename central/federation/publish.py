@@ -94,6 +94,8 @@ class Publisher:
             "run": run,
             "sites": sorted(reached.examples),
             "rounds": reached.round,
+            "rounds_run": reached.rounds_run or reached.round,
+            "ended": reached.ended or "rounds",
             "strategy": training.strategy,
             "strategy_parameters": dict(training.strategy_parameters),
             "learner": {
@@ -141,6 +143,8 @@ class Publisher:
             "study_digest": manifest["study"],
             "sites": ",".join(manifest["sites"]),
             "rounds": str(manifest["rounds"]),
+            "rounds_run": str(manifest["rounds_run"]),
+            "ended": manifest["ended"],
             "strategy": manifest["strategy"],
             "epsilon": "none" if manifest["epsilon"] is None else f"{manifest['epsilon']} at {manifest['delta']}",
             "masked": MASKED if manifest["masked"] else SEALED,
@@ -207,6 +211,20 @@ class Publisher:
         log.info("model.published", extra={"fields": {"study": study.id, "model": name, "version": version}})
 
 
+_ENDS = {
+    "rounds": "as planned",
+    "settled": "when further ones would have changed nothing",
+    "early": "by early stopping",
+    "stopped": "by the operator",
+}
+
+
+def _rounds(manifest: dict[str, Any]) -> str:
+    best, run = manifest["rounds"], manifest["rounds_run"]
+    which = "" if best == run else f", of which round {best} was the best and is this model"
+    return f"{run} rounds, ended {_ENDS[manifest['ended']]}{which}"
+
+
 def _on_masks(study: Study) -> str:
     if not study.privacy.secure_aggregation:
         return "- Updates are sealed but **not masked**: the federation process sees each site's update."
@@ -233,7 +251,7 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         "",
         "## How it was made",
         f"- Learner `{manifest['learner']['name']}` {manifest['learner']['version']}, strategy "
-        f"`{manifest['strategy']}`, {manifest['rounds']} rounds, sites: {', '.join(manifest['sites'])}.",
+        f"`{manifest['strategy']}`, {_rounds(manifest)}, sites: {', '.join(manifest['sites'])}.",
         f"- Features: {', '.join(manifest['features'])}. Outcome: {', '.join(manifest['outcome'])}.",
         *(f"- {note}" for note in learner.notes),
         f"- corsia {version_of('corsia')}, code digest `{manifest['learner']['digest'][:16]}`, log index "
