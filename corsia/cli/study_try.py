@@ -47,14 +47,14 @@ def attempt(
     def tell(line: str) -> None:
         console.print(f"{time.monotonic() - started:6.1f} s  {line}", soft_wrap=True, markup=False)
 
-    def print_line(result: Trial) -> None:
+    def print_line(result: Trial, where: dict[str, str]) -> None:
         if json_out:
-            sys.stdout.write(json.dumps(result.summary) + "\n")
+            sys.stdout.write(json.dumps({**result.summary, **where}) + "\n")
             sys.stdout.flush()
 
     def hold(result: Trial) -> None:
         _report(result, console, kept=True)
-        print_line(result)
+        print_line(result, {"url": result.url, "token_file": str(result.token_file), "mlflow": result.mlflow})
         try:
             signal.pause()
         except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def attempt(
     )  # fmt: skip
     if not keep:
         _report(result, console, kept=False)
-        print_line(result)
+        print_line(result, {})
 
 
 def _sites(given: list[str]) -> dict[str, Path]:
