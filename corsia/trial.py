@@ -255,7 +255,8 @@ def own_models(study: Study, files: Mapping[str, CsvFile]) -> dict[str, Any]:
     from edge.sources import DatasetSource
     from pipelines.train import load
 
-    plain = study.model_copy(update={"privacy": study.privacy.model_copy(update={"secure_aggregation": False})})
+    open_ = {"secure_aggregation": False, "dp": "none", "epsilon": None, "delta": None}
+    plain = study.model_copy(update={"privacy": study.privacy.model_copy(update=open_)})
     data = {}
     for site, file in files.items():
         with suppress(CorsiaError):
