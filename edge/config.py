@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from edge.sources.format import Format
 from privacy.disclosure.traps import Traps
 from protocol.errors import ConfigurationError
 from protocol.study import Lane
@@ -154,7 +155,9 @@ class DatasetConfig(_Model):
         genotypes: folder (or file) of VCF, BCF or PLINK files, absolute after `load`.
         matrix: file (or folder) of samples x features, CSV or Parquet, absolute after `load`.
         omop: archive (or folder) of OMOP CDM tables, absolute after `load`.
+        format: how the table is written, where it is not plain CSV UTF-8.
         columns: column -> role, the site's own word. A column without a role is never released by lanes 2 and 3.
+        row_is_person: the table names no patient, and the site states that no person has two rows.
     """
 
     table: Path | None = None
@@ -164,6 +167,8 @@ class DatasetConfig(_Model):
     genotypes: Path | None = None
     matrix: Path | None = None
     omop: Path | None = None
+    format: Format = Field(default_factory=Format)
+    row_is_person: bool = False
     columns: dict[Name, ColumnRole] = Field(default_factory=dict)
     consent: Consent | None = None
     policy: Policy = Field(default_factory=Policy)
@@ -174,8 +179,11 @@ class DatasetConfig(_Model):
             raise ValueError(f"give at least one of {', '.join(_PATHS)}")
         if sum(role == "patient" for role in self.columns.values()) > 1:
             raise ValueError("columns: only one column has the role 'patient'")
-        if self.table is not None and "patient" not in self.columns.values():
-            raise ValueError("columns: one column of the table needs the role 'patient'")
+        named = "patient" in self.columns.values()
+        if self.table is not None and named == self.row_is_person:
+            raise ValueError(
+                "columns: one column of the table needs the role 'patient'; row_is_person = true is for tables without"
+            )
         if any(self.columns.get(name) != "value" for name in self.policy.sensitive):
             raise ValueError("policy.sensitive: these columns need the role 'value'")
         return self

@@ -288,8 +288,24 @@ def _epsilon(study: Study, dataset: DatasetConfig, effective: Effective) -> Rule
     if privacy.dp not in NOISING.get(study.pipeline.name, {}):
         return _rule("epsilon", asked, site, False, "the installed pipeline adds no such noise", "policy.epsilon")
     holds = f"{privacy.dp} {effective.epsilon:g} at {effective.delta:g}"
+    if privacy.site_level and (reason := _shared_noise(study, dataset, effective)):
+        return _rule("epsilon", asked, site, False, reason, "policy.epsilon")
     reason = "" if holds == asked else "the site's value is stricter and holds"
     return Rule(name="epsilon", asked=asked, site=site, effective=holds, ok=True, reason=reason, code="")
+
+
+def _shared_noise(study: Study, dataset: DatasetConfig, effective: Effective) -> str:
+    """Why this site cannot join in noise that all sites must agree on, or empty."""
+    privacy, policy = study.privacy, dataset.policy
+    if (effective.epsilon, effective.delta) != (privacy.epsilon, privacy.delta):
+        return "the site's value is stricter, and one site cannot change noise that is for all"
+    if privacy.dp == "central" and not policy.allow_unbounded_epsilon:
+        return "the federation adds the noise: what leaves this site has none, and may not leave"
+    if privacy.dp == "distributed" and policy.max_colluding > privacy.colluding:
+        return (
+            f"the noise is too little if {policy.max_colluding} sites are in league: privacy.max_colluding is too low"
+        )
+    return ""
 
 
 def _masks(study: Study, dataset: DatasetConfig) -> Rule:

@@ -11,7 +11,7 @@ from protocol.errors import IntegrityError, PolicyRefused, StudyRefused
 from protocol.study import Study
 from protocol.trust import Purpose
 
-__all__ = ["MESSAGE_BYTES", "ledger_key", "verified_round"]
+__all__ = ["MESSAGE_BYTES", "key_of", "ledger_key", "verified_round"]
 
 MESSAGE_BYTES = 16 << 20  # what a round's message holds besides the model: names, configuration, words of the masks
 
@@ -59,6 +59,10 @@ def ledger_key(assignment: Assignment) -> str:
     """
     if assignment.kind is AssignmentKind.STUDY:
         return assignment.id
-    made = RoundInstruction.from_bytes(assignment.document)
+    return key_of(RoundInstruction.from_bytes(assignment.document))
+
+
+def key_of(made: RoundInstruction) -> str:
+    """What names a round's release in the ledger."""
     key = f"{made.run}/{made.round}/{made.place}"
     return f"{key}/{made.attempt}" if made.attempt > 0 else key

@@ -16,6 +16,8 @@ __all__ = ["POINTS", "point"]
 POINTS: dict[str, str] = {
     "edge.accepted": "a study is stored at the site, nothing ran",
     "edge.reserved": "the ledger holds the spend, nothing is sealed",
+    "edge.drawn": "a training answer is noised, nothing of it is on the disk",
+    "edge.kept": "a noised training answer is kept, nothing is sealed",
     "edge.sealing": "a parcel is half sealed in the spool's temporary file",
     "edge.spooled": "a parcel is durable in the spool, nothing sent",
     "edge.delivering": "part of a parcel is sent",

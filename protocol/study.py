@@ -136,6 +136,10 @@ class Privacy(_Model):
 
     `max_examples` bounds a site's weight under secure aggregation: with `training.max_norm` and the number of sites
     it decides how finely updates are rounded. A site with more rows cannot take part.
+
+    `dp` says what the noise hides, and who adds it: `sample`, one row of a site, the site itself; `central`, one site's
+    update cut to `clip` (1), the federation; `distributed`, the same, each site a share of it before its masks, enough
+    as long as at most `max_colluding` (1) of those that answered are in league with the centre.
     """
 
     k: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -149,6 +153,23 @@ class Privacy(_Model):
     dp: Literal["none", "sample", "central", "distributed"] = "none"
     secure_aggregation: bool = False
     max_examples: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    clip: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    max_colluding: Annotated[int, Field(ge=0, le=62)] | None = None
+
+    @property
+    def site_level(self) -> bool:
+        """Whether noise hides a whole site's update (and not a row of it)."""
+        return self.dp in ("central", "distributed")
+
+    @property
+    def reach(self) -> float:
+        """The greatest length of a site's update under noise that hides it."""
+        return 1.0 if self.clip is None else self.clip
+
+    @property
+    def colluding(self) -> int:
+        """How many sites may be in league with the centre before distributed noise is too little."""
+        return 1 if self.max_colluding is None else self.max_colluding
 
 
 class Publish(_Model):
@@ -288,8 +309,7 @@ class Study(_Model):
             raise ValueError("privacy: l and t are of sensitive columns: name them")
         if self.privacy.secure_aggregation and self.training and needs(self.training.strategy) == "individual":
             raise ValueError(f"training: {self.training.strategy} needs each site's update, not a sum")
-        if self.privacy.dp != "none" and (self.privacy.epsilon is None or self.privacy.delta is None):
-            raise ValueError("privacy: differential privacy needs epsilon and delta")
+        _check_noise(self.privacy, self.training)
         out = self.output
         if self.lane in (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT) and not (
             out.columns or out.files or out.documents
@@ -311,6 +331,30 @@ class Study(_Model):
     def recipient(self, role: Literal["vault", "federation"]) -> str | None:
         """The base64 public key of a role, or None."""
         return next((r.key for r in self.recipients if r.role == role), None)
+
+
+def _check_noise(privacy: Privacy, training: Training | None) -> None:
+    """What differential privacy needs of a study.
+
+    Raises:
+        ValueError: for what is missing, or would not be covered by the noise.
+    """
+    if privacy.clip is not None and not privacy.site_level:
+        raise ValueError("privacy: clip is for dp 'central' and 'distributed'")
+    if privacy.max_colluding is not None and privacy.dp != "distributed":
+        raise ValueError("privacy: max_colluding is for dp 'distributed'")
+    if privacy.dp == "none":
+        return
+    if privacy.epsilon is None or privacy.delta is None:
+        raise ValueError("privacy: differential privacy needs epsilon and delta")
+    if training is None:
+        return
+    if privacy.dp == "distributed" and not privacy.secure_aggregation:
+        raise ValueError("privacy: dp 'distributed' needs secure_aggregation")
+    if training.metrics or training.strategy == "qfedavg":
+        raise ValueError("training: scores and losses of one site are not noised, so they do not leave")
+    if privacy.site_level and (needs(training.strategy) == "individual" or training.strategy == "newton"):
+        raise ValueError(f"training: {training.strategy} is no sum of clipped updates, which dp {privacy.dp!r} needs")
 
 
 def parse_study(raw: bytes) -> Study:

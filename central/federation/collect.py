@@ -20,6 +20,7 @@ import numpy as np
 from central.federation.checkpoint import Checkpoints
 from central.federation.masked import MaskedExchange, MaskedGrid, Total, said
 from central.federation.mean import Mean
+from central.federation.noise import Noised
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -32,6 +33,7 @@ from pipelines.flower import (
     Shapes,
     array_record,
     metric_record,
+    record_of,
     views_of,
 )
 from pipelines.masking import MASKS, PHASE, STEP, Attempt
@@ -67,10 +69,12 @@ class Expected:
     """What a usable reply of one phase holds.
 
     Attributes:
+        received: the model that it is an update of, where noise hides a site.
         examples: rows of each site, where the preparation has fixed them.
     """
 
     arrays: Shapes
+    received: Arrays | None = None
     metrics: tuple[str, ...] = ()
     check: Check
     all_metrics: bool = False
@@ -169,6 +173,7 @@ class Collector:
                 at=Attempt(run=grid.run_name, round=round_, phase=phase, attempt=attempt),
                 messages=partial(messages, attempt),
                 shapes=expected.arrays,
+                received=expected.received,
                 quorum=self.quorum,
                 timeout=self._training.deadline_s,
                 drop=partial(self._drop, round_, phase),
@@ -219,8 +224,12 @@ class Collector:
 
     def _averaged(self, replies: Iterable[Message], expected: Expected, drop: Drop) -> Collected:
         """The mean of usable replies, of which one at a time is in memory."""
-        rows = {site: expected.examples.get(site, 0) for site in self._grid.sites.values()}
-        mean = Mean(expected.arrays, rows, summed=self._training.strategy == "newton")
+        mean: Mean | Noised
+        if expected.received is not None:
+            mean = Noised(self._study, expected.received)
+        else:
+            rows = {site: expected.examples.get(site, 0) for site in self._grid.sites.values()}
+            mean = Mean(expected.arrays, rows, summed=self._training.strategy == "newton")
         self._judged(replies, expected, lambda site, m: mean.add(site, _arrays(m), _examples(m)), drop)
         return Collected(mean=mean.total())
 
@@ -261,7 +270,7 @@ def quorum_of(study: Study) -> int:
 
 def place_of(message: Message) -> tuple[RoundPhase, MaskStep | None]:
     """Phase and step of an instruction, which its own configuration names."""
-    config, kind = message.content.config_records[CONFIG], message.metadata.message_type
+    config, kind = record_of(message, CONFIG), message.metadata.message_type
     phase = RoundPhase(str(config[PHASE])) if kind == MASKS else PHASES[kind]
     return phase, MaskStep(str(config[STEP])) if STEP in config else None
 
@@ -295,8 +304,8 @@ def _total(replies: list[tuple[str, Message]]) -> Arrays:
 
 
 def _arrays(message: Message) -> Arrays:
-    return views_of(message.content.array_records[ARRAYS])
+    return views_of(record_of(message, ARRAYS))
 
 
 def _examples(message: Message) -> int:
-    return int(message.content.metric_records[METRICS][EXAMPLES])
+    return int(record_of(message, METRICS)[EXAMPLES])

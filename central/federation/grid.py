@@ -28,7 +28,7 @@ from central.federation.flower import NodeGrid, empty_run, identify
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow
-from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_head, message_parts
+from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_head, message_parts, record_of
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal_into
 from protocol import faults
 from protocol.assignment import AssignmentKind, MaskStep, RoundInstruction, RoundPhase, State
@@ -115,7 +115,7 @@ class FleetGrid(NodeGrid):
         with self._store.begin() as session:
             for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
                 site = self.sites[message.metadata.dst_node_id]
-                config = message.content.config_records[CONFIG]
+                config = record_of(message, CONFIG)
                 round_, attempt = int(config["server-round"]), int(config["attempt"])
                 phase, step = place_of(message)
                 place = phase.value if step is None else f"{phase.value}/{step.value}"

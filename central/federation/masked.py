@@ -19,11 +19,13 @@ import numpy as np
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
+    METRICS,
     Arrays,
     Message,
     RecordDict,
     Shapes,
     config_record,
+    record_of,
     shapes_of,
     views_of,
 )
@@ -35,6 +37,7 @@ from pipelines.masking import (
     STEP,
     Attempt,
     decode,
+    decode_update,
     pack,
     payload_of,
     session_of,
@@ -77,6 +80,7 @@ class MaskedExchange:
         messages: the phase's own messages, as without masks.
         shapes: the arrays of a plain answer.
         quorum: fewer vectors than this, or than the threshold, and the attempt has failed.
+        received: the model that the sites were sent, where noise hides a site; the total is then the next model.
         drop: is told the site that is left out of an exchange, and the code of why.
     """
 
@@ -87,6 +91,7 @@ class MaskedExchange:
     shapes: Shapes
     quorum: int
     timeout: float
+    received: Arrays | None = None
     drop: Callable[[str, str], None] = lambda _site, _code: None
     refused: list[str] = field(default_factory=list)  # codes of sites that answered with an error
 
@@ -130,7 +135,10 @@ class MaskedExchange:
             total = tally.total()
         except CorsiaError as error:  # shares are out: no further attempt
             raise ConflictError("conflict.round", f"the sum stays masked: {error.code}") from None
-        arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
+        if self.received is not None:
+            arrays, examples = decode_update(self.study, self.received, total)
+        else:
+            arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
         return Total(arrays=arrays, examples=examples, sites=survivors)
 
     def _step(
@@ -186,10 +194,11 @@ def _own(site: str, kind: Any, message: Message) -> Any:
 
 
 def _vector(message: Message) -> np.ndarray[Any, Any]:
-    records = message.content.array_records
-    if set(records) != {ARRAYS}:
-        raise InputError("input.message", "an answer of another step")
-    arrays = views_of(records[ARRAYS])
-    if [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"] or set(arrays) != {MASKED}:
+    try:
+        arrays = views_of(record_of(message, ARRAYS))
+    except KeyError:
+        raise InputError("input.message", "an answer of another step") from None
+    right = set(message.content) == {ARRAYS, METRICS} and set(arrays) == {MASKED}
+    if not right or [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"]:
         raise InputError("input.message", "an answer that is not one masked vector")
     return arrays[MASKED].view(np.uint64)

@@ -23,6 +23,7 @@ from central.registry import Registry, Release, RoundMetrics
 from central.store import Store
 from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
 from pipelines import learners
+from pipelines.guarantee import guarantee, sentences
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
 from privacy.secagg import threshold_of
@@ -81,6 +82,7 @@ class Publisher:
         with self.store.read() as session:
             newest = session.scalar(select(func.max(ModelRow.serial)).where(ModelRow.name == training.publish.model))
         learner = learners.for_study(study)
+        promised = guarantee(study, reached.round)
         shown = {k: round(float(v), 6) for k, v in reached.metrics.items() if isinstance(v, int | float)}
         return {
             "name": training.publish.model,
@@ -105,7 +107,9 @@ class Publisher:
             "features": list(training.features),
             "outcome": list(training.outcome),
             "metrics": shown,
-            "epsilon": None,
+            "epsilon": promised.get("epsilon"),
+            "delta": promised.get("delta"),
+            "privacy": promised,
             "masked": study.privacy.secure_aggregation,
             "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
         }
@@ -142,7 +146,7 @@ class Publisher:
             "rounds_run": str(manifest["rounds_run"]),
             "ended": manifest["ended"],
             "strategy": manifest["strategy"],
-            "epsilon": "none",
+            "epsilon": "none" if manifest["epsilon"] is None else f"{manifest['epsilon']} at {manifest['delta']}",
             "masked": MASKED if manifest["masked"] else SEALED,
             "code_digest": manifest["learner"]["digest"],
             "manifest_leaf": manifest["log"]["leaf"]["sha256"],
@@ -234,7 +238,7 @@ def _on_masks(study: Study) -> str:
 def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetrics, ...]) -> str:
     """The model card, Markdown: what it is, from whom, how good, what is and is not guaranteed."""
     learner = learners.for_study(study)
-    names = sorted({name for point in rounds for name in point.metrics} - {"rows"})
+    names = sorted({name for point in rounds for name in point.metrics} - {"rows", "answers"})
     metrics = [
         " | ".join(["", str(p.round), *(f"{p.metrics.get(name, math.nan):.4f}" for name in names), ""]).strip()
         for p in rounds
@@ -264,7 +268,7 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         "- For this training no record left a hospital. "
         f"{learner.crossed} did, sealed to the federation of this study.",
         _on_masks(study),
-        "- No differential privacy (epsilon: none): the model may tell something about persons in the training data.",
+        *sentences(manifest["privacy"]),
         "- Not a medical device; not validated for clinical use.",
         "",
     ]

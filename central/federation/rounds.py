@@ -24,7 +24,7 @@ from central.federation.collect import Check, Collector, Expected, SiteGrid, row
 from central.federation.control import Control, Stopped, Unattended
 from central.federation.flower import aggregate, asked, restore_state, strategy, strategy_state, told
 from central.federation.stopping import judge
-from pipelines import learners
+from pipelines import clipping, learners
 from pipelines.flower import CONFIG, METRICS, Arrays, Message, RecordDict, array_record, config_record, norm_of
 from pipelines.train import PREPARE, PREPROCESSING, check_supported
 from protocol import faults
@@ -159,6 +159,7 @@ class Rounds:
         started, round_ = time.time(), reached.round + 1
         expected = Expected(
             arrays=self._learner.update(reached.model),
+            received=reached.model if self._study.privacy.site_level else None,
             metrics=told(self._strategy),
             check=self._same_rows(reached, norm=True),
             all_metrics=True,
@@ -189,7 +190,8 @@ class Rounds:
 
     def _evaluate(self, reached: Checkpoint) -> Checkpoint:
         if not self._learner.scoring():
-            told = {"rows": _rows(reached), **self._learner.metrics(reached.model)}
+            many = {"answers": len(reached.sites)} if self._study.privacy.site_level else {"rows": _rows(reached)}
+            told = {**many, **self._learner.metrics(reached.model)}
             return self._saved(replace(reached, metrics=told))
         expected = Expected(arrays=self._learner.scoring(), metrics=self._shown, check=self._same_rows(reached))
         messages = self._configured(self._strategy.configure_evaluate, reached.round, reached, expected)
@@ -205,11 +207,15 @@ class Rounds:
         return self._saved(replace(reached, metrics=metrics))
 
     def _same_rows(self, reached: Checkpoint, *, norm: bool = False) -> Check:
+        privacy = self._study.privacy
+
         def check(site: str, arrays: Arrays, examples: int) -> None:
             if examples != reached.examples.get(site):
                 raise InputError("input.message", "another number of examples than in the preparation")
             if norm and norm_of(arrays) > self._training.max_norm:
                 raise InputError("input.message", "norm above the study's bound")
+            if norm and privacy.site_level and not clipping.length(reached.model, arrays) <= privacy.reach:
+                raise InputError("input.message", "an update longer than the study's clip")
 
         return check
 
