@@ -147,8 +147,8 @@ class Agent:
             site.journal.append("assignment.received", assignment=assignment.id, study=assignment.study_digest)
             if assignment.kind is AssignmentKind.STUDY:
                 point("edge.accepted")
+                site.news.set()
         site.work[assignment.kind].set()
-        site.news.set()
 
     def _deliver(self) -> None:
         site, delay = self.site, 0.25
@@ -166,7 +166,7 @@ class Agent:
             try:
                 if not site.halted() and delivery.run_once(site.link):
                     site.news.set()
-                    delay = 0.25
+                delay = 0.25
                 site.send.wait(0.5)
             except PASSING as error:
                 site.note("delivery.delayed", error)

@@ -280,9 +280,10 @@ class Site:
     def move(
         self, record: Record, state: State, *, code: str = "", error_id: str = "", counts: dict[str, int] | None = None
     ) -> None:
-        """Set an assignment's state; it is reported soon."""
+        """Set an assignment's state; it is reported soon, a round that goes well with the next heartbeat."""
         self.state.move(record.assignment.id, state, code=code, error_id=error_id, counts=counts)
-        self.news.set()
+        if code or record.assignment.kind is AssignmentKind.STUDY:
+            self.news.set()
 
     def note(self, event: str, error: CorsiaError) -> None:
         """Log a named failure by code and id."""

@@ -167,12 +167,14 @@ class SiteState:
         """Assignments whose present state the centre has not acknowledged."""
         return self._select("reported = 0", ())
 
-    def reported(self, record: Record) -> None:
-        """Note that the centre has this state, unless it changed meanwhile."""
+    def reported(self, *records: Record) -> None:
+        """Note that the centre has these states, each unless it changed meanwhile."""
+        if not records:
+            return
         with self._transaction():
-            self._db.execute(
+            self._db.executemany(
                 "UPDATE assignments SET reported = 1 WHERE id = ? AND state = ? AND code = ? AND counts = ?",
-                (record.assignment.id, record.state.value, record.code, json.dumps(record.counts)),
+                [(r.assignment.id, r.state.value, r.code, json.dumps(r.counts)) for r in records],
             )
 
     # --- instructions of a federation

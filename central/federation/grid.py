@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from central.federation.collect import place_of
 from central.federation.flower import NodeGrid, empty_run, identify
@@ -37,7 +37,8 @@ from protocol.trust import Purpose
 __all__ = ["FleetGrid", "instruction_id"]
 
 log = logging.getLogger(__name__)
-_POLL_S = 0.02
+_LOOK_S = 0.25  # for the end of the process or of the deadline; an answer wakes us
+_FINAL = [state.value for state in State if state.final]
 _FINAL_WITHOUT_ANSWER = (State.REFUSED.value, State.FAILED.value, State.EXPIRED.value)
 
 
@@ -144,15 +145,16 @@ class FleetGrid(NodeGrid):
         replies: list[Message] = []
         changes = Changes(self._store.engine)
         while True:
+            changed = changes.wait(max(0.0, min(_LOOK_S, until - time.time())))
             late = time.time() >= until
-            if changes.seen() or late:
+            if changed or late:
                 replies += self.pull_messages(ids)
             if not any(i in self._sent for i in ids):
                 return replies
             if late:
                 self._expire([i for i in ids if i in self._sent])
                 return replies
-            if self._stop.wait(_POLL_S):
+            if self._stop.is_set():
                 raise UnavailableError("unavailable.process", "the federation is asked to end")
 
     # -- one instruction, one answer -------------------------------------------------------------------------------
@@ -245,6 +247,11 @@ class FleetGrid(NodeGrid):
         with self._store.begin() as session:
             row = session.get_one(ParcelRow, parcel.id)
             row.state, row.code = state, code
+            session.execute(
+                update(AssignmentRow)
+                .where(AssignmentRow.id == parcel.assignment_id, AssignmentRow.state.not_in(_FINAL))
+                .values(state=State.DONE.value, updated_at=time.time())
+            )
             if code:
                 self._store.emit(
                     session, "parcel.rejected", site=parcel.site, study=self._study.id, parcel=parcel.id, code=code

@@ -31,7 +31,6 @@ from protocol.errors import CorsiaError, UnavailableError
 
 __all__ = ["Gateway", "main"]
 
-POLL_S = 0.025
 SWEEP_S = 0.25
 ASK_S = 0.5  # revocation, also when nothing seems to have changed: a call may be admitted while it happens
 CERTIFY_S = 86_400.0
@@ -90,9 +89,9 @@ class Gateway:
     def _background(self) -> None:
         swept = asked = certified = time.monotonic()
         unread = unsigned = True  # what is new stays so until it has been dealt with
-        while not self._stop.wait(POLL_S):
+        while not self._stop.is_set():
             try:
-                if self._changes.seen():
+                if self._changes.wait(0.0 if unread else SWEEP_S):
                     unread = unsigned = True
                 if unread:
                     unread = self._feed.poll()
