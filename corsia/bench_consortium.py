@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -106,7 +107,7 @@ class Consortium:
             time.sleep(0.5)
             ends = self._ends(study)
             if len(ends) > rounds:
-                return [b - a for a, b in zip(ends[1:], ends[2:], strict=False)]
+                return [b - a for a, b in pairwise(ends[1:])]
             if len(ends) - told >= 10:
                 told = len(ends)
                 self.tell(f"{study}: round {len(ends) - 1}")

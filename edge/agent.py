@@ -35,6 +35,7 @@ from edge.scoring import score
 from edge.sealing import Sealer, sealed_bound
 from edge.site import Link, Site, locked
 from edge.state import Record
+from edge.studies import parsed, verified_study
 from edge.worker import Worker
 from pipelines import registry
 from protocol.assignment import Assignment, AssignmentKind, Blob, State
@@ -42,8 +43,6 @@ from protocol.errors import (
     ConflictError,
     CorsiaError,
     DisclosureRefused,
-    IntegrityError,
-    PermissionRefused,
     PolicyRefused,
     StudyRefused,
     UnavailableError,
@@ -51,10 +50,9 @@ from protocol.errors import (
 )
 from protocol.faults import point
 from protocol.parcel import Item
-from protocol.study import Lane, Study, parse_study, study_digest
-from protocol.trust import Purpose
+from protocol.study import Lane, study_digest
 
-__all__ = ["Agent", "verified_study"]
+__all__ = ["Agent"]
 
 _IDLE_S = 900.0  # a warm worker that no round has used for so long is closed
 _LONGEST_WAIT_S = 10.0
@@ -185,7 +183,7 @@ class Agent:
         record = self.site.state.study(digest)
         if record is None:
             raise StudyRefused("study.unknown")
-        parse_study(record.assignment.document).check_valid_at(datetime.now(UTC))
+        parsed(record.assignment.document).check_valid_at(datetime.now(UTC))
 
     # --- a study
 
@@ -374,25 +372,3 @@ class Agent:
         finally:
             if worker not in self._warm.values():
                 worker.close()
-
-
-def verified_study(assignment: Assignment, identity: Identity) -> Study:
-    """The study of an assignment, if the pinned key signed these bytes, for this site, and it has not expired.
-
-    Raises:
-        StudyRefused: `study.signature`, `study.expired`.
-        PermissionRefused: `permission.site`.
-        InputError: `input.study`.
-    """
-    if study_digest(assignment.document) != assignment.study_digest:
-        raise StudyRefused("study.signature", "the document is not the one that the digest names")
-    try:
-        identity.study_key.verify(Purpose.STUDY, assignment.document, assignment.signature)
-    except IntegrityError:
-        raise StudyRefused("study.signature") from None
-    study = parse_study(assignment.document)
-    study.check_valid_at(datetime.now(UTC))
-    mine = identity.key.public.fingerprint
-    if identity.site not in study.sites or study.roster.get(identity.site, mine) != mine:
-        raise PermissionRefused("permission.site")
-    return study

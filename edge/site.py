@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -134,6 +135,7 @@ class Site:
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
         self.approvals = Approvals(self.state, registry.code_digest)
+        self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.ledger_code = ""
@@ -291,11 +293,9 @@ class Site:
 
     def status(self) -> SiteReport:
         """What a heartbeat says."""
-        from importlib.metadata import version
-
         parcels, size = self.spool.usage()
         return SiteReport(
-            version=version("corsia"),
+            version=self._version,
             paused=is_paused(self.config.state_dir) or bool(self.ledger_code),
             spool_parcels=parcels,
             spool_bytes=size,

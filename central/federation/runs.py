@@ -87,6 +87,7 @@ class Federation:
                 if changes.wait(_LOOK_S) or time.monotonic() - looked_at > _RETRY_S:
                     self._start_threads()
                     looked_at = time.monotonic()
+                    self._stop.wait(_LOOK_S)  # a round under way commits all the time: that is no new study
             except Exception as error:  # a locked or full database is waited out
                 log.error("federation.error", exc_info=error)
                 self._stop.wait(_RETRY_S)

@@ -22,13 +22,14 @@ from central.gateway.admission import Call
 from central.store import Store
 from central.store.models import AssignmentRow, SiteRow, StudyRow
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
-from protocol.errors import PermissionRefused, UnavailableError
+from protocol.errors import IntegrityError, PermissionRefused, UnavailableError
 from protocol.v1 import fleet_pb2 as pb
 
 __all__ = ["Assignments", "Feed"]
 
 MAX_WAITING = 4096
 PAGE = 1000
+ALONG_BYTES = 64 << 10
 RENEW_TIMEOUT_S = 10.0
 _FINAL = [s.value for s in State if s.final]
 _log = logging.getLogger("central.gateway")
@@ -117,7 +118,17 @@ class Assignments:
             self._store.emit(session, "site.connected", site=call.site)
         _log.info("site.connected", extra={"fields": {"site": call.site, "protocol": call.protocol}})
         for assignment in self._feed.follow(call):
-            yield wire.assignment_message(_value(assignment))
+            value = _value(assignment)
+            yield wire.assignment_message(value, self._along(value))
+
+    def _along(self, assignment: Assignment) -> dict[str, bytes]:
+        """A round's message where it is small: it need not be fetched."""
+        if assignment.kind is not AssignmentKind.ROUND or sum(b.size_bytes for b in assignment.blobs) > ALONG_BYTES:
+            return {}
+        try:
+            return {b.digest: self._store.blob_path(b.digest).read_bytes() for b in assignment.blobs}
+        except (OSError, IntegrityError):  # whoever asks for it by Fetch is told
+            return {}
 
     def Report(self, request: pb.SiteReport, call: Call) -> pb.ReportReply:
         """Take a heartbeat, and the state of one of the site's own assignments."""

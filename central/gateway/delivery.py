@@ -57,7 +57,7 @@ class Delivery:
         self._max_parcel_bytes = max_parcel_bytes
 
     def Open(self, request: pb.OpenRequest, call: Call) -> pb.OpenReply:
-        """Announce a parcel; answers from where to send, or that it has landed."""
+        """Announce a parcel; answers from where to send, or that it has landed. One that comes along lands at once."""
         entry = Announced(site=call.site, what=wire.announcement(request))
         parcel_id = entry.what.parcel_id
         with self._landing.locked(parcel_id):
@@ -65,12 +65,26 @@ class Delivery:
             if row is not None:
                 if row.digest != entry.what.digest:
                     raise IntegrityError("parcel.replay")
-                return pb.OpenReply(offset=row.size_bytes, committed=True)
+                return self._opened(row, bool(request.data))
             self._announced(parcel_id, call)
             if entry.what.size_bytes > self._max_parcel_bytes:
                 raise InputError("input.message", "the parcel is larger than max_parcel_bytes")
-            self._authorise(entry)
-            return pb.OpenReply(offset=self._landing.announce(entry))
+            study = self._authorise(entry)
+            offset = self._landing.announce(entry)
+            if not request.data:
+                return pb.OpenReply(offset=offset)
+            if offset < entry.what.size_bytes:
+                with self._landing.writer(entry) as writer:
+                    writer.append(offset, request.data[offset:])
+            self._land(entry, study)
+            return self._opened(self._committed(parcel_id, call), True)
+
+    def _opened(self, row: ParcelRow | None, along: bool) -> pb.OpenReply:
+        """The answer for a parcel that has landed."""
+        reply = pb.OpenReply(offset=row.size_bytes if row is not None else 0, committed=True)
+        if along:
+            reply.receipt.CopyFrom(wire.receipt_message(self._receipt(row)))
+        return reply
 
     def Upload(self, requests: Iterator[pb.Chunk], call: Call) -> pb.UploadReply:
         """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
@@ -117,9 +131,9 @@ class Delivery:
                         _log.warning("parcel.refused", extra={"fields": {"parcel": parcel_id, "code": error.code}})
         return landed
 
-    def _land(self, entry: Announced) -> None:
+    def _land(self, entry: Announced, study: Study | None = None) -> None:
         parcel_id = entry.what.parcel_id
-        study = self._authorise(entry)
+        study = study or self._authorise(entry)
         try:
             self._verify(entry, study)
         except (IntegrityError, InputError) as error:  # these bytes will never land: the site starts afresh
