@@ -275,7 +275,8 @@ class Agent:
     def _let_out(self, record: Record, sealer: Sealer, counts: dict[str, int]) -> None:
         site, name = self.site, record.assignment.id
         size = sum(entry.size_bytes for entry in sealer.held)
-        site.move(record, State.RUNNING, counts={**counts, "parcels": len(sealer.held), "bytes": size})
+        if record.assignment.kind is AssignmentKind.STUDY:
+            site.move(record, State.RUNNING, counts={**counts, "parcels": len(sealer.held), "bytes": size})
         site.wait_unpaused()
         self._may_leave(record.assignment.study_digest)
         site.check_spent(record.assignment, size)
@@ -292,8 +293,9 @@ class Agent:
 
     def _is_out(self, record: Record, size_bytes: int) -> None:
         self.site.commit(record.assignment, size_bytes)
-        self.site.state.answered(record.assignment.id)
-        self.site.move(record, State.DELIVERING)
+        with self.site.state.together():
+            self.site.state.answered(record.assignment.id)
+            self.site.move(record, State.DELIVERING)
         self.site.send.set()
 
     def _finish(self, record: Record, counts: dict[str, int], *, tell: bool = True) -> None:
@@ -323,9 +325,10 @@ class Agent:
             raise StudyRefused("study.unknown", "a round of a study that does not run here")
         lane = self._approved(known.assignment)
         instruction = verified_round(assignment, lane.study, self.config.site, site.now())
-        if site.state.instruct(instruction, study_digest(assignment.document), assignment.id):
-            raise StudyRefused("study.replay", "this instruction has been answered")
-        site.move(record, State.RUNNING)
+        with site.state.together():
+            if site.state.instruct(instruction, study_digest(assignment.document), assignment.id):
+                raise StudyRefused("study.replay", "this instruction has been answered")
+            site.move(record, State.RUNNING)
         asked = Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size)
         message = site.link.fetch(asked)
 

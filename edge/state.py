@@ -306,8 +306,17 @@ class SiteState:
         return [_record_of(row) for row in rows]
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several changes as one: all of them are durable at the end, or none has been made."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock, _named_errors():
+            if self._db.in_transaction:  # within `together`, by this very thread
+                yield
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield

@@ -38,6 +38,7 @@ __all__ = ["FleetGrid", "instruction_id"]
 
 log = logging.getLogger(__name__)
 _LOOK_S = 0.25  # for the end of the process or of the deadline; an answer wakes us
+_SWARM_S = 0.025
 _FINAL = [state.value for state in State if state.final]
 _FINAL_WITHOUT_ANSWER = (State.REFUSED.value, State.FAILED.value, State.EXPIRED.value)
 
@@ -127,7 +128,10 @@ class FleetGrid(NodeGrid):
                 .where(ParcelRow.content_type == ContentType.UPDATE.value)
                 .order_by(ParcelRow.log_index)
             ).all()
-            reports = session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(wanted))).all()
+            reports = session.scalars(
+                select(AssignmentRow)
+                .where(AssignmentRow.id.in_(wanted), AssignmentRow.state.in_(_FINAL_WITHOUT_ANSWER))
+            ).all()  # fmt: skip
         replies = [reply for parcel in parcels if (reply := self._read(parcel)) is not None]
         for report in reports:
             if report.id in self._sent and report.state in _FINAL_WITHOUT_ANSWER:
@@ -147,6 +151,8 @@ class FleetGrid(NodeGrid):
         while True:
             changed = changes.wait(max(0.0, min(_LOOK_S, until - time.time())))
             late = time.time() >= until
+            if changed and not late:  # answers come in swarms: the more are awaited, the longer for the next ones
+                self._stop.wait(min(_SWARM_S, _SWARM_S / 50 * len(self._sent)))
             if changed or late:
                 replies += self.pull_messages(ids)
             if not any(i in self._sent for i in ids):
