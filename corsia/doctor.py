@@ -98,7 +98,7 @@ def _isolation() -> Finding:
         check="worker isolation",
         ok=not lacks,
         found="workers " + (", ".join(_LACKING[name] for name in lacks) or "have no network and no file of the site"),
-        advice="allow user namespaces, seccomp and Landlock (Linux 6.12 or later has all), or PrivateNetwork in systemd",
+        advice="allow user namespaces, seccomp and Landlock (all in Linux 6.12), or PrivateNetwork in systemd",
     )
 
 
