@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -127,7 +128,7 @@ job.to_server(FedAvg(num_clients=sites, num_rounds=rounds))
 runner = {"script": script, "script_args": ends, "framework": FrameworkType.NUMPY}
 for number in range(sites):
     job.to(ScriptRunner(**runner), f"site-{number + 1}")
-job.simulator_run(folder, n_clients=sites, threads=sites)
+job.simulator_run(folder)
 """
 _QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1", "DO_NOT_TRACK": "1",
@@ -146,13 +147,13 @@ def flower(folder: Path, *, sites: int = 3, rounds: int = 3, timeout_s: float = 
     (app / "small.py").write_text(_FLOWER_APP)
     port = free_port()
     (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "http://127.0.0.1:{port}"\ninsecure = true\n'
+        f'[superlink]\ndefault = "bench"\n[superlink.bench]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
     )
     scripts, environment = Path(sys.executable).parent, {"FLWR_HOME": str(home), "PATH": _path()}
     where = ["--insecure", "--isolation", "subprocess"]
     link = [str(scripts / "flower-superlink"), *where, "--port", str(port), "--disable-runtime-dependency-installation"]
     with _group(folder, "superlink", link, environment):
-        time.sleep(5)
+        _listening(port)
         nodes = [
             _group(
                 folder, f"supernode-{number}",
@@ -168,11 +169,14 @@ def flower(folder: Path, *, sites: int = 3, rounds: int = 3, timeout_s: float = 
 def _flower_run(
     folder: Path, app: Path, ends: Path, sites: int, rounds: int, timeout_s: float, environment: Mapping[str, str]
 ) -> Figures:
-    time.sleep(5)
     settings = f'rounds={rounds} sites={sites} ends="{ends}"'
     run = [str(Path(sys.executable).parent / "flwr"), "run", str(app), "bench", "--run-config", settings]
-    with _group(folder, "run", run, environment):
-        found = _ends(ends, rounds + 1, timeout_s)
+    for _ in range(5):  # its own patience with a SuperLink that has just started is short
+        with _group(folder, "run", run, environment) as child:
+            if child.wait(120) == 0:
+                break
+        time.sleep(2.0)
+    found = _ends(ends, rounds + 1, timeout_s)
     return {"version": version("flwr"), "sites": sites, **_figures(found, folder)}
 
 
@@ -214,6 +218,17 @@ def _ends(path: Path, count: int, timeout_s: float) -> list[float]:
     return [float(end) for end in found]
 
 
+def _listening(port: int, timeout_s: float = 60.0) -> None:
+    """Wait until something answers there."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+
+
 def _with(contexts: list[Any], action: Any) -> Figures:
     from contextlib import ExitStack
 
@@ -225,7 +240,9 @@ def _with(contexts: list[Any], action: Any) -> Figures:
 
 
 @contextmanager
-def _group(folder: Path, name: str, command: list[str], environment: Mapping[str, str]) -> Iterator[None]:
+def _group(
+    folder: Path, name: str, command: list[str], environment: Mapping[str, str]
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process in a group of its own, ended with all of its group."""
     kept = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and k != "PYTHONPATH"}
     with (folder / f"{name}.out").open("wb") as output:
@@ -234,7 +251,7 @@ def _group(folder: Path, name: str, command: list[str], environment: Mapping[str
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            yield
+            yield child
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 try:
