@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -299,6 +299,19 @@ class Hub:
     def post(self, path: str, body: Any) -> bytes:
         """One call of the API with a JSON body; its raw answer. Raises as `request`."""
         return self._send("POST", path, {"json": body, "timeout": 300.0}).content
+
+    def lines(self, path: str) -> Generator[str, None, None]:
+        """The lines of a streamed answer, as they come. Raises as `request`, also when the stream breaks."""
+        import httpx
+
+        try:
+            with self._http.stream("GET", path) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _error(answer)
+                yield from answer.iter_lines()
+        except httpx.HTTPError:
+            raise UnavailableError("unavailable.centre", f"the centre does not answer at {self.url}") from None
 
     def close(self) -> None:
         """Close the connection."""

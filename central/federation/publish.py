@@ -23,6 +23,7 @@ from central.registry import Registry, Release, RoundMetrics
 from central.store import Store
 from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
 from pipelines import learners
+from pipelines.guarantee import guarantee, sentences
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
 from privacy.secagg import threshold_of
@@ -81,6 +82,7 @@ class Publisher:
         with self.store.read() as session:
             newest = session.scalar(select(func.max(ModelRow.serial)).where(ModelRow.name == training.publish.model))
         learner = learners.for_study(study)
+        promised = guarantee(study, reached.round)
         shown = {k: round(float(v), 6) for k, v in reached.metrics.items() if isinstance(v, int | float)}
         return {
             "name": training.publish.model,
@@ -92,6 +94,8 @@ class Publisher:
             "run": run,
             "sites": sorted(reached.examples),
             "rounds": reached.round,
+            "rounds_run": reached.rounds_run or reached.round,
+            "ended": reached.ended or "rounds",
             "strategy": training.strategy,
             "strategy_parameters": dict(training.strategy_parameters),
             "learner": {
@@ -103,7 +107,9 @@ class Publisher:
             "features": list(training.features),
             "outcome": list(training.outcome),
             "metrics": shown,
-            "epsilon": None,
+            "epsilon": promised.get("epsilon"),
+            "delta": promised.get("delta"),
+            "privacy": promised,
             "masked": study.privacy.secure_aggregation,
             "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
         }
@@ -137,8 +143,10 @@ class Publisher:
             "study_digest": manifest["study"],
             "sites": ",".join(manifest["sites"]),
             "rounds": str(manifest["rounds"]),
+            "rounds_run": str(manifest["rounds_run"]),
+            "ended": manifest["ended"],
             "strategy": manifest["strategy"],
-            "epsilon": "none",
+            "epsilon": "none" if manifest["epsilon"] is None else f"{manifest['epsilon']} at {manifest['delta']}",
             "masked": MASKED if manifest["masked"] else SEALED,
             "code_digest": manifest["learner"]["digest"],
             "manifest_leaf": manifest["log"]["leaf"]["sha256"],
@@ -203,6 +211,20 @@ class Publisher:
         log.info("model.published", extra={"fields": {"study": study.id, "model": name, "version": version}})
 
 
+_ENDS = {
+    "rounds": "as planned",
+    "settled": "when further ones would have changed nothing",
+    "early": "by early stopping",
+    "stopped": "by the operator",
+}
+
+
+def _rounds(manifest: dict[str, Any]) -> str:
+    best, run = manifest["rounds"], manifest["rounds_run"]
+    which = "" if best == run else f", of which round {best} was the best and is this model"
+    return f"{run} rounds, ended {_ENDS[manifest['ended']]}{which}"
+
+
 def _on_masks(study: Study) -> str:
     if not study.privacy.secure_aggregation:
         return "- Updates are sealed but **not masked**: the federation process sees each site's update."
@@ -216,7 +238,7 @@ def _on_masks(study: Study) -> str:
 def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetrics, ...]) -> str:
     """The model card, Markdown: what it is, from whom, how good, what is and is not guaranteed."""
     learner = learners.for_study(study)
-    names = sorted({name for point in rounds for name in point.metrics} - {"rows"})
+    names = sorted({name for point in rounds for name in point.metrics} - {"rows", "answers"})
     metrics = [
         " | ".join(["", str(p.round), *(f"{p.metrics.get(name, math.nan):.4f}" for name in names), ""]).strip()
         for p in rounds
@@ -229,7 +251,7 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         "",
         "## How it was made",
         f"- Learner `{manifest['learner']['name']}` {manifest['learner']['version']}, strategy "
-        f"`{manifest['strategy']}`, {manifest['rounds']} rounds, sites: {', '.join(manifest['sites'])}.",
+        f"`{manifest['strategy']}`, {_rounds(manifest)}, sites: {', '.join(manifest['sites'])}.",
         f"- Features: {', '.join(manifest['features'])}. Outcome: {', '.join(manifest['outcome'])}.",
         *(f"- {note}" for note in learner.notes),
         f"- corsia {version_of('corsia')}, code digest `{manifest['learner']['digest'][:16]}`, log index "
@@ -246,7 +268,7 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         "- For this training no record left a hospital. "
         f"{learner.crossed} did, sealed to the federation of this study.",
         _on_masks(study),
-        "- No differential privacy (epsilon: none): the model may tell something about persons in the training data.",
+        *sentences(manifest["privacy"]),
         "- Not a medical device; not validated for clinical use.",
         "",
     ]
