@@ -21,7 +21,7 @@ __all__ = ["Changes"]
 
 POLL_S = 0.05  # where nothing wakes us
 LOOK_S = 0.5  # a look all the same, should a wake-up get lost
-_COMMITTING_S, _STEP_S = 0.05, 0.001  # how long after a write its commit is looked for, and how often
+_COMMITTING_S, _STEP_S = 0.05, 0.002  # how long after a write its commit is looked for, and how often
 _IN_MODIFY = 0x2
 _libc = ctypes.CDLL(None, use_errno=True)
 

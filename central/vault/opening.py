@@ -52,6 +52,7 @@ _MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
 _BACK_OFF_S = 5.0
 _SETTLE_EVERY_S = 0.25
 _LOOK_EVERY_S = 2.0
+_PAUSE_S = 0.2
 _parsed = lru_cache(maxsize=256)(parse_study)
 
 
@@ -99,6 +100,8 @@ class Opener:
                 before = self._settle_at
                 unread = self.step()
                 unsettled = unsettled and self._settle_at == before
+                if not unread:
+                    stop.wait(_PAUSE_S)  # a round under way commits all the time
             except Exception as error:  # the vault outlives a locked or full database
                 log.error("vault.step-failed", exc_info=error)
                 stop.wait(interval_s)
