@@ -16,12 +16,13 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
 
 __all__ = [
+    "CHAMPION",
     "INDIVIDUAL",
     "MAX_STUDY_BYTES",
     "Column",
@@ -45,6 +46,7 @@ __all__ = [
 ]
 
 MAX_STUDY_BYTES = 256 * 1024
+CHAMPION = "champion"  # the alias that only a promotion by two operators gives
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -146,7 +148,17 @@ class Publish(_Model):
     """The name and alias under which the trained model is published; signing the study allows just these."""
 
     model: Slug
-    alias: Slug = "champion"
+    alias: Slug = "candidate"
+
+    @field_validator("alias")
+    @classmethod
+    def _by_two_persons(cls, value: str) -> str:
+        if value == CHAMPION:
+            raise ValueError(
+                "no study publishes straight to 'champion': use alias = \"candidate\"; two operators promote it "
+                "(corsia model promote, corsia model approve)"
+            )
+        return value
 
 
 Strategy = Literal[
@@ -186,7 +198,7 @@ class ModelReference(_Model):
     """Lane `infer`: which published model a site is to pull."""
 
     name: Slug
-    alias: Slug = "champion"
+    alias: Slug = CHAMPION
 
 
 class Recipient(_Model):
