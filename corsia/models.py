@@ -262,4 +262,6 @@ def _cell(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    return None if value is None or value != value else str(value)
+    import pandas as pd
+
+    return None if pd.isna(value) else str(value)

@@ -169,8 +169,8 @@ def test_the_web_process_cannot_forge_a_second_person(running: Running) -> None:
     """It knows everybody's bearer token and may write the database; what it lacks are the seals."""
     alice, bob = token(running, "alice"), token(running, "bob")
     mine = SecretKey.generate()
+    made = proposal(running, "alice")
     with pytest.raises(AuthenticationError, match=r"auth\.operator"):
-        made = proposal(running, "alice")
         ask(running, "propose", bearer(alice), statement=made.to_bytes(), signature=sign(made, mine))
     guess = signing_key(bearer(alice))  # from the part that it sees
     with pytest.raises(AuthenticationError, match=r"auth\.operator"):
