@@ -160,6 +160,7 @@ class Agent:
             log_origin=site.identity.trust.log_origin,
             should_stop=site.halted,
             may_leave=self._may_leave,
+            view=site.log_view,
         )
         while not site.stop.is_set():
             site.send.clear()

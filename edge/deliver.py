@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
 from edge.journal import Journal
+from edge.logview import LogView
 from edge.spool import Spool, SpoolEntry
 from edge.state import SiteState
 from privacy.envelope import PublicKey
@@ -41,6 +42,7 @@ class Delivery:
         log_key: the key that signs the log's checkpoints, `log_origin` its name.
         should_stop: asked before each parcel and each chunk: the daemon stops, or egress is paused.
         may_leave: raises when the site has withdrawn a study's approval, or it has expired, since the release.
+        view: what this site has seen of the log.
     """
 
     spool: Spool
@@ -50,6 +52,7 @@ class Delivery:
     log_origin: str
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
+    view: LogView
 
     def run_once(self, sender: Sender) -> bool:
         """Deliver everything that waits, in order; returns whether anything became of it that is worth a report.
@@ -70,6 +73,7 @@ class Delivery:
         except Paused:
             pass
         finally:
+            self.view.keep()
             moved = self.settle() or moved
         return moved
 
@@ -104,6 +108,7 @@ class Delivery:
         if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
         checkpoint = verify_receipt(receipt, self.log_key, self.log_origin)
+        self.view.note(checkpoint)
         self.journal.append(
             "parcel.delivered",
             assignment=entry.assignment_id,
