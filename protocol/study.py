@@ -22,6 +22,7 @@ from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
 
 __all__ = [
+    "CANDIDATE",
     "CHAMPION",
     "INDIVIDUAL",
     "MAX_STUDY_BYTES",
@@ -46,6 +47,7 @@ __all__ = [
 ]
 
 MAX_STUDY_BYTES = 256 * 1024
+CANDIDATE = "candidate"  # the alias of a new version; no promotion gives it
 CHAMPION = "champion"  # the alias that only a promotion by two operators gives
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
@@ -148,7 +150,7 @@ class Publish(_Model):
     """The name and alias under which the trained model is published; signing the study allows just these."""
 
     model: Slug
-    alias: Slug = "candidate"
+    alias: Slug = CANDIDATE
 
     @field_validator("alias")
     @classmethod

@@ -30,7 +30,7 @@ from protocol.errors import (
     PermissionRefused,
 )
 from protocol.parcel import canonical_json
-from protocol.study import Publish
+from protocol.study import CANDIDATE
 from protocol.trust import Purpose
 
 __all__ = ["Promotions"]
@@ -156,7 +156,7 @@ class Promotions:
 
     def _standing(self, session: Session, proposal: Proposal) -> tuple[ModelRow, dict[str, Any]]:
         """The version and its manifest as signed, if the proposal fits what stands now."""
-        if proposal.alias == Publish.model_fields["alias"].default:
+        if proposal.alias == CANDIDATE:
             raise InputError("input.usage", f"alias {proposal.alias} is given by publishing alone")
         model = session.get(ModelRow, (proposal.name, proposal.version))
         if model is None:

@@ -61,8 +61,7 @@ rounds = 5
 strategy = "fedavg"
 
 [training.publish]
-model = "{id}"
-alias = "champion"
+model = "{id}"                        # two operators promote it: corsia model promote, corsia model approve
 """
 
 
