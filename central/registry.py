@@ -222,15 +222,17 @@ def _save_pyfunc(path: Path, data: Path, release: Release) -> None:
             inputs=schema([column(types.schema.AnyType() if k == "any" else k, name) for name, k in kinds.items()]),
             outputs=schema([column("double", name) for name in release.outputs]),
         )
-    mlflow.pyfunc.save_model(
-        str(path),
-        loader_module="pipelines.infer",
-        data_path=str(data),
-        signature=signature,
-        input_example=example,
-        pip_requirements=[f"corsia=={version_of('corsia')}"],
-        metadata={RUN_TAG: release.run},
-    )
+    with warnings.catch_warnings():  # it warns where a model has no example
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(path),
+            loader_module="pipelines.infer",
+            data_path=str(data),
+            signature=signature,
+            input_example=example,
+            pip_requirements=[f"corsia=={version_of('corsia')}"],
+            metadata={RUN_TAG: release.run},
+        )
 
 
 _importing = threading.Lock()

@@ -231,7 +231,8 @@ def run_demo(
         for study_id in first:
             _submit(fleet, plans[study_id], tell)
         _wait_for(fleet, first, tell)
-        _promote(fleet, tell)
+        fleet.promote("lung-survival")
+        tell("lung-survival promoted to champion by two operators")
         _submit(fleet, plans["lung-inference"], tell)
         _wait_for(fleet, ["lung-inference"], tell)
         scored = _post(fleet, "/models/lung-survival/predict", {"study": "lung-harvest"})
@@ -262,16 +263,6 @@ def _submit(fleet: Fleet, plan: dict[str, Any], tell: Tell) -> None:
     path.write_text(tomli_w.dumps(plan))
     fleet.corsia("study", "submit", str(path), "--url", fleet.url, "--token-file", str(fleet.token_file), "--json")
     tell(f"submitted {plan['id']} ({plan['lane']})")
-
-
-def _promote(fleet: Fleet, tell: Tell) -> None:
-    """Two operators make the trained model the champion: the first one asks, a second, named one agrees."""
-    token = fleet.token_file.parent.parent / "reviewer.token"
-    where = ("--url", fleet.url, "--json", "--token-file")
-    fleet.corsia("central", "operator", "add", "reviewer", "--config", str(fleet.central_toml), "--out", str(token))
-    fleet.corsia("model", "promote", "lung-survival", "--alias", "champion", *where, str(fleet.token_file))
-    fleet.corsia("model", "approve", "lung-survival", *where, str(token))
-    tell("lung-survival promoted to champion by two operators")
 
 
 def _wait_for(fleet: Fleet, ids: list[str], tell: Tell) -> None:
