@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 
 from edge.config import EdgeConfig
 from edge.deliver import Delivery
-from edge.gate import EgressGate, check_update
+from edge.gate import EgressGate
 from edge.heartbeat import Heartbeat
 from edge.identity import Identity
 from edge.jobs import PASSING, Jobs, crashed
@@ -35,6 +35,7 @@ from edge.scoring import score
 from edge.sealing import Sealer, sealed_bound
 from edge.site import Link, Site, locked
 from edge.state import Record
+from edge.updates import answer_bound, check_update
 from edge.worker import Worker
 from pipelines import registry
 from protocol.assignment import Assignment, AssignmentKind, Blob, State
@@ -353,13 +354,13 @@ class Agent:
         worker = self._warm.get(study.study_digest)
         if worker is not None and worker.alive:
             try:
-                return worker.handle(message)
+                return worker.handle(message, answer_bound(message))
             except WorkerError as error:
                 if error.code != "worker.killed" or worker.timed_out:
                     raise
         with self._worker() as fresh:
             self._start_training(study, lane, fresh)
-        return self._warm[study.study_digest].handle(message)
+        return self._warm[study.study_digest].handle(message, answer_bound(message))
 
     def _close_idle(self) -> None:
         for worker in list(self._warm.values()):

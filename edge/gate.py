@@ -21,8 +21,8 @@ from edge.checks import Check, Passed, refusal
 from edge.memory import Release
 from edge.policy import Effective
 from edge.residual import Residual, decode_dicom
+from edge.told import Told
 from edge.updates import check_update
-from edge.worker import Told
 from protocol.parcel import Item, ItemKind
 from protocol.study import Lane, Study
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from edge.policy import Effective
-from edge.worker import Told
+from edge.told import Told
 from protocol.study import Study
 
 if TYPE_CHECKING:

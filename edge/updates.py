@@ -9,9 +9,22 @@ from protocol.errors import CODES, InputError, WorkerError, from_code
 from protocol.parcel import Item, ItemKind
 from protocol.study import Study
 
-__all__ = ["check_update"]
+__all__ = ["answer_bound", "check_update"]
 
 _MESSAGES = {RoundPhase.PREPARE: "query.prepare", RoundPhase.TRAIN: "train", RoundPhase.EVALUATE: "evaluate"}
+
+
+def answer_bound(message: bytes) -> int:
+    """Bytes that no right answer to an instruction exceeds, so that no longer one is read into memory.
+
+    Raises:
+        InputError: `input.message`.
+    """
+    from pipelines.frames import MAX_HEADER_BYTES, PREFIX_BYTES, buffers
+    from pipelines.replies import describe_message
+
+    _, end = buffers(PREFIX_BYTES + MAX_HEADER_BYTES, [*describe_message(message).arrays.values()])
+    return end
 
 
 def check_update(
@@ -30,7 +43,8 @@ def check_update(
         DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
         CorsiaError: the code that the answer names, when it is an error.
     """
-    from pipelines.flower import EXAMPLES, describe_message, describe_reply
+    from pipelines.flower import EXAMPLES
+    from pipelines.replies import describe_message, describe_reply
 
     try:
         asked, made = describe_message(message), describe_reply(reply, message)

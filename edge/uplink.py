@@ -9,6 +9,7 @@ error. It may not verify what the centre signed (the agent does), open a parcel,
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 import threading
 import time
@@ -183,20 +184,20 @@ class Uplink:
         """
         if blob.size_bytes > MAX_BLOB_BYTES:
             raise InputError("input.message", "the object is larger than this site takes")
-        data = bytearray()
+        data = io.BytesIO()  # grows with what has come, and gives it without a copy
         failures = 0
-        while len(data) < blob.size_bytes:
-            before = len(data)
+        while (before := data.tell()) < blob.size_bytes:
             try:
                 self._fetch_more(blob, data)
             except UnavailableError:
-                failures = 1 if len(data) > before else failures + 1
+                failures = 1 if data.tell() > before else failures + 1
                 if failures >= _FETCH_ATTEMPTS or self._closed.is_set():
                     raise
                 time.sleep(0.1 * 2**failures)
-        if hashlib.sha256(data).hexdigest() != blob.digest:
+        made = data.getvalue()
+        if hashlib.sha256(made).hexdigest() != blob.digest:
             raise IntegrityError("blob.digest")
-        return bytes(data)
+        return made
 
     def prove(self, index: int, size: int, to: int = 0) -> LogProof:
         """Proof of a leaf of the centre's log, in a log that extends what this site has seen; not verified here.
@@ -232,20 +233,20 @@ class Uplink:
         if reply.offset != entry.size_bytes:
             raise UnavailableError("unavailable.centre", "the centre has not taken the whole parcel")
 
-    def _fetch_more(self, blob: Blob, data: bytearray) -> None:
+    def _fetch_more(self, blob: Blob, data: io.BytesIO) -> None:
         with named_errors(self._closed):
-            request = pb.FetchRequest(digest=blob.digest, offset=len(data))
+            request = pb.FetchRequest(digest=blob.digest, offset=data.tell())
             call = self._models.Fetch(request, timeout=_patience(blob.size_bytes))
             try:
                 for chunk in call:
-                    if chunk.offset != len(data) or not chunk.data:
+                    if chunk.offset != data.tell() or not chunk.data:
                         raise InputError("input.message", "a fetched chunk is not the next one")
-                    if len(data) + len(chunk.data) > blob.size_bytes:
+                    if data.tell() + len(chunk.data) > blob.size_bytes:
                         raise IntegrityError("blob.digest", "more came than was announced")
-                    data += chunk.data
+                    data.write(chunk.data)
             finally:
                 call.cancel()
-        if len(data) < blob.size_bytes:
+        if data.tell() < blob.size_bytes:
             raise UnavailableError("unavailable.centre", "the object's stream ended early")
 
 

@@ -5,17 +5,20 @@ gets a bare environment, a private HOME that is removed afterwards and limits; i
 prints goes nowhere, since a library's message may quote a patient; of its failures only an error code, or an
 exception's type name, comes back.
 
-Frames: 4-byte head length, 8-byte data length (big-endian), a head of JSON, data. The child asks (`table`, `files`,
-`documents`, `file`), tells (`item`, `cohort`, `withhold`, `progress`) and ends with `done`, `reply` or `error`.
+Frames: 4-byte head length, 8-byte data length (big-endian), a head of JSON, data. A frame is never larger than the
+memory that the child may have, an answer of training never larger than what its instruction declares. The child asks
+(`table`, `files`, `documents`, `file`), tells (`item`, `cohort`, `withhold`, `progress`) and ends with `done`, `reply`
+or `error`.
 """
 
 from __future__ import annotations
 
 import base64
+import fcntl
+import io
 import json
 import logging
 import os
-import re
 import select
 import shutil
 import struct
@@ -24,12 +27,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protocol.errors import CODES, CorsiaError, StorageError, WorkerError, from_code
-from protocol.parcel import MAX_ITEM_BYTES, Item, ItemKind
+from edge.checks import refusal
+from edge.told import Outcome, failure, no_item, take
+from protocol.errors import StorageError, WorkerError
+from protocol.parcel import Item
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,40 +43,18 @@ if TYPE_CHECKING:
     from edge.config import Limits
     from pipelines import Job, Source, SourceFile
 
-__all__ = ["FRAME", "Outcome", "Stopped", "Told", "Worker"]
+__all__ = ["FRAME", "Outcome", "Stopped", "Worker"]
 
 MAX_HEAD_BYTES = 1 << 20
-MAX_REASONS = 64
-MAX_COHORTS = 10_000
-# What lane code may end with: nothing that this side would wait for, or take for a word of its own ledger.
-_SAYABLE = ("config.extra-missing", "gate.", "input.", "model.", "policy.", "worker.")
+_PIPE_BYTES = 1 << 20
 _TOLD = ("item", "withhold", "cohort", "progress")
 FRAME = struct.Struct(">IQ")
-_WORD = re.compile(r"^[a-z][a-z0-9-]{0,47}\Z")
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
-_TYPE = re.compile(r"^[A-Za-z_][A-Za-z0-9_]{0,63}\Z")
 _PASSED = ("PATH", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "TZ", "CORSIA_FAULTS")
 _log = logging.getLogger("edge.worker")
 
 
 class Stopped(Exception):
     """The daemon stops: the job is left as it is and taken up again at the next start."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Told:
-    """About whom a sum is, as the worker says: patients' ids, and how many numbers about each column."""
-
-    persons: tuple[str, ...]
-    numbers: dict[str, int]
-
-
-@dataclass(slots=True, kw_only=True)
-class Outcome:
-    """What a lane told besides its items: withheld counts by reason, and the cohorts of its sums."""
-
-    withheld: dict[str, int] = field(default_factory=dict)
-    cohorts: list[Told] = field(default_factory=list)
 
 
 class Worker:
@@ -130,16 +114,24 @@ class Worker:
 
         def load() -> tuple[Outcome, bytes]:
             self._begin(job, "train", {})
-            return self._serve(source, _no_item)
+            return self._serve(source, no_item)
 
         return self._guarded(load)[0]
 
-    def handle(self, message: bytes) -> bytes:
-        """Answer one message of a run that `start_training` began. Raises as `run`."""
+    def handle(self, message: bytes, limit: int | None = None) -> bytes:
+        """Answer one message of a run that `start_training` began.
+
+        Args:
+            limit: bytes of the longest answer that is read at all.
+
+        Raises:
+            DisclosureRefused: `gate.update` for a longer one; the worker is gone then.
+            CorsiaError: as `run`.
+        """
 
         def exchange() -> tuple[Outcome, bytes]:
             self._send({"op": "message"}, message)
-            return self._serve(None, _no_item)
+            return self._serve(None, no_item, limit)
 
         return self._guarded(exchange)[1]
 
@@ -218,16 +210,20 @@ class Worker:
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)
+                with suppress(OSError):  # larger than the user's share of pipe memory: slower, and no worse
+                    fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         hello, _ = self._receive()
         self.isolated = hello.get("network") == "none"
         _log.info("worker.started", extra={"fields": {"kind": "isolated" if self.isolated else "shared"}})
 
-    def _serve(self, source: Source | None, put: Callable[[Item], None]) -> tuple[Outcome, bytes]:
+    def _serve(
+        self, source: Source | None, put: Callable[[Item], None], limit: int | None = None
+    ) -> tuple[Outcome, bytes]:
         """Answer the child until it ends this exchange."""
         outcome = Outcome()
         files: Iterator[SourceFile] = iter(())
         while True:
-            head, data = self._receive()
+            head, data = self._receive(limit)
             op = head.get("op")
             if op == "table" and source is not None:
                 self._send(*_packed(source.table()))
@@ -239,11 +235,11 @@ class Worker:
                 file = next(files, None)
                 self._send(*(({"op": "end"}, b"") if file is None else ({"op": "file", "name": file.name}, file.data)))
             elif op in _TOLD:
-                _take(op, head, data, outcome, put)
+                take(op, head, data, outcome, put)
             elif op in ("done", "reply"):
                 return outcome, data
             else:
-                raise _failure(head)
+                raise failure(head)
 
     def _send(self, head: dict[str, Any], data: bytes | memoryview = b"") -> None:
         if self._child is None or self._child.stdin is None:
@@ -254,18 +250,19 @@ class Worker:
         for part in (FRAME.pack(len(raw), len(data)) + raw, data):
             view = memoryview(part)
             while view:
-                self._wait(handle, select.POLLOUT, until)
                 try:
-                    view = view[os.write(handle, view[: 1 << 20]) :]
+                    view = view[os.write(handle, view[:_PIPE_BYTES]) :]
                 except BlockingIOError:
-                    continue
+                    self._wait(handle, select.POLLOUT, until)
                 except OSError:
                     raise WorkerError("worker.killed") from None
 
-    def _receive(self) -> tuple[dict[str, Any], bytes]:
+    def _receive(self, limit: int | None = None) -> tuple[dict[str, Any], bytes]:
         until = time.monotonic() + self._limits.worker_timeout_s
         head_size, data_size = FRAME.unpack(self._read(FRAME.size, until))
-        if head_size > MAX_HEAD_BYTES or data_size > MAX_ITEM_BYTES:
+        if limit is not None and data_size > limit:
+            raise refusal("gate.update", "the answer is larger than what the instruction asks for")
+        if head_size > MAX_HEAD_BYTES or data_size > self._limits.worker_memory_bytes:
             raise WorkerError("worker.failed", "the worker sent a frame beyond the limits")
         try:
             head = json.loads(self._read(head_size, until))
@@ -279,17 +276,17 @@ class Worker:
         if self._child is None or self._child.stdout is None:
             raise WorkerError("worker.killed")
         handle = self._child.stdout.fileno()
-        parts = bytearray()
-        while len(parts) < size:
-            self._wait(handle, select.POLLIN, until)
+        parts = io.BytesIO()  # grows with what has come, and gives it without a copy
+        while (left := size - parts.tell()) > 0:
             try:
-                part = os.read(handle, min(1 << 20, size - len(parts)))
+                part = os.read(handle, min(_PIPE_BYTES, left))
             except BlockingIOError:
+                self._wait(handle, select.POLLIN, until)
                 continue
             if not part:
                 raise WorkerError("worker.killed", "the worker died")
-            parts += part
-        return bytes(parts)
+            parts.write(part)
+        return parts.getvalue()
 
     def _wait(self, handle: int, event: int, until: float) -> None:
         poll = select.poll()
@@ -332,60 +329,6 @@ def _packed(table: pd.DataFrame | None) -> tuple[dict[str, Any], bytes | memoryv
     with pa.ipc.new_stream(target, made.schema) as writer:
         writer.write_table(made)
     return {"op": "table", "rows": len(table)}, memoryview(target.getvalue())
-
-
-def _item(head: dict[str, Any], data: bytes) -> Item:
-    try:
-        numbers = (head["persons"], head["rows"])
-        if not _NAME.match(head["name"]) or not all(type(n) is int and 0 <= n <= 1 << 40 for n in numbers):
-            raise ValueError("head")
-        return Item(kind=ItemKind(head["kind"]), name=head["name"], data=data, persons=numbers[0], rows=numbers[1])
-    except (KeyError, TypeError, ValueError):
-        raise WorkerError("worker.failed", "the worker sent a malformed item") from None
-
-
-def _take(op: str, head: dict[str, Any], data: bytes, outcome: Outcome, put: Callable[[Item], None]) -> None:
-    """What the child tells without waiting for an answer."""
-    if op == "item":
-        put(_item(head, data))
-    elif op == "withhold":
-        _count(outcome, head)
-    elif op == "cohort":
-        outcome.cohorts.append(_told(head, data))
-        if len(outcome.cohorts) > MAX_COHORTS:
-            raise WorkerError("worker.failed", "the worker named too many cohorts")
-
-
-def _told(head: dict[str, Any], data: bytes) -> Told:
-    try:
-        persons, numbers = json.loads(data), head["numbers"]
-        if not all(isinstance(one, str) for one in persons) or not all(type(n) is int for n in numbers.values()):
-            raise ValueError("types")
-        return Told(persons=tuple(persons), numbers=dict(numbers))
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-        raise WorkerError("worker.failed", "the worker named a malformed cohort") from None
-
-
-def _count(outcome: Outcome, head: dict[str, Any]) -> None:
-    reason, count = head.get("reason"), head.get("count")
-    known = outcome.withheld
-    if not (isinstance(reason, str) and _WORD.match(reason) and type(count) is int and 0 <= count <= 1 << 40):
-        raise WorkerError("worker.failed", "the worker counted what is no reason")
-    known[reason] = known.get(reason, 0) + count
-    if len(known) > MAX_REASONS:
-        raise WorkerError("worker.failed", "the worker gave too many reasons")
-
-
-def _failure(head: dict[str, Any]) -> CorsiaError:
-    code, name = head.get("code"), head.get("type")
-    if isinstance(code, str) and code in CODES and code.startswith(_SAYABLE):
-        return from_code(code)
-    known = name if isinstance(name, str) and _TYPE.match(name) else "unknown"
-    return WorkerError("worker.failed", f"the pipeline raised {known}")
-
-
-def _no_item(_item: Item) -> None:
-    raise WorkerError("worker.failed", "training puts no items")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,21 @@
 """The only door between `pipelines` and flwr: names used, messages as bytes, and what a message holds.
 
 Everything below `central` that touches Flower imports it from here, so that a new release is met in one place
-(`tests/contract/test_flower_contract.py`). Nothing here opens a socket, starts a thread or unpickles: arrays are
-read from NPY headers by hand, and a message that is not exactly what Flower would write is refused.
+(`tests/contract/test_flower_contract.py`). Nothing here opens a socket, starts a thread or unpickles. A message's bytes
+are `docs/spec/message.md`: Flower's own protobuf without the arrays, then the arrays as they lie in memory
+(`pipelines.frames`); what is not exactly that is refused.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import logging
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from google.protobuf.message import DecodeError
@@ -31,6 +32,7 @@ from flwr.common.constant import ErrorCode  # noqa: E402
 from flwr.common.serde import message_from_proto, message_to_proto  # noqa: E402
 from flwr.proto.message_pb2 import Message as PbMessage  # noqa: E402
 
+from pipelines import frames  # noqa: E402
 from protocol.errors import InputError  # noqa: E402
 
 logging.getLogger("flwr").handlers.clear()  # flwr installs a console handler of its own; ours decide
@@ -41,26 +43,29 @@ __all__ = [
     "CONFIG",
     "EXAMPLES",
     "LOSS",
+    "MALFORMED",
     "METRICS",
     "Arrays",
     "ClientApp",
     "Context",
+    "Held",
     "Message",
-    "MessageShape",
     "RecordDict",
-    "ReplyShape",
     "Shapes",
     "array_record",
     "arrays_of",
     "config_record",
-    "describe_message",
-    "describe_reply",
     "error_reply",
+    "measured",
     "message_from_bytes",
+    "message_head",
+    "message_parts",
     "message_to_bytes",
     "metric_record",
+    "norm_of",
     "reply",
     "shapes_of",
+    "views_of",
 ]
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -68,80 +73,139 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # keys of a message's records
 LOSS = "train-loss"  # of the received model on the site's rows, where a strategy asks for it
 EXAMPLES = "num-examples"  # the weight of a reply, by Flower's convention
-MAX_MESSAGE_BYTES = (1 << 31) - 1  # protobuf's own bound
 MAX_ARRAYS = 100_000
-_DTYPES = frozenset({"float32", "float64", "int32", "int64"})
-_MALFORMED = (DecodeError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError)
+_NUMPY = "numpy.ndarray"  # Flower's name for NPY bytes
+MALFORMED = (DecodeError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MessageShape:
-    """What an instruction is and what it lets a site answer.
+class Held(Array):  # type: ignore[misc]
+    """A Flower Array that holds its numbers as they are; the NPY bytes are made for who asks for them.
 
-    Attributes:
-        kind: Flower's message type: `query.prepare`, `train` or `evaluate`.
-        message_id: the id that the reply must name.
-        round: the server's round, 0 for the preparation.
-        arrays: name -> (dtype, shape) of the one ArrayRecord a reply must hold, exactly.
-        metrics: names that the one MetricRecord may hold; `num-examples` is always among them.
+    Args:
+        array: of plain numbers; held, not copied, so that it must not change afterwards.
+        once: `numpy()` gives the array itself, and this object lets go of it: for a large one that has one reader.
     """
 
-    kind: str
-    message_id: str
-    round: int
-    arrays: Shapes
-    metrics: tuple[str, ...]
+    def __init__(self, array: np.ndarray[Any, Any], *, once: bool = False) -> None:
+        held = array.view()
+        held.flags.writeable = False
+        self.__dict__.update(dtype=str(array.dtype), shape=tuple(array.shape), stype=_NUMPY, _held=held, _once=once)
 
+    @property
+    def data(self) -> bytes:
+        """NPY bytes, as Flower's own Array holds them."""
+        target = io.BytesIO()
+        np.save(target, self.view(), allow_pickle=False)
+        return target.getvalue()
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReplyShape:
-    """What a reply holds; what the egress gate and the federation both judge.
+    def view(self) -> np.ndarray[Any, Any]:
+        """The numbers, read-only."""
+        if self.__dict__["_held"] is None:
+            raise InputError("input.message", "an array that has been given away")
+        return self.__dict__["_held"]  # type: ignore[no-any-return]
 
-    Attributes:
-        kind: Flower's message type.
-        reply_to: the id of the instruction it answers.
-        arrays: name -> (dtype, shape), read from the arrays' own bytes.
-        metrics: name -> value.
-        norm: L2 norm over all float arrays together; NaN or infinity where they are not finite.
-        finite: whether every array element and metric is finite.
-        error: the reason of an error reply (a code of `protocol/errors.py`), else None.
-    """
-
-    kind: str
-    reply_to: str
-    arrays: Shapes = field(default_factory=dict)
-    metrics: Mapping[str, int | float] = field(default_factory=dict)
-    norm: float = 0.0
-    finite: bool = True
-    error: str | None = None
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """A fresh array, as Flower's own Array gives."""
+        given = self.view()
+        if not self.__dict__["_once"]:
+            return given.copy()
+        self.__dict__["_held"] = None
+        return given
 
 
 def message_to_bytes(message: Message, *, run_id: int | None = None, message_id: str | None = None) -> bytes:
-    """A Flower message as protobuf bytes; `run_id` and `message_id` are set as a transport would set them."""
-    proto = message_to_proto(message)
-    if run_id is not None:
-        proto.metadata.run_id = run_id
-    if message_id is not None:
-        proto.metadata.message_id = message_id
-    return bytes(proto.SerializeToString(deterministic=True))
+    """A message as bytes; `run_id` and `message_id` are set as a transport would. Raises as `message_parts`."""
+    return b"".join(message_parts(message, run_id=run_id, message_id=message_id))
 
 
-def message_from_bytes(raw: bytes) -> Message:
-    """Read a Flower message.
+def message_parts(
+    message: Message, *, run_id: int | None = None, message_id: str | None = None
+) -> list[bytes | memoryview]:
+    """As `message_to_bytes`, in pieces: those of arrays are views of them, so that nothing large is copied.
 
     Raises:
-        InputError: `input.message` for bytes that are not exactly one message in Flower's own encoding (unknown
-            fields, in which anything could be hidden, are refused).
+        InputError: `input.message` for what does not travel: other arrays than plain numbers, too many of them.
     """
     try:
-        if len(raw) > MAX_MESSAGE_BYTES:
-            raise ValueError("too large")
-        message = message_from_proto(PbMessage.FromString(raw))
-        if message.has_content() == message.has_error() or message_to_bytes(message) != raw:
-            raise ValueError("not canonical")
+        arrays = [_numbers(a) for record in _array_records(message) for a in record.values()]
+        proto = message_to_proto(_hollow(message))
+        if run_id is not None:
+            proto.metadata.run_id = run_id
+        if message_id is not None:
+            proto.metadata.message_id = message_id
+        return frames.framed(proto.SerializeToString(deterministic=True), arrays)
+    except MALFORMED:
+        raise InputError("input.message", "a message that does not travel") from None
+
+
+def message_from_bytes(raw: bytes | memoryview) -> Message:
+    """Read a message; its arrays are views of `raw`.
+
+    Raises:
+        InputError: `input.message` for bytes that are not exactly one message in its one encoding (unknown fields
+            and gaps, in which anything could be hidden, are refused).
+    """
+    try:
+        whole = memoryview(raw).toreadonly()
+        message = _headed(whole)
+        records = list(_array_records(message))
+        names = [(record, name) for record in records for name in record]
+        places = [(record[name].dtype, tuple(record[name].shape)) for record, name in names]
+        for (record, name), array in zip(names, frames.views(whole, places), strict=True):
+            record[name] = Held(array)
         return message
-    except _MALFORMED:
-        raise InputError("input.message", "not a Flower message") from None
+    except MALFORMED:
+        raise InputError("input.message", "not a message") from None
+
+
+def message_head(source: BinaryIO) -> Message:
+    """The message at the head of a file without its array records: who asks whom for what.
+
+    Raises:
+        InputError: `input.message`.
+    """
+    try:
+        prefix = source.read(frames.PREFIX_BYTES)
+        message = _headed(memoryview(prefix + source.read(frames.header_size(prefix))))
+    except MALFORMED:
+        raise InputError("input.message", "not a message") from None
+    if message.has_content():
+        for name in [name for name, record in message.content.items() if isinstance(record, ArrayRecord)]:
+            del message.content[name]
+    return message
+
+
+def _headed(raw: memoryview) -> Message:
+    """The message that the header alone says, with empty arrays."""
+    end = frames.PREFIX_BYTES + frames.header_size(raw)
+    header = bytes(raw[frames.PREFIX_BYTES : end])
+    message = message_from_proto(PbMessage.FromString(header))
+    if message.has_content() == message.has_error():
+        raise ValueError("content")
+    arrays = [array for record in _array_records(message) for array in record.values()]
+    if len(arrays) > MAX_ARRAYS or any(array.data or array.stype != _NUMPY for array in arrays):
+        raise ValueError("arrays")
+    if message_to_proto(message).SerializeToString(deterministic=True) != header:
+        raise ValueError("not canonical")
+    return message
+
+
+def _array_records(message: Message) -> list[ArrayRecord]:
+    records = message.content.values() if message.has_content() else ()
+    return [record for record in records if isinstance(record, ArrayRecord)]
+
+
+def _hollow(message: Message) -> Message:
+    """The same message with arrays of no bytes."""
+    if not message.has_content():
+        return message
+    made, content = copy.copy(message), RecordDict()
+    for key, record in message.content.items():
+        content[key] = record
+        if isinstance(record, ArrayRecord):
+            content[key] = ArrayRecord({k: Array(a.dtype, tuple(a.shape), _NUMPY, b"") for k, a in record.items()})
+    made.content = content
+    return made
 
 
 def reply(to: Message, content: RecordDict) -> Message:
@@ -157,9 +221,16 @@ def error_reply(to: Message, code: str) -> Message:
     return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, code), reply_to=to)
 
 
-def array_record(arrays: Mapping[str, np.ndarray[Any, Any]]) -> ArrayRecord:
-    """Named arrays as an ArrayRecord (C order)."""
-    return ArrayRecord({name: Array(np.asarray(value, order="C")) for name, value in arrays.items()})
+def array_record(arrays: Mapping[str, np.ndarray[Any, Any]], *, once: bool = False) -> ArrayRecord:
+    """Named arrays as an ArrayRecord (C order) that holds them; they must not change afterwards.
+
+    Args:
+        once: the record has one reader (`Held`).
+    """
+    record = ArrayRecord()  # its constructor would copy
+    for name, value in arrays.items():
+        record[name] = Held(np.asarray(value, order="C"), once=once)
+    return record
 
 
 def metric_record(values: Mapping[str, int | float]) -> MetricRecord:
@@ -177,12 +248,29 @@ def config_record(
 
 
 def arrays_of(record: ArrayRecord) -> Arrays:
-    """An ArrayRecord's arrays, writable copies.
+    """An ArrayRecord's arrays, writable copies. Raises as `views_of`."""
+    return {name: value.copy() for name, value in views_of(record).items()}
+
+
+def views_of(record: ArrayRecord) -> Arrays:
+    """An ArrayRecord's arrays, read-only and not copied.
 
     Raises:
-        InputError: `input.message` when an array's bytes are not a plain numeric NPY of the size they claim.
+        InputError: `input.message` when an array is none of plain numbers.
     """
-    return {str(name): _read_npy(array) for name, array in record.items()}
+    return {str(name): _numbers(array) for name, array in record.items()}
+
+
+def norm_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> float:
+    """L2 norm over all float arrays together; infinite or NaN where they are not finite."""
+    return measured(arrays)[0]
+
+
+def measured(arrays: Mapping[str, np.ndarray[Any, Any]]) -> tuple[float, bool]:
+    """The norm as `norm_of`, and whether all numbers are finite."""
+    found = [frames.squares(array) for array in arrays.values()]
+    total = sum(part for part, _ in found)
+    return (math.sqrt(total) if total >= 0 else math.nan), all(finite for _, finite in found)
 
 
 def shapes_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Shapes:
@@ -190,113 +278,19 @@ def shapes_of(arrays: Mapping[str, np.ndarray[Any, Any]]) -> Shapes:
     return {name: (str(value.dtype), tuple(value.shape)) for name, value in arrays.items()}
 
 
-def describe_message(raw: bytes) -> MessageShape:
-    """What an instruction declares.
-
-    Raises:
-        InputError: `input.message`.
-    """
-    message = message_from_bytes(raw)
+def _numbers(array: Array) -> np.ndarray[Any, Any]:
+    """The numbers of one Array: held as they are, or from NPY bytes; read-only, in C order."""
+    if isinstance(array, Held):
+        return array.view()
     try:
-        config = message.content.config_records[CONFIG]
-        declared = json.loads(str(config["reply"]))
-        shapes = {str(k): (_dtype(d), tuple(_size(n) for n in s)) for k, (d, s) in declared["arrays"].items()}
-        return MessageShape(
-            kind=str(message.metadata.message_type),
-            message_id=str(message.metadata.message_id),
-            round=_size(config["server-round"]),
-            arrays=shapes,
-            metrics=tuple(str(m) for m in declared["metrics"]),
-        )
-    except _MALFORMED:
-        raise InputError("input.message", "the instruction does not declare its reply") from None
-
-
-def describe_reply(raw: bytes, instruction: bytes | None = None) -> ReplyShape:
-    """What a reply holds, read defensively: the bytes may come from any code.
-
-    Args:
-        raw: the reply.
-        instruction: where given, the reply's metadata must be the ones that follow from it, so that nothing can be
-            said in them.
-
-    Raises:
-        InputError: `input.message` unless the reply is an error, or exactly one ArrayRecord and one MetricRecord of
-            plain numbers under the keys that this product uses.
-    """
-    message = message_from_bytes(raw)
-    if instruction is not None:
-        _check_metadata(message, message_from_bytes(instruction))
-    return describe(message)
-
-
-def describe(message: Message) -> ReplyShape:
-    """As `describe_reply`, of a message that has been read."""
-    kind, reply_to = str(message.metadata.message_type), str(message.metadata.reply_to_message_id)
-    if message.has_error():
-        return ReplyShape(kind=kind, reply_to=reply_to, error=str(message.error.reason)[:64])
-    try:
-        content = message.content
-        if set(content) != {ARRAYS, METRICS} or len(content[ARRAYS]) > MAX_ARRAYS:
-            raise ValueError("records")
-        metrics = {str(k): _number(v) for k, v in content.metric_records[METRICS].items()}
-        arrays = arrays_of(content.array_records[ARRAYS])
-    except _MALFORMED:
-        raise InputError("input.message", "the reply holds something else than arrays and numbers") from None
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays.values() if a.dtype.kind == "f")
-    finite = all(bool(np.isfinite(a).all()) for a in arrays.values()) and all(map(math.isfinite, metrics.values()))
-    norm = math.sqrt(squares) if squares >= 0 else math.nan
-    return ReplyShape(kind=kind, reply_to=reply_to, arrays=shapes_of(arrays), metrics=metrics, norm=norm, finite=finite)
-
-
-def _check_metadata(message: Message, instruction: Message) -> None:
-    made, asked = message.metadata, instruction.metadata
-    pairs = (
-        (made.run_id, asked.run_id),
-        (made.message_id, ""),
-        (made.src_node_id, asked.dst_node_id),
-        (made.dst_node_id, asked.src_node_id),
-        (made.reply_to_message_id, asked.message_id),
-        (made.group_id, asked.group_id),
-        (made.message_type, asked.message_type),
-        (made.src_task_id or 0, asked.dst_task_id or 0),
-        (made.dst_task_id or 0, asked.src_task_id or 0),
-        (made.created_at, asked.created_at),
-        (made.ttl, asked.ttl),
-    )
-    if any(a != b for a, b in pairs):
-        raise InputError("input.message", "the reply's metadata do not follow from the instruction")
-
-
-def _read_npy(array: Array) -> np.ndarray[Any, Any]:
-    """The numbers of one Array, if its bytes are what NumPy writes for the claimed dtype and shape; parses nothing."""
-    try:
-        dtype, shape = np.dtype(_dtype(array.dtype)), tuple(_size(n) for n in array.shape)
+        if array.stype != _NUMPY:
+            raise ValueError("stype")
+        size, shape = frames.array_bytes(array.dtype, array.shape), tuple(array.shape)
         head = io.BytesIO()
-        npy.write_array_header_1_0(head, {"descr": dtype.str, "fortran_order": False, "shape": shape})
-        data, start = bytes(array.data), head.tell()
-        right = array.stype == "numpy.ndarray" and data[:start] == head.getvalue()
-        if not right or math.prod(shape) * dtype.itemsize != len(data) - start:
+        npy.write_array_header_1_0(head, {"descr": np.dtype(array.dtype).str, "fortran_order": False, "shape": shape})
+        data, start = memoryview(array.data), head.tell()
+        if data[:start] != head.getvalue() or size != len(data) - start:
             raise ValueError("not the claimed array")
-        return np.frombuffer(data, dtype=dtype, offset=start).reshape(shape).copy()
-    except _MALFORMED:
+        return np.frombuffer(data[start:], dtype=array.dtype).reshape(shape) if size else np.empty(shape, array.dtype)
+    except MALFORMED:
         raise InputError("input.message", "an array is malformed") from None
-
-
-def _dtype(value: Any) -> str:
-    if value not in _DTYPES:
-        raise ValueError("dtype")
-    return str(value)
-
-
-def _size(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("size")
-    return value
-
-
-def _number(value: Any) -> int | float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError("number")
-    return value

@@ -11,7 +11,7 @@ import json
 import re
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -27,9 +27,10 @@ __all__ = [
     "canonical_json",
     "pack_batch",
     "unpack_batch",
+    "unpack_update",
 ]
 
-MAX_ITEM_BYTES = 1 << 31
+MAX_ITEM_BYTES = 1 << 40  # what is announced must be there as well
 MAX_JSON_BYTES = 1 << 20
 MAX_ITEMS = 1_000_000
 _LENGTH = struct.Struct(">Q")
@@ -144,12 +145,32 @@ def unpack_batch(payload: bytes) -> Batch:
     Raises:
         IntegrityError: `parcel.payload` for anything but exactly one well-formed batch.
     """
+    batch, places = _parsed(payload)
+    items = (replace(item, data=payload[at:end]) for item, (at, end) in zip(batch.items, places, strict=True))
+    return replace(batch, items=tuple(items))
+
+
+def unpack_update(payload: bytes) -> tuple[Batch, memoryview]:
+    """Read a payload that is one message: the batch with an item of no data, and the data, which are not copied.
+
+    Raises:
+        IntegrityError: `parcel.payload` for anything but a batch of exactly one message.
+    """
+    batch, places = _parsed(payload)
+    if [item.kind for item in batch.items] != [ItemKind.MESSAGE]:
+        raise IntegrityError("parcel.payload", "an update holds exactly one message")
+    ((at, end),) = places
+    return batch, memoryview(payload)[at:end]
+
+
+def _parsed(payload: bytes) -> tuple[Batch, list[tuple[int, int]]]:
+    """The batch with items of no data, and where in the payload their data lie."""
     try:
         head, at = _json_at(payload, 0)
         count = head["items"]
         if _count(count) > MAX_ITEMS:
             raise ValueError("items")
-        items = []
+        items, places = [], []
         for _ in range(count):
             meta, at = _json_at(payload, at)
             size = meta["size"]
@@ -161,16 +182,17 @@ def unpack_batch(payload: bytes) -> Batch:
                 Item(
                     kind=ItemKind(meta["kind"]),
                     name=meta["name"],
-                    data=payload[at : at + size],
+                    data=b"",
                     persons=_count(meta["persons"]),
                     rows=_count(meta["rows"]),
                     meta=dict(meta["meta"]),
                 )
             )
+            places.append((at, at + size))
             at += size
         if at != len(payload):
             raise ValueError("trailing bytes")
-        return Batch(
+        batch = Batch(
             batch_id=str(head["batch"]),
             study_digest=str(head["study"]),
             site=str(head["site"]),
@@ -179,6 +201,7 @@ def unpack_batch(payload: bytes) -> Batch:
             items=tuple(items),
             withheld={str(k): _count(v) for k, v in dict(head["withheld"]).items()},
         )
+        return batch, places
     except (ValueError, KeyError, TypeError, struct.error, RecursionError):
         raise IntegrityError("parcel.payload") from None
 

@@ -9,16 +9,16 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from sqlalchemy import select
 
+from central.federation.tensors import tensor_parts, tensors
 from central.store import Store
 from central.store.models import RoundRow, RunRow
 from pipelines.flower import Arrays
 from protocol.assignment import RoundPhase
-from protocol.errors import IntegrityError
 
 __all__ = ["Checkpoint", "Checkpoints", "MemoryCheckpoints", "StoreCheckpoints", "join_arrays", "split_arrays"]
 
@@ -111,7 +111,7 @@ class StoreCheckpoints:
         if row is None:
             return None
         model, preprocessing = split_arrays(self._store.get_blob(row.arrays))
-        state = _load(self._store.get_blob(row.state))
+        state = tensors(self._store.get_blob(row.state))
         return Checkpoint(
             round=row.round,
             model=model,
@@ -125,11 +125,9 @@ class StoreCheckpoints:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Blobs first, then the row; an event when the round has its metrics."""
-        from safetensors.numpy import save
-
-        arrays = self._store.put_blob("arrays", join_arrays(checkpoint.model, checkpoint.preprocessing))
+        arrays = self._store.put_blob("arrays", tensor_parts(_named(checkpoint.model, checkpoint.preprocessing)))
         examples = {f"{_EXAMPLES}{site}": np.array([n], np.int64) for site, n in checkpoint.examples.items()}
-        state = self._store.put_blob("state", save({**checkpoint.state, **examples}))
+        state = self._store.put_blob("state", tensor_parts({**checkpoint.state, **examples}))
         with self._store.begin() as session:
             row = session.get(RoundRow, (self._run, checkpoint.round))
             if row is None:
@@ -165,24 +163,15 @@ class StoreCheckpoints:
 
 def join_arrays(model: Arrays, preprocessing: Arrays) -> bytes:
     """Model and preprocessing as one safetensors file: what is published is exactly this."""
-    from safetensors.numpy import save
+    return b"".join(tensor_parts(_named(model, preprocessing)))
 
-    named = {f"model/{k}": v for k, v in model.items()} | {f"preprocessing/{k}": v for k, v in preprocessing.items()}
-    return bytes(save({k: np.ascontiguousarray(v) for k, v in named.items()}))
+
+def _named(model: Arrays, preprocessing: Arrays) -> Arrays:
+    return {f"model/{k}": v for k, v in model.items()} | {f"preprocessing/{k}": v for k, v in preprocessing.items()}
 
 
 def split_arrays(raw: bytes) -> tuple[Arrays, Arrays]:
     """Model and preprocessing back from `join_arrays`."""
-    loaded = _load(raw)
+    loaded = tensors(raw)
     parts = [{k.removeprefix(p): v for k, v in loaded.items() if k.startswith(p)} for p in ("model/", "preprocessing/")]
     return parts[0], parts[1]
-
-
-def _load(raw: bytes) -> dict[str, np.ndarray[Any, Any]]:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
-    try:
-        return dict(load(raw))
-    except (SafetensorError, ValueError):
-        raise IntegrityError("blob.digest", "a checkpoint does not parse") from None

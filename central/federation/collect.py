@@ -1,4 +1,5 @@
-"""The answers of one phase: each site's, judged one by one, or under masks their total alone.
+"""The answers of one phase: each site's, judged one by one; their mean, where a strategy needs no more; or under
+masks their total alone.
 
 Place in the flow: `rounds` -> here -> grid. A reply is judged before a strategy sees it: a malformed or late site is
 left out of the round, never the end of the run. Below the quorum the phase is tried again, a bounded number of times;
@@ -18,6 +19,7 @@ import numpy as np
 
 from central.federation.checkpoint import Checkpoints
 from central.federation.masked import MaskedExchange, MaskedGrid, Total
+from central.federation.mean import Mean
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -29,15 +31,15 @@ from pipelines.flower import (
     RecordDict,
     Shapes,
     array_record,
-    arrays_of,
-    describe,
     metric_record,
+    views_of,
 )
 from pipelines.masking import MASKS, PHASE, STEP, Attempt
+from pipelines.replies import describe
 from pipelines.train import PREPARE
 from protocol.assignment import MaskStep, RoundPhase
 from protocol.errors import ConflictError, CorsiaError, InputError, UnavailableError
-from protocol.study import Study, Training
+from protocol.study import Study, Training, needs
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -61,25 +63,32 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a usable reply of one phase holds."""
+    """What a usable reply of one phase holds.
+
+    Attributes:
+        examples: rows of each site, where the preparation has fixed them.
+    """
 
     arrays: Shapes
     metrics: tuple[str, ...] = ()
     check: Check
     all_metrics: bool = False
+    examples: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Collected:
-    """A phase's answers: each site's, or under masks their total alone."""
+    """A phase's answers: each site's, or their mean, or under masks their total alone."""
 
     replies: list[tuple[str, Message]] = field(default_factory=list)
+    mean: Total | None = None
     total: Total | None = None
 
     @property
     def sites(self) -> tuple[str, ...]:
         """Whose answers these are, by name."""
-        return self.total.sites if self.total else tuple(site for site, _ in self.replies)
+        one = self.mean or self.total
+        return one.sites if one else tuple(site for site, _ in self.replies)
 
     def sums(self) -> Arrays:
         """The arrays, added over sites in the order of their names."""
@@ -94,12 +103,12 @@ class Collected:
         return {_ROWS: np.array([self.total.examples], np.int64)} if self.total else {}
 
     def messages(self) -> list[Message]:
-        """For the strategy: under masks one answer that stands for all, weighted by all examples."""
-        if self.total is None:
+        """For the strategy, once: of a mean or total one answer that stands for all, weighted by all examples."""
+        one = self.mean or self.total
+        if one is None:
             return [message for _, message in self.replies]
-        content = {
-            ARRAYS: array_record(self.total.arrays), METRICS: metric_record({EXAMPLES: self.total.examples})
-        }  # fmt: skip
+        arrays = {name: one.arrays.pop(name) for name in tuple(one.arrays)}  # large, and not needed twice
+        content = {ARRAYS: array_record(arrays, once=True), METRICS: metric_record({EXAMPLES: one.examples})}
         return [Message(RecordDict(content), 1, "train")]
 
 
@@ -113,7 +122,7 @@ class SiteGrid(Protocol):
         ...
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Replies that arrived in time, in any order."""
+        """Replies that arrived in time, by the names of their sites; each is read when it is asked for, once."""
         ...
 
 
@@ -148,7 +157,7 @@ class Collector:
             UnavailableError: `unavailable.quorum` after the last attempt.
         """
         if not self._masked:
-            return Collected(replies=self._exchange(round_, phase, messages, expected, quorum or self.quorum))
+            return self._exchange(round_, phase, messages, expected, quorum or self.quorum)
         grid = cast(MaskedGrid, self._grid)
         attempt = self._checkpoints.begin(round_, phase)
         while True:
@@ -181,8 +190,8 @@ class Collector:
         messages: Callable[[int], Iterable[Message]],
         expected: Expected,
         quorum: int,
-    ) -> list[tuple[str, Message]]:
-        """Usable replies ordered by site name, at least a quorum of them.
+    ) -> Collected:
+        """Usable replies, at least a quorum of them.
 
         Raises:
             UnavailableError: `unavailable.quorum` after the last attempt.
@@ -190,26 +199,39 @@ class Collector:
         attempt = self._checkpoints.begin(round_, phase)
         while True:
             replies = self._grid.send_and_receive(messages(attempt), timeout=self._training.deadline_s)
-            usable = self._usable(replies, expected)
-            if len(usable) >= quorum:
-                return usable
+            if phase is RoundPhase.TRAIN and needs(self._training.strategy) == "sum":
+                collected = self._averaged(replies, expected)
+            else:
+                usable: dict[str, Message] = {}
+                self._judged(replies, expected, usable.__setitem__)
+                collected = Collected(replies=sorted(usable.items()))
+            if len(collected.sites) >= quorum:
+                return collected
             attempt += 1
             if attempt >= MAX_ATTEMPTS:
-                raise UnavailableError("unavailable.quorum", f"{len(usable)} of {quorum} sites gave an answer")
+                raise UnavailableError("unavailable.quorum", f"{len(collected.sites)} of {quorum} sites gave an answer")
             self._checkpoints.retry(round_, phase, attempt)
 
-    def _usable(self, replies: Iterable[Message], expected: Expected) -> list[tuple[str, Message]]:
-        usable: dict[str, Message] = {}
+    def _averaged(self, replies: Iterable[Message], expected: Expected) -> Collected:
+        """The mean of usable replies, of which one at a time is in memory."""
+        rows = {site: expected.examples.get(site, 0) for site in self._grid.sites.values()}
+        mean = Mean(expected.arrays, rows, summed=self._training.strategy == "newton")
+        self._judged(replies, expected, lambda site, m: mean.add(site, _arrays(m), _examples(m)))
+        return Collected(mean=mean.total())
+
+    def _judged(self, replies: Iterable[Message], expected: Expected, take: Callable[[str, Message], None]) -> None:
+        """Hand on what is usable, one reply of each site."""
+        seen: set[str] = set()
         for message in replies:
             site = self._grid.sites.get(message.metadata.src_node_id)
-            if site is None or site in usable:
-                continue
-            try:
-                _judge(site, message, expected)
-                usable[site] = message
-            except CorsiaError as error:
-                log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
-        return sorted(usable.items())
+            if site is not None and site not in seen:
+                try:
+                    _judge(site, message, expected)
+                    seen.add(site)
+                    take(site, message)
+                except CorsiaError as error:
+                    log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
+            del message  # before the next one is opened
 
 
 def quorum_of(study: Study) -> int:
@@ -244,13 +266,17 @@ def _judge(site: str, message: Message, expected: Expected) -> None:
         raise InputError("input.message", "number of examples")
     if shape.metrics.get(LOSS, 0.0) < 0:
         raise InputError("input.message", "a loss below zero")
-    expected.check(site, arrays_of(message.content.array_records[ARRAYS]), examples)
+    expected.check(site, _arrays(message), examples)
 
 
 def _total(replies: list[tuple[str, Message]]) -> Arrays:
     """Sums over sites, in the order of their names."""
-    parts = [arrays_of(message.content.array_records[ARRAYS]) for _, message in replies]
+    parts = [_arrays(message) for _, message in replies]
     return {name: sum((part[name] for part in parts[1:]), parts[0][name].copy()) for name in parts[0]}
+
+
+def _arrays(message: Message) -> Arrays:
+    return views_of(message.content.array_records[ARRAYS])
 
 
 def _examples(message: Message) -> int:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.flower import ARRAYS, CONFIG, EXAMPLES, LOSS, Arrays, Message, RecordDict, array_record, arrays_of
+from pipelines.flower import ARRAYS, CONFIG, EXAMPLES, LOSS, Arrays, Message, RecordDict, array_record, views_of
 from protocol.errors import InputError
 from protocol.study import Training
 
@@ -60,7 +60,7 @@ class Sums(FedAvg):  # type: ignore[misc]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[Any, Any]:
         """Part of Flower's Strategy: the totals, and no metrics."""
-        parts = [arrays_of(reply.content.array_records[ARRAYS]) for reply in replies]
+        parts = [views_of(reply.content.array_records[ARRAYS]) for reply in replies]
         return array_record({name: sum((p[name] for p in parts[1:]), parts[0][name]) for name in parts[0]}), None
 
 
@@ -187,7 +187,7 @@ def told(made: Strategy) -> tuple[str, ...]:
 
 
 def aggregate(made: Strategy, round_: int, replies: Iterable[Message]) -> Arrays:
-    """What the strategy makes of a round's answers, which have been judged one by one before.
+    """What the strategy makes of a round's answers, which have been judged one by one before; read-only.
 
     Raises:
         InputError: `input.message` when it makes nothing of them.
@@ -201,17 +201,17 @@ def aggregate(made: Strategy, round_: int, replies: Iterable[Message]) -> Arrays
         gc.unfreeze()
     if arrays is None:
         raise InputError("input.message", "the strategy cannot aggregate: too few answers")
-    return arrays_of(arrays)
+    return views_of(arrays)
 
 
 def strategy_state(made: Strategy) -> Arrays:
-    """What a strategy remembers between rounds, as arrays (empty for FedAvg)."""
+    """What a strategy remembers between rounds, as arrays (empty for FedAvg); its own, which it never changes."""
     found: Arrays = {}
     for moment in _MOMENTS:
         for name, value in (getattr(made, moment, None) or {}).items():
-            found[f"{moment}/{name}"] = np.array(value)
+            found[f"{moment}/{name}"] = np.asarray(value)
     for place, value in enumerate(getattr(made, _VECTOR, None) or ()):
-        found[f"{_VECTOR}/{place:06d}"] = np.array(value)
+        found[f"{_VECTOR}/{place:06d}"] = np.asarray(value)
     return found
 
 
@@ -219,10 +219,12 @@ def restore_state(made: Strategy, state: Mapping[str, np.ndarray[Any, Any]]) -> 
     """Put back what `strategy_state` gave, so that the next round is bit-equal to an uninterrupted one."""
     for moment in _MOMENTS:
         if hasattr(made, moment):
-            values = {k.removeprefix(f"{moment}/"): np.array(v) for k, v in state.items() if k.startswith(f"{moment}/")}
+            values = {
+                k.removeprefix(f"{moment}/"): np.asarray(v) for k, v in state.items() if k.startswith(f"{moment}/")
+            }
             setattr(made, moment, values or None)
     if hasattr(made, _VECTOR):
-        setattr(made, _VECTOR, [np.array(state[k]) for k in sorted(state) if k.startswith(f"{_VECTOR}/")] or None)
+        setattr(made, _VECTOR, [np.asarray(state[k]) for k in sorted(state) if k.startswith(f"{_VECTOR}/")] or None)
         made.current_arrays = None  # FedAvgM's last model; it takes the one that it is given
 
 

@@ -11,10 +11,11 @@ This module opens no socket: the gateway carries what lies in the database and t
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -25,12 +26,12 @@ from central.federation.flower import NodeGrid, empty_run, identify
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow
-from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_to_bytes
-from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal
+from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_head, message_parts
+from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal_into
 from protocol import faults
 from protocol.assignment import AssignmentKind, MaskStep, RoundInstruction, RoundPhase, State
 from protocol.errors import CorsiaError, IntegrityError, StorageError, UnavailableError
-from protocol.parcel import ContentType, ItemKind, unpack_batch
+from protocol.parcel import ContentType, unpack_update
 from protocol.study import Study
 from protocol.trust import Purpose
 
@@ -52,12 +53,21 @@ def instruction_id(run: str, round_: int, phase: str, attempt: int, site: str) -
 
 @dataclass(slots=True)
 class _Sent:
-    """An instruction under way: its own message, and until when an answer counts (Unix seconds)."""
+    """An instruction under way: its message without arrays, and until when an answer counts (Unix seconds)."""
 
     site: str
     message: Message
     deadline: float
     punctual: bool  # whether an answer that landed later must not count: masks need one word on who took part
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a site has answered: a parcel that has not been opened yet, or a code."""
+
+    sent: _Sent
+    parcel: ParcelRow | None = None
+    code: str = ""
 
 
 class FleetGrid(NodeGrid):
@@ -117,7 +127,11 @@ class FleetGrid(NodeGrid):
         return ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Replies that are there now, errors among them; each is given once."""
+        """Replies that are there now, errors among them, by the names of their sites; each is given once."""
+        return self._read(self._arrived(message_ids))
+
+    def _arrived(self, message_ids: Iterable[str]) -> list[_Answer]:
+        """Who has answered meanwhile. What is in the parcels is not looked at, so that no model waits in memory."""
         wanted = [i for i in message_ids if i in self._sent]
         with self._store.read() as session:
             parcels = session.scalars(
@@ -127,31 +141,45 @@ class FleetGrid(NodeGrid):
                 .order_by(ParcelRow.log_index)
             ).all()
             reports = session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(wanted))).all()
-        replies = [reply for parcel in parcels if (reply := self._read(parcel)) is not None]
+        answers = []
+        for parcel in parcels:
+            sent = self._sent.get(parcel.assignment_id)
+            if sent is not None and _counts(parcel, sent):
+                answers.append(_Answer(self._sent.pop(parcel.assignment_id), parcel))
+                if parcel.state == "landed":
+                    self._mark(parcel, "opened")
         for report in reports:
             if report.id in self._sent and report.state in _FINAL_WITHOUT_ANSWER:
-                replies.append(error_reply(self._sent.pop(report.id).message, report.code or "worker.failed"))
-        return replies
+                answers.append(_Answer(self._sent.pop(report.id), code=report.code or "worker.failed"))
+        return answers
+
+    def _read(self, answers: list[_Answer]) -> Iterator[Message]:
+        """Open one answer after the other, when it is asked for; the caller lets go of each before the next."""
+        for answer in sorted(answers, key=lambda answer: answer.sent.site):
+            yield self._reply(answer)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Instruct and collect until all have answered or the instructions' own deadline has passed.
+        """Instruct, and wait until all have answered or the instructions' own deadline has passed.
+
+        Returns:
+            The replies in the order of the sites' names, to be read once; each is opened when it is its turn.
 
         Raises:
             UnavailableError: `unavailable.process` when this process is asked to end.
         """
         ids = list(self.push_messages(messages))
         until = min([self._sent[i].deadline for i in ids] + ([time.time() + timeout] if timeout is not None else []))
-        replies: list[Message] = []
+        answers: list[_Answer] = []
         changes = Changes(self._store.engine)
         while True:
             late = time.time() >= until
             if changes.seen() or late:
-                replies += self.pull_messages(ids)
+                answers += self._arrived(ids)
             if not any(i in self._sent for i in ids):
-                return replies
+                return self._read(answers)
             if late:
                 self._expire([i for i in ids if i in self._sent])
-                return replies
+                return self._read(answers)
             if self._stop.wait(_POLL_S):
                 raise UnavailableError("unavailable.process", "the federation is asked to end")
 
@@ -160,7 +188,7 @@ class FleetGrid(NodeGrid):
     def _instruct(
         self, made: str, site: str, message: Message, at: tuple[int, RoundPhase, MaskStep | None, int], deadline: float
     ) -> AssignmentRow:
-        blob = self._store.put_blob("message.bin", message_to_bytes(message, run_id=self._number, message_id=made))
+        blob = self._store.put_blob("message.bin", message_parts(message, run_id=self._number, message_id=made))
         round_, phase, step, attempt = at
         document = RoundInstruction(
             run=self._run_id,
@@ -190,41 +218,34 @@ class FleetGrid(NodeGrid):
         )
 
     def _message(self, row: AssignmentRow) -> Message:
-        return message_from_bytes(self._store.get_blob(str(row.blobs[0]["digest"])))
+        with self._store.blob_path(str(row.blobs[0]["digest"])).open("rb") as source:
+            return message_head(source)
 
-    def _read(self, parcel: ParcelRow) -> Message | None:
-        """The message of a parcel; None when it is no valid answer to an instruction under way."""
-        sent = self._sent.get(parcel.assignment_id)
-        if sent is None or parcel.state == "rejected" or parcel.site != sent.site:
-            return None
-        if sent.punctual and parcel.landed_at > sent.deadline:
-            return None
+    def _reply(self, answer: _Answer) -> Message:
+        """What an answer says; what is no valid message is an error of its site."""
+        sent, parcel = answer.sent, answer.parcel
+        if parcel is None:
+            return error_reply(sent.message, answer.code)
         try:
-            reply = self._opened(parcel, sent)
+            return self._opened(parcel, sent)
         except (CorsiaError, OSError) as error:
             code = error.code if isinstance(error, CorsiaError) else "parcel.format"
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise StorageError("storage.failed") from error
             self._mark(parcel, "rejected", code)
-            del self._sent[parcel.assignment_id]
             return error_reply(sent.message, code)
-        if parcel.state == "landed":
-            self._mark(parcel, "opened")
-        del self._sent[parcel.assignment_id]
-        return reply
 
     def _opened(self, parcel: ParcelRow, sent: _Sent) -> Message:
         expect = ParcelInfo(
             parcel_id=parcel.id, study=self._digest, site=sent.site, content_type=ContentType.UPDATE.value
         )
+        payload = io.BytesIO()  # gives its bytes without a copy
         with (self._landing / f"{parcel.id}.parcel").open("rb") as source:
-            payload = b"".join(unseal(source, key=self._key, sender=self._identity(sent.site), expect=expect))
-        batch = unpack_batch(payload)
+            unseal_into(source, payload, key=self._key, sender=self._identity(sent.site), expect=expect)
+        batch, message = unpack_update(payload.getvalue())
         if (batch.study_digest, batch.site) != (self._digest, sent.site):
             raise IntegrityError("parcel.context")
-        if [item.kind for item in batch.items] != [ItemKind.MESSAGE]:
-            raise IntegrityError("parcel.payload", "an update holds exactly one message")
-        reply = message_from_bytes(batch.items[0].data)
+        reply = message_from_bytes(message)
         asked = sent.message.metadata
         answered = (reply.metadata.reply_to_message_id, reply.metadata.src_node_id, reply.metadata.message_type)
         if answered != (asked.message_id, asked.dst_node_id, asked.message_type):
@@ -261,3 +282,9 @@ class FleetGrid(NodeGrid):
                     self._store.emit(session, "round.late", site=row.site, study=self._study.id)
         for made in ids:
             self._sent.pop(made, None)
+
+
+def _counts(parcel: ParcelRow, sent: _Sent) -> bool:
+    """Whether a parcel is its site's answer, and in time."""
+    late = sent.punctual and parcel.landed_at > sent.deadline
+    return parcel.state != "rejected" and parcel.site == sent.site and not late

@@ -78,9 +78,10 @@ class LocalGrid(NodeGrid):
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Push and pull; nothing to wait for."""
+        """Each site's answer when it is asked for, by the sites' names; nothing to wait for."""
         del timeout
-        return self.pull_messages(self.push_messages(messages))
+        for message in sorted(messages, key=lambda m: self.sites[m.metadata.dst_node_id]):
+            yield from self.pull_messages(self.push_messages([message]))
 
     def _answer(self, site: str, raw: bytes) -> Message:
         try:
@@ -156,7 +157,8 @@ class _SimulatedGrid:
         return sorted(self.sites)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        return list(self._grid.send_and_receive(messages, timeout=timeout))
+        found = self._grid.send_and_receive(messages, timeout=timeout)
+        return sorted(found, key=lambda m: self.sites.get(m.metadata.src_node_id, ""))
 
 
 def simulate(study: Study, data: Mapping[str, TrainingData]) -> Checkpoint:

@@ -24,9 +24,9 @@ from pipelines.flower import (
     Message,
     RecordDict,
     Shapes,
-    arrays_of,
     config_record,
     shapes_of,
+    views_of,
 )
 from pipelines.masking import (
     MASKED,
@@ -152,6 +152,7 @@ class MaskedExchange:
                 take(site, message)
             except CorsiaError as error:
                 log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
+            del message  # before the next one is opened: each is a vector of the model's length
 
     def _asked(self, step: MaskStep, nodes: dict[int, str], payload: bytes) -> Iterable[Message]:
         if step is MaskStep.MASK:
@@ -184,7 +185,7 @@ def _vector(message: Message) -> np.ndarray[Any, Any]:
     records = message.content.array_records
     if set(records) != {ARRAYS}:
         raise InputError("input.message", "an answer of another step")
-    arrays = arrays_of(records[ARRAYS])
+    arrays = views_of(records[ARRAYS])
     if [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"] or set(arrays) != {MASKED}:
         raise InputError("input.message", "an answer that is not one masked vector")
     return arrays[MASKED].view(np.uint64)

@@ -10,7 +10,6 @@ reached, with the same instructions.
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -22,7 +21,7 @@ from central.federation.checkpoint import Checkpoint, Checkpoints
 from central.federation.collect import Check, Collector, Expected, SiteGrid, rows_of
 from central.federation.flower import aggregate, asked, restore_state, strategy, strategy_state, told
 from pipelines import learners
-from pipelines.flower import CONFIG, METRICS, Arrays, Message, RecordDict, array_record, config_record
+from pipelines.flower import CONFIG, METRICS, Arrays, Message, RecordDict, array_record, config_record, norm_of
 from pipelines.train import PREPARE, PREPROCESSING, check_supported
 from protocol import faults
 from protocol.assignment import RoundPhase
@@ -111,6 +110,7 @@ class Rounds:
             metrics=told(self._strategy),
             check=self._same_rows(reached, norm=True),
             all_metrics=True,
+            examples=reached.examples,
         )
         messages = self._configured(self._strategy.configure_train, round_, reached, expected)
         collected = self._collector.collect(
@@ -119,7 +119,7 @@ class Rounds:
         faults.point("federation.collected")
         if collected is None:  # it stays masked for ever: the round is skipped, the model unchanged
             return self._saved(replace(reached, round=round_, metrics={}, sites=(), started_at=started))
-        if collected.total is not None and not self._sums and _norm(collected.total.arrays) > self._training.max_norm:
+        if collected.total is not None and not self._sums and norm_of(collected.total.arrays) > self._training.max_norm:
             raise InputError("input.message", "a mean above the study's bound: a site did not keep to it")
         aggregated = aggregate(self._strategy, round_, collected.messages())
         model = self._learner.combine(reached.model, aggregated)
@@ -158,7 +158,7 @@ class Rounds:
         def check(site: str, arrays: Arrays, examples: int) -> None:
             if examples != reached.examples.get(site):
                 raise InputError("input.message", "another number of examples than in the preparation")
-            if norm and _norm(arrays) > self._training.max_norm:
+            if norm and norm_of(arrays) > self._training.max_norm:
                 raise InputError("input.message", "norm above the study's bound")
 
         return check
@@ -189,7 +189,3 @@ def _rows(reached: Checkpoint) -> int:
 
 def _site_metrics(message: Message, asked: tuple[str, ...]) -> Mapping[str, float]:
     return {k: float(v) for k, v in message.content.metric_records[METRICS].items() if k in asked}
-
-
-def _norm(arrays: Arrays) -> float:
-    return math.sqrt(sum(float(np.sum(np.square(a, dtype=np.float64))) for a in arrays.values() if a.dtype.kind == "f"))

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,24 +62,29 @@ class Store:
         session.flush()
         return index
 
-    def put_blob(self, name: str, data: bytes) -> Blob:
-        """Store bytes durably under their SHA-256.
+    def put_blob(self, name: str, data: bytes | Sequence[bytes | memoryview]) -> Blob:
+        """Store bytes durably under their SHA-256; a large object may come in pieces.
 
         Raises:
             StorageError: the disk refused; nothing is stored.
         """
-        digest = hashlib.sha256(data).hexdigest()
+        parts = (data,) if isinstance(data, bytes) else data
+        hasher = hashlib.sha256()
+        for part in parts:
+            hasher.update(part)
+        digest = hasher.hexdigest()
         target = self._blobs / digest
         if not target.exists():
             try:
                 with tempfile.NamedTemporaryFile(dir=self._blobs, prefix=".", delete=False) as handle:
-                    handle.write(data)
+                    for part in parts:
+                        handle.write(part)
                     handle.flush()
                     os.fsync(handle.fileno())
                 os.replace(handle.name, target)
             except OSError as error:
                 raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
-        return Blob(name=name, digest=digest, size_bytes=len(data))
+        return Blob(name=name, digest=digest, size_bytes=sum(map(len, parts)))
 
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies.

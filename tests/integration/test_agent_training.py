@@ -61,7 +61,7 @@ def office(config: EdgeConfig) -> Office:
 
 
 def test_a_round_is_answered_once_and_survives_worker_and_restart(config: EdgeConfig, office: Office) -> None:
-    from pipelines.flower import describe_reply
+    from pipelines.replies import describe_reply
 
     asked_study = training_study()
     message = prepare_message(asked_study)

@@ -12,7 +12,7 @@ import pytest
 
 from edge.gate import EgressGate
 from edge.policy import Effective
-from edge.worker import Told
+from edge.told import Told
 from pipelines.features import statistics
 from privacy.disclosure.traps import Traps
 from protocol.errors import CorsiaError

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from central.federation.flower import identify
-from pipelines import flower
+from pipelines import flower, replies
 from pipelines.flower import ARRAYS, CONFIG, METRICS, RecordDict
 from protocol.errors import InputError
 
@@ -35,14 +35,14 @@ def answer(arrays=None, metrics=None, extra=None) -> bytes:
 
 
 def test_an_instruction_declares_what_may_come_back() -> None:
-    shape = flower.describe_message(instruction())
+    shape = replies.describe_message(instruction())
     assert (shape.kind, shape.message_id, shape.round) == ("train", "abc", 3)
     assert shape.arrays == DECLARED
     assert shape.metrics == ("num-examples", "c-index")
 
 
 def test_a_reply_is_described() -> None:
-    shape = flower.describe_reply(answer(), instruction())
+    shape = replies.describe_reply(answer(), instruction())
     assert shape.arrays == DECLARED
     assert shape.metrics == {"num-examples": 7}
     assert (shape.norm, shape.finite, shape.error, shape.reply_to) == (5.0, True, None, "abc")
@@ -54,30 +54,24 @@ def test_a_reply_depends_on_nothing_but_instruction_and_content() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_is_not_finite_is_told(value: float) -> None:
-    assert not flower.describe_reply(answer({"w": np.array([value, 1], np.float32)})).finite
-    assert not flower.describe_reply(answer(metrics={"num-examples": 1, "c-index": value})).finite
+    assert not replies.describe_reply(answer({"w": np.array([value, 1], np.float32)})).finite
+    assert not replies.describe_reply(answer(metrics={"num-examples": 1, "c-index": value})).finite
 
 
 def test_the_norm_of_huge_values_does_not_overflow_silently() -> None:
-    shape = flower.describe_reply(answer({"w": np.array([1e300, 1e300])}))
+    shape = replies.describe_reply(answer({"w": np.array([1e300, 1e300])}))
     assert shape.norm == math.inf
 
 
 def test_an_error_reply_is_described_by_its_code() -> None:
     made = flower.error_reply(flower.message_from_bytes(instruction()), "input.rows")
-    assert flower.describe_reply(flower.message_to_bytes(made)).error == "input.rows"
+    assert replies.describe_reply(flower.message_to_bytes(made)).error == "input.rows"
 
 
 def test_other_records_are_refused() -> None:
     for extra in ({"more": flower.array_record({"x": np.zeros(1)})}, {"config": flower.config_record(1, {})}):
         with pytest.raises(InputError):
-            flower.describe_reply(answer(extra=extra))
-
-
-def _with_array(data: bytes, *, dtype: str = "float32", shape=(2,), stype: str = "numpy.ndarray") -> bytes:
-    array = flower.Array(dtype, shape, stype, data)
-    record = RecordDict({ARRAYS: flower.ArrayRecord({"w": array}), METRICS: flower.metric_record({"num-examples": 1})})
-    return flower.message_to_bytes(flower.reply(flower.message_from_bytes(instruction()), record))
+            replies.describe_reply(answer(extra=extra))
 
 
 def _npy(array: np.ndarray, **kwargs) -> bytes:
@@ -90,46 +84,55 @@ GOOD = _npy(np.array([1, 2], np.float32))
 
 
 @pytest.mark.parametrize(
-    "raw",
+    ("data", "dtype", "shape", "stype"),
     [
-        _with_array(GOOD, shape=(3,)),
-        _with_array(GOOD, dtype="float64"),
-        _with_array(GOOD, stype="raw"),
-        _with_array(GOOD + b"hidden"),
-        _with_array(GOOD[:-1]),
-        _with_array(b""),
-        _with_array(b"\x93NUMPY\x01\x00"),
-        _with_array(GOOD.replace(b"(2,)", b"( 2)", 1)),
-        _with_array(GOOD.replace(b"(2,), }    ", b"(2,), } #hi", 1)),
-        _with_array(GOOD.replace(b"(2,), }         ", b"(2000000000,), }", 1), shape=(2000000000,)),
-        _with_array(_npy(np.array([{}, {}], object), allow_pickle=True), dtype="object"),
-        _with_array(_npy(np.array(["ab", "cd"])), dtype="<U2"),
-        _with_array(_npy(np.asfortranarray(np.zeros((2, 2), np.float32))), shape=(2, 2)),
+        (GOOD, "float32", (3,), "numpy.ndarray"),
+        (GOOD, "float64", (2,), "numpy.ndarray"),
+        (GOOD, "float32", (2,), "raw"),
+        (GOOD + b"hidden", "float32", (2,), "numpy.ndarray"),
+        (GOOD[:-1], "float32", (2,), "numpy.ndarray"),
+        (b"", "float32", (2,), "numpy.ndarray"),
+        (b"\x93NUMPY\x01\x00", "float32", (2,), "numpy.ndarray"),
+        (GOOD.replace(b"(2,)", b"( 2)", 1), "float32", (2,), "numpy.ndarray"),
+        (GOOD.replace(b"(2,), }    ", b"(2,), } #hi", 1), "float32", (2,), "numpy.ndarray"),
+        (GOOD.replace(b"(2,), }         ", b"(2000000000,), }", 1), "float32", (2000000000,), "numpy.ndarray"),
+        (_npy(np.array([{}, {}], object), allow_pickle=True), "object", (2,), "numpy.ndarray"),
+        (_npy(np.array(["ab", "cd"])), "<U2", (2,), "numpy.ndarray"),
+        (_npy(np.asfortranarray(np.zeros((2, 2), np.float32))), "float32", (2, 2), "numpy.ndarray"),
     ],
 )
-def test_arrays_that_are_not_plain_numbers_of_their_claimed_size_are_refused(raw: bytes) -> None:
-    with pytest.raises(InputError) as error:
-        flower.describe_reply(raw)
-    assert error.value.code == "input.message"
+def test_flower_arrays_that_are_not_plain_numbers_of_their_claimed_size_do_not_travel(
+    data, dtype, shape, stype
+) -> None:
+    record = flower.ArrayRecord({"w": flower.Array(dtype, shape, stype, data)})
+    for use in (
+        flower.arrays_of,
+        lambda r: flower.message_to_bytes(flower.Message(RecordDict({ARRAYS: r}), 5, "train")),
+    ):
+        with pytest.raises(InputError) as error:
+            use(record)
+        assert error.value.code == "input.message"
 
 
 @pytest.mark.parametrize("field", ["group_id", "message_id", "message_type", "reply_to_message_id", "run_id", "ttl"])
 def test_nothing_can_be_said_in_the_metadata(field: str) -> None:
-    proto = flower.PbMessage.FromString(answer())
-    value = {"run_id": 10, "ttl": 12.5, "message_type": "evaluate"}.get(field, "secret")
-    setattr(proto.metadata, field, value)
-    with pytest.raises(InputError):
-        flower.describe_reply(proto.SerializeToString(deterministic=True), instruction())
+    message = flower.message_from_bytes(answer())
+    message.metadata.__dict__[f"_{field}"] = {"run_id": 10, "ttl": 12.5, "message_type": "evaluate"}.get(
+        field, "secret"
+    )
+    replies.describe_reply(flower.message_to_bytes(message))
+    with pytest.raises(InputError, match="metadata"):
+        replies.describe_reply(flower.message_to_bytes(message), instruction())
 
 
 def test_unknown_fields_are_refused() -> None:
     with pytest.raises(InputError):
-        flower.describe_reply(answer() + b"\xfa\x7f\x06secret")
+        replies.describe_reply(answer() + b"\xfa\x7f\x06secret")
 
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
-    for read in (flower.describe_reply, flower.describe_message):
+    for read in (replies.describe_reply, replies.describe_message):
         with pytest.raises(InputError):
             read(raw)
 
@@ -139,4 +142,4 @@ def test_a_changed_byte_is_read_or_refused(at: int, value: int) -> None:
     raw = bytearray(answer())
     raw[at] = value
     with suppress(InputError):
-        flower.describe_reply(bytes(raw), instruction())
+        replies.describe_reply(bytes(raw), instruction())

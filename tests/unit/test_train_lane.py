@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from central.federation.flower import identify
-from pipelines import Job, flower
+from pipelines import Job, flower, replies
 from pipelines.train import PREPARE, PREPROCESSING, Session, run
 from protocol.errors import CorsiaError, InputError
 from protocol.study import Privacy, Study
@@ -92,8 +92,8 @@ def test_a_session_answers_what_the_instruction_declares() -> None:
     plan = study()
     asked = prepared(plan)
     answer = session(plan, "site-a").handle(asked)
-    shape = flower.describe_reply(answer, asked)
-    assert shape.arrays == flower.describe_message(asked).arrays
+    shape = replies.describe_reply(answer, asked)
+    assert shape.arrays == replies.describe_message(asked).arrays
     assert shape.metrics == {flower.EXAMPLES: 40}
     assert answer == session(plan, "site-a").handle(asked)
 
@@ -121,10 +121,10 @@ def evaluation(plan: Study) -> bytes:
 
 def test_a_sites_own_metric_leaves_only_where_the_study_asks_and_rounded() -> None:
     asked = evaluation(study())
-    silent = flower.describe_reply(session(study(), "site-a").handle(asked))
+    silent = replies.describe_reply(session(study(), "site-a").handle(asked))
     assert set(silent.metrics) == {flower.EXAMPLES}
     plan = study(metrics=("c-index",))
-    shown = flower.describe_reply(session(plan, "site-a").handle(asked))
+    shown = replies.describe_reply(session(plan, "site-a").handle(asked))
     assert set(shown.metrics) == {flower.EXAMPLES, "c-index"}
     assert shown.metrics["c-index"] == round(shown.metrics["c-index"], 3)
 

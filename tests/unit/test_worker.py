@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -287,3 +288,33 @@ def test_an_error_of_source_or_gate_ends_the_worker(make: Make) -> None:
     with pytest.raises(DisclosureRefused):
         worker.run(JOB, Rows(), refuse)
     assert not worker.alive
+
+
+def test_an_answer_beyond_its_limit_is_not_read(make: Make) -> None:
+    worker = make("return", session="return b'x' * 5_000_000")
+    worker.start_training(JOB, Rows())
+    assert len(worker.handle(b"ask", 5_000_000)) == 5_000_000
+    with pytest.raises(DisclosureRefused) as error:
+        worker.handle(b"ask", 4_999_999)
+    assert error.value.code == "gate.update"
+    assert not worker.alive
+
+
+@pytest.mark.parametrize(("size", "code"), [(1 << 62, "worker.failed"), (7_000_000_000, "worker.killed")])
+def test_a_frame_that_only_claims_its_size_takes_no_memory(make: Make, size: int, code: str) -> None:
+    """A child that announces more than it may hold is ended; one that announces and then says nothing costs nothing."""
+    claim = f"(2).to_bytes(4, 'big') + ({size}).to_bytes(8, 'big') + b'{{}}'"
+    find = "pipe = next(o for o in gc.get_objects() if type(o).__name__ == '_Pipe')"
+    worker = make(
+        "return", session=f"import gc\n{find}\nos.write(pipe._out, {claim})\ntime.sleep(60)", worker_timeout_s=5.0
+    )
+    worker.start_training(JOB, Rows())
+    before = _peak_kib()
+    with pytest.raises(WorkerError) as error:
+        worker.handle(b"ask")
+    assert error.value.code == code
+    assert _peak_kib() - before < 64 << 10
+
+
+def _peak_kib() -> int:
+    return int(re.findall(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[0])
