@@ -214,8 +214,8 @@ def _save_pyfunc(path: Path, data: Path, release: Release) -> None:
     mlflow = _mlflow()
     schema = mlflow.types.Schema
     column, types = mlflow.types.ColSpec, mlflow.types
-    example = signature = None  # of a model that predicts nothing: an association study
-    if release.outputs:
+    example = signature = None  # of a model that predicts nothing (an association study), or from no columns
+    if release.outputs and release.features:
         example = pd.DataFrame(release.example) if release.example else None
         kinds = {name: release.kinds.get(name, "any") for name in release.features}
         signature = mlflow.models.ModelSignature(

@@ -57,7 +57,7 @@ class Inference:
             WorkerError: `worker.killed` for a model that took too long, `worker.failed`.
             UnavailableError: `unavailable.process` when the signer's key cannot be had.
         """
-        manifest, weights, scorer = self._model(row)
+        manifest, weights, scorer = self.ready(row)
         frame = read_rows(body, content_type, tuple(manifest.value["features"]))
         if scorer is not None:
             scored = scorer.predict(frame)
@@ -68,7 +68,13 @@ class Inference:
             raise InputError("input.rows", "the model did not score every row")
         return _records(scored)
 
-    def _model(self, row: ModelRow) -> tuple[Manifest, bytes, Scorer | None]:
+    def ready(self, row: ModelRow) -> tuple[Manifest, bytes, Scorer | None]:
+        """Verified manifest and weights, and what scores them here, if that may be.
+
+        Raises:
+            IntegrityError: `model.manifest`, `blob.digest`.
+            UnavailableError: `unavailable.process`.
+        """
         from pipelines.infer import Scorer, verify
 
         with self._lock:

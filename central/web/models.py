@@ -75,14 +75,14 @@ def get_model(name: str, centre: CentreOf, version: Version = None, alias: Alias
 
 
 @router.get("/{name}/table")
-def get_table(name: str, centre: CentreOf, version: Version = None, alias: Alias = None) -> Response:
+def get_table(name: str, request: Request, centre: CentreOf, version: Version = None, alias: Alias = None) -> Response:
     """What people read of a model, as Parquet: one row a feature, or a variant of an association study."""
-    from pipelines.infer import Manifest, Scorer
+    from pipelines.infer import Scorer
 
-    row = _model(centre, name, version, alias)
-    scorer = Scorer(Manifest.from_bytes(centre.store.get_blob(row.manifest)), centre.store.get_blob(row.weights))
+    inference: Inference = request.app.state.inference
+    manifest, weights, scorer = inference.ready(_model(centre, name, version, alias))
     sink = io.BytesIO()
-    scorer.table().to_parquet(sink, index=False)
+    (scorer or Scorer(manifest, weights)).table().to_parquet(sink, index=False)
     return Response(sink.getvalue(), media_type="application/vnd.apache.parquet")
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from protocol.errors import InputError, IntegrityError
+from protocol.errors import InputError, IntegrityError, StorageError
 
 if TYPE_CHECKING:
     from corsia.client import Hub, Model
@@ -126,7 +126,7 @@ def predict(
         raise InputError("input.usage", "give --study, or --input and --out")
     with _connect(url, token_file, config) as hub:
         model = _model(hub, name, version, alias)
-        made = model.score(study) if study is not None else _score_file(hub, model, source, out)
+        made = model.score(study) if study is not None else _score_file(model, source, out)
     _print(made) if as_json else typer.echo(f"{made['rows']} rows scored by {name} version {made['version']}")
 
 
@@ -206,8 +206,8 @@ def manifest(
     typer.echo(f"wrote {out}")
 
 
-def _score_file(hub: Hub, model: Model, source: Path | None, out: Path | None) -> dict[str, Any]:
-    import pandas as pd
+def _score_file(model: Model, source: Path | None, out: Path | None) -> dict[str, Any]:
+    from central.web.frames import read_rows
 
     if source is None or out is None:
         raise InputError("input.usage", "give --input and --out")
@@ -215,9 +215,12 @@ def _score_file(hub: Hub, model: Model, source: Path | None, out: Path | None) -
         body = source.read_bytes()
     except OSError:
         raise InputError("input.table", f"{source} cannot be read") from None
-    answer = hub.invoke(model.name, model.version, body, "text/csv")
-    pd.DataFrame(answer["predictions"]).to_csv(out, index=False)
-    return {"rows": len(answer["predictions"]), "version": answer["version"], "out": str(out)}
+    made = model.predict(read_rows(body, "text/csv", ()))  # which sends the model's columns alone
+    try:
+        made.to_csv(out, index=False)
+    except OSError:
+        raise StorageError("storage.failed", f"{out} cannot be written") from None
+    return {"rows": len(made), "version": model.version, "out": str(out)}
 
 
 def _connect(url: str | None, token_file: Path | None, config: Path | None) -> Hub:
