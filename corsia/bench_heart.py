@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import TYPE_CHECKING, Any
@@ -215,32 +216,30 @@ def masked_difference(frames: Frames, study: Study) -> float:
 
 
 def _private(frames: Frames, seed: int) -> tuple[Scores, dict[str, Any]]:
-    """Sample-level privacy at each hospital: 15 noised gradients and noised means, all of it within the budget."""
-    from corsia.heart_rounds import LearnerRounds
+    """Sample-level privacy at each hospital: 15 noised gradients and noised means, all of it within the budget.
+
+    A study as any other, over the in-process grid; only its random words come from the seed.
+    """
+    from central.federation.local import train_locally
+    from pipelines.guarantee import guarantee
     from pipelines.learners.private import PrivateTabular
-    from pipelines.train import TrainingData
     from privacy.dp.stream import Stream
 
-    study = heart.study_for(parameters=_PRIVATE, **_PRIVATE_TRAINING)
+    promise = {"dp": "sample", "epsilon": EPSILON, "delta": DELTA}
+    study = heart.study_for(parameters=_PRIVATE, privacy=promise, **_PRIVATE_TRAINING)
     releases = itertools.count()
     learner: Any = PrivateTabular(
         epsilon=EPSILON, delta=DELTA, rounds=_PRIVATE_TRAINING["rounds"],
         stream=lambda: Stream(hashlib.sha256(f"heart|{seed}|{next(releases)}".encode()).digest()),
         **PrivateTabular.arguments(study),
     )  # fmt: skip
-    train = {name: frame[frame["split"] == "train"] for name, frame in frames.items()}
-    data = {
-        name: TrainingData(study=study, site=name, learner=learner, rows=learner.rows(rows))
-        for name, rows in train.items()
-    }
-    reached = LearnerRounds(study, data, learner).run()
-    sums, gradient = learner.multipliers
-    spent = {
-        "epsilon": round(learner.cost().epsilon(DELTA), 6),
-        "delta": DELTA,
-        "adjacency": "zero-out: one row of one hospital adds nothing; the number of rows is public",
-        "multipliers": {"normalisation": round(sums, 4), "gradient": round(gradient, 4)},
-    }
+    data = {name: replace(one, learner=learner) for name, one in heart.training_data(frames, study).items()}
+    reached = train_locally(study, data)
+    made = guarantee(study, reached.round)
+    spent = {name: made[name] for name in ("epsilon", "delta", "unit", "adjacency")}
+    spent["multipliers"] = {
+        "normalisation": round(made["preparation_multiplier"], 4), "gradient": round(made["multiplier"], 4)
+    }  # fmt: skip
     return heart.accuracy(learner, (reached.model, reached.preprocessing), frames), spent
 
 

@@ -11,6 +11,7 @@ mlflow) are imported when used.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -193,6 +194,19 @@ class Hub:
         from central.operators import signing_key
 
         return str(self.request("GET", "/me")["operator"]), signing_key(self.token)
+
+    def lines(self, path: str) -> Generator[str, None, None]:
+        """The lines of a streamed answer, as they come. Raises as `request`, also when the stream breaks."""
+        import httpx
+
+        try:
+            with self._http.stream("GET", path) as answer:
+                if not answer.is_success:
+                    answer.read()
+                    raise _error(answer)
+                yield from answer.iter_lines()
+        except httpx.HTTPError:
+            raise UnavailableError("unavailable.centre", f"the centre does not answer at {self.url}") from None
 
     def close(self) -> None:
         """Close the connection."""

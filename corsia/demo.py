@@ -235,7 +235,7 @@ def run_demo(
         tell("lung-survival promoted to champion by two operators")
         _submit(fleet, plans["lung-inference"], tell)
         _wait_for(fleet, ["lung-inference"], tell)
-        scored = _post(fleet, "/models/lung-survival/predict", {"study": "lung-harvest"})
+        scored = fleet.post("/models/lung-survival/predict", {"study": "lung-harvest"})
         tell("looking for planted identities in all that the centre holds")
         summary = _summarise(fleet, built, rows, scored, joining)
         summary["seconds"] = round(time.monotonic() - started, 1)
@@ -258,10 +258,7 @@ def _prepare(out: Path) -> None:
 def _submit(fleet: Fleet, plan: dict[str, Any], tell: Tell) -> None:
     import tomli_w
 
-    path = fleet.out / "studies" / f"{plan['id']}.toml"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(tomli_w.dumps(plan))
-    fleet.corsia("study", "submit", str(path), "--url", fleet.url, "--token-file", str(fleet.token_file), "--json")
+    fleet.submit(plan["id"], tomli_w.dumps(plan).encode())
     tell(f"submitted {plan['id']} ({plan['lane']})")
 
 
@@ -308,19 +305,6 @@ def _news(states: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _post(fleet: Fleet, path: str, body: dict[str, Any]) -> Any:
-    import httpx
-
-    answer = httpx.post(
-        f"{fleet.url}/api/v1{path}",
-        json=body,
-        headers={"Authorization": f"Bearer {fleet.token_file.read_text().strip()}"},
-        timeout=120,
-    )
-    answer.raise_for_status()
-    return answer.json()
-
-
 def _summarise(
     fleet: Fleet, built: list[Hospital], rows: dict[str, Any], scored: dict[str, Any], joining: str
 ) -> dict[str, Any]:
@@ -344,7 +328,7 @@ def _summarise(
     consented = {hospital.name: rows[hospital.name][list(hospital.consented)] for hospital in built}
     scores = compare(consented, weights.read_bytes())
     trained = details["lung-survival"]
-    checked = _post(fleet, "/log/verify", {})
+    checked = fleet.post("/log/verify", {})
     return {
         "sites": len(rows) - 1,
         "lanes": {

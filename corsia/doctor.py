@@ -21,6 +21,7 @@ __all__ = ["Finding", "examine"]
 
 _PACKAGES = ("protocol", "privacy", "pipelines", "edge", "central", "corsia")
 _ROOM_BYTES = 2 << 30
+_SKEW_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +103,7 @@ def _site(path: Path) -> Iterator[Finding]:
         identity = Identity.load(config.state_dir)
         yield Finding(check="enrolment", ok=True, found=identity.site)
         yield _reachable(identity.fleet)
+        yield _skew(config.state_dir)
     except CorsiaError as error:
         yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
     yield _mode(path.parent)
@@ -120,6 +122,21 @@ def _reachable(address: str) -> Finding:
             return tls.version() or ""
 
     return _try("centre", probe, f"ask IT to allow outbound TCP to {host}:{port}, without TLS interception")
+
+
+def _skew(state_dir: Path) -> Finding:
+    """What the daemon measured against the centre, by whose clock it judges the deadlines of rounds."""
+    from edge.site import SKEW
+    from edge.state import SiteState
+
+    state = SiteState(state_dir / "state.db")
+    try:
+        known = state.fact(SKEW)
+    finally:
+        state.close()
+    found = "not measured yet: the daemon has not reached the centre" if known is None else f"{float(known):+.0f} s"
+    ok = known is None or abs(float(known)) <= _SKEW_S
+    return Finding(check="clock against the centre", ok=ok, found=found, advice="set the clock (NTP)")
 
 
 def _mode(folder: Path) -> Finding:

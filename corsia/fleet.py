@@ -196,6 +196,26 @@ class Fleet:
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
             return json.load(answer)
 
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        """POST JSON to a path of the REST API with the operator's token."""
+        request = urllib.request.Request(  # noqa: S310 - loopback
+            f"{self.url}/api/v1{path}",
+            data=json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {self.token_file.read_text().strip()}", "Content-Type": "application/json",
+            },
+        )  # fmt: skip
+        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+            return json.load(answer)
+
+    def submit(self, study_id: str, document: bytes) -> Path:
+        """Write a study's file and submit it by the command line; returns the file."""
+        path = self.out / "studies" / f"{study_id}.toml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(document)
+        self.corsia("study", "submit", str(path), "--url", self.url, "--token-file", str(self.token_file), "--json")
+        return path
+
     def kill(self, name: str) -> None:
         """SIGKILL one process; it is started again."""
         child = self._processes[name].child

@@ -68,7 +68,12 @@ def hospitals(folder: Path) -> dict[str, pd.DataFrame]:
 
 
 def study_for(
-    sites: tuple[str, ...] = HOSPITALS, *, parameters: Mapping[str, Any], k: int = 5, **training: Any
+    sites: tuple[str, ...] = HOSPITALS,
+    *,
+    parameters: Mapping[str, Any],
+    k: int = 5,
+    privacy: Mapping[str, Any] | None = None,
+    **training: Any,
 ) -> Study:
     """A training study on these columns, published features; `parameters` and `training` are the method."""
     return Study.model_validate(
@@ -88,7 +93,7 @@ def study_for(
                 "name": "train",
                 "parameters": {"categorical": _CATEGORICAL, "drop_first": True, **parameters},
             },
-            "privacy": {"k": k},
+            "privacy": {"k": k, **(privacy or {})},
             "training": {
                 "learner": "tabular",
                 "features": list(COLUMNS),

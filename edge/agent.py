@@ -153,16 +153,7 @@ class Agent:
 
     def _deliver(self) -> None:
         site, delay = self.site, 0.25
-        delivery = Delivery(
-            spool=site.spool,
-            journal=site.journal,
-            state=site.state,
-            log_key=site.identity.log_key,
-            log_origin=site.identity.trust.log_origin,
-            should_stop=site.halted,
-            may_leave=self._may_leave,
-            view=site.log_view,
-        )
+        delivery = Delivery.of(site, self._may_leave)
         while not site.stop.is_set():
             site.send.clear()
             try:
@@ -200,8 +191,9 @@ class Agent:
         self.site.journal.append("study.started", assignment=assignment.id, lane=lane.study.lane.value)
         with self._worker() as worker:
             if lane.study.lane is Lane.TRAIN:
+                self.site.afford(assignment, lane)
                 counts = self._start_training(assignment, lane, worker)
-                self._finish(record, counts, tell=not lane.study.privacy.secure_aggregation)
+                self._finish(record, counts, tell=lane.cost is None and not lane.study.privacy.secure_aggregation)
             elif lane.study.lane is Lane.INFER:
                 self._finish(record, score(self.site, assignment, lane, worker))
             else:
@@ -235,10 +227,9 @@ class Agent:
             persons, release = gate.source_persons, gate.release
             site.reserve(assignment, lane, size_bytes=size_bytes, persons=persons, release=release)
 
-        noised = lane.cost is not None
-        if noised:
+        if lane.cost is not None:
             reserve()  # before any noise is drawn
-        sealer = self._sealer(assignment, lane, (lambda: None) if noised else reserve)
+        sealer = self._sealer(assignment, lane, reserve if lane.cost is None else lambda: None)
         try:
             withheld = lane.run(worker, source, gate, sealer.add)
             passed = gate.finish()
@@ -301,7 +292,7 @@ class Agent:
         self.site.send.set()
 
     def _finish(self, record: Record, counts: dict[str, int], *, tell: bool = True) -> None:
-        """The end of a study of which nothing but counts leaves, and under masks not these: they are weights."""
+        """The end of a study of which nothing but counts leaves, and under masks or noise not these."""
         self.site.journal.append("study.done", assignment=record.assignment.id, rows=counts.get("rows", 0))
         self.site.move(record, State.DONE, counts=counts if tell else {})
 
@@ -326,19 +317,21 @@ class Agent:
         if known is None or known.state not in (State.DONE, State.PENDING):
             raise StudyRefused("study.unknown", "a round of a study that does not run here")
         lane = self._approved(known.assignment)
-        instruction = verified_round(assignment, lane.study, self.config.site, site.now())
+        most = lane.decision.effective.max_model_bytes
+        instruction = verified_round(assignment, lane.study, self.config.site, site.centre_now(), most)
         if site.state.instruct(instruction, study_digest(assignment.document), assignment.id):
             raise StudyRefused("study.replay", "this instruction has been answered")
         site.move(record, State.RUNNING)
-        asked = Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size)
-        message = site.link.fetch(asked)
+        message = site.link.fetch(Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size))
+        lane, kept = site.draws.price(lane, instruction, message, site.spent)
 
         def plain() -> Item:
             if lane.cost is not None:
                 site.reserve(assignment, lane, size_bytes=0, persons=0)  # before any noise is drawn
-            reply = self._answer(known.assignment, lane, message)
+            reply = kept or self._answer(known.assignment, lane, message)
             item, checks = check_update(lane.study, lane.decision.effective, instruction, message, reply)
             site.journal.append("gate.passed", assignment=assignment.id, rules=[check.rule for check in checks])
+            site.draws.keep(lane, instruction, message, item.data)
             return item
 
         item = self._masking.answer(lane.study, instruction, message, plain)

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from edge.sources.format import Format
 from privacy.disclosure.traps import Traps
 from protocol.errors import ConfigurationError
 from protocol.study import Lane
@@ -105,6 +106,7 @@ class Policy(_Model):
         epsilon_per_study: most that one study may learn of a person from noised results; a study that asks for more
             is answered with more noise. `epsilon_per_year` is for all studies over 365 days: beyond it they are
             refused. Both hold at `delta`, as composed by the ledger.
+        max_model_bytes: largest model that is fetched and trained here.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
         max_colluding: how many other sites may be in league with the centre without learning this site's update.
@@ -127,6 +129,7 @@ class Policy(_Model):
     epsilon_per_study: Annotated[float, Field(gt=0, le=1000)] = 1.0
     epsilon_per_year: Annotated[float, Field(gt=0, le=10_000)] = 5.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    max_model_bytes: Bytes = 1 << 30
     require_secure_aggregation: bool = False
     min_sites: Annotated[int, Field(ge=3, le=64)] = 3
     max_colluding: Annotated[int, Field(ge=0, le=62)] = 1
@@ -152,7 +155,9 @@ class DatasetConfig(_Model):
         genotypes: folder (or file) of VCF, BCF or PLINK files, absolute after `load`.
         matrix: file (or folder) of samples x features, CSV or Parquet, absolute after `load`.
         omop: archive (or folder) of OMOP CDM tables, absolute after `load`.
+        format: how the table is written, where it is not plain CSV UTF-8.
         columns: column -> role, the site's own word. A column without a role is never released by lanes 2 and 3.
+        row_is_person: the table names no patient, and the site states that no person has two rows.
     """
 
     table: Path | None = None
@@ -162,6 +167,8 @@ class DatasetConfig(_Model):
     genotypes: Path | None = None
     matrix: Path | None = None
     omop: Path | None = None
+    format: Format = Field(default_factory=Format)
+    row_is_person: bool = False
     columns: dict[Name, ColumnRole] = Field(default_factory=dict)
     consent: Consent | None = None
     policy: Policy = Field(default_factory=Policy)
@@ -172,8 +179,11 @@ class DatasetConfig(_Model):
             raise ValueError(f"give at least one of {', '.join(_PATHS)}")
         if sum(role == "patient" for role in self.columns.values()) > 1:
             raise ValueError("columns: only one column has the role 'patient'")
-        if self.table is not None and "patient" not in self.columns.values():
-            raise ValueError("columns: one column of the table needs the role 'patient'")
+        named = "patient" in self.columns.values()
+        if self.table is not None and named == self.row_is_person:
+            raise ValueError(
+                "columns: one column of the table needs the role 'patient'; row_is_person = true is for tables without"
+            )
         if any(self.columns.get(name) != "value" for name in self.policy.sensitive):
             raise ValueError("policy.sensitive: these columns need the role 'value'")
         return self

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from edge.journal import Journal
 from edge.logview import LogView
@@ -20,6 +20,9 @@ from privacy.transparency import verify_receipt
 from protocol.assignment import State
 from protocol.errors import AuthenticationError, CorsiaError, IntegrityError, Paused, StorageError, UnavailableError
 from protocol.parcel import Receipt
+
+if TYPE_CHECKING:
+    from edge.site import Site
 
 __all__ = ["Delivery", "Sender"]
 
@@ -53,6 +56,20 @@ class Delivery:
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
     view: LogView
+
+    @classmethod
+    def of(cls, site: Site, may_leave: Callable[[str], None]) -> Delivery:
+        """A site's own."""
+        return cls(
+            spool=site.spool,
+            journal=site.journal,
+            state=site.state,
+            log_key=site.identity.log_key,
+            log_origin=site.identity.trust.log_origin,
+            should_stop=site.halted,
+            may_leave=may_leave,
+            view=site.log_view,
+        )
 
     def run_once(self, sender: Sender) -> bool:
         """Deliver everything that waits, in order; returns whether anything became of it that is worth a report.

@@ -81,7 +81,7 @@ class Heartbeat:
         site.state.reported(record)
 
     def _check_clock(self, server_time: float) -> None:
-        skew = self._site.now() - server_time
+        skew = self._site.heard(server_time)
         if abs(skew) > _SKEW_S and self._site.now() >= self._next_warning:
             self._next_warning = self._site.now() + 3600
             _log.warning("clock.skew", extra={"fields": {"duration_s": round(skew, 1)}})

@@ -42,7 +42,7 @@ class LaneRun:
         study: with the effective k, l, t, cohort, epsilon and delta in the place of the asked ones, which the lane
             reads.
         job: what the worker is given.
-        cost: of one release, None when it is not noised.
+        cost: of one release, or of a whole training run; None when it is not noised.
     """
 
     study: Study

@@ -159,6 +159,20 @@ class Ledger:
         with self._lock, _sqlite_errors():
             self._check(dataset, study, bytes, limits)
 
+    def afford(self, dataset: str, study: str, cost: Curve, limits: Limits) -> None:
+        """Refuse a study whose releases, all together, would not fit beside what other studies have spent.
+
+        Raises:
+            BudgetExceeded: `budget.epsilon`.
+        """
+        with self._lock, _sqlite_errors():
+            since = time.time() - YEAR_S
+            others = [s for s in self._spends(dataset, since, None) if s.study != study]
+            spent = total_of(others).cost
+            Budget(epsilon=limits.epsilon_per_year, delta=limits.delta_per_year, spent=spent).require(cost, "365 days")
+            most = limits.epsilon if limits.epsilon is not None else 0.0
+            Budget(epsilon=most, delta=limits.delta).require(cost, "study")
+
     def total(self, dataset: str, since: float = 0.0, *, study: str | None = None) -> Total:
         """What a dataset has spent since a time (Unix seconds), by all studies or by one."""
         with self._lock, _sqlite_errors():

@@ -62,6 +62,7 @@ class Effective:
     epsilon_per_year: float = 0.0
     delta_per_year: float = 0.0
     feature_k: int = 1
+    max_model_bytes: int = 0
     traps: Traps = field(default_factory=Traps)
 
 
@@ -125,6 +126,7 @@ def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed])
         l=_stricter(max, study.privacy.l, policy.min_l),
         t=_stricter(min, study.privacy.t, policy.max_t),
         sensitive=tuple(dict.fromkeys([*study.privacy.sensitive, *policy.sensitive])),
+        max_model_bytes=min(study.training.max_model_bytes if study.training else 0, policy.max_model_bytes),
         feature_k=policy.feature_k or max(study.privacy.k, policy.min_k),
         traps=policy.traps,
     )
@@ -141,6 +143,7 @@ def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed])
         _number("t", study.privacy.t, policy.max_t, effective.t),
         _number("cohort", study.privacy.min_cohort, policy.min_cohort, effective.min_cohort),
         _number("bytes", study.output.max_bytes, policy.max_bytes, effective.max_bytes),
+        _model(study, policy.max_model_bytes, effective),
         _epsilon(study, dataset, effective),
         _masks(study, dataset),
         _roster(study, dataset, config.site),
@@ -171,6 +174,12 @@ def _number(name: str, asked: float | None, site: float | None, effective: float
     reason = "" if asked == effective else "the site's value is stricter and holds"
     words = ["none" if value is None else str(value) for value in (asked, site, effective)]
     return Rule(name=name, asked=words[0], site=words[1], effective=words[2], ok=True, reason=reason, code="")
+
+
+def _model(study: Study, site: int, effective: Effective) -> Rule:
+    if study.training is None:
+        return _number("model", None, site, None)
+    return _number("model", study.training.max_model_bytes, site, effective.max_model_bytes)
 
 
 def _sources(study: Study, dataset: DatasetConfig) -> Rule:
@@ -279,8 +288,24 @@ def _epsilon(study: Study, dataset: DatasetConfig, effective: Effective) -> Rule
     if privacy.dp not in NOISING.get(study.pipeline.name, {}):
         return _rule("epsilon", asked, site, False, "the installed pipeline adds no such noise", "policy.epsilon")
     holds = f"{privacy.dp} {effective.epsilon:g} at {effective.delta:g}"
+    if privacy.site_level and (reason := _shared_noise(study, dataset, effective)):
+        return _rule("epsilon", asked, site, False, reason, "policy.epsilon")
     reason = "" if holds == asked else "the site's value is stricter and holds"
     return Rule(name="epsilon", asked=asked, site=site, effective=holds, ok=True, reason=reason, code="")
+
+
+def _shared_noise(study: Study, dataset: DatasetConfig, effective: Effective) -> str:
+    """Why this site cannot join in noise that all sites must agree on, or empty."""
+    privacy, policy = study.privacy, dataset.policy
+    if (effective.epsilon, effective.delta) != (privacy.epsilon, privacy.delta):
+        return "the site's value is stricter, and one site cannot change noise that is for all"
+    if privacy.dp == "central" and not policy.allow_unbounded_epsilon:
+        return "the federation adds the noise: what leaves this site has none, and may not leave"
+    if privacy.dp == "distributed" and policy.max_colluding > privacy.colluding:
+        return (
+            f"the noise is too little if {policy.max_colluding} sites are in league: privacy.max_colluding is too low"
+        )
+    return ""
 
 
 def _masks(study: Study, dataset: DatasetConfig) -> Rule:

@@ -19,6 +19,7 @@ from typing import Any, BinaryIO, Protocol
 
 from edge.approvals import Approvals
 from edge.config import EdgeConfig
+from edge.draws import Draws
 from edge.identity import Identity
 from edge.journal import Journal
 from edge.lane import LaneRun
@@ -26,21 +27,24 @@ from edge.ledger import Ledger
 from edge.logview import LogView
 from edge.memory import Release, admitted
 from edge.rounds import ledger_key
+from edge.spends import Spend
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
 from edge.storage import named_errors, sync_folder
 from edge.worker import Stopped
-from pipelines import noising, registry
+from pipelines import registry
 from privacy.inclusion import LogProof
-from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, SiteReport, State
+from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
 from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
 from protocol.faults import point
 from protocol.parcel import Receipt
 
-__all__ = ["Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
+__all__ = ["SKEW", "Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
 
 _log = logging.getLogger("edge.agent")
 _POLL_S = 0.2
+SKEW = "clock_skew_s"  # fact: by how much the clock was ahead of the centre's when they last differed by another value
+_SKEW_STEP_S = 5.0
 
 
 class Link(Protocol):
@@ -138,10 +142,12 @@ class Site:
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
         self.log_view = LogView(self.state)
+        self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.approvals = Approvals(self.state, registry.code_digest)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.ledger_code = ""
+        self._centre_at: tuple[float, float] | None = None  # the centre's time, and the monotonic clock then
         self.ledger = self._open_ledger(state_dir / "ledger.db")
         self.link = connect(self.identity, self._fleet())
 
@@ -233,8 +239,6 @@ class Site:
         if self.ledger is None:
             raise BudgetExceeded("budget.ledger")
         key, effective, cost = ledger_key(assignment), lane.decision.effective, lane.cost
-        if assignment.kind is AssignmentKind.ROUND:
-            cost = noising.cost(lane.study, RoundInstruction.from_bytes(assignment.document).phase)
         spend = self.ledger.reserve(
             key,
             lane.study.dataset.name,
@@ -255,6 +259,22 @@ class Site:
             about |= {"epsilon": round(cost.epsilon(effective.delta), 6), "epsilon_left": round(left.remaining, 6)}
         self.journal.append("ledger.reserved", **about)
         point("edge.reserved")
+
+    def afford(self, assignment: Assignment, lane: LaneRun) -> None:
+        """Look whether all of a training run fits into what is left; each round is reserved when it comes.
+
+        Raises:
+            BudgetExceeded: `budget.epsilon`, `budget.ledger`.
+        """
+        if lane.cost is None:
+            return
+        if self.ledger is None:
+            raise BudgetExceeded("budget.ledger")
+        self.ledger.afford(lane.study.dataset.name, assignment.study_digest, lane.cost, lane.decision.effective)
+
+    def spent(self, key: str) -> Spend | None:
+        """What a key has spent."""
+        return self.ledger.spend(key) if self.ledger is not None else None
 
     def check_spent(self, assignment: Assignment, size_bytes: int) -> None:
         """Look, at the last moment before a release, whether the ledger holds at least what is about to leave.
@@ -310,3 +330,19 @@ class Site:
     def now(self) -> float:
         """Unix seconds."""
         return time.time()
+
+    def heard(self, server_time: float) -> float:
+        """Note the centre's time (Unix seconds); returns by how many seconds this machine's clock is ahead of it."""
+        self._centre_at = (server_time, time.monotonic())
+        skew = self.now() - server_time
+        known = self.state.fact(SKEW)
+        if known is None or abs(float(known) - skew) > _SKEW_STEP_S:
+            self.state.set_fact(SKEW, f"{skew:.1f}")
+        return skew
+
+    def centre_now(self) -> float | None:
+        """Unix seconds by the centre's clock, whatever this machine's says; None before the centre was heard."""
+        if self._centre_at is None:
+            return None
+        server_time, at = self._centre_at
+        return server_time + time.monotonic() - at

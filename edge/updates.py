@@ -65,12 +65,37 @@ def check_update(
         Check(rule="finite", ok=made.finite, reason="an array or a metric is not finite"),
         Check(rule="norm", ok=made.kind != "train" or made.norm <= bound, reason="norm above training.max_norm"),
         Check(rule="examples", ok=isinstance(examples, int) and examples > 0, reason="the number of examples"),
+        *_noise_checks(study, instruction, message, reply, examples),
     )
     for check in checks:
         if not check.ok:
             raise refusal("gate.update", check.reason)
-    if int(examples or 0) < effective.min_cohort:
+    if int(examples or 0) < effective.min_cohort and not study.privacy.site_level:  # there the lane has counted
         raise refusal("gate.cohort", f"fewer than {effective.min_cohort} examples")
     passed = tuple(Check(rule=check.rule, ok=True) for check in checks)
     item = Item(kind=ItemKind.MESSAGE, name="message.bin", data=reply, rows=1)
     return item, (*passed, Check(rule="cohort", ok=True))
+
+
+def _noise_checks(
+    study: Study, instruction: RoundInstruction, message: bytes, reply: bytes, examples: object
+) -> tuple[Check, ...]:
+    """What differential privacy rests on, where the study promises it: no scores; one site as short as any other."""
+    privacy, phase = study.privacy, instruction.phase
+    if privacy.dp == "none":
+        return ()
+    scores = Check(rule="scores", ok=phase is not RoundPhase.EVALUATE, reason="scores are not noised")
+    if not privacy.site_level:
+        return (scores,)
+    weight = Check(rule="weight", ok=examples == 1, reason="every site weighs one")
+    if phase is not RoundPhase.TRAIN:
+        return scores, weight
+    from pipelines.clipping import length
+    from pipelines.flower import ARRAYS, arrays_of, message_from_bytes
+
+    received, made = (arrays_of(message_from_bytes(raw).content.array_records[ARRAYS]) for raw in (message, reply))
+    try:
+        near = length(received, made) <= privacy.reach
+    except InputError:
+        near = False
+    return scores, weight, Check(rule="clip", ok=near, reason="the update is longer than privacy.clip")

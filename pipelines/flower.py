@@ -45,11 +45,14 @@ __all__ = [
     "LOSS",
     "MALFORMED",
     "METRICS",
+    "Array",
+    "ArrayRecord",
     "Arrays",
     "ClientApp",
     "Context",
     "Held",
     "Message",
+    "PbMessage",
     "RecordDict",
     "Shapes",
     "array_record",
@@ -58,11 +61,14 @@ __all__ = [
     "error_reply",
     "measured",
     "message_from_bytes",
+    "message_from_proto",
     "message_head",
     "message_parts",
     "message_to_bytes",
+    "message_to_proto",
     "metric_record",
     "norm_of",
+    "record_of",
     "reply",
     "shapes_of",
     "views_of",
@@ -75,6 +81,7 @@ LOSS = "train-loss"  # of the received model on the site's rows, where a strateg
 EXAMPLES = "num-examples"  # the weight of a reply, by Flower's convention
 MAX_ARRAYS = 100_000
 _NUMPY = "numpy.ndarray"  # Flower's name for NPY bytes
+_KINDS = {METRICS: MetricRecord, CONFIG: ConfigRecord}
 MALFORMED = (DecodeError, ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError, MemoryError)
 
 
@@ -188,6 +195,21 @@ def _headed(raw: memoryview) -> Message:
     if message_to_proto(message).SerializeToString(deterministic=True) != header:
         raise ValueError("not canonical")
     return message
+
+
+def record_of(message: Message, key: str) -> Any:
+    """The record under a key, of the kind that belongs there.
+
+    Flower's `content.array_records` and its like hold the whole message in a cycle until garbage is collected: for a
+    large model that is too late.
+
+    Raises:
+        KeyError: there is none, or one of another kind.
+    """
+    found = message.content[key]
+    if not isinstance(found, _KINDS.get(key, ArrayRecord)):
+        raise KeyError(key)
+    return found
 
 
 def _array_records(message: Message) -> list[ArrayRecord]:

@@ -4,8 +4,9 @@
     sum over sites, unmasked -> `decode` -> arrays and number of examples                        at the centre
 
 Both sides reckon the same layout and fixed point from the signed study and the phase alone. What is averaged (a model
-after local steps) is weighted by examples in fixed point; what is a sum already is carried by `privacy.secagg.wide`.
-The number of examples is one more element of the vector, so the centre learns its sum only. Holds a site's secrets of
+after local steps) is weighted by examples in fixed point; what is a sum already is carried by `privacy.secagg.wide`;
+where noise hides a site, the clipped difference from the received model goes on the noise's own grid. The number of
+examples is one more element of the vector, so the centre learns its sum only. Holds a site's secrets of
 one attempt in memory; no file, no network.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines import clipping, guarantee
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -29,13 +31,16 @@ from pipelines.flower import (
     RecordDict,
     Shapes,
     array_record,
-    arrays_of,
     config_record,
     message_from_bytes,
     message_to_bytes,
     metric_record,
+    record_of,
     reply,
+    views_of,
 )
+from privacy.dp.noise import discrete_gaussian
+from privacy.dp.stream import Stream
 from privacy.envelope.keys import SecretKey
 from privacy.secagg import (
     DIGITS,
@@ -48,6 +53,7 @@ from privacy.secagg import (
     Session,
     Survivors,
     from_digits,
+    threshold_of,
     to_digits,
 )
 from protocol.assignment import MaskStep, RoundPhase
@@ -55,8 +61,8 @@ from protocol.errors import ConflictError, InputError, IntegrityError
 from protocol.study import Study
 
 __all__ = [
-    "MASKED", "MASKS", "PAYLOAD", "PHASE", "STEP", "Attempt", "MaskedSite", "check_masks", "decode", "encode", "pack",
-    "payload_of", "session_of", "unpack", "vector_size",
+    "MASKED", "MASKS", "PAYLOAD", "PHASE", "STEP", "Attempt", "MaskedSite", "check_masks", "decode", "decode_update",
+    "encode", "encode_update", "pack", "payload_of", "session_of", "unpack", "vector_size",
 ]  # fmt: skip
 
 MASKS = "query.masks"  # Flower message type of the steps that carry no vector
@@ -86,8 +92,8 @@ def check_masks(study: Study) -> None:
     """
     if not 3 <= len(study.sites) <= MAX_PARTS:
         raise InputError("input.study", "privacy.secure_aggregation: needs 3 to 64 sites")
-    if _summed(study, RoundPhase.TRAIN):
-        return  # nothing is averaged, so nothing is rounded
+    if _summed(study, RoundPhase.TRAIN) or study.privacy.site_level:
+        return  # nothing is averaged, or on a grid of its own
     try:
         bits = _quantizer(study).bits
     except InputError:
@@ -117,7 +123,7 @@ def session_of(study: Study, digest: str, attempt: Attempt) -> Session:
 
 
 def vector_size(study: Study, phase: RoundPhase, shapes: Shapes) -> int:
-    """Elements of the vector that stands for an answer of these arrays."""
+    """Elements of the vector that stands for an answer of these arrays, the last that for the number of examples."""
     elements = _layout(shapes).size + 1
     return elements * DIGITS if _summed(study, phase) else elements
 
@@ -149,6 +155,37 @@ def decode(study: Study, phase: RoundPhase, shapes: Shapes, total: Ring) -> tupl
         raise InputError("input.message", "secure aggregation: a total of no examples")
     parts = _layout(shapes).split(values[:-1] if summed else values[:-1] / examples)
     return {name: _typed(parts[name], dtype) for name, (dtype, _) in shapes.items()}, examples
+
+
+def encode_update(study: Study, received: Arrays, made: Arrays, stream: Stream | None = None) -> Ring:
+    """A site's update under noise that hides the site: steps of the grid, its share of the noise among them, and one.
+
+    Args:
+        stream: for tests.
+
+    Raises:
+        InputError: `input.message` for an update longer than the study's clip.
+    """
+    privacy = study.privacy
+    moved = clipping.steps(received, made, privacy.reach)
+    if privacy.dp == "distributed":
+        variance, _ = clipping.share(guarantee.multiplier(study), privacy, threshold_of(len(study.sites)))
+        moved = moved + discrete_gaussian(variance, moved.size, stream)
+    return np.append(moved, np.int64(1)).view(np.uint64)
+
+
+def decode_update(study: Study, received: Arrays, total: Ring, stream: Stream | None = None) -> tuple[Arrays, int]:
+    """The model that the sites' updates make together, and how many they are; central noise is added here.
+
+    Raises:
+        InputError: `input.message` for a total of another size, or of no site.
+    """
+    moved, sites = total.view(np.int64)[:-1], int(total.view(np.int64)[-1])
+    if not 1 <= sites <= MAX_PARTS:
+        raise InputError("input.message", "secure aggregation: a total of no examples")
+    if study.privacy.dp == "central":
+        moved = moved + clipping.noise(guarantee.multiplier(study), moved.size, stream)
+    return clipping.mean(received, moved, sites, study.privacy.reach), sites
 
 
 def _typed(values: NDArray[Any], dtype: str) -> NDArray[Any]:
@@ -291,10 +328,13 @@ class MaskedSite:
 
     def _masked(self, member: Member, at: Attempt, asked: Message, plain: Callable[[], bytes]) -> RecordDict:
         bundles = [Bundle.from_bytes(part) for part in unpack(payload_of(asked))]
-        answer = message_from_bytes(plain()).content
-        arrays = arrays_of(answer.array_records[ARRAYS])
-        examples = int(answer.metric_records[METRICS][EXAMPLES])
-        vector = member.mask(bundles, encode(self._study, at.phase, arrays, examples))
+        answer = message_from_bytes(plain())
+        arrays = views_of(record_of(answer, ARRAYS))
+        if self._study.privacy.site_level and at.phase is RoundPhase.TRAIN:
+            encoded = encode_update(self._study, views_of(record_of(asked, ARRAYS)), arrays)
+        else:
+            encoded = encode(self._study, at.phase, arrays, int(record_of(answer, METRICS)[EXAMPLES]))
+        vector = member.mask(bundles, encoded)
         return RecordDict({ARRAYS: array_record({MASKED: vector.view(np.int64)}), METRICS: metric_record({})})
 
 

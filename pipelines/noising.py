@@ -18,7 +18,10 @@ from protocol.study import Study
 __all__ = ["NOISING", "cost"]
 
 # pipeline -> kind of differential privacy -> `module:function` from a study and a phase to the curve of one release
-NOISING: Mapping[str, Mapping[str, str]] = {"aggregate": {"sample": "pipelines.aggregate:cost"}}
+NOISING: Mapping[str, Mapping[str, str]] = {
+    "aggregate": {"sample": "pipelines.aggregate:cost"},
+    "train": dict.fromkeys(("sample", "central", "distributed"), "pipelines.guarantee:cost"),
+}
 
 
 def cost(study: Study, phase: RoundPhase | None = None) -> Curve | None:
@@ -26,10 +29,10 @@ def cost(study: Study, phase: RoundPhase | None = None) -> Curve | None:
 
     Args:
         study: with the numbers that hold at the site.
-        phase: of a training run's round; None for the study itself.
+        phase: of a training run's round; None for the study itself, which of a training study is the whole run.
 
     Raises:
-        PolicyRefused: `policy.epsilon` when the pipeline adds no such noise.
+        PolicyRefused: `policy.epsilon` when the pipeline adds no such noise, or what is asked for is not noised.
         InputError: `input.study` when the pipeline cannot noise what the study asks for.
     """
     if study.privacy.dp == "none":

@@ -22,6 +22,7 @@ from pipelines.flower import (
     Shapes,
     measured,
     message_from_bytes,
+    record_of,
     shapes_of,
     views_of,
 )
@@ -80,7 +81,7 @@ def describe_message(raw: bytes | memoryview) -> MessageShape:
     """
     message = message_from_bytes(raw)
     try:
-        config = message.content.config_records[CONFIG]
+        config = record_of(message, CONFIG)
         declared = json.loads(str(config["reply"]))
         shapes = {str(k): (_dtype(d), tuple(_size(n) for n in s)) for k, (d, s) in declared["arrays"].items()}
         return MessageShape(
@@ -121,8 +122,8 @@ def describe(message: Message) -> ReplyShape:
         content = message.content
         if set(content) != {ARRAYS, METRICS} or len(content[ARRAYS]) > MAX_ARRAYS:
             raise ValueError("records")
-        metrics = {str(k): _number(v) for k, v in content.metric_records[METRICS].items()}
-        arrays = views_of(content.array_records[ARRAYS])
+        metrics = {str(k): _number(v) for k, v in record_of(message, METRICS).items()}
+        arrays = views_of(record_of(message, ARRAYS))
     except MALFORMED:
         raise InputError("input.message", "the reply holds something else than arrays and numbers") from None
     norm, finite = measured(arrays)

@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipelines import Gate, Job, Source, learners
+import numpy as np
+
+from pipelines import Gate, Job, Source, clipping, learners, noising
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
@@ -34,6 +36,7 @@ from pipelines.flower import (
     message_from_bytes,
     message_to_bytes,
     metric_record,
+    record_of,
     reply,
 )
 from pipelines.masking import check_masks
@@ -86,6 +89,8 @@ def load(
     learner = learners.for_study(study)
     if frame is None:
         raise InputError("input.table", "lane 'train' needs a dataset with a table")
+    if study.privacy.dp == "sample" and patient is not None and patient in frame.columns:
+        frame = frame[~_persons(frame, patient).duplicated()]  # a row a patient, so that the noise hides a patient
     rows = learner.rows(frame, documents, patient)
     if rows.count == 0:
         raise InputError("input.rows", "no row has a usable outcome")
@@ -105,8 +110,13 @@ def check_supported(study: Study) -> None:
         raise InputError("input.study", f"training.strategy: {strategy} needs each site's update, not a sum")
     if study.privacy.secure_aggregation:
         check_masks(study)
-    if study.privacy.dp != "none" or study.privacy.epsilon is not None:
-        raise InputError("input.study", "privacy.dp: training with differential privacy is not available")
+    stopping = study.training.stopping if study.training else None
+    if stopping is not None and not learners.for_study(study).scoring():
+        raise InputError("input.study", "training.stopping: the learner's scores do not leave the sites")
+    if study.privacy.dp != "none":
+        noising.cost(study)  # raises for what cannot be noised
+    elif study.privacy.epsilon is not None:
+        raise InputError("input.study", "privacy.epsilon: without privacy.dp nothing is noised")
 
 
 def run(job: Job, source: Source, gate: Gate) -> None:
@@ -126,9 +136,14 @@ def _check_persons(job: Job, source: Source) -> None:
     """The cohort is counted in persons where the site says which column names them."""
     patient, frame = job.column("patient"), source.table()
     if patient is not None and frame is not None and patient in frame.columns:
-        persons = frame[patient].astype(str).str.strip().str.casefold().nunique()
+        persons = _persons(frame, patient).nunique()
         if persons < job.study.privacy.min_cohort:
             raise DisclosureRefused("gate.cohort")
+
+
+def _persons(frame: pd.DataFrame, patient: str) -> pd.Series[Any]:
+    """Patient ids as they are compared."""
+    return frame[patient].astype(str).str.strip().str.casefold()
 
 
 # -- the app -----------------------------------------------------------------------------------------------------------
@@ -148,13 +163,16 @@ def client_app(data: Callable[[Context], TrainingData]) -> ClientApp:
         mine = data(context)
         model, preprocessing, round_ = _read(message)
         fitted = mine.learner.fit(model, preprocessing, mine.rows, _seed(mine, round_))
+        if mine.study.privacy.site_level:
+            fitted = clipping.cut(model, fitted, mine.study.privacy.reach)
+        fitted = _in_range(mine, fitted, norm=True)
         return _answer(message, mine, fitted, _loss(mine, model, preprocessing))
 
     @app.evaluate()  # type: ignore[untyped-decorator]
     def evaluate(message: Message, context: Context) -> Message:
         mine = data(context)
         model, preprocessing, _ = _read(message)
-        sums = mine.learner.score(model, preprocessing, mine.rows)
+        sums = _in_range(mine, mine.learner.score(model, preprocessing, mine.rows))
         return _answer(message, mine, sums, _shown(mine, sums))
 
     return app
@@ -196,20 +214,36 @@ class Session:
 
 
 def _read(message: Message) -> tuple[Arrays, Arrays, int]:
-    records = message.content.array_records
-    round_ = message.content.config_records[CONFIG]["server-round"]
-    return arrays_of(records[ARRAYS]), arrays_of(records[PREPROCESSING]), int(round_)
+    model, preprocessing = (arrays_of(record_of(message, key)) for key in (ARRAYS, PREPROCESSING))
+    return model, preprocessing, int(record_of(message, CONFIG)["server-round"])
 
 
 def _answer(message: Message, data: TrainingData, arrays: Arrays, shown: Mapping[str, float] | None = None) -> Message:
-    metrics: dict[str, int | float] = {EXAMPLES: data.rows.count, **(shown or {})}
+    weight = 1 if data.study.privacy.site_level else data.rows.count  # the number of rows is no secret of a row
+    metrics: dict[str, int | float] = {EXAMPLES: weight, **(shown or {})}
     return reply(message, RecordDict({ARRAYS: array_record(arrays), METRICS: metric_record(metrics)}))
+
+
+def _in_range(data: TrainingData, arrays: Arrays, *, norm: bool = False) -> Arrays:
+    """What a site answers, if its numbers are some that the gate would pass: else training has left their range.
+
+    Raises:
+        InputError: `input.diverged`.
+    """
+    floats = [value for value in arrays.values() if value.dtype.kind == "f"]
+    most = data.study.training.max_norm if data.study.training and norm else math.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = sum(float(np.sum(np.square(value, dtype=np.float64))) for value in floats)
+    if not math.sqrt(squares) <= most or not all(bool(np.isfinite(value).all()) for value in floats):
+        raise InputError("input.diverged")
+    return arrays
 
 
 def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:
     """This site's own metrics, rounded, only where the study asks for them by name; never under masks."""
     training = data.study.training
-    asked = training.metrics if training and not data.study.privacy.secure_aggregation else ()
+    hidden = data.study.privacy.secure_aggregation or data.study.privacy.dp != "none"
+    asked = training.metrics if training and not hidden else ()
     return {k: round(v, _DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
 
 

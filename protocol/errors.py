@@ -245,6 +245,11 @@ CODES: dict[str, Code] = {
     ),
     "input.rows": Code(InputError, "there are too few usable rows", "check the dataset and the selectors"),
     "input.diverged": Code(InputError, "training left the range of numbers", "lower training.learning_rate"),
+    "input.model-size": Code(
+        InputError,
+        "the model is larger than the study's training.max_model_bytes",
+        "raise training.max_model_bytes, or take a smaller model",
+    ),
     "input.usage": Code(InputError, "the request cannot be carried out as asked", "see --help"),
     # authentication
     "auth.join-code": Code(
@@ -307,6 +312,11 @@ CODES: dict[str, Code] = {
     "policy.cohort": Code(
         PolicyRefused, "the study asks for a smaller cohort than the site allows", "raise privacy.min_cohort"
     ),
+    "policy.model-size": Code(
+        PolicyRefused,
+        "the model, or a round's message, is larger than the study and the site allow",
+        "take a smaller model, or ask the site's steward for max_model_bytes",
+    ),
     "policy.bytes": Code(PolicyRefused, "the result is larger than the site allows", "select fewer records"),
     "policy.epsilon": Code(
         PolicyRefused,
@@ -340,6 +350,14 @@ CODES: dict[str, Code] = {
     "study.expired": Code(StudyRefused, "the study has expired", "submit it again with a later date"),
     "study.replay": Code(
         StudyRefused, "an instruction was already carried out or is out of order", "none: it was ignored"
+    ),
+    "study.rounds": Code(
+        StudyRefused,
+        "the round is beyond training.max_rounds, which the sites approved",
+        "submit a study with more rounds; the sites approve it anew",
+    ),
+    "study.late": Code(
+        StudyRefused, "the answer landed after its round was closed", "none: it was discarded; see training.deadline_s"
     ),
     "study.unknown": Code(StudyRefused, "no such study here", "check the id: `corsia study ls`"),
     "study.exists": Code(StudyRefused, "a study with this id exists with other content", "choose another id"),
@@ -509,6 +527,9 @@ CODES: dict[str, Code] = {
         ConflictError,
         "another attempt of this round was answered before",
         "a round is unmasked once; the next round goes on from the last model",
+    ),
+    "conflict.stopped": Code(
+        ConflictError, "the run was stopped before a round was finished", "nothing is published; submit the study anew"
     ),
     "conflict.running": Code(ConflictError, "another process holds this state folder", "stop it first"),
 }

@@ -16,7 +16,16 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
@@ -37,6 +46,7 @@ __all__ = [
     "Privacy",
     "Publish",
     "Recipient",
+    "Stopping",
     "Strategy",
     "Study",
     "Training",
@@ -131,6 +141,10 @@ class Privacy(_Model):
 
     `max_examples` bounds a site's weight under secure aggregation: with `training.max_norm` and the number of sites
     it decides how finely updates are rounded. A site with more rows cannot take part.
+
+    `dp` says what the noise hides, and who adds it: `sample`, one row of a site, the site itself; `central`, one site's
+    update cut to `clip` (1), the federation; `distributed`, the same, each site a share of it before its masks, enough
+    as long as at most `max_colluding` (1) of those that answered are in league with the centre.
     """
 
     k: Annotated[int, Field(ge=1, le=1000)] = 5
@@ -144,6 +158,23 @@ class Privacy(_Model):
     dp: Literal["none", "sample", "central", "distributed"] = "none"
     secure_aggregation: bool = False
     max_examples: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    clip: Annotated[float, Field(gt=0, le=1e6)] | None = None
+    max_colluding: Annotated[int, Field(ge=0, le=62)] | None = None
+
+    @property
+    def site_level(self) -> bool:
+        """Whether noise hides a whole site's update (and not a row of it)."""
+        return self.dp in ("central", "distributed")
+
+    @property
+    def reach(self) -> float:
+        """The greatest length of a site's update under noise that hides it."""
+        return 1.0 if self.clip is None else self.clip
+
+    @property
+    def colluding(self) -> int:
+        """How many sites may be in league with the centre before distributed noise is too little."""
+        return 1 if self.max_colluding is None else self.max_colluding
 
 
 class Publish(_Model):
@@ -177,13 +208,33 @@ def needs(strategy: str) -> Literal["sum", "individual"]:
     return "individual" if strategy in INDIVIDUAL else "sum"
 
 
+class Stopping(_Model):
+    """Early stopping: end the run when a metric over all sites no longer gets better.
+
+    A round counts as better when it beats the best before it by more than `min_delta`; after `patience` rounds that did
+    not, the run ends. `restore_best` publishes the best round's model instead of the last one's.
+    """
+
+    monitor: Name
+    mode: Literal["min", "max"]
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    restore_best: bool = True
+
+
 class Training(_Model):
-    """Lane 4: learner, strategy and rounds."""
+    """Lane 4: learner, strategy and rounds.
+
+    `rounds` may be extended while the run is under way, up to `max_rounds`, which is what the sites approve: a site
+    refuses a later round, and whatever a run costs in privacy is reckoned for so many. `max_model_bytes` bounds model
+    and preprocessing together, as raw arrays.
+    """
 
     learner: Slug
     features: tuple[Name, ...]
     outcome: tuple[Name, ...]
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
+    max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 0  # not given: as `rounds`
     strategy: Strategy = "fedavg"
     strategy_parameters: dict[str, float] = Field(default_factory=dict)
     local_steps: Annotated[int, Field(ge=1, le=10**6)] = 20
@@ -192,8 +243,31 @@ class Training(_Model):
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_norm: Annotated[float, Field(gt=0)] = 1e4
+    max_model_bytes: Annotated[int, Field(ge=1, le=10**12)] = 1 << 30
     metrics: tuple[Name, ...] = ()
+    stopping: Stopping | None = None
     publish: Publish
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("max_rounds") is None:
+            return given | {"max_rounds": given.get("rounds", cls.model_fields["rounds"].default)}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.max_rounds < self.rounds:
+            raise ValueError("training: max_rounds is below rounds")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `max_rounds` where it says nothing."""
+        value: dict[str, Any] = inner(self)
+        if self.max_rounds == self.rounds:
+            value.pop("max_rounds", None)
+        return value
 
 
 class ModelReference(_Model):
@@ -250,8 +324,7 @@ class Study(_Model):
             raise ValueError("privacy: l and t are of sensitive columns: name them")
         if self.privacy.secure_aggregation and self.training and needs(self.training.strategy) == "individual":
             raise ValueError(f"training: {self.training.strategy} needs each site's update, not a sum")
-        if self.privacy.dp != "none" and (self.privacy.epsilon is None or self.privacy.delta is None):
-            raise ValueError("privacy: differential privacy needs epsilon and delta")
+        _check_noise(self.privacy, self.training)
         out = self.output
         if self.lane in (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT) and not (
             out.columns or out.files or out.documents
@@ -273,6 +346,30 @@ class Study(_Model):
     def recipient(self, role: Literal["vault", "federation"]) -> str | None:
         """The base64 public key of a role, or None."""
         return next((r.key for r in self.recipients if r.role == role), None)
+
+
+def _check_noise(privacy: Privacy, training: Training | None) -> None:
+    """What differential privacy needs of a study.
+
+    Raises:
+        ValueError: for what is missing, or would not be covered by the noise.
+    """
+    if privacy.clip is not None and not privacy.site_level:
+        raise ValueError("privacy: clip is for dp 'central' and 'distributed'")
+    if privacy.max_colluding is not None and privacy.dp != "distributed":
+        raise ValueError("privacy: max_colluding is for dp 'distributed'")
+    if privacy.dp == "none":
+        return
+    if privacy.epsilon is None or privacy.delta is None:
+        raise ValueError("privacy: differential privacy needs epsilon and delta")
+    if training is None:
+        return
+    if privacy.dp == "distributed" and not privacy.secure_aggregation:
+        raise ValueError("privacy: dp 'distributed' needs secure_aggregation")
+    if training.metrics or training.strategy == "qfedavg":
+        raise ValueError("training: scores and losses of one site are not noised, so they do not leave")
+    if privacy.site_level and (needs(training.strategy) == "individual" or training.strategy == "newton"):
+        raise ValueError(f"training: {training.strategy} is no sum of clipped updates, which dp {privacy.dp!r} needs")
 
 
 def parse_study(raw: bytes) -> Study:

@@ -13,7 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.flower import ARRAYS, CONFIG, EXAMPLES, LOSS, Arrays, Message, RecordDict, array_record, views_of
+from pipelines.flower import (
+    ARRAYS,
+    CONFIG,
+    EXAMPLES,
+    LOSS,
+    Arrays,
+    Message,
+    RecordDict,
+    array_record,
+    record_of,
+    views_of,
+)
 from protocol.errors import InputError
 from protocol.study import Training
 
@@ -60,7 +71,7 @@ class Sums(FedAvg):  # type: ignore[misc]
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[Any, Any]:
         """Part of Flower's Strategy: the totals, and no metrics."""
-        parts = [views_of(reply.content.array_records[ARRAYS]) for reply in replies]
+        parts = [views_of(record_of(reply, ARRAYS)) for reply in replies]
         return array_record({name: sum((p[name] for p in parts[1:]), parts[0][name]) for name in parts[0]}), None
 
 

@@ -15,18 +15,20 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import select
 
 from central.federation.collect import place_of
+from central.federation.control import Stopped
 from central.federation.flower import NodeGrid, empty_run, identify
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow
-from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_head, message_parts
+from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_head, message_parts, record_of
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal_into
 from protocol import faults
 from protocol.assignment import AssignmentKind, MaskStep, RoundInstruction, RoundPhase, State
@@ -82,12 +84,14 @@ class FleetGrid(NodeGrid):
         key: the run key: signs instructions, opens updates.
         sites: who takes part.
         stop: set when the process is asked to end; waits end with it.
+        stopped: whether the operator has stopped the run; asked while an exchange is waited for.
     """
 
     def __init__(
         self, store: Store, landing: Path, study: Study, digest: str, run: str, key: SecretKey, sites: Iterable[str],
-        stop: threading.Event,
+        stop: threading.Event, stopped: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
+        self._stopped, self._asked = stopped, 0
         self._store, self._landing, self._study, self._digest = store, landing, study, digest
         self._run_id, self._key, self._stop = run, key, stop
         self.digest, self.run_name = digest, run
@@ -107,11 +111,11 @@ class FleetGrid(NodeGrid):
             StorageError: the disk refused; nobody is instructed.
         """
         deadline = time.time() + (self._study.training.deadline_s if self._study.training else 0.0)
-        ids = []
+        ids, new = [], 0
         with self._store.begin() as session:
             for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
                 site = self.sites[message.metadata.dst_node_id]
-                config = message.content.config_records[CONFIG]
+                config = record_of(message, CONFIG)
                 round_, attempt = int(config["server-round"]), int(config["attempt"])
                 phase, step = place_of(message)
                 place = phase.value if step is None else f"{phase.value}/{step.value}"
@@ -120,9 +124,18 @@ class FleetGrid(NodeGrid):
                 if row is None:
                     row = self._instruct(made, site, message, (round_, phase, step, attempt), deadline)
                     session.add(row)
-                until = RoundInstruction.from_bytes(row.document).deadline
-                self._sent[made] = _Sent(site, self._message(row), until, step is not None)
+                    new += 1
+                until, closed = RoundInstruction.from_bytes(row.document).deadline, row.state == State.EXPIRED.value
+                if closed:
+                    until = min(until, row.updated_at)
+                self._sent[made] = _Sent(site, self._message(row), until, closed or step is not None)
                 ids.append(made)
+            self._asked = len(ids)
+            if new:
+                told: dict[str, Any] = {
+                    "round": round_, "phase": place, "attempt": attempt, "asked": self._asked,
+                }  # fmt: skip
+                self._store.emit(session, "round.begun", study=self._study.id, **told)
         faults.point("federation.instructed")
         return ids
 
@@ -166,22 +179,30 @@ class FleetGrid(NodeGrid):
 
         Raises:
             UnavailableError: `unavailable.process` when this process is asked to end.
+            Stopped: the operator has stopped the run; the instructions are closed.
         """
         ids = list(self.push_messages(messages))
-        until = min([self._sent[i].deadline for i in ids] + ([time.time() + timeout] if timeout is not None else []))
+        left = min([self._sent[i].deadline - time.time() for i in ids] + ([timeout] if timeout is not None else []))
+        until = time.monotonic() + left  # a clock that is set meanwhile changes nothing
         answers: list[_Answer] = []
         changes = Changes(self._store.engine)
         while True:
-            late = time.time() >= until
+            late = time.monotonic() >= until
             if changes.seen() or late:
                 answers += self._arrived(ids)
-            if not any(i in self._sent for i in ids):
-                return self._read(answers)
+                if self._stopped():
+                    self._expire([i for i in ids if i in self._sent])
+                    raise Stopped
             if late:
                 self._expire([i for i in ids if i in self._sent])
-                return self._read(answers)
+            if not any(i in self._sent for i in ids):
+                break
             if self._stop.wait(_POLL_S):
                 raise UnavailableError("unavailable.process", "the federation is asked to end")
+        changes.close()
+        self._discard_late()
+        faults.point("federation.collected")
+        return self._read(answers)
 
     # -- one instruction, one answer -------------------------------------------------------------------------------
 
@@ -266,12 +287,26 @@ class FleetGrid(NodeGrid):
         with self._store.begin() as session:
             row = session.get_one(ParcelRow, parcel.id)
             row.state, row.code = state, code
-            if code:
-                self._store.emit(
-                    session, "parcel.rejected", site=parcel.site, study=self._study.id, parcel=parcel.id, code=code
-                )
+            told: dict[str, Any] = {"parcel": parcel.id, "code": code}
+            if not code:
+                told = {"answered": self._asked - len(self._sent), "asked": self._asked}
+            kind = "parcel.rejected" if code else "round.answered"
+            self._store.emit(session, kind, site=parcel.site, study=self._study.id, **told)
         if code:
             log.warning("parcel.rejected", extra={"fields": {"parcel": parcel.id, "site": parcel.site, "code": code}})
+
+    def _discard_late(self) -> None:
+        """Reject answers that landed after their instruction was closed, and tell."""
+        with self._store.read() as session:
+            late = session.scalars(
+                select(ParcelRow)
+                .join(AssignmentRow, AssignmentRow.id == ParcelRow.assignment_id)
+                .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.UPDATE.value)
+                .where(ParcelRow.study_digest == self._digest, AssignmentRow.state == State.EXPIRED.value)
+                .where(ParcelRow.landed_at > AssignmentRow.updated_at)
+            ).all()
+        for parcel in late:
+            self._mark(parcel, "rejected", "study.late")
 
     def _expire(self, ids: list[str]) -> None:
         """Close instructions whose deadline has passed; an answer that comes later is not used."""
@@ -279,7 +314,9 @@ class FleetGrid(NodeGrid):
             for row in session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(ids))):
                 if not State(row.state).final:
                     row.state, row.updated_at = State.EXPIRED.value, time.time()
-                    self._store.emit(session, "round.late", site=row.site, study=self._study.id)
+                    asked = RoundInstruction.from_bytes(row.document)
+                    told = {"round": asked.round, "phase": asked.place}
+                    self._store.emit(session, "round.late", site=row.site, study=self._study.id, **told)
         for made in ids:
             self._sent.pop(made, None)
 

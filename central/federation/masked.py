@@ -10,7 +10,6 @@ follow from the answers alone, so a process that was killed finds the same instr
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,11 +19,13 @@ import numpy as np
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
+    METRICS,
     Arrays,
     Message,
     RecordDict,
     Shapes,
     config_record,
+    record_of,
     shapes_of,
     views_of,
 )
@@ -36,6 +37,7 @@ from pipelines.masking import (
     STEP,
     Attempt,
     decode,
+    decode_update,
     pack,
     payload_of,
     session_of,
@@ -43,12 +45,10 @@ from pipelines.masking import (
 )
 from privacy.secagg import Advert, Bundle, Release, Survivors, Tally
 from protocol.assignment import MaskStep
-from protocol.errors import ConflictError, CorsiaError, InputError, UnavailableError
+from protocol.errors import CODES, ConflictError, CorsiaError, InputError, UnavailableError, from_code
 from protocol.study import Study
 
-__all__ = ["MaskedExchange", "MaskedGrid", "Total"]
-
-log = logging.getLogger(__name__)
+__all__ = ["MaskedExchange", "MaskedGrid", "Total", "said"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +80,8 @@ class MaskedExchange:
         messages: the phase's own messages, as without masks.
         shapes: the arrays of a plain answer.
         quorum: fewer vectors than this, or than the threshold, and the attempt has failed.
+        received: the model that the sites were sent, where noise hides a site; the total is then the next model.
+        drop: is told the site that is left out of an exchange, and the code of why.
     """
 
     study: Study
@@ -89,6 +91,8 @@ class MaskedExchange:
     shapes: Shapes
     quorum: int
     timeout: float
+    received: Arrays | None = None
+    drop: Callable[[str, str], None] = lambda _site, _code: None
     refused: list[str] = field(default_factory=list)  # codes of sites that answered with an error
 
     def run(self) -> Total:
@@ -131,7 +135,10 @@ class MaskedExchange:
             total = tally.total()
         except CorsiaError as error:  # shares are out: no further attempt
             raise ConflictError("conflict.round", f"the sum stays masked: {error.code}") from None
-        arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
+        if self.received is not None:
+            arrays, examples = decode_update(self.study, self.received, total)
+        else:
+            arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
         return Total(arrays=arrays, examples=examples, sites=survivors)
 
     def _step(
@@ -148,10 +155,10 @@ class MaskedExchange:
             try:
                 if message.has_error():
                     self.refused.append(str(message.error.reason)[:64])
-                    raise InputError("input.message", "the site answers with an error")
+                    raise said(self.refused[-1])
                 take(site, message)
             except CorsiaError as error:
-                log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
+                self.drop(site, error.code)
             del message  # before the next one is opened: each is a vector of the model's length
 
     def _asked(self, step: MaskStep, nodes: dict[int, str], payload: bytes) -> Iterable[Message]:
@@ -164,6 +171,11 @@ class MaskedExchange:
         extra: dict[str, Any] = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: payload}
         record = RecordDict({CONFIG: config_record(self.at.round, {}, attempt=self.at.attempt, **extra)})
         return [Message(record, node, MASKS, group_id=str(self.at.round)) for node in sorted(nodes)]
+
+
+def said(code: str) -> CorsiaError:
+    """The error of a site that answers with one, by the code that it gives."""
+    return from_code(code) if code in CODES else InputError("input.message", "the site answers with an error")
 
 
 def _of(nodes: dict[int, str], sites: Iterable[str]) -> dict[int, str]:
@@ -182,10 +194,11 @@ def _own(site: str, kind: Any, message: Message) -> Any:
 
 
 def _vector(message: Message) -> np.ndarray[Any, Any]:
-    records = message.content.array_records
-    if set(records) != {ARRAYS}:
-        raise InputError("input.message", "an answer of another step")
-    arrays = views_of(records[ARRAYS])
-    if [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"] or set(arrays) != {MASKED}:
+    try:
+        arrays = views_of(record_of(message, ARRAYS))
+    except KeyError:
+        raise InputError("input.message", "an answer of another step") from None
+    right = set(message.content) == {ARRAYS, METRICS} and set(arrays) == {MASKED}
+    if not right or [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"]:
         raise InputError("input.message", "an answer that is not one masked vector")
     return arrays[MASKED].view(np.uint64)

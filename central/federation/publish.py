@@ -25,6 +25,7 @@ from central.registry import Registry, Release, RoundMetrics
 from central.store import Store
 from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
 from pipelines import learners
+from pipelines.guarantee import guarantee, sentences
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
 from privacy.secagg import threshold_of
@@ -101,6 +102,7 @@ class Publisher:
         with self.store.read() as session:
             newest = session.scalar(select(func.max(ModelRow.serial)).where(ModelRow.name == training.publish.model))
         learner = learners.for_study(study)
+        promised = guarantee(study, reached.round)
         shown = {k: round(float(v), 6) for k, v in reached.metrics.items() if isinstance(v, int | float)}
         return {
             "name": training.publish.model,
@@ -112,6 +114,8 @@ class Publisher:
             "run": run,
             "sites": sorted(reached.examples),
             "rounds": reached.round,
+            "rounds_run": reached.rounds_run or reached.round,
+            "ended": reached.ended or "rounds",
             "strategy": training.strategy,
             "strategy_parameters": dict(training.strategy_parameters),
             "learner": {
@@ -123,7 +127,9 @@ class Publisher:
             "features": list(training.features),
             "outcome": list(training.outcome),
             "metrics": shown,
-            "epsilon": None,
+            "epsilon": promised.get("epsilon"),
+            "delta": promised.get("delta"),
+            "privacy": promised,
             "masked": study.privacy.secure_aggregation,
             "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
         }
@@ -161,8 +167,10 @@ class Publisher:
             "study_digest": manifest["study"],
             "sites": ",".join(manifest["sites"]),
             "rounds": str(manifest["rounds"]),
+            "rounds_run": str(manifest["rounds_run"]),
+            "ended": manifest["ended"],
             "strategy": manifest["strategy"],
-            "epsilon": "none",
+            "epsilon": "none" if manifest["epsilon"] is None else f"{manifest['epsilon']} at {manifest['delta']}",
             "masked": MASKED if manifest["masked"] else SEALED,
             "code_digest": manifest["learner"]["digest"],
             "manifest_leaf": manifest["log"]["leaf"]["sha256"],
@@ -235,6 +243,20 @@ def _some(rounds: tuple[RoundMetrics, ...]) -> tuple[RoundMetrics, ...]:
     return tuple(point for at, point in enumerate(rounds) if at % step == 0 or at == len(rounds) - 1)
 
 
+_ENDS = {
+    "rounds": "as planned",
+    "settled": "when further ones would have changed nothing",
+    "early": "by early stopping",
+    "stopped": "by the operator",
+}
+
+
+def _rounds(manifest: dict[str, Any]) -> str:
+    best, run = manifest["rounds"], manifest["rounds_run"]
+    which = "" if best == run else f", of which round {best} was the best and is this model"
+    return f"{run} rounds, ended {_ENDS[manifest['ended']]}{which}"
+
+
 def _on_masks(study: Study) -> str:
     if not study.privacy.secure_aggregation:
         return "- Updates are sealed but **not masked**: the federation process sees each site's update."
@@ -254,7 +276,7 @@ def model_card(
         plots: pictures beside the card, by path.
     """
     learner = learners.for_study(study)
-    names = sorted({name for point in rounds for name in point.metrics} - {"rows"})
+    names = sorted({name for point in rounds for name in point.metrics} - {"rows", "answers"})
     metrics = [
         " | ".join(["", str(p.round), *(f"{p.metrics.get(name, math.nan):.4f}" for name in names), ""]).strip()
         for p in _some(rounds)
@@ -270,7 +292,7 @@ def model_card(
         "## How it was made",
         f"- Learner `{manifest['learner']['name']}` {manifest['learner']['version']}, strategy "
         f"`{manifest['strategy']}`, sites: {', '.join(manifest['sites'])}.",
-        f"- Rounds: {len(rounds)} run of {planned} planned; the published model is that of round {manifest['rounds']}.",
+        f"- {_rounds(manifest)}; {planned} planned.",
         f"- Features: {', '.join(manifest['features'])}. Outcome: {', '.join(manifest['outcome'])}.",
         *(f"- {note}" for note in learner.notes),
         f"- corsia {version_of('corsia')}, code digest `{manifest['learner']['digest'][:16]}`, log index "
@@ -292,7 +314,7 @@ def model_card(
         "- For this training no record left a hospital. "
         f"{learner.crossed} did, sealed to the federation of this study.",
         _on_masks(study),
-        "- No differential privacy (epsilon: none): the model may tell something about persons in the training data.",
+        *sentences(manifest["privacy"]),
         "- Not a medical device; not validated for clinical use.",
         "",
         "## What voids it",

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
 from central import ipc
+from central.federation.control import Command, ask
 from central.store import Store
 from central.store.models import CheckpointRow, LogRow
 from central.web import views
@@ -49,6 +50,20 @@ class SqlRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     query: str = Field(min_length=1, max_length=20_000)
+
+
+class StopRequest(BaseModel):
+    """Body of `POST /runs/{id}/stop`, which may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    discard: bool = False
+
+
+class ExtendRequest(BaseModel):
+    """Body of `POST /runs/{id}/extend`: the rounds in all."""
+
+    model_config = ConfigDict(extra="forbid")
+    rounds: int = Field(ge=1, le=10_000)
 
 
 @router.get("/me")
@@ -157,6 +172,30 @@ def get_run(study_id: str, centre: CentreOf) -> dict[str, Any]:
     return found
 
 
+@router.post("/runs/{study_id}/pause", status_code=202)
+def post_pause(study_id: str, centre: CentreOf) -> dict[str, Any]:
+    """Pause a run: the exchange under way is finished, then nothing is asked of the sites until it is resumed."""
+    return ask(centre.store, study_id, Command.PAUSE)
+
+
+@router.post("/runs/{study_id}/resume", status_code=202)
+def post_resume(study_id: str, centre: CentreOf) -> dict[str, Any]:
+    """Let a paused run go on."""
+    return ask(centre.store, study_id, Command.RESUME)
+
+
+@router.post("/runs/{study_id}/stop", status_code=202)
+def post_stop(study_id: str, centre: CentreOf, body: StopRequest | None = None) -> dict[str, Any]:
+    """End a run: the model of its last finished round is published, or with `discard` none."""
+    return ask(centre.store, study_id, Command.STOP, discard=body.discard if body else False)
+
+
+@router.post("/runs/{study_id}/extend", status_code=202)
+def post_extend(study_id: str, centre: CentreOf, body: ExtendRequest) -> dict[str, Any]:
+    """Raise the number of rounds in all, up to the study's `training.max_rounds`, which the sites approved."""
+    return ask(centre.store, study_id, Command.EXTEND, rounds=body.rounds)
+
+
 @router.get("/log")
 def get_log(centre: CentreOf) -> StreamingResponse:
     """The whole log as one JSON object: origin, log key, leaves, checkpoints (what `corsia log verify` reads)."""
@@ -203,11 +242,12 @@ def get_events(
     centre: CentreOf,
     request: Request,
     since: Annotated[int | None, Query(ge=0)] = None,
+    study: Annotated[str | None, Query(min_length=1, max_length=63)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
-    """Live events (server-sent events), from `Last-Event-ID`, else from `since`, else from now."""
+    """Live events (server-sent events), from `Last-Event-ID`, else from `since`, else from now; of one study or all."""
     known = last_event_id if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 19 else None
-    response: Response = request.app.state.feed.response(int(known) if known else since)
+    response: Response = request.app.state.feed.response(int(known) if known else since, study)
     return response
 
 

@@ -27,7 +27,7 @@ __all__ = ["Centre", "create_app"]
 
 _HERE = Path(__file__).parent
 _PAGE_STUDIES = 100
-_NO_CURVE = ("rows", "num-examples")
+_NO_CURVE = ("rows", "answers", "num-examples")
 
 
 def create_app(centre: Centre) -> FastAPI:

@@ -18,6 +18,7 @@ from central.store.models import (
     AssignmentRow,
     CertificateRow,
     CheckpointRow,
+    ControlRow,
     CuratedRow,
     LogRow,
     ModelRow,
@@ -144,16 +145,21 @@ def run(session: Session, study_id: str) -> dict[str, Any] | None:
     if found is None:
         return None
     training = parse_study(row.document).training
+    control = session.get(ControlRow, row.digest)
     rounds = session.scalars(select(RoundRow).where(RoundRow.run == found.id).order_by(RoundRow.round)).all()
     return {
         "id": found.id,
+        "wish": control.wish if control else "run",
+        "discard": control.discard if control else False,
+        "ended": control.ended if control else "",
+        "max_rounds": training.max_rounds if training else 0,
         "study": study_id,
         "state": found.state,
         "code": found.code,
         "round": found.round,
         "phase": found.phase,
         "attempt": found.attempt,
-        "of": training.rounds if training else 0,
+        "of": (control.rounds if control else 0) or (training.rounds if training else 0),
         "rounds": [
             {
                 "round": r.round,

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from corsia.cli.init_study import Asked, init_training
 from protocol.errors import ConflictError, InputError
 
 app = typer.Typer(no_args_is_help=True, help="Write a commented configuration or study file.")
@@ -62,6 +63,7 @@ strategy = "fedavg"
 
 [training.publish]
 model = "{id}"                        # two operators promote it: corsia model promote, corsia model approve
+alias = "candidate"
 """
 
 
@@ -98,21 +100,51 @@ def central(
 @app.command()
 def study(
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("study.toml"),
-    lane: Annotated[str, typer.Option("--lane", help="harvest, anonymize, extract or train.")] = "extract",
-    from_csv: Annotated[Path | None, typer.Option("--from-csv", help="Take columns and types from a CSV.")] = None,
+    lane: Annotated[str, typer.Option("--lane", help="harvest, anonymize, extract or train.")] = "",
+    from_csv: Annotated[
+        list[Path] | None, typer.Option("--from-csv", help="A hospital's CSV, or a folder of them; may be repeated.")
+    ] = None,
+    outcome: Annotated[str, typer.Option("--outcome", help="Lane train: the column to predict.")] = "",
+    time: Annotated[str, typer.Option("--time", help="Lane train: time to the event, with --event.")] = "",
+    event: Annotated[str, typer.Option("--event", help="Lane train: the column that says if it happened.")] = "",
+    positive: Annotated[str, typer.Option("--positive", help="The value of the outcome that means yes.")] = "",
+    negative: Annotated[str, typer.Option("--negative", help="The value of the outcome that means no.")] = "",
+    sites: Annotated[
+        str, typer.Option("--sites", help="Names for the files, as a,b,c: writes a snippet for each edge.toml too.")
+    ] = "",
+    missing: Annotated[
+        list[str] | None, typer.Option("--missing", help="A word or number that means missing; may be repeated.")
+    ] = None,
+    categorical: Annotated[
+        list[str] | None, typer.Option("--categorical", help="A column whose numbers are codes; may be repeated.")
+    ] = None,
     json_out: Json = False,
     force: Force = False,
 ) -> None:
-    """Write a study file, with the columns of a CSV if one is given.
+    """Write a study file, from the columns of hospitals' CSV files if some are given.
 
     Example: corsia init study --lane extract --from-csv patients.csv
+
+    Example: corsia init study --from-csv a.csv --from-csv b.csv --from-csv c.csv --outcome disease
     """
+    sources = from_csv or []
+    asked = Asked(
+        outcome=outcome, time=time, event=event, positive=positive, negative=negative, sites=sites,
+        missing=tuple(missing or ()), categorical=tuple(categorical or ()),
+    )  # fmt: skip
+    lane = lane or ("train" if len(sources) > 1 or asked != Asked() else "extract")
     if lane not in ("harvest", "anonymize", "extract", "train"):
         raise InputError("input.usage", "--lane is one of harvest, anonymize, extract, train")
     if out.exists() and not force:
         raise ConflictError("conflict.exists", f"{out} exists; use --force")
-    columns = _columns(from_csv) if from_csv else {"age": "int", "sex": "string"}
-    out.write_text(_render(out, lane, columns, from_csv))
+    if lane == "train" and sources:
+        init_training(out, sources, asked, as_json=json_out)
+        return
+    if asked != Asked() or len(sources) > 1:
+        raise InputError("input.usage", "outcome, sites and several --from-csv are for lane train")
+    source = sources[0] if sources else None
+    columns = _columns(source) if source else {"age": "int", "sex": "string"}
+    out.write_text(_render(out, lane, columns, source))
     if json_out:
         typer.echo(json.dumps({"written": str(out), "columns": list(columns)}))
     else:

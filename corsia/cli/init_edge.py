@@ -11,20 +11,12 @@ from pathlib import Path
 
 import typer
 
+from corsia.roles import role_of
 from protocol.errors import ConflictError, InputError
 
 __all__ = ["Answers", "init_edge"]
 
 _SLUG = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
-_WORDS = {
-    "patient": ("patient_id", "patient", "pid", "mrn", "id_paziente", "paziente", "subject_id", "subject"),
-    "identifier": ("name", "surname", "nome", "cognome", "codice", "fiscal", "phone", "telefono", "address", "email"),
-    "birthdate": ("birth", "nascita", "dob"),
-    "date": ("date", "data", "_on", "day"),
-    "text": ("note", "text", "report", "referto", "anamnesi", "comment", "diagnosi"),
-    "quasi": ("age", "eta", "sex", "sesso", "gender", "zip", "cap", "comune", "city"),
-}
-
 _FILE = """\
 # One hospital's agent. Check it with `corsia edge status --config {name}`, then enrol:
 #   corsia edge enroll --config {name} --code JOIN-CODE-FROM-THE-CONSORTIUM
@@ -155,7 +147,7 @@ def _ask(answers: Answers, base: Path) -> None:
     names = _header(base / answers.table) if answers.table else []
     if names:
         answers.consent = next((name for name in names if "consen" in name.lower()), "")
-        answers.columns = {name: _role(name) for name in names if "consen" not in name.lower()}
+        answers.columns = {name: role_of(name) for name in names if "consen" not in name.lower()}
         typer.echo(f"{len(names)} columns found; their roles are guesses: correct them in the file")
     answers.consent = typer.prompt("The consent column (empty: none)", default=answers.consent)
 
@@ -171,14 +163,6 @@ def _header(path: Path) -> list[str]:
         line = source.readline()
     delimiter = max(",;\t|", key=line.count)
     return [name.strip() for name in next(csv.reader([line], delimiter=delimiter), []) if name.strip()]
-
-
-def _role(name: str) -> str:
-    folded = name.lower()
-    for role, words in _WORDS.items():
-        if any(folded == word if role == "patient" else word in re.split(r"[_\W]", folded) for word in words):
-            return role
-    return "value"
 
 
 def _render(out: Path, answers: Answers) -> str:

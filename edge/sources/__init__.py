@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from edge.sources.consent import Patients
+    from edge.sources.format import Format
 
 __all__ = ["ConsentRule", "DatasetConfig", "DatasetPolicy", "DatasetSource"]
 
@@ -61,6 +62,8 @@ class DatasetConfig(Protocol):
     def matrix(self) -> Path | None: ...  # noqa: D102
     @property
     def omop(self) -> Path | None: ...  # noqa: D102
+    @property
+    def format(self) -> Format: ...  # noqa: D102
     @property
     def columns(self) -> Mapping[str, str]: ...  # noqa: D102
     @property
@@ -177,7 +180,7 @@ class DatasetSource:
         legal = [] if rule is None else [name for name in (rule.column, rule.withdrawn_on) if name]
         wanted = [*roles, *legal, *asked.columns, *(c.column for c in asked.where)]
         words = {name for name, role in roles.items() if role not in _TYPED} | set(legal)
-        frame = table.read(self._dataset.table, list(dict.fromkeys(wanted)), words)
+        frame = table.read(self._dataset.table, list(dict.fromkeys(wanted)), words, self._dataset.format)
         for name in wanted[len(roles) + len(legal) :]:
             if name not in roles:
                 raise PolicyRefused("policy.columns", f"the site gives column {name!r} no role")

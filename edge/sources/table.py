@@ -1,7 +1,8 @@
 """Tables: CSV or Parquet into a frame, and the study's row selectors over it.
 
 Used by `DatasetSource` alone. All cells are read as text first; a column of role value or quasi becomes numeric only
-when every cell of it converts. Errors name columns, lines and counts, never values.
+when every cell of it converts, or the site's `format` says that it is. Errors name columns, lines and counts, never
+values.
 """
 
 from __future__ import annotations
@@ -9,22 +10,25 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from edge.sources.consent import parse_date
+from edge.sources.format import Format
 from protocol.errors import InputError, StorageError
 from protocol.study import Condition
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["infer", "read", "select"]
+__all__ = ["infer", "lines", "read", "select"]
 
 MAX_FIELD_CHARS = 16 * 1024 * 1024
-_DELIMITERS = (",", ";", "\t")
+_DELIMITERS = (",", ";", "\t", "|")
+_PLAIN = Format()
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 _INTEGER = re.compile(r"^-?(0|[1-9]\d{0,14})$")
 _NUMBER = re.compile(r"^[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d{1,3})?$")
@@ -32,13 +36,14 @@ _MIDNIGHT = re.compile(r" 00:00:00(\.0+)?Z?$")
 _COMMA = re.compile(r"^[+-]?(0|[1-9]\d*),\d+$")
 
 
-def read(path: Path, columns: Sequence[str], text: Collection[str]) -> pd.DataFrame:
+def read(path: Path, columns: Sequence[str], text: Collection[str], form: Format = _PLAIN) -> pd.DataFrame:
     """The named columns of a table, index 0..n-1.
 
     Args:
-        path: CSV (UTF-8, delimited by comma, semicolon or tab) or Parquet; told apart by content.
+        path: CSV (delimited by comma, semicolon, tab or stroke) or Parquet; told apart by content.
         columns: what to read, without repetition.
         text: those that stay text (ids, dates, free text); the others are typed by `infer`.
+        form: how the site says that the file is written.
 
     Raises:
         InputError: `input.column-missing` naming the first missing column; `input.table` for anything else.
@@ -47,30 +52,75 @@ def read(path: Path, columns: Sequence[str], text: Collection[str]) -> pd.DataFr
     try:
         with path.open("rb") as file:
             parquet = file.read(4) == b"PAR1"
-        return _read_parquet(path, columns, text) if parquet else _read_csv(path, columns, text)
+        return _read_parquet(path, columns, text, form) if parquet else _read_csv(path, columns, text, form)
     except FileNotFoundError:
         raise InputError("input.table", "the dataset's table does not exist") from None
     except OSError as error:
         raise StorageError("storage.failed", f"the table cannot be read: {error.strerror}") from None
 
 
-def _read_csv(path: Path, columns: Sequence[str], text: Collection[str]) -> pd.DataFrame:
-    csv.field_size_limit(MAX_FIELD_CHARS)
-    try:
-        delimiter = _delimiter(path, columns)
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = _rows(file, delimiter)
-            places = _places(next(rows, []), columns)
-            cells = [[row[place] for place in places] for row in rows]
-    except UnicodeDecodeError:
-        raise InputError("input.table", "the table is not UTF-8: save it as CSV UTF-8") from None
-    except csv.Error:
-        raise InputError("input.table", "the table is not CSV: check its quotes and line ends") from None
+def _read_csv(path: Path, columns: Sequence[str], text: Collection[str], form: Format) -> pd.DataFrame:
+    delimiter, rows = lines(path, columns, form)
+    with _told(form):
+        places = _places(next(rows, []), columns)
+        cells = [[row[place] for place in places] for row in rows]
+    comma = delimiter == ";" or form.decimal == ","
     data: dict[str, pd.Series[Any]] = {}
     for at, name in enumerate(columns):
         series = pd.Series([row[at] for row in cells], dtype="str").mask(lambda s: s.str.strip() == "")
-        data[name] = series if name in text else infer(series, decimal_comma=delimiter == ";")
+        data[name] = series if name in text else _typed(series, name, form, decimal_comma=comma)
     return pd.DataFrame(data, columns=list(columns))
+
+
+def lines(path: Path, columns: Sequence[str] = (), form: Format = _PLAIN) -> tuple[str, Iterator[list[str]]]:
+    """The delimiter of a CSV, and its header and rows as they are read; all of one width.
+
+    Args:
+        columns: names that the header should hold, by which delimiters are told apart.
+
+    Raises:
+        InputError: `input.table`, from the iterator too.
+    """
+    csv.field_size_limit(MAX_FIELD_CHARS)
+    with _told(form):
+        delimiter = _delimiter(path, columns, form)
+    return delimiter, _opened(path, delimiter, form)
+
+
+def _opened(path: Path, delimiter: str, form: Format) -> Iterator[list[str]]:
+    with _told(form), path.open(encoding=form.codec, newline="") as file:
+        yield from _rows(file, delimiter)
+
+
+@contextmanager
+def _told(form: Format) -> Iterator[None]:
+    """What reading a CSV raises, as errors of the tree."""
+    try:
+        yield
+    except UnicodeError:
+        said = "UTF-8" if form.encoding == "utf-8" else form.encoding
+        raise InputError("input.table", f"the table is not {said}: save it as CSV UTF-8, or say `encoding`") from None
+    except csv.Error:
+        raise InputError("input.table", "the table is not CSV: check its quotes and line ends") from None
+
+
+def _typed(series: pd.Series[Any], name: str, form: Format, *, decimal_comma: bool = False) -> pd.Series[Any]:
+    """`infer` after the words that the site calls missing are gone."""
+    if form.missing:
+        gone = {_word(word) for word in form.missing}
+        series = series.mask(series.map(lambda cell: _word(str(cell)) in gone, na_action="ignore").eq(True))
+    if name in form.numeric:
+        words = series.map(lambda cell: str(cell).strip(), na_action="ignore")
+        if decimal_comma:
+            words = words.str.replace(_COMMA, lambda m: m[0].replace(",", "."), regex=True)
+        return words.map(lambda w: float(w) if _is_number(w) else None, na_action="ignore").astype("float64")
+    return infer(series, decimal_comma=decimal_comma)
+
+
+def _word(text: str) -> str:
+    """A word as missing ones are compared: without case, numbers by their value."""
+    text = text.strip().casefold().replace(",", ".")
+    return str(float(text)) if _is_number(text) else text
 
 
 def _rows(file: Any, delimiter: str) -> Iterator[list[str]]:
@@ -88,11 +138,11 @@ def _rows(file: Any, delimiter: str) -> Iterator[list[str]]:
         yield row
 
 
-def _delimiter(path: Path, columns: Sequence[str]) -> str:
+def _delimiter(path: Path, columns: Sequence[str], form: Format) -> str:
     """The delimiter under which the header holds most of the columns that are looked for, then most fields."""
     scores: list[tuple[int, int, int, str]] = []
     for delimiter in _DELIMITERS:
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with path.open(encoding=form.codec, newline="") as file:
             try:
                 header = [cell.strip() for cell in next(_rows(file, delimiter), [])]
             except csv.Error:
@@ -116,7 +166,7 @@ def _places(header: Sequence[str], columns: Sequence[str]) -> list[int]:
     return [names.index(name) for name in columns]
 
 
-def _read_parquet(path: Path, columns: Sequence[str], text: Collection[str]) -> pd.DataFrame:
+def _read_parquet(path: Path, columns: Sequence[str], text: Collection[str], form: Format) -> pd.DataFrame:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -125,6 +175,9 @@ def _read_parquet(path: Path, columns: Sequence[str], text: Collection[str]) -> 
             _places(file.schema_arrow.names, columns)
             table = file.read(columns=list(columns))
         data = {name: _column(table.column(name).combine_chunks(), name in text) for name in columns}
+        data |= {
+            n: _typed(c, n, form) for n, c in data.items() if n not in text and c.dtype == "str" and form != _PLAIN
+        }
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError, OSError):
         raise InputError("input.table", "the table is not Parquet, or has a column of nested type") from None
     return pd.DataFrame(data, columns=list(columns))

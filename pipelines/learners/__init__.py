@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
 
 from pipelines import SourceFile
+from pipelines.learners.schedule import Schedule
 from protocol.errors import InputError
 from protocol.study import Strategy, Study, Training
 
@@ -56,6 +57,8 @@ class Learner(Protocol):
     crossed: str  # what leaves the sites, for the model card
     notes: tuple[str, ...]  # how it is made, for the model card
     measured: str  # on what its metrics rest, for the model card
+    noised: frozenset[str]  # kinds of differential privacy (`privacy.dp`) that it keeps
+    schedule: Schedule | None  # of the noise that it adds itself (kind `sample`)
 
     def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> Rows:
         """Usable rows of a site's table.
@@ -134,6 +137,8 @@ class Averaged:
     """Part of a learner whose updates are models, put together by averaging."""
 
     strategies = frozenset(get_args(Strategy)) - {"newton"}
+    noised: frozenset[str] = frozenset()
+    schedule: Schedule | None = None
 
     def update(self, model: Arrays) -> Shapes:
         """As the model."""
@@ -168,6 +173,9 @@ def for_study(study: Study) -> Learner:
     if study.training.strategy not in learner.strategies:
         named = ", ".join(sorted(learner.strategies))
         raise InputError("input.study", f"training.strategy: learner {learner.name!r} takes {named}")
+    if study.privacy.dp not in {"none", *learner.noised}:
+        kept = ", ".join(sorted(learner.noised)) or "none"
+        raise InputError("input.study", f"privacy.dp: learner {learner.name!r} can keep: {kept}")
     return learner
 
 

@@ -107,6 +107,8 @@ class Gwas:
     name = "gwas"
     version = "1"
     strategies = frozenset({"newton"})
+    noised: frozenset[str] = frozenset()
+    schedule = None
     outputs: tuple[str, ...] = ()
     crossed = "Sums over persons, per variant (products of design, phenotype and dosage; counts),"
     notes = (

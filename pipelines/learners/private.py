@@ -1,44 +1,43 @@
-"""Logistic regression under sample-level differential privacy: what each site releases is noised at the site.
+"""Tabular learners under sample-level differential privacy: what each site releases is noised at the site.
 
 Two kinds of release, both Gaussian mechanisms on sums of clipped rows: the means by which all sites standardise, and
-one gradient a step, over all rows of the site. Their cost is fixed before the first: `PrivateTabular.cost` is for the
-ledger. The guarantee is for one row (of one patient with one row) at one site, zero-out adjacency: two tables are
-neighbours when one row is replaced by one that adds nothing; so the number of rows is public. Scales come from bounds
-that the study states as public knowledge; the outcome's balance and scores are not released.
+one gradient a step, over all rows of the site or a Poisson sample of them. Their cost is fixed before the first:
+`schedule.cost` is for the ledger. The guarantee is for one row (of one patient with one row) at one site, zero-out
+adjacency: two tables are neighbours when one row is replaced by one that adds nothing; so the number of rows is public.
+Scales come from bounds that the study states as public knowledge; the outcome's balance and scores are not released.
 
-Source: Abadi et al. 2016, "Deep learning with differential privacy", CCS, algorithm 1 (all rows in each step);
+Without hidden layers the steps are NumPy's and the noise is exact; with them, Opacus' (`opacus`).
+
+Source: Abadi et al. 2016, "Deep learning with differential privacy", CCS, algorithm 1;
 Kairouz et al. 2021, "Practical and private (deep) learning without sampling or shuffling", ICML (zero-out adjacency).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.learners.bounded import Array, Arrays, Bounded
 from pipelines.learners.network import sigmoid
-from pipelines.learners.tabular import Tabular, TabularRows
+from pipelines.learners.schedule import Schedule
+from pipelines.learners.tabular import TabularRows
 from pipelines.learners.vocabulary import standardised
 from protocol.errors import InputError
 from protocol.study import Study
 
 if TYPE_CHECKING:
-    from privacy.dp.accountant import Curve
     from privacy.dp.stream import Stream
 
-__all__ = ["PrivateTabular", "noised_sum"]
-
-Array = np.ndarray[Any, Any]
-Arrays = dict[str, Array]
-Shapes = dict[str, tuple[str, tuple[int, ...]]]
+__all__ = ["PrivateNetwork", "PrivateTabular", "noised_sum", "of_study"]
 
 _GRID = 2.0**20  # steps of the grid in one clipping norm: sums are exact on it, and so is the noise
 
 
-class PrivateTabular(Tabular):
+class PrivateTabular(Bounded):
     """`Tabular` whose sums and updates are differentially private. Needs `pipeline.parameters.private`.
 
     Args:
@@ -47,55 +46,27 @@ class PrivateTabular(Tabular):
         stream: gives the noise's random words for a release; for tests. Otherwise the operating system does.
     """
 
+    noised = frozenset({"sample"})
+    crossed = "Noised model updates, noised sums of features and of levels, and the number of rows,"
     notes: tuple[str, ...] = (
         "Means were agreed by noised sums, scales follow from the study's bounds; updates are noised gradients.",
-        "Sample-level differential privacy at each site, for one row, zero-out adjacency; not for a site's row count.",
     )
-    measured = "Not measured on training rows: scores are not released."
+    schedule: Schedule
 
     def __init__(
         self, *, epsilon: float, delta: float, rounds: int, stream: Callable[[], Stream] | None = None, **tabular: Any
     ) -> None:
-        from privacy.dp.accountant import scale_for
-
         super().__init__(**tabular)
-        s = self.settings
-        if s.private is None or s.hidden or s.task != "binary" or s.standardise != "agreed":
-            raise InputError(
-                "input.study",
-                "privacy.dp: learner 'tabular' needs pipeline.parameters.private, task 'binary', no hidden layers and "
-                "standardise 'agreed'",
-            )
-        if set(s.private.bounds) != set(self.vocabulary.numeric) or not all(self.vocabulary.declared):
-            raise InputError(
-                "input.study", "pipeline.parameters.private.bounds: one a numeric feature, and named levels"
-            )
-        self._private, self._stream = s.private, stream
-        self._releases = rounds * self._recipe.steps
-        self._whole = scale_for(epsilon, delta)
+        self._check()
+        self._draw = stream
+        self.schedule = Schedule.fitted(
+            epsilon=epsilon, delta=delta, rounds=rounds, steps=self._recipe.steps, rate=self._private.rate,
+            share=self._private.share,
+        )  # fmt: skip
 
-    @classmethod
-    def from_study(cls, study: Study) -> PrivateTabular:
-        """The learner with a study's settings; see `Tabular.from_study`."""
-        p, t = study.privacy, study.training
-        if t is None or p.epsilon is None or p.delta is None:
-            raise InputError("input.study", "privacy: sample-level privacy needs epsilon, delta and a training table")
-        return cls(epsilon=p.epsilon, delta=p.delta, rounds=t.rounds, **cls.arguments(study))
-
-    # -- cost ------------------------------------------------------------------------------------------------------
-
-    @property
-    def multipliers(self) -> tuple[float, float]:
-        """Noise over sensitivity: of the sums, and of each step's gradient."""
-        share = self._private.share
-        return self._whole / math.sqrt(share), self._whole * math.sqrt(self._releases / (1 - share))
-
-    def cost(self) -> Curve:
-        """What the whole run costs one site."""
-        from privacy.dp.accountant import compose, gaussian
-
-        sums, gradient = self.multipliers
-        return compose([gaussian(sums), gaussian(gradient).times(self._releases)])
+    def _check(self) -> None:
+        if self.settings.hidden:
+            raise InputError("input.study", "pipeline.parameters.hidden: hidden layers are for PrivateNetwork")
 
     # -- releases --------------------------------------------------------------------------------------------------
 
@@ -107,7 +78,10 @@ class PrivateTabular(Tabular):
         z = np.where(np.isfinite(z), z, 0.0)
         numeric = len(self.vocabulary.numeric)
         reach = math.sqrt(numeric + len(self.vocabulary.groups))  # one level a feature
-        total = noised_sum(z, reach, self.multipliers[0], self._stream and self._stream())
+        noise = self.schedule.sums
+        if noise is None:
+            raise AssertionError("the schedule has a share for sums")
+        total = noised_sum(z, reach, noise, self._stream())
         means = np.clip(total / rows.count, np.where(np.arange(len(total)) < numeric, -1.0, 0.0), 1.0)
         zero = np.zeros(len(total))
         return {
@@ -121,55 +95,78 @@ class PrivateTabular(Tabular):
         near = np.abs(sums["sum"] - middle * examples) <= half * examples * (1 + 1e-9)
         return sums["rows"][0] == examples and bool((sums["count"] == examples).all()) and bool(near.all())
 
-    def agree(self, sums: Arrays) -> Arrays:
-        """Means from the sums; a quarter of the bounds' width as scale, a half for 0/1; the first level is left out."""
-        _, half = self._bounds()
-        kept = np.ones(self.vocabulary.width)
-        for group in self.vocabulary.groups:
-            kept[group.start] = 0.0 if self.settings.drop_first else 1.0
-        two = np.array([self._private.bounds.get(name) in (None, (0.0, 1.0)) for name, _ in self.vocabulary.names])
-        return {
-            "mean": sums["sum"] / sums["rows"][0], "scale": np.where(two, 0.5, half / 2), "kept": kept,
-            "outcome": np.array([0.0, 1.0]),
-        }  # fmt: skip
-
-    def initial(self, sums: Arrays, preprocessing: Arrays) -> Arrays:
-        """All 0: nothing is known."""
-        width = int(preprocessing["kept"].sum())
-        return {"layer.0.weight": np.zeros((1, width), np.float32), "layer.0.bias": np.zeros(1, np.float32)}
-
     def fit(self, model: Arrays, preprocessing: Arrays, rows: TabularRows, seed: int) -> Arrays:
         """Steps along noised sums of clipped gradients.
 
         Each call draws fresh noise, so a call is a release: an answer is sent again, never made again.
         """
         del seed
-        x = np.column_stack([standardised(rows.x, preprocessing, "agreed", rows.x), np.ones(rows.count)])
-        w = np.append(model["layer.0.weight"][0], model["layer.0.bias"]).astype(np.float64)
+        x, y = self._usable(preprocessing, rows)
+        x = np.column_stack([x, np.ones(rows.count)])
+        start = w = np.append(model["layer.0.weight"][0], model["layer.0.bias"]).astype(np.float64)
         decay = np.append(np.full(len(w) - 1, 2 * self.settings.l2), 0.0)
+        rate = self._private.rate
         for _ in range(self._recipe.steps):
-            slopes = (sigmoid(x @ w) - rows.y)[:, None] * x
-            total = noised_sum(slopes, self._private.clip, self.multipliers[1], self._stream and self._stream())
-            w = w - self._recipe.rate * (total / rows.count + decay * w)
+            chosen = slice(None) if rate == 1 else self._sample(rows.count)
+            z = x[chosen] @ w
+            slopes = ((sigmoid(z) if self._recipe.binary else z) - y[chosen])[:, None] * x[chosen]
+            total = noised_sum(slopes, self._private.clip, self.schedule.gradient, self._stream())
+            slope = total / (rows.count * rate) + decay * w + self._recipe.pull * (w - start)
+            w = w - self._recipe.rate * slope
         return {"layer.0.weight": w[None, :-1].astype(np.float32), "layer.0.bias": w[-1:].astype(np.float32)}
 
-    # -- scores: none ----------------------------------------------------------------------------------------------
+    def _usable(self, preprocessing: Arrays, rows: TabularRows) -> tuple[Array, Array]:
+        mean, scale = preprocessing["outcome"]
+        x = standardised(rows.x, preprocessing, self.settings.standardise, rows.x)
+        return x, (rows.y - mean) / scale
 
-    def scoring(self) -> Shapes:
-        """Nothing: a score is a release too."""
-        return {}
+    def _sample(self, rows: int) -> Array:
+        from privacy.dp.training import poisson_batches
 
-    def metrics(self, sums: Mapping[str, Array]) -> dict[str, float]:
-        """None."""
-        del sums
-        return {}
+        return next(poisson_batches(rows, self._private.rate, 1, self._stream()))
 
-    def _bounds(self) -> tuple[Array, Array]:
-        """Middle and half width of each column; levels are 0/1 and stay as they are."""
-        pairs = [self._private.bounds.get(name) for name, _ in self.vocabulary.names]
-        middle = np.array([0.0 if pair is None else (pair[0] + pair[1]) / 2 for pair in pairs])
-        half = np.array([1.0 if pair is None else (pair[1] - pair[0]) / 2 for pair in pairs])
-        return middle, half
+    def _stream(self) -> Stream | None:
+        return self._draw() if self._draw is not None else None
+
+
+class PrivateNetwork(PrivateTabular):
+    """With hidden layers: the same sums, and steps by Opacus over Poisson samples of the rows."""
+
+    def _check(self) -> None:
+        if not self.settings.hidden:
+            raise InputError("input.study", "pipeline.parameters.hidden: PrivateNetwork has hidden layers")
+
+    def warm(self) -> None:
+        """Torch and Opacus."""
+        from pipelines.learners import opacus
+
+        opacus.warm()
+
+    def fit(self, model: Arrays, preprocessing: Arrays, rows: TabularRows, seed: int) -> Arrays:
+        """As `PrivateTabular.fit`; by the study's optimiser."""
+        del seed
+        from pipelines.learners import opacus
+
+        x, y = self._usable(preprocessing, rows)
+        return opacus.network(model, x, y, self._recipe, self.schedule, clip=self._private.clip, stream=self._stream())
+
+
+def of_study(tabular: dict[str, Any], study: Study) -> Bounded:
+    """The learner `tabular` of a study with differential privacy.
+
+    Args:
+        tabular: what `Tabular` is made from.
+
+    Raises:
+        InputError: `input.study`.
+    """
+    privacy, training = study.privacy, study.training
+    if privacy.dp != "sample":
+        return Bounded(**tabular)
+    if training is None or privacy.epsilon is None or privacy.delta is None:
+        raise InputError("input.study", "privacy: sample-level privacy needs epsilon, delta and a training table")
+    kind = PrivateNetwork if tabular["settings"].get("hidden") else PrivateTabular
+    return kind(epsilon=privacy.epsilon, delta=privacy.delta, rounds=training.max_rounds, **tabular)
 
 
 def noised_sum(rows: Array, reach: float, multiplier: float, stream: Stream | None = None) -> Array:

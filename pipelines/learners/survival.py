@@ -2,8 +2,8 @@
 
 The follow-up is cut into intervals; in each, a person at risk has the hazard sigmoid(baseline_j + risk(x)). The
 likelihood is a sum over persons, so sites need not share risk sets as in Cox regression. What sites share before
-round 1 are sums: counts, sums and squares of each feature, and event times counted in half-octave cells, from which
-the intervals follow. Raw times never leave.
+round 1 are sums: counts, sums and squares of each feature and level, and event times counted in half-octave cells, from
+which the intervals follow. Raw times never leave.
 
 Source: Gensheimer and Narasimhan 2019, "A scalable discrete-time survival model for neural networks", PeerJ 7:e6257,
 eq. 1-3; concordance after Harrell et al. 1982, JAMA 247:2543.
@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipelines.learners import Averaged, Documents, columns, proximal
 from pipelines.learners.followup import CELLS, cells, concordance, edges_at, labels, uppers
+from pipelines.learners.vocabulary import Spellings, Vocabulary, level, standardised
 from protocol.errors import InputError
 from protocol.study import Study
 from protocol.validation import first_fault
@@ -39,22 +40,25 @@ class Settings(BaseModel):
     """`[pipeline.parameters]` of a study with this learner.
 
     Attributes:
+        categorical, drop_first: see `tabular.Settings`.
         hidden: widths of hidden layers; none makes the risk linear.
         intervals: how many intervals of follow-up, cut at equal shares of the events of all sites.
         edges: the intervals' right ends instead, in the unit of the time column.
-        event: the value of the status column that means "event"; any other value allowed is `censored`.
-        censored: the value that means "censored". Without these two, statuses are 0/1 or, as in R's survival
-            package, 1/2; which of the two is settled by the sites' summed counts.
+        event: the value of the status column that means "event", a number or a word.
+        censored: the value that means "censored"; a row with any other is not used. Without these two, statuses are
+            0/1 or, as in R's survival package, 1/2; which of the two is settled by the sites' summed counts.
         l2: weight of the squared risk weights in the loss.
         horizon: the time to which predictions give the survival probability; default: the middle interval's end.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    categorical: dict[str, Annotated[tuple[Annotated[str, Field(max_length=128)], ...], Field(max_length=1000)]] = {}
+    drop_first: bool = False
     hidden: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=4)] = ()
     intervals: Annotated[int, Field(ge=2, le=200)] = 10
     edges: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(max_length=200)] = ()
-    event: int | None = None
-    censored: int | None = None
+    event: bool | int | float | str | None = None
+    censored: bool | int | float | str | None = None
     l2: Annotated[float, Field(ge=0, le=100)] = 0.01
     horizon: Annotated[float, Field(gt=0)] | None = None
 
@@ -62,8 +66,11 @@ class Settings(BaseModel):
     def _consistent(self) -> Settings:
         if list(self.edges) != sorted(set(self.edges)) or len(self.edges) == 1:
             raise ValueError("edges: two or more, rising")
-        if (self.event is None) != (self.censored is None) or (self.event is not None and self.event == self.censored):
+        named = [level(value) for value in (self.event, self.censored) if value is not None]
+        if len(named) == 1 or len(set(named)) != len(named):
             raise ValueError("event, censored: give both, and different values")
+        if any(len(set(levels)) != len(levels) for levels in self.categorical.values()):
+            raise ValueError("categorical: a level is named twice")
         return self
 
 
@@ -72,9 +79,9 @@ class SurvivalRows:
     """Usable rows of one site.
 
     Attributes:
-        x: float64 (rows, features), NaN where missing.
+        x: float64 (rows, columns of the vocabulary), NaN where missing.
         time: float64 (rows,), positive, in the table's unit.
-        status: int64 (rows,), the raw code.
+        status: int64 (rows,): the table's code, 0, 1 or 2; where the study names its values 0 censored, 1 event.
         dropped: rows without a usable time or status.
     """
 
@@ -112,7 +119,10 @@ class Survival(Averaged):
             self.settings = Settings.model_validate(dict(settings))
         except ValidationError as error:
             raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
+        if set(self.settings.categorical) - set(features):
+            raise InputError("input.study", "pipeline.parameters.categorical: names a column that is no feature")
         self.features, self._outcome = features, outcome
+        self.vocabulary = Vocabulary(features, self.settings.categorical)
         self._steps, self._rate, self._seed, self._pull = steps, learning_rate, seed, pull
 
     @classmethod
@@ -141,6 +151,7 @@ class Survival(Averaged):
     crossed = "Model updates, sums of features and coarse counts of event times"
     notes = (
         "Missing values are replaced by the mean over all sites; mean and scale were agreed by sums before round 1.",
+        "A level that no site has often counts as none.",
     )
     measured = (
         "On the rows it was trained on (pairs within each site): for comparing rounds, not a claim about new patients."
@@ -152,49 +163,53 @@ class Survival(Averaged):
         Raises:
             InputError: `input.column-missing`, or `input.table` for a column that is not numeric.
         """
-        time, status = (columns.numbers(frame, name) for name in self._outcome)
-        s = self.settings
-        allowed = (0, 1, 2) if s.event is None or s.censored is None else (s.event, s.censored)
-        usable = np.isfinite(time) & (time > 0) & np.isin(status, allowed)
-        if np.isin(status, (0, 2)).any() and not self._one_coding(status):
-            raise InputError("input.table", "the status column holds 0 and 2: name `event` and `censored`")
+        time, status = columns.numbers(frame, self._outcome[0]), self._status(frame)
+        usable = np.isfinite(time) & (time > 0) & np.isfinite(status)
         return SurvivalRows(
-            x=columns.matrix(frame, self.features)[usable],
+            x=self.vocabulary.matrix(frame)[usable],
             time=time[usable],
             status=status[usable].astype(np.int64),
             dropped=int((~usable).sum()),
         )
 
-    def _one_coding(self, status: Array) -> bool:
-        return self.settings.event is not None or not ((status == 0).any() and (status == 2).any())
+    def _status(self, frame: pd.DataFrame) -> Array:
+        """0, 1, 2, or NaN where it is missing or no status."""
+        name, s = self._outcome[1], self.settings
+        if s.event is None or s.censored is None:
+            status = columns.numbers(frame, name)
+            if (status == 0).any() and (status == 2).any():
+                raise InputError("input.table", "the status column holds 0 and 2: name `event` and `censored`")
+            return np.where(np.isin(status, (0, 1, 2)), status, np.nan)
+        if name not in frame.columns:
+            raise InputError("input.column-missing", f"column {name!r}")
+        known = Spellings([level(s.censored), level(s.event)])
+        missing = frame[name].isna()
+        found = [None if gone else known.find(level(v)) for v, gone in zip(frame[name], missing, strict=True)]
+        return np.array([np.nan if place is None else float(place) for place in found])
 
     # -- before round 1: sums over sites ---------------------------------------------------------------------------
 
     def preparation(self) -> Shapes:
-        """float64: rows (1,), count/sum/square (features,), status (3,), times (2, cells)."""
-        d = len(self.features)
+        """float64: rows (1,), count/sum/square (columns,), status (3,), times (2, cells)."""
+        d = self.vocabulary.width
         shapes: dict[str, tuple[int, ...]] = {
             "rows": (1,), "count": (d,), "sum": (d,), "square": (d,), "status": (3,), "times": (2, CELLS),
         }  # fmt: skip
         return {name: ("float64", shape) for name, shape in shapes.items()}
 
     def sums(self, rows: SurvivalRows, least: int) -> Arrays:
-        """Sums over the rows. A feature with fewer than `least` values counts as missing altogether.
+        """Sums over the rows; of features see `Vocabulary.totals`.
 
-        `status` counts the codes 0, 1, 2; `times` counts, for the codes 1 and 2, times in half-octave cells. With
-        explicit codes, `censored` counts as 0 and `event` as 1.
+        `status` counts the codes 0, 1, 2; `times` counts, for the codes 1 and 2, times in half-octave cells.
         """
-        present = np.isfinite(rows.x)
-        present &= present.sum(axis=0) >= least
-        values = np.where(present, rows.x, 0.0)
-        code = self._code(rows)
-        cell = cells(rows.time)
+        count, total, square = self.vocabulary.totals(rows.x, least)
+        code, cell = rows.status, cells(rows.time)
         times = np.stack([np.bincount(cell[code == c], minlength=CELLS) for c in (1, 2)])
         return {
             "rows": np.array([float(rows.count)]),
-            "count": present.sum(axis=0).astype(np.float64),
-            "sum": values.sum(axis=0),
-            "square": np.square(values).sum(axis=0),
+            "count": count,
+            "sum": total,
+            "square": square,
             "status": np.bincount(code, minlength=3).astype(np.float64),
             "times": times.astype(np.float64),
         }
@@ -209,7 +224,7 @@ class Survival(Averaged):
         return whole and bounded and squares and bool((sums["times"].sum(axis=1) == sums["status"][1:]).all())
 
     def agree(self, sums: Arrays) -> Arrays:
-        """Preprocessing: mean, scale (features,), edges (intervals,), event (1,): the code that means event.
+        """Preprocessing: mean, scale, kept (columns,), edges (intervals,), event (1,): the code that means event.
 
         Raises:
             InputError: `input.rows` when no site saw an event, `input.table` when codings contradict each other.
@@ -220,13 +235,8 @@ class Survival(Averaged):
         counts = sums["times"][event - 1]
         if counts.sum() < 1:
             raise InputError("input.rows", "no event at any site")
-        n = np.maximum(sums["count"], 1.0)
-        mean = sums["sum"] / n
-        scale = np.sqrt(np.maximum(sums["square"] / n - np.square(mean), 0.0))
-        flat = scale <= 1e-6 * np.maximum(np.abs(mean), 1.0)
         return {
-            "mean": mean,
-            "scale": np.where(flat, 1.0, scale),
+            **self.vocabulary.agreed(sums, self.settings.drop_first),
             "edges": np.array(self.settings.edges)
             if self.settings.edges
             else edges_at(counts, self.settings.intervals),
@@ -242,7 +252,7 @@ class Survival(Averaged):
         at_risk = np.maximum(sums["rows"][0] - np.concatenate([[0.0], np.cumsum(events)[:-1]]), 1.0)
         hazard = np.clip(events / at_risk, 0.01, 0.9)
         model = {"baseline": np.log(hazard / (1 - hazard)).astype(np.float32)}
-        draw, width = np.random.default_rng(self._seed), len(self.features)
+        draw, width = np.random.default_rng(self._seed), int(preprocessing["kept"].sum())
         for i, wider in enumerate(self.settings.hidden):
             bound = 1 / math.sqrt(width)
             model[f"hidden.{i}.weight"] = draw.uniform(-bound, bound, (wider, width)).astype(np.float32)
@@ -317,10 +327,16 @@ class Survival(Averaged):
         return values
 
     def table(self, model: Arrays, preprocessing: Arrays) -> pd.DataFrame:
-        """One row a feature: mean and scale agreed by sums and, without hidden layers, its weight a standard unit."""
+        """One row a column in use: mean, scale and, without hidden layers, its weight a standard unit."""
         import pandas as pd
 
-        made = {"feature": list(self.features), "mean": preprocessing["mean"], "scale": preprocessing["scale"]}
+        pre = self._kept(preprocessing)
+        kept = np.flatnonzero(pre["kept"])
+        names = [self.vocabulary.names[i] for i in kept]
+        made: dict[str, Any] = {"feature": [name for name, _ in names]}
+        if self.settings.categorical:
+            made["level"] = [text for _, text in names]
+        made |= {name: pre[name][kept] for name in ("mean", "scale")}
         weight = model["risk.weight"][0].astype(np.float64)
         return pd.DataFrame(made | ({} if self.settings.hidden else {"weight": weight}))
 
@@ -328,12 +344,12 @@ class Survival(Averaged):
         """`risk` (log odds relative to the average person) and `survival` to `horizon`, for each row of `frame`.
 
         Raises:
-            InputError: `input.column-missing`, or `input.table` for a column that is not numeric.
+            InputError: `input.column-missing`, or `input.table` for a column that is not as the study says.
         """
         import pandas as pd
 
         edges = preprocessing["edges"]
-        risk = self._risk(model, self._scaled(columns.matrix(frame, self.features), preprocessing))
+        risk = self._risk(model, self._scaled(self.vocabulary.matrix(frame), preprocessing))
         hazard = 1 / (1 + np.exp(-(risk[:, None] + model["baseline"].astype(np.float64))))
         horizon = self.settings.horizon or float(edges[len(edges) // 2])
         starts = np.concatenate([[0.0], edges[:-1]])
@@ -349,15 +365,12 @@ class Survival(Averaged):
         return (h @ model["risk.weight"].astype(np.float64).T)[:, 0]
 
     def _scaled(self, x: Array, preprocessing: Arrays) -> Array:
-        """Standardised; a missing value becomes 0, the mean of all sites."""
-        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            z = (x - preprocessing["mean"]) / preprocessing["scale"]
-        return np.where(np.isfinite(z), np.clip(z, -20.0, 20.0), 0.0)
+        return standardised(x, self._kept(preprocessing), "agreed", x)
 
-    def _code(self, rows: SurvivalRows) -> Array:
-        if self.settings.event is None:
-            return rows.status
-        return np.asarray(rows.status == self.settings.event, dtype=np.int64)
+    @staticmethod
+    def _kept(preprocessing: Arrays) -> Arrays:
+        """With the columns in use: all of them in a model made before there were levels."""
+        return {"kept": np.ones(len(preprocessing["mean"])), **preprocessing}
 
     def _event(self, rows: SurvivalRows, preprocessing: Arrays) -> Array:
-        return np.asarray(self._code(rows) == int(preprocessing["event"][0]))
+        return np.asarray(rows.status == int(preprocessing["event"][0]))

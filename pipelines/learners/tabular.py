@@ -31,18 +31,21 @@ Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 
 class Private(BaseModel):
-    """What sample-level differential privacy needs to know in advance (`pipelines.learners.private`).
+    """What differential privacy needs to know in advance (`pipelines.learners.bounded`, `private`).
 
     Attributes:
-        bounds: numeric feature -> usual range, public knowledge: values beyond are cut, scales follow from it.
+        bounds: numeric feature (and outcome) -> usual range, public knowledge: scales follow from it, and values beyond
+            are cut where they are summed.
         clip: largest length of one row's gradient.
         share: of the budget that goes to the preparation.
+        rate: with which a row is in a step, each on its own; 1: all rows in every step.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     bounds: dict[str, tuple[float, float]]
     clip: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    rate: Annotated[float, Field(gt=0, le=1)] = 1.0
 
     @model_validator(mode="after")
     def _rising(self) -> Private:
@@ -56,15 +59,16 @@ class Settings(BaseModel):
 
     Attributes:
         task: `binary` (logistic loss) or `continuous` (squared error); time and event are for learner `survival`.
-        positive: the outcome's value that means yes; without it the outcome is 0/1.
-        negative: the value that means no; any other is a missing outcome. Without it, all but `positive` mean no.
+        positive: the outcome's value that means yes.
+        negative: the value that means no. With both, any other value is a missing outcome; with one, any other value
+            means the other; without them the outcome is 0/1.
         categorical: feature -> its levels as text; an empty list puts levels into 64 buckets (see `vocabulary`).
         drop_first: leave out each categorical feature's first level in use, as the reference.
         hidden: widths of hidden layers; none gives logistic or linear regression.
         standardise: by mean and scale over all sites (`agreed`), of each site's own rows (`local`), or not.
         optimiser, batch: of the local steps; `training.local_steps` counts minibatches.
         l2: weight of the squared weights in the loss.
-        private: for studies with `privacy.dp = "sample"`.
+        private: for studies with differential privacy (`privacy.dp`).
         initial: `prior` starts from the outcome's mean and weights 0, `uniform` from the seed within +-1/sqrt(inputs).
     """
 
@@ -84,10 +88,11 @@ class Settings(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> Settings:
-        if self.negative is not None and (self.positive is None or level(self.negative) == level(self.positive)):
-            raise ValueError("positive, negative: give both, and different values")
-        if self.positive is not None and self.task != "binary":
-            raise ValueError("positive: is for task `binary`")
+        named = [level(value) for value in (self.positive, self.negative) if value is not None]
+        if len(set(named)) != len(named):
+            raise ValueError("positive, negative: give different values")
+        if named and self.task != "binary":
+            raise ValueError("positive, negative: are for task `binary`")
         if any(len(set(levels)) != len(levels) for levels in self.categorical.values()):
             raise ValueError("categorical: a level is named twice")
         return self
@@ -160,10 +165,10 @@ class Tabular(Averaged):
         Raises:
             InputError: `input.study`.
         """
-        if study.privacy.dp == "sample":
-            from pipelines.learners.private import PrivateTabular
+        if study.privacy.dp != "none":
+            from pipelines.learners.private import of_study
 
-            return PrivateTabular.from_study(study)
+            return of_study(cls.arguments(study), study)
         return cls(**cls.arguments(study))
 
     @staticmethod
@@ -190,26 +195,14 @@ class Tabular(Averaged):
         Raises:
             InputError: `input.column-missing`, or `input.table` for a column that is not as the study says.
         """
-        y = self._labels(frame) if self._recipe.binary else columns.numbers(frame, self._outcome)
+        s = self.settings
+        if self._recipe.binary:
+            y = columns.labels(frame, self._outcome, s.positive, s.negative)
+        else:
+            y = columns.numbers(frame, self._outcome)
         usable = np.abs(y) < LARGEST
         x = self.vocabulary.matrix(frame)
         return TabularRows(x=x[usable], y=y[usable], dropped=int((~usable).sum()))
-
-    def _labels(self, frame: pd.DataFrame) -> Array:
-        """0, 1, or NaN."""
-        if self._outcome not in frame.columns:
-            raise InputError("input.column-missing", f"column {self._outcome!r}")
-        column, s = frame[self._outcome], self.settings
-        texts = np.array([level(value) for value in column], dtype=object)
-        missing = column.isna().to_numpy(dtype=bool) | (texts == "") | (texts == "inf") | (texts == "-inf")
-        if s.positive is None:
-            yes, no = np.isin(texts, ("1", "true")), np.isin(texts, ("0", "false"))
-            if not (yes | no | missing).all():
-                raise InputError("input.table", f"column {self._outcome!r} is not 0/1: name `positive`")
-        else:
-            yes = texts == level(s.positive)
-            no = ~yes if s.negative is None else texts == level(s.negative)
-        return np.where(missing | ~(yes | no), np.nan, yes.astype(np.float64))
 
     # -- before round 1: sums over sites ---------------------------------------------------------------------------
 
@@ -225,7 +218,7 @@ class Tabular(Averaged):
         A categorical feature counts levels with `least` rows. `outcome` is the rows of either class, 0 for a class
         with fewer than `least`; or sum and squares of a number.
         """
-        count, total, square = self._totals(rows, least)
+        count, total, square = self.vocabulary.totals(rows.x, least)
         if self._recipe.binary:
             classes = np.array([(rows.y == 0).sum(), (rows.y == 1).sum()], np.float64)
             outcome = np.where(classes >= least, classes, 0.0)
@@ -235,20 +228,6 @@ class Tabular(Averaged):
         return {
             "rows": np.array([float(rows.count)]), "count": count, "sum": total, "square": square, "outcome": outcome,
         }  # fmt: skip
-
-    def _totals(self, rows: TabularRows, least: int) -> tuple[Array, Array, Array]:
-        present = np.isfinite(rows.x)
-        values = np.where(present, rows.x, 0.0)
-        count = present.sum(axis=0).astype(np.float64)
-        for i in range(len(self.vocabulary.numeric)):
-            own = rows.x[present[:, i], i]
-            if len(own) < least or _rare(own, least):
-                present[:, i], values[:, i], count[i] = False, 0.0, 0.0
-        total, square = values.sum(axis=0), np.square(values).sum(axis=0)
-        for group in self.vocabulary.groups:
-            total[group] = square[group] = np.where(total[group] >= least, total[group], 0.0)
-            count[group] = total[group].sum()
-        return count, total, square
 
     def plausible(self, sums: Arrays, examples: int) -> bool:
         """Whether one site's sums fit together."""
@@ -268,16 +247,8 @@ class Tabular(Averaged):
         Raises:
             InputError: `input.rows` when the outcome does not vary, as far as the sums tell.
         """
-        n = np.maximum(sums["count"], 1.0)
-        mean = sums["sum"] / n
-        scale = np.sqrt(np.maximum(sums["square"] / n - np.square(mean), 0.0))
-        flat = scale <= 1e-6 * np.maximum(np.abs(mean), 1.0)
-        kept = np.ones(self.vocabulary.width)
-        for group in self.vocabulary.groups:
-            kept[group] = sums["sum"][group] > 0
-            if self.settings.drop_first and kept[group].any():
-                kept[group.start + int(np.argmax(kept[group]))] = 0.0
-        return {"mean": mean, "scale": np.where(flat, 1.0, scale), "kept": kept, "outcome": self.agreed_outcome(sums)}
+        made = self.vocabulary.agreed(sums, self.settings.drop_first)
+        return made | {"outcome": self.agreed_outcome(sums)}
 
     def agreed_outcome(self, sums: Arrays) -> Array:
         """Mean and scale of the outcome; 0 and 1 for classes. Raises as `agree`."""
@@ -371,9 +342,3 @@ class Tabular(Averaged):
         mean, scale = preprocessing["outcome"]
         z = network.logits(model, standardised(x, preprocessing, self.settings.standardise, reference))
         return np.asarray(z if self._recipe.binary else z * scale + mean)
-
-
-def _rare(values: Array, least: int) -> bool:
-    """Whether a column has two values, one of them in 1 to `least` - 1 rows."""
-    found, counts = np.unique(values, return_counts=True)
-    return len(found) == 2 and int(counts.min()) < least

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from privacy.deid.deny import fold
 
-__all__ = ["find_columns"]
+__all__ = ["find_columns", "heading_kind"]
 
 _SEPARATORS = (
     re.compile(r"[|]"),
@@ -76,14 +76,19 @@ def find_columns(text: str) -> list[tuple[int, int, str]]:
     return found
 
 
+def heading_kind(heading: str) -> str:
+    """What stands under a heading that identifies: name, fiscal, record, phone, address, place, date; else empty."""
+    return _KIND.get("_".join(re.findall(r"[^\W_]+", fold(heading))), "")
+
+
 def _heading(text: str, start: int, end: int) -> tuple[re.Pattern[str], dict[int, str], int] | None:
     """Separator, kinds by column and width, when a line is a row of headings."""
     for separator in _SEPARATORS:
         cells = list(_cells(text, start, end, separator))
         if len(cells) < (3 if separator.pattern.startswith(",") else 2):
             continue
-        labels = ["_".join(re.findall(r"[^\W_]+", fold(text[a:b]))) for a, b in cells]
-        kinds = {i: _KIND[label] for i, label in enumerate(labels) if label in _KIND}
+        labels = [text[a:b] for a, b in cells]
+        kinds = {i: kind for i, label in enumerate(labels) if (kind := heading_kind(label))}
         if kinds and not any(c.isdigit() for label in labels for c in label):
             return separator, kinds, len(cells)
     return None

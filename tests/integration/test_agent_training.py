@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 
 from edge.config import EdgeConfig
 from edge.ledger import Ledger
+from edge.site import Site
 from privacy.envelope import SecretKey, read_key
 from protocol.assignment import RoundPhase, State
 from protocol.study import Study
@@ -115,6 +117,45 @@ def test_rounds_that_are_not_the_federations_are_refused(config: EdgeConfig, off
         late = office.instruct(asked, message)
         assert office.wait(late).code == "study.replay"  # round 0 after round 1
     assert office.parcels == {}
+
+
+@pytest.mark.parametrize("hours", [-9, 9])
+def test_a_clock_that_is_hours_wrong_ends_no_round(
+    config: EdgeConfig, office: Office, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    from corsia.doctor import examine
+
+    asked_study = training_study().model_copy(update={"expires": datetime.now(UTC) + timedelta(days=3)})
+    message = prepare_message(asked_study)
+    monkeypatch.setattr(Site, "now", lambda _self: time.time() + 3600 * hours)
+    with running(config, office):
+        asked = office.submit(asked_study)
+        office.wait(asked, timeout_s=90)
+        assert office.wait(office.instruct(asked, message), timeout_s=60).state is State.DONE
+        late = office.instruct(asked, message, attempt=1, deadline=time.time() - 1)
+        assert office.wait(late, timeout_s=60).code == "study.expired"  # by the centre's clock, whatever ours says
+    found = {f.check: f for f in examine(config.state_dir.parent / "edge.toml")}["clock against the centre"]
+    assert (found.ok, found.found) == (False, f"{3600 * hours:+d} s")
+
+
+def test_a_model_beyond_the_sites_limit_is_not_fetched(tmp_path: Path) -> None:
+    config = site_config(tmp_path, max_model_bytes=1000)
+    office = enrolled(config)
+
+    def fetched() -> None:
+        raise AssertionError("the site asked for a model that is too large")
+
+    office.fail["fetch"] = fetched
+    asked_study = training_study()
+    with running(config, office):
+        asked = office.submit(asked_study)
+        office.wait(asked, timeout_s=90)
+        made = office.instruct(asked, prepare_message(asked_study), message_size=1000 + (16 << 20) + 1)
+        said = office.wait(made, timeout_s=60)
+        assert (said.state, said.code) == (State.REFUSED, "policy.model-size")
+        beyond = office.instruct(asked, prepare_message(asked_study), round=3)
+        said = office.wait(beyond, timeout_s=60)
+        assert (said.state, said.code) == (State.REFUSED, "study.rounds")
 
 
 def test_a_round_of_a_study_that_was_never_approved(tmp_path: Path) -> None:

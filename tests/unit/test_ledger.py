@@ -284,3 +284,14 @@ def test_threads_and_connections_spend_one_after_the_other(tmp_path: Path) -> No
     assert refusals == ["budget.bytes"] * 20
     assert ledgers[0].verify() == 20
     assert ledgers[1].total("lung").bytes == 2_000
+
+
+def test_a_whole_run_must_fit_beside_what_other_studies_have_spent(ledger: Ledger) -> None:
+    limits = Limits(epsilon_per_year=0.8)
+    ledger.afford("lung", "s1", COST, limits)
+    spend(ledger, "a", study="s1", cost=COST)
+    ledger.afford("lung", "s1", COST, limits)  # its own rounds are part of it
+    ledger.afford("heart", "s2", COST, limits)
+    refused(lambda: ledger.afford("lung", "s2", MORE, limits), BudgetExceeded, "budget.epsilon")
+    refused(lambda: ledger.afford("lung", "s1", COST, Limits(epsilon=0.4)), BudgetExceeded, "budget.epsilon")
+    assert len(ledger.spends()) == 1  # asking spends nothing

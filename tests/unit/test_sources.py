@@ -302,3 +302,56 @@ def test_table_cannot_be_changed_through_the_answer(tmp_path: Path) -> None:
     frame = table(s)
     frame.loc[:, "age"] = 0
     assert table(s)["age"].max() == 60
+
+
+# -- tables that are not plain CSV UTF-8
+
+
+def formatted(tmp_path: Path, raw: bytes, roles: dict[str, str], **form: Any) -> pd.DataFrame:
+    path = tmp_path / "f.csv"
+    path.write_bytes(raw)
+    config = DatasetConfig.model_validate(
+        {
+            "table": path, "columns": roles, "format": form, "policy": {"require_consent": False},
+            "row_is_person": "patient" not in roles.values(),
+        }
+    )  # fmt: skip
+    return table(DatasetSource(config, study(columns=tuple(roles)), today=TODAY))
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "utf-16"])
+def test_a_table_in_another_encoding(tmp_path: Path, encoding: str) -> None:
+    raw = "età;città\n61;Forlì\n".encode(encoding)
+    frame = formatted(tmp_path, raw, {"età": "value", "città": "value"}, encoding=encoding)
+    assert frame.loc[0].tolist() == [61, "Forlì"]
+    with pytest.raises(InputError, match="say `encoding`"):
+        formatted(tmp_path, raw, {"età": "value"})
+
+
+def test_words_for_missing_values_and_decimal_commas(tmp_path: Path) -> None:
+    raw = b'a,b,c,d\n"1,5",?,-9,x\n-9.0,2,<3,?\n"2,5",ND,4,y\n'
+    frame = formatted(
+        tmp_path, raw, dict.fromkeys("abcd", "value"), missing=["?", "nd", "-9"], decimal=",", numeric=["c"]
+    )
+    assert frame["a"].tolist()[::2] == [1.5, 2.5]
+    assert np.isnan(frame["a"][1])
+    assert frame["b"].isna().tolist() == [True, False, True]
+    assert frame["c"].isna().tolist() == [True, True, False]
+    assert frame["d"].isna().tolist() == [False, True, False]
+
+
+def test_text_columns_keep_their_words(tmp_path: Path) -> None:
+    frame = formatted(tmp_path, b"id,x\n?,1\n-9,2\n", {"id": "patient", "x": "value"}, missing=["-9"])
+    assert frame["id"].tolist() == ["?", "-9"]
+
+
+def test_strokes_part_fields_too(tmp_path: Path) -> None:
+    assert formatted(tmp_path, b"a|b\n1|2\n", {"a": "value", "b": "value"}).loc[0].tolist() == [1, 2]
+
+
+def test_a_table_names_the_patient_or_says_that_a_row_is_one(tmp_path: Path) -> None:
+    values: dict[str, Any] = {"table": tmp_path / "t.csv", "columns": {"age": "value"}}
+    assert DatasetConfig.model_validate({**values, "row_is_person": True}).row_is_person
+    for wrong in (values, {**values, "columns": {"id": "patient"}, "row_is_person": True}):
+        with pytest.raises(ValueError, match="row_is_person"):
+            DatasetConfig.model_validate(wrong)

@@ -30,10 +30,10 @@ def learner(*, rounds: int = 10, steps: int = 1, epsilon: float = 1.0, **setting
 def test_the_whole_run_costs_what_was_asked_and_more_steps_more_noise() -> None:
     for rounds, steps in ((1, 1), (10, 1), (10, 7)):
         made = learner(rounds=rounds, steps=steps)
-        assert 0.999 < made.cost().epsilon(1e-4) <= 1.0
-    sums, gradient = learner(rounds=9).multipliers
-    assert gradient == pytest.approx(3 * learner(rounds=1).multipliers[1])
-    assert learner(rounds=1).multipliers[0] == sums
+        assert 0.999 < made.schedule.cost().epsilon(1e-4) <= 1.0
+    nine, one = learner(rounds=9).schedule, learner(rounds=1).schedule
+    assert nine.gradient == pytest.approx(3 * one.gradient)
+    assert one.sums == nine.sums
 
 
 def test_one_row_moves_a_sum_by_no_more_than_its_reach() -> None:
@@ -83,7 +83,7 @@ def test_one_wild_row_is_cut_to_size() -> None:
     sums = made.sums(rows, 5)
     agreed = made.agree(sums)
     fitted = made.fit(made.initial(sums, agreed), agreed, rows, 1)
-    bound = (3 * 1.0 + 8 * math.sqrt(6) * made.multipliers[1]) / 3
+    bound = (3 * 1.0 + 8 * math.sqrt(6) * made.schedule.gradient) / 3
     assert np.linalg.norm(fitted["layer.0.weight"]) < bound
 
 
@@ -120,5 +120,5 @@ def test_a_study_with_sample_level_privacy_gets_this_learner() -> None:
     private = plan.privacy.model_copy(update={"dp": "sample", "epsilon": 1.0, "delta": 1e-5})
     made = learners.for_study(plan.model_copy(update={"privacy": private}))
     assert isinstance(made, PrivateTabular)
-    assert made.cost().epsilon(1e-5) <= 1.0
+    assert made.schedule.cost().epsilon(1e-5) <= 1.0
     assert not isinstance(learners.for_study(plan), PrivateTabular)

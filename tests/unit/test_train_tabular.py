@@ -242,8 +242,8 @@ def test_contradictions_are_refused(change: dict[str, object], message: str) -> 
 
 
 @pytest.mark.parametrize(
-    "parameters", [{"hidden": [0]}, {"task": "survival"}, {"batch": 0}, {"l2": -1}, {"negative": 1}, {"more": 1},
-                   {"positive": 1, "task": "continuous"}, {"categorical": {"kind": ["a", "a"]}}]
+    "parameters", [{"hidden": [0]}, {"task": "survival"}, {"batch": 0}, {"l2": -1}, {"negative": 1, "positive": "1.0"},
+                   {"more": 1}, {"positive": 1, "task": "continuous"}, {"categorical": {"kind": ["a", "a"]}}]
 )  # fmt: skip
 def test_settings_are_checked_by_name(parameters: dict[str, object]) -> None:
     with pytest.raises(InputError, match=r"pipeline\.parameters"):
