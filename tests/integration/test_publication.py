@@ -84,8 +84,9 @@ def test_a_version_is_candidate_and_says_what_it_takes(published: Published) -> 
 
 def test_the_card_shows_rounds_sites_weights_and_what_voids_it(published: Published) -> None:
     card = _artifact(published, "MODEL_CARD.md").read_text()
-    for words in ("2 rounds, ended as planned; 2 planned", "site-a, site-b, site-c", "strategy `fedavg`", "## What voids it",
-                  "## What is and is not guaranteed", "two operators promote it", "| 2 |"):  # fmt: skip
+    for words in ("2 rounds, ended as planned; 2 planned", "site-a, site-b, site-c", "strategy `fedavg`",
+                  "## What voids it", "## What is and is not guaranteed", "two operators promote it",
+                  "| 2 |"):  # fmt: skip
         assert words in card, words
     for name in ("metrics.png", "sites.png", "weights.png"):
         picture = _artifact(published, name)
