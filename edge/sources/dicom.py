@@ -37,9 +37,10 @@ def grouped(root: Path, paths: Iterable[Path]) -> list[Path]:
 def read(root: Path, path: Path) -> tuple[bytes | None, str]:
     """The bytes of a file and its PatientID ("" when it names none); (None, "") when it is not usable DICOM."""
     with open_inside(root, path) as file:
-        if file is None or os.fstat(file.fileno()).st_size > MAX_ITEM_BYTES:
+        size = 0 if file is None else os.fstat(file.fileno()).st_size
+        if file is None or size > MAX_ITEM_BYTES:
             return None, ""
-        data = file.read(MAX_ITEM_BYTES + 1)
+        data = file.read(size)  # no more: a reader asks for all the memory of the number it is given
     patient = patient_of(BytesIO(data))
     return (None, "") if patient is None else (data, patient)
 
