@@ -21,6 +21,7 @@ __all__ = ["Finding", "examine"]
 
 _PACKAGES = ("protocol", "privacy", "pipelines", "edge", "central", "corsia")
 _ROOM_BYTES = 2 << 30
+_SKEW_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +80,26 @@ def _room(folder: Path) -> Finding:
     )
 
 
+_LACKING = {
+    "network": "share this machine's network",
+    "files": "can read what the site's user can read",
+    "signals": "can signal the site's processes",
+    "calls": "may make any system call",
+}
+
+
 def _isolation() -> Finding:
-    """Whether a worker can have a network namespace of its own (`edge/confined.py`)."""
-    flags = "0x50000000"  # CLONE_NEWUSER | CLONE_NEWNET
-    code = f"import ctypes,sys; l=ctypes.CDLL(None); sys.exit(l.unshare({flags}) and l.unshare(0x40000000))"
-    ok = subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    """What this kernel lets a worker be kept from (`pipelines/confinement.py`)."""
+    code = (
+        "import os; from pipelines.confinement import confine, missing; print(*missing(confine(os.getppid(), 1 << 34)))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], check=False, capture_output=True, text=True)
+    lacks = done.stdout.split() if done.returncode == 0 else list(_LACKING)
     return Finding(
         check="worker isolation",
-        ok=ok,
-        found="workers run without network" if ok else "workers share this machine's network",
-        advice="allow unprivileged user namespaces, or run under systemd with PrivateNetwork",
+        ok=not lacks,
+        found="workers " + (", ".join(_LACKING[name] for name in lacks) or "have no network and no file of the site"),
+        advice="allow user namespaces, seccomp and Landlock (all in Linux 6.12), or PrivateNetwork in systemd",
     )
 
 
@@ -102,6 +113,7 @@ def _site(path: Path) -> Iterator[Finding]:
         identity = Identity.load(config.state_dir)
         yield Finding(check="enrolment", ok=True, found=identity.site)
         yield _reachable(identity.fleet)
+        yield _skew(config.state_dir)
     except CorsiaError as error:
         yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
     yield _mode(path.parent)
@@ -120,6 +132,21 @@ def _reachable(address: str) -> Finding:
             return tls.version() or ""
 
     return _try("centre", probe, f"ask IT to allow outbound TCP to {host}:{port}, without TLS interception")
+
+
+def _skew(state_dir: Path) -> Finding:
+    """What the daemon measured against the centre, by whose clock it judges the deadlines of rounds."""
+    from edge.site import SKEW
+    from edge.state import SiteState
+
+    state = SiteState(state_dir / "state.db")
+    try:
+        known = state.fact(SKEW)
+    finally:
+        state.close()
+    found = "not measured yet: the daemon has not reached the centre" if known is None else f"{float(known):+.0f} s"
+    ok = known is None or abs(float(known)) <= _SKEW_S
+    return Finding(check="clock against the centre", ok=ok, found=found, advice="set the clock (NTP)")
 
 
 def _mode(folder: Path) -> Finding:

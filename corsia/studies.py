@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from corsia.runs import Run
 from corsia.tables import Listing, brief, html_table
 from protocol.errors import InputError, UnavailableError
 
@@ -106,6 +107,11 @@ class StudyHandle:
             UnavailableError: `unavailable.centre` when it is not final in time; the study goes on.
         """
         return self._follow(timeout_s, quiet=False)
+
+    @property
+    def run(self) -> Run:
+        """The federated run of a training study."""
+        return Run(self._hub, self.id)
 
     def table(self) -> StudyTable:
         """Its curated rows over all sites."""

@@ -111,10 +111,12 @@ class Policy(_Model):
         epsilon_per_study: most that one study may learn of a person from noised results; a study that asks for more
             is answered with more noise. `epsilon_per_year` is for all studies over 365 days: beyond it they are
             refused. Both hold at `delta`, as composed by the ledger.
+        max_model_bytes: largest model that is fetched and trained here.
         plugins: researchers' models that may run on the dataset, as `name==version`.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
-        max_colluding: how many other sites may be in league with the centre without learning this site's update.
+        max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
+            roster of more than 64, the study's `privacy.colluding_fraction` must be made for as many.
     """
 
     lanes: tuple[Lane, ...] = ()
@@ -134,10 +136,11 @@ class Policy(_Model):
     epsilon_per_study: Annotated[float, Field(gt=0, le=1000)] = 1.0
     epsilon_per_year: Annotated[float, Field(gt=0, le=10_000)] = 5.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    max_model_bytes: Bytes = 1 << 30
     plugins: tuple[PluginKey, ...] = ()
     require_secure_aggregation: bool = False
-    min_sites: Annotated[int, Field(ge=3, le=64)] = 3
-    max_colluding: Annotated[int, Field(ge=0, le=62)] = 1
+    min_sites: Annotated[int, Field(ge=3, le=1000)] = 3
+    max_colluding: Annotated[int, Field(ge=0, le=332)] = 1
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
 

@@ -1,7 +1,8 @@
 """The worker's own process: confines itself, then runs one lane over its pipe (`edge/worker.py` is the other end).
 
-First a fresh user and network namespace where the kernel permits (told in the first frame), then limits, and only
-then the libraries. Nothing here opens a file of the site; standard output and error lead nowhere.
+First a fresh user and network namespace, limits and a filter of system calls, then, when the job is known, all files
+but libraries and its own HOME are closed (`pipelines/confinement.py`), and only then are the libraries imported. What
+the kernel does not permit is told in the first frame. Standard output and error lead nowhere.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipelines.confinement import close_files, confine, system_paths
-from protocol.errors import CorsiaError, PolicyRefused
+from pipelines.confinement import close_files, confine, libraries, missing
+from protocol.errors import CorsiaError, PolicyRefused, WorkerError
 from protocol.parcel import Item
 
 if TYPE_CHECKING:
@@ -138,9 +139,10 @@ def main(load: Callable[[str], Lane] | None = None, session: Opening | None = No
     for handle in (0, 1, 2):
         os.dup2(nowhere, handle)
     network = confine(parent, memory)
-    pipe.tell(b"", op="hello", network=network)
+    lacks = missing(network)
+    pipe.tell(b"", op="hello", network=network, missing=lacks)
     try:
-        _work(pipe, load, session)
+        _work(pipe, load, session, closed="files" not in lacks)
     except CorsiaError as error:
         pipe.tell(b"", op="error", code=error.code)
     except BaseException as error:  # whatever a lane raises ends here: its text may hold a patient's data
@@ -148,23 +150,18 @@ def main(load: Callable[[str], Lane] | None = None, session: Opening | None = No
     os._exit(0)
 
 
-def _admit(root: str, key: str, digest: str) -> None:
-    """Close all files but libraries and the plug-ins', then let a plug-in be imported.
-
-    Raises:
-        PolicyRefused: `policy.plugin` where the kernel cannot do that, or for another plug-in than the approved one.
-    """
-    from pipelines import plugins
-
-    if not close_files([*system_paths(), Path(root)], [Path.cwd()]):
-        raise PolicyRefused("policy.plugin", "this machine cannot keep a plug-in from other files")
-    plugins.load(Path(root), key, digest)
-
-
-def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Opening | None) -> None:
+def _work(
+    pipe: _Pipe,
+    load: Callable[[str], Lane] | None,
+    session: Opening | None,
+    *,
+    closed: bool,
+) -> None:
     head, raw = pipe.read()
-    if head["plugin"] is not None:
-        _admit(**head["plugin"])
+    if closed:
+        _close(head.get("plugin"))
+    if head.get("plugin") is not None:
+        _admit(closed, **head["plugin"])
     from pipelines import Job
     from pipelines.compute import Compute
     from privacy.disclosure.traps import Traps
@@ -199,3 +196,28 @@ def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Opening | No
     while True:
         _head, message = pipe.read()
         pipe.tell(warm.handle(message), op="reply")
+
+
+def _close(plugin: Mapping[str, Any] | None) -> None:
+    """Close all files but libraries, HOME and an approved plug-in's folder: above all the state in which HOME lies.
+
+    Raises:
+        WorkerError: `worker.failed` when the kernel can, and does not.
+    """
+    home = Path.cwd()
+    roots = [] if plugin is None else [Path(str(plugin["root"]))]
+    if not close_files([*libraries(home.parent.parent), *roots], [home]):
+        raise WorkerError("worker.failed", "the files could not be closed")
+
+
+def _admit(closed: bool, root: str, key: str, digest: str) -> None:
+    """Let a plug-in be imported.
+
+    Raises:
+        PolicyRefused: `policy.plugin` where its files could not be closed, or for another than the approved one.
+    """
+    from pipelines import plugins
+
+    if not closed:
+        raise PolicyRefused("policy.plugin", "this machine cannot keep a plug-in from other files")
+    plugins.load(Path(root), key, digest)

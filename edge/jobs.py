@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable, Iterator
 
 from edge.rounds import ledger_key
@@ -95,7 +96,7 @@ class Jobs:
             if self._site.halted():
                 continue
             waits_until, _delay = self._retry.get(record.assignment.id, (0.0, 0.0))
-            if record.state is not State.DELIVERING and waits_until <= self._site.now():
+            if record.state is not State.DELIVERING and waits_until <= time.monotonic():
                 yield record
 
     def _wait_for_approval(self, record: Record, error: ApprovalRequired) -> None:
@@ -110,7 +111,7 @@ class Jobs:
     def _later(self, record: Record, error: CorsiaError) -> None:
         name = record.assignment.id
         delay = min(_LONGEST_WAIT_S, 2 * self._retry.get(name, (0.0, 0.25))[1])
-        self._retry[name] = (self._site.now() + delay * random.uniform(0.5, 1.0), delay)  # noqa: S311 - jitter
+        self._retry[name] = (time.monotonic() + delay * random.uniform(0.5, 1.0), delay)  # noqa: S311 - jitter
         self._site.note("job.delayed", error)
 
     def _end(self, record: Record, error: CorsiaError) -> None:

@@ -62,6 +62,7 @@ class Effective:
     epsilon_per_year: float = 0.0
     delta_per_year: float = 0.0
     feature_k: int = 1
+    max_model_bytes: int = 0
     traps: Traps = field(default_factory=Traps)
 
 
@@ -128,6 +129,7 @@ def decide(
         l=_stricter(max, study.privacy.l, policy.min_l),
         t=_stricter(min, study.privacy.t, policy.max_t),
         sensitive=tuple(dict.fromkeys([*study.privacy.sensitive, *policy.sensitive])),
+        max_model_bytes=min(study.training.max_model_bytes if study.training else 0, policy.max_model_bytes),
         feature_k=policy.feature_k or max(study.privacy.k, policy.min_k),
         traps=policy.traps,
     )
@@ -145,6 +147,7 @@ def decide(
         _number("t", study.privacy.t, policy.max_t, effective.t),
         _number("cohort", study.privacy.min_cohort, policy.min_cohort, effective.min_cohort),
         _number("bytes", study.output.max_bytes, policy.max_bytes, effective.max_bytes),
+        _model(study, policy.max_model_bytes, effective),
         _epsilon(study, dataset, effective),
         _masks(study, dataset),
         _roster(study, dataset, config.site),
@@ -175,6 +178,12 @@ def _number(name: str, asked: float | None, site: float | None, effective: float
     reason = "" if asked == effective else "the site's value is stricter and holds"
     words = ["none" if value is None else str(value) for value in (asked, site, effective)]
     return Rule(name=name, asked=words[0], site=words[1], effective=words[2], ok=True, reason=reason, code="")
+
+
+def _model(study: Study, site: int, effective: Effective) -> Rule:
+    if study.training is None:
+        return _number("model", None, site, None)
+    return _number("model", study.training.max_model_bytes, site, effective.max_model_bytes)
 
 
 def _sources(study: Study, dataset: DatasetConfig) -> Rule:
@@ -332,11 +341,15 @@ def _roster(study: Study, dataset: DatasetConfig, site: str) -> Rule:
     policy, roster = dataset.policy, study.roster
     if not study.privacy.secure_aggregation:
         return _rule("roster", "no masks", f"at least {policy.min_sites}", True, "", "policy.masks")
-    from privacy.secagg.messages import MAX_ROSTER, threshold_of
+    from privacy.secagg.graph import COLLUDING, count_of
+    from privacy.secagg.session import MAX_COMPLETE, MAX_ROSTER, threshold_of
 
     threshold = threshold_of(len(roster))
     # Two survivor sets of a round must share an honest site, and a sum must be over two honest ones.
     tolerated = min(2 * threshold - len(roster) - 1, threshold - 2)
+    if len(roster) > MAX_COMPLETE:  # and the drawn graph must be made for as many
+        stated = study.privacy.graph.get("colluding", COLLUDING)
+        tolerated = min(tolerated, count_of(stated, len(roster)))
     if set(roster) != set(study.sites) or site not in roster or len(set(roster.values())) != len(roster):
         reason = "the roster does not name each site of the study once, this one among them"
     elif not policy.min_sites <= len(roster) <= MAX_ROSTER:

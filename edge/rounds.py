@@ -7,21 +7,29 @@ from __future__ import annotations
 
 from privacy.envelope import PublicKey
 from protocol.assignment import Assignment, AssignmentKind, RoundInstruction
-from protocol.errors import IntegrityError, StudyRefused
+from protocol.errors import IntegrityError, PolicyRefused, StudyRefused
 from protocol.study import Study
 from protocol.trust import Purpose
 
-__all__ = ["key_of", "ledger_key", "verified_round"]
+__all__ = ["MESSAGE_BYTES", "key_of", "ledger_key", "verified_round"]
+
+MESSAGE_BYTES = 16 << 20  # what a round's message holds besides the model: names, configuration, words of the masks
 
 
-def verified_round(assignment: Assignment, study: Study, site: str, now: float) -> RoundInstruction:
+def verified_round(
+    assignment: Assignment, study: Study, site: str, now: float | None, max_model_bytes: int
+) -> RoundInstruction:
     """The instruction of a round assignment, if it is the study's own federation that gives it, to us, in time.
 
     Args:
-        now: Unix seconds.
+        now: Unix seconds by the centre's clock, in which deadlines are given; None while that is not known: the centre
+            judges by itself what comes too late.
+        max_model_bytes: the largest model that study and site allow.
 
     Raises:
-        StudyRefused: `study.signature`, `study.replay` for another study or site, `study.expired` after its deadline.
+        StudyRefused: `study.signature`, `study.replay` for another study or site, `study.rounds` for a round that
+            nobody approved, `study.expired` after its deadline.
+        PolicyRefused: `policy.model-size`; its message is not to be fetched.
         InputError: `input.message`.
     """
     text = study.recipient("federation")
@@ -34,7 +42,12 @@ def verified_round(assignment: Assignment, study: Study, site: str, now: float) 
     instruction = RoundInstruction.from_bytes(assignment.document)
     if (instruction.study_digest, instruction.site) != (assignment.study_digest, site):
         raise StudyRefused("study.replay", "a round of another study or site")
-    if now > instruction.deadline:
+    training = study.training
+    if training is None or not 0 <= instruction.round <= training.max_rounds:
+        raise StudyRefused("study.rounds")
+    if not 0 <= instruction.message_size <= max_model_bytes + MESSAGE_BYTES:
+        raise PolicyRefused("policy.model-size")
+    if now is not None and now > instruction.deadline:
         raise StudyRefused("study.expired", "the round's deadline is over")
     return instruction
 

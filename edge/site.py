@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -24,6 +25,7 @@ from edge.identity import Identity
 from edge.journal import Journal
 from edge.lane import LaneRun
 from edge.ledger import Ledger
+from edge.logview import LogView
 from edge.memory import Release, admitted
 from edge.plugins import PluginCode
 from edge.rounds import ledger_key
@@ -33,15 +35,18 @@ from edge.state import Record, SiteState
 from edge.storage import named_errors, sync_folder
 from edge.worker import Stopped
 from pipelines import registry
+from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
 from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
 from protocol.faults import point
 from protocol.parcel import Receipt
 
-__all__ = ["Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
+__all__ = ["SKEW", "Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
 
 _log = logging.getLogger("edge.agent")
 _POLL_S = 0.2
+SKEW = "clock_skew_s"  # fact: by how much the clock was ahead of the centre's when they last differed by another value
+_SKEW_STEP_S = 5.0
 
 
 class Link(Protocol):
@@ -51,6 +56,7 @@ class Link(Protocol):
     def report(self, report: SiteReport) -> float: ...  # noqa: D102
     def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt: ...  # noqa: D102
     def fetch(self, blob: Blob) -> bytes: ...  # noqa: D102
+    def prove(self, index: int, size: int, to: int = 0) -> LogProof: ...  # noqa: D102
     def renew(self, csr_der: bytes, signature: bytes) -> bytes: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
@@ -119,7 +125,8 @@ class Site:
 
     Raises:
         AuthenticationError: `auth.not-enrolled`, `auth.certificate`.
-        IntegrityError: `journal.chain`: nothing leaves without a journal.
+        IntegrityError: `journal.chain`: nothing leaves without a journal; `log.proof` when what was seen of the log is
+            damaged.
         StorageError: the folder cannot be used.
     """
 
@@ -136,11 +143,14 @@ class Site:
         self.journal.verify(self.state.fact("journal_head"))
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
+        self.log_view = LogView(self.state)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
+        self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.ledger_code = ""
+        self._centre_at: tuple[float, float] | None = None  # the centre's time, and the monotonic clock then
         self.ledger = self._open_ledger(state_dir / "ledger.db")
         self.link = connect(self.identity, self._fleet())
 
@@ -298,9 +308,10 @@ class Site:
     def move(
         self, record: Record, state: State, *, code: str = "", error_id: str = "", counts: dict[str, int] | None = None
     ) -> None:
-        """Set an assignment's state; it is reported soon."""
+        """Set an assignment's state; it is reported soon, a round that goes well with the next heartbeat."""
         self.state.move(record.assignment.id, state, code=code, error_id=error_id, counts=counts)
-        self.news.set()
+        if code or record.assignment.kind is AssignmentKind.STUDY:
+            self.news.set()
 
     def note(self, event: str, error: CorsiaError) -> None:
         """Log a named failure by code and id."""
@@ -308,11 +319,9 @@ class Site:
 
     def status(self) -> SiteReport:
         """What a heartbeat says."""
-        from importlib.metadata import version
-
         parcels, size = self.spool.usage()
         return SiteReport(
-            version=version("corsia"),
+            version=self._version,
             paused=is_paused(self.config.state_dir) or bool(self.ledger_code),
             spool_parcels=parcels,
             spool_bytes=size,
@@ -323,3 +332,19 @@ class Site:
     def now(self) -> float:
         """Unix seconds."""
         return time.time()
+
+    def heard(self, server_time: float) -> float:
+        """Note the centre's time (Unix seconds); returns by how many seconds this machine's clock is ahead of it."""
+        self._centre_at = (server_time, time.monotonic())
+        skew = self.now() - server_time
+        known = self.state.fact(SKEW)
+        if known is None or abs(float(known) - skew) > _SKEW_STEP_S:
+            self.state.set_fact(SKEW, f"{skew:.1f}")
+        return skew
+
+    def centre_now(self) -> float | None:
+        """Unix seconds by the centre's clock, whatever this machine's says; None before the centre was heard."""
+        if self._centre_at is None:
+            return None
+        server_time, at = self._centre_at
+        return server_time + time.monotonic() - at

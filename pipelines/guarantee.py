@@ -70,7 +70,7 @@ def multiplier(study: Study) -> float:
     if t is None or not p.site_level or p.epsilon is None or p.delta is None:
         raise InputError("input.study", "privacy: dp 'central' and 'distributed' need epsilon, delta and [training]")
     try:
-        made = _scale(p.epsilon, p.delta) * math.sqrt(t.rounds)
+        made = _scale(p.epsilon, p.delta) * math.sqrt(t.max_rounds)
     except ValueError:
         made = math.inf
     if made > _MOST:
@@ -111,7 +111,7 @@ def cost(study: Study, phase: RoundPhase | None = None, rounds: int | None = Non
     one = _one_round(study)
     if phase is RoundPhase.TRAIN or study.training is None:
         return one
-    return one.times(study.training.rounds if rounds is None else rounds)
+    return one.times(study.training.max_rounds if rounds is None else rounds)
 
 
 def _one_round(study: Study) -> Curve:

@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from pipelines import Gate, Job, Source, clipping, learners, noising
 from pipelines.flower import (
     ARRAYS,
@@ -110,6 +112,9 @@ def check_supported(study: Study) -> None:
         raise InputError("input.study", f"training.strategy: {strategy} needs each site's update, not a sum")
     if study.privacy.secure_aggregation:
         check_masks(study)
+    stopping = study.training.stopping if study.training else None
+    if stopping is not None and not learners.for_study(study).scoring():
+        raise InputError("input.study", "training.stopping: the learner's scores do not leave the sites")
     if study.privacy.dp != "none":
         noising.cost(study)  # raises for what cannot be noised
     elif study.privacy.epsilon is not None:
@@ -169,13 +174,14 @@ def client_app(data: Callable[[Context], TrainingData]) -> ClientApp:
         fitted = mine.learner.fit(model, preprocessing, mine.rows, _seed(mine, round_))
         if mine.study.privacy.site_level:
             fitted = clipping.cut(model, fitted, mine.study.privacy.reach)
+        fitted = _in_range(mine, fitted, norm=True)
         return _answer(message, mine, fitted, _loss(mine, model, preprocessing))
 
     @app.evaluate()  # type: ignore[untyped-decorator]
     def evaluate(message: Message, context: Context) -> Message:
         mine = data(context)
         model, preprocessing, _ = _read(message)
-        sums = mine.learner.score(model, preprocessing, mine.rows)
+        sums = _in_range(mine, mine.learner.score(model, preprocessing, mine.rows))
         return _answer(message, mine, sums, _shown(mine, sums))
 
     return app
@@ -232,6 +238,21 @@ def _answer(message: Message, data: TrainingData, arrays: Arrays, shown: Mapping
     weight = 1 if data.study.privacy.site_level else data.rows.count  # the number of rows is no secret of a row
     metrics: dict[str, int | float] = {EXAMPLES: weight, **(shown or {})}
     return reply(message, RecordDict({ARRAYS: array_record(arrays), METRICS: metric_record(metrics)}))
+
+
+def _in_range(data: TrainingData, arrays: Arrays, *, norm: bool = False) -> Arrays:
+    """What a site answers, if its numbers are some that the gate would pass: else training has left their range.
+
+    Raises:
+        InputError: `input.diverged`.
+    """
+    floats = [value for value in arrays.values() if value.dtype.kind == "f"]
+    most = data.study.training.max_norm if data.study.training and norm else math.inf
+    with np.errstate(over="ignore", invalid="ignore"):
+        squares = sum(float(np.sum(np.square(value, dtype=np.float64))) for value in floats)
+    if not math.sqrt(squares) <= most or not all(bool(np.isfinite(value).all()) for value in floats):
+        raise InputError("input.diverged")
+    return arrays
 
 
 def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:

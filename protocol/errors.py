@@ -245,6 +245,11 @@ CODES: dict[str, Code] = {
     ),
     "input.rows": Code(InputError, "there are too few usable rows", "check the dataset and the selectors"),
     "input.diverged": Code(InputError, "training left the range of numbers", "lower training.learning_rate"),
+    "input.model-size": Code(
+        InputError,
+        "the model is larger than the study's training.max_model_bytes",
+        "raise training.max_model_bytes, or take a smaller model",
+    ),
     "input.usage": Code(InputError, "the request cannot be carried out as asked", "see --help"),
     # authentication
     "auth.join-code": Code(
@@ -275,12 +280,22 @@ CODES: dict[str, Code] = {
         "the access token is missing or wrong",
         "use the operator token that `corsia init central` wrote",
     ),
+    "auth.operator": Code(
+        AuthenticationError,
+        "the operator's signature does not verify, or the operator is none any more",
+        "use the token file that `corsia central operator add` wrote, whole; else propose again",
+    ),
     "auth.not-enrolled": Code(
         AuthenticationError, "this site is not enrolled", "run `corsia edge enroll` with a join code"
     ),
     # permission
     "permission.site": Code(PermissionRefused, "this site is not part of the study", "ask the operator of the study"),
     "permission.role": Code(PermissionRefused, "your role does not allow this", "ask the operator"),
+    "permission.second-person": Code(
+        PermissionRefused,
+        "who proposed a promotion may not approve it",
+        "another operator runs `corsia model approve`; `corsia central operator add NAME` makes one",
+    ),
     # policy of the site
     "policy.dataset": Code(PolicyRefused, "the dataset is not offered by this site", "see what the site advertises"),
     "policy.lane": Code(PolicyRefused, "the site does not allow this lane for the dataset", "ask the site's steward"),
@@ -301,6 +316,11 @@ CODES: dict[str, Code] = {
     "policy.k": Code(PolicyRefused, "the study asks for a smaller k than the site allows", "raise privacy.k"),
     "policy.cohort": Code(
         PolicyRefused, "the study asks for a smaller cohort than the site allows", "raise privacy.min_cohort"
+    ),
+    "policy.model-size": Code(
+        PolicyRefused,
+        "the model, or a round's message, is larger than the study and the site allow",
+        "take a smaller model, or ask the site's steward for max_model_bytes",
     ),
     "policy.bytes": Code(PolicyRefused, "the result is larger than the site allows", "select fewer records"),
     "policy.epsilon": Code(
@@ -335,6 +355,14 @@ CODES: dict[str, Code] = {
     "study.expired": Code(StudyRefused, "the study has expired", "submit it again with a later date"),
     "study.replay": Code(
         StudyRefused, "an instruction was already carried out or is out of order", "none: it was ignored"
+    ),
+    "study.rounds": Code(
+        StudyRefused,
+        "the round is beyond training.max_rounds, which the sites approved",
+        "submit a study with more rounds; the sites approve it anew",
+    ),
+    "study.late": Code(
+        StudyRefused, "the answer landed after its round was closed", "none: it was discarded; see training.deadline_s"
     ),
     "study.unknown": Code(StudyRefused, "no such study here", "check the id: `corsia study ls`"),
     "study.exists": Code(StudyRefused, "a study with this id exists with other content", "choose another id"),
@@ -465,7 +493,9 @@ CODES: dict[str, Code] = {
     "journal.chain": Code(IntegrityError, "the journal's hash chain is broken", "keep it; restore from backup"),
     "model.manifest": Code(IntegrityError, "the model's signed manifest does not verify", "do not use the model"),
     "model.rollback": Code(
-        IntegrityError, "the model is older than one already accepted", "a roll-back needs a signed manifest"
+        IntegrityError,
+        "the model is older than one already accepted",
+        "a roll-back needs a signed manifest: `corsia model promote NAME --version V --rollback`",
     ),
     "blob.digest": Code(
         IntegrityError, "a fetched object is not what was signed", "try again; then tell the consortium"
@@ -510,6 +540,9 @@ CODES: dict[str, Code] = {
         ConflictError,
         "another attempt of this round was answered before",
         "a round is unmasked once; the next round goes on from the last model",
+    ),
+    "conflict.stopped": Code(
+        ConflictError, "the run was stopped before a round was finished", "nothing is published; submit the study anew"
     ),
     "conflict.running": Code(ConflictError, "another process holds this state folder", "stop it first"),
 }

@@ -1,13 +1,15 @@
 """Named points at which a fault test kills the process.
 
-`point(name)` does nothing unless `CORSIA_FAULTS` names it: `spool.sealed=/path/marker,...`. The first process
-that reaches the point makes the marker and dies by SIGKILL; later ones pass, so that a restart goes on.
+`point(name)` does nothing unless `CORSIA_FAULTS` names it: `edge.spooled=/path/marker,...`. The first process
+that reaches the point makes the marker and dies by SIGKILL; later ones pass, so that a restart goes on. With
+`federation.collected#3=...` it dies when it is there for the third time: in every phase and step of a round alike.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+from collections import Counter
 
 __all__ = ["POINTS", "point"]
 
@@ -25,11 +27,16 @@ POINTS: dict[str, str] = {
     "gateway.committed": "database and log hold the parcel, the receipt is not sent",
     "vault.opened": "a parcel is open in memory, the lake has nothing",
     "vault.written": "the lake has the files, the database knows nothing",
-    "federation.instructed": "a round's instructions are out, no answer collected",
-    "federation.collected": "all answers of a round are in, nothing aggregated",
-    "federation.checkpoint": "a round's checkpoint is durable, the next is not begun",
+    "federation.instructed": "the instructions of a phase, or of a step of its masks, are out, no answer collected",
+    "federation.collected": "the answers to them are in, nothing is made of them",
+    "federation.checkpoint": "a phase's checkpoint is durable, the next phase is not begun",
+    "federation.heeded": "an operator's new wish has been read, nothing is done about it",
+    "federation.paused": "the run says that it is paused, or that it goes on again",
+    "federation.ended": "the rounds are over, their model is not published",
     "federation.publish": "MLflow has the model, the manifest is not stored",
 }
+
+_reached: Counter[str] = Counter()
 
 
 def point(name: str) -> None:
@@ -39,9 +46,10 @@ def point(name: str) -> None:
         return
     if name not in POINTS:
         raise AssertionError(f"unknown fault point {name!r}")
+    _reached[name] += 1
     for entry in spec.split(","):
         key, _, marker = entry.partition("=")
-        if key == name:
+        if key == name or key == f"{name}#{_reached[name]}":
             try:
                 os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
             except FileExistsError:

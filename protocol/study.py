@@ -16,12 +16,23 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
 
 __all__ = [
+    "CANDIDATE",
+    "CHAMPION",
     "INDIVIDUAL",
     "MAX_STUDY_BYTES",
     "Column",
@@ -36,6 +47,7 @@ __all__ = [
     "Privacy",
     "Publish",
     "Recipient",
+    "Stopping",
     "Strategy",
     "Study",
     "Training",
@@ -46,6 +58,8 @@ __all__ = [
 ]
 
 MAX_STUDY_BYTES = 256 * 1024
+CANDIDATE = "candidate"  # the alias of a new version; no promotion gives it
+CHAMPION = "champion"  # the alias that only a promotion by two operators gives
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -132,7 +146,8 @@ class Privacy(_Model):
     """What the study promises; a site's policy may ask for more, and the stricter value wins.
 
     `max_examples` bounds a site's weight under secure aggregation: with `training.max_norm` and the number of sites
-    it decides how finely updates are rounded. A site with more rows cannot take part.
+    it decides how finely updates are rounded. A site with more rows cannot take part. `colluding_fraction` and
+    `dropout_fraction` are those of a roster of more than 64 sites for which the graph of its masks is made.
 
     `dp` says what the noise hides, and who adds it: `sample`, one row of a site, the site itself; `central`, one site's
     update cut to `clip` (1), the federation; `distributed`, the same, each site a share of it before its masks, enough
@@ -150,6 +165,8 @@ class Privacy(_Model):
     dp: Literal["none", "sample", "central", "distributed"] = "none"
     secure_aggregation: bool = False
     max_examples: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    colluding_fraction: Annotated[float, Field(ge=0, le=0.2)] | None = None
+    dropout_fraction: Annotated[float, Field(ge=0, le=0.3)] | None = None
     clip: Annotated[float, Field(gt=0, le=1e6)] | None = None
     max_colluding: Annotated[int, Field(ge=0, le=62)] | None = None
 
@@ -168,12 +185,28 @@ class Privacy(_Model):
         """How many sites may be in league with the centre before distributed noise is too little."""
         return 1 if self.max_colluding is None else self.max_colluding
 
+    @property
+    def graph(self) -> dict[str, float]:
+        """The fractions that are stated, as `privacy.secagg.Session` names them."""
+        stated = {"colluding": self.colluding_fraction, "dropout": self.dropout_fraction}
+        return {name: value for name, value in stated.items() if value is not None}
+
 
 class Publish(_Model):
     """The name and alias under which the trained model is published; signing the study allows just these."""
 
     model: Slug
-    alias: Slug = "champion"
+    alias: Slug = CANDIDATE
+
+    @field_validator("alias")
+    @classmethod
+    def _by_two_persons(cls, value: str) -> str:
+        if value == CHAMPION:
+            raise ValueError(
+                "no study publishes straight to 'champion': use alias = \"candidate\"; two operators promote it "
+                "(corsia model promote, corsia model approve)"
+            )
+        return value
 
 
 Strategy = Literal[
@@ -190,13 +223,33 @@ def needs(strategy: str) -> Literal["sum", "individual"]:
     return "individual" if strategy in INDIVIDUAL else "sum"
 
 
+class Stopping(_Model):
+    """Early stopping: end the run when a metric over all sites no longer gets better.
+
+    A round counts as better when it beats the best before it by more than `min_delta`; after `patience` rounds that did
+    not, the run ends. `restore_best` publishes the best round's model instead of the last one's.
+    """
+
+    monitor: Name
+    mode: Literal["min", "max"]
+    patience: Annotated[int, Field(ge=1, le=10_000)] = 3
+    min_delta: Annotated[float, Field(ge=0)] = 0.0
+    restore_best: bool = True
+
+
 class Training(_Model):
-    """Lane 4: learner, strategy and rounds."""
+    """Lane 4: learner, strategy and rounds.
+
+    `rounds` may be extended while the run is under way, up to `max_rounds`, which is what the sites approve: a site
+    refuses a later round, and whatever a run costs in privacy is reckoned for so many. `max_model_bytes` bounds model
+    and preprocessing together, as raw arrays.
+    """
 
     learner: Slug
     features: tuple[Name, ...]
     outcome: tuple[Name, ...]
     rounds: Annotated[int, Field(ge=1, le=10_000)] = 5
+    max_rounds: Annotated[int, Field(ge=1, le=10_000)] = 0  # not given: as `rounds`
     strategy: Strategy = "fedavg"
     strategy_parameters: dict[str, float] = Field(default_factory=dict)
     local_steps: Annotated[int, Field(ge=1, le=10**6)] = 20
@@ -205,15 +258,38 @@ class Training(_Model):
     deadline_s: Annotated[float, Field(gt=0, le=86_400)] = 600.0
     quorum: Annotated[float, Field(gt=0, le=1)] = 1.0
     max_norm: Annotated[float, Field(gt=0)] = 1e4
+    max_model_bytes: Annotated[int, Field(ge=1, le=10**12)] = 1 << 30
     metrics: tuple[Name, ...] = ()
+    stopping: Stopping | None = None
     publish: Publish
+
+    @model_validator(mode="before")
+    @classmethod
+    def _filled(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("max_rounds") is None:
+            return given | {"max_rounds": given.get("rounds", cls.model_fields["rounds"].default)}
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Training:
+        if self.max_rounds < self.rounds:
+            raise ValueError("training: max_rounds is below rounds")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _plain(self, inner: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `max_rounds` where it says nothing."""
+        value: dict[str, Any] = inner(self)
+        if self.max_rounds == self.rounds:
+            value.pop("max_rounds", None)
+        return value
 
 
 class ModelReference(_Model):
     """Lane `infer`: which published model a site is to pull."""
 
     name: Slug
-    alias: Slug = "champion"
+    alias: Slug = CHAMPION
 
 
 class Recipient(_Model):

@@ -1,10 +1,14 @@
 """The federation process of the fault tests: the real loop and publisher; the signer's two answers made here.
 
-`python -m tests.federation_process STATE_DIR MLFLOW_URI STUDY_ID` ends when the study is closed.
+`python -m tests.federation_process STATE_DIR MLFLOW_URI STUDY_ID` ends when the study is closed. With further
+arguments, each a value of `CORSIA_FAULTS`, one process after the other dies where it is told, forked off this one,
+which has imported all that they need; the last lives to the end. Prints what they died of as JSON.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 import threading
 from pathlib import Path
@@ -33,5 +37,25 @@ def federation(root: Path, uri: str, stop: threading.Event) -> Federation:
     )
 
 
+def one_after_the_other(root: Path, uri: str, study: str, faults: list[str]) -> list[int]:
+    import mlflow  # noqa: F401 - warm, as are flwr and torch by what was imported above
+
+    import pipelines.learners.survival  # noqa: F401
+
+    ends = []
+    for fault in [*faults, ""]:
+        child = os.fork()
+        if child == 0:
+            os.environ["CORSIA_FAULTS"] = fault
+            federation(root, uri, threading.Event()).attend(study)
+            os._exit(0)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return ends
+
+
 if __name__ == "__main__":
-    federation(Path(sys.argv[1]), sys.argv[2], threading.Event()).attend(sys.argv[3])
+    where, store, study_id, *told = sys.argv[1:]
+    if told:
+        sys.stdout.write(json.dumps(one_after_the_other(Path(where), store, study_id, told)) + "\n")
+    else:
+        federation(Path(where), store, threading.Event()).attend(study_id)

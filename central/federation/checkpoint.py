@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from sqlalchemy import select
@@ -20,7 +20,15 @@ from central.store.models import RoundRow, RunRow
 from pipelines.flower import Arrays
 from protocol.assignment import RoundPhase
 
-__all__ = ["Checkpoint", "Checkpoints", "MemoryCheckpoints", "StoreCheckpoints", "join_arrays", "split_arrays"]
+__all__ = [
+    "Checkpoint",
+    "Checkpoints",
+    "History",
+    "MemoryCheckpoints",
+    "StoreCheckpoints",
+    "join_arrays",
+    "split_arrays",
+]
 
 _EXAMPLES = "examples/"
 
@@ -37,6 +45,8 @@ class Checkpoint:
         metrics: empty until the round has been evaluated; then it holds at least `rows`.
         sites: whose replies are in this round, by name.
         started_at: Unix seconds.
+        ended: of the checkpoint that a finished run gives: why it ended (`rounds`, `settled`, `early`, `stopped`).
+        rounds_run: of the same: how many rounds were run, of which this one may not be the last.
     """
 
     round: int
@@ -47,6 +57,11 @@ class Checkpoint:
     metrics: Mapping[str, float] = field(default_factory=dict)
     sites: tuple[str, ...] = ()
     started_at: float = 0.0
+    ended: str = ""
+    rounds_run: int = 0
+
+
+History = list[tuple[int, Mapping[str, Any]]]  # (round, metrics) of rounds that have been evaluated
 
 
 class Checkpoints(Protocol):
@@ -54,6 +69,14 @@ class Checkpoints(Protocol):
 
     def latest(self) -> Checkpoint | None:
         """The last one saved, or None."""
+        ...
+
+    def at(self, round_: int) -> Checkpoint:
+        """A round's checkpoint, which has been saved."""
+        ...
+
+    def history(self) -> History:
+        """The metrics of finished rounds, in order, without the preparation."""
         ...
 
     def save(self, checkpoint: Checkpoint) -> None:
@@ -68,16 +91,29 @@ class Checkpoints(Protocol):
         """Note that a further attempt begins."""
         ...
 
+    def tell(self, kind: str, *, site: str = "", **fields: Any) -> None:
+        """An event of the run, for whoever watches."""
+        ...
+
 
 class MemoryCheckpoints:
     """For the in-process grid and the simulation: kept as long as the object."""
 
     def __init__(self) -> None:
         self.all: list[Checkpoint] = []
+        self.told: list[tuple[str, str, dict[str, Any]]] = []
 
     def latest(self) -> Checkpoint | None:
         """The last one saved."""
         return self.all[-1] if self.all else None
+
+    def at(self, round_: int) -> Checkpoint:
+        """A round's checkpoint."""
+        return next(c for c in self.all if c.round == round_)
+
+    def history(self) -> History:
+        """Rounds with metrics."""
+        return [(c.round, c.metrics) for c in self.all if c.round > 0 and c.metrics]
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep it."""
@@ -90,6 +126,10 @@ class MemoryCheckpoints:
 
     def retry(self, round_: int, phase: RoundPhase, attempt: int) -> None:
         """Nothing to note."""
+
+    def tell(self, kind: str, *, site: str = "", **fields: Any) -> None:
+        """Keep it."""
+        self.told.append((kind, site, fields))
 
 
 class StoreCheckpoints:
@@ -108,8 +148,22 @@ class StoreCheckpoints:
             row = session.scalar(
                 select(RoundRow).where(RoundRow.run == self._run).order_by(RoundRow.round.desc()).limit(1)
             )
-        if row is None:
-            return None
+        return self._read(row) if row is not None else None
+
+    def at(self, round_: int) -> Checkpoint:
+        """A round's checkpoint; raises as `latest`."""
+        with self._store.read() as session:
+            return self._read(session.get_one(RoundRow, (self._run, round_)))
+
+    def history(self) -> History:
+        """Rounds with metrics."""
+        with self._store.read() as session:
+            rows = session.execute(
+                select(RoundRow.round, RoundRow.metrics).where(RoundRow.run == self._run, RoundRow.round > 0)
+            ).all()
+        return sorted(((round_, metrics) for round_, metrics in rows if metrics), key=lambda pair: pair[0])
+
+    def _read(self, row: RoundRow) -> Checkpoint:
         model, preprocessing = split_arrays(self._store.get_blob(row.arrays))
         state = tensors(self._store.get_blob(row.state))
         return Checkpoint(
@@ -159,6 +213,11 @@ class StoreCheckpoints:
             self._store.emit(
                 session, "round.retried", study=self._study, round=round_, phase=phase.value, attempt=attempt
             )
+
+    def tell(self, kind: str, *, site: str = "", **fields: Any) -> None:
+        """An event in the database."""
+        with self._store.begin() as session:
+            self._store.emit(session, kind, site=site, study=self._study, **fields)
 
 
 def join_arrays(model: Arrays, preprocessing: Arrays) -> bytes:

@@ -18,7 +18,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from central.federation.checkpoint import Checkpoints
-from central.federation.masked import MaskedExchange, MaskedGrid, Total
+from central.federation.masked import MaskedExchange, MaskedGrid, Total, said
 from central.federation.mean import Mean
 from central.federation.noise import Noised
 from pipelines.flower import (
@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 Check = Callable[[str, Arrays, int], None]  # site, arrays, number of examples -> raises InputError
+Drop = Callable[[str, str], None]  # site, code of why it is left out
 MAX_ATTEMPTS = 3
 _ROWS = "masked/rows"  # in a checkpoint's state
 MAX_EXAMPLES = 10**9
@@ -143,6 +144,7 @@ class Collector:
         self._study, self._training, self._grid, self._checkpoints = study, training, grid, checkpoints
         self._masked = study.privacy.secure_aggregation
         self.quorum = quorum_of(study)
+        self._codes: list[str] = []  # why sites were left out of the attempt under way
 
     def collect(
         self,
@@ -174,7 +176,9 @@ class Collector:
                 received=expected.received,
                 quorum=self.quorum,
                 timeout=self._training.deadline_s,
+                drop=partial(self._drop, round_, phase),
             )
+            self._codes = []
             try:
                 return Collected(total=exchange.run())
             except ConflictError as error:
@@ -185,7 +189,7 @@ class Collector:
                     raise
             attempt += 1
             if attempt >= MAX_ATTEMPTS:
-                raise UnavailableError("unavailable.quorum", "too few sites are left for secure aggregation")
+                raise self._too_few("too few sites are left for secure aggregation")
             self._checkpoints.retry(round_, phase, attempt)
 
     def _exchange(
@@ -204,20 +208,21 @@ class Collector:
         attempt = self._checkpoints.begin(round_, phase)
         while True:
             replies = self._grid.send_and_receive(messages(attempt), timeout=self._training.deadline_s)
+            drop, self._codes = partial(self._drop, round_, phase), []
             if phase is RoundPhase.TRAIN and needs(self._training.strategy) == "sum":
-                collected = self._averaged(replies, expected)
+                collected = self._averaged(replies, expected, drop)
             else:
                 usable: dict[str, Message] = {}
-                self._judged(replies, expected, usable.__setitem__)
+                self._judged(replies, expected, usable.__setitem__, drop)
                 collected = Collected(replies=sorted(usable.items()))
             if len(collected.sites) >= quorum:
                 return collected
             attempt += 1
             if attempt >= MAX_ATTEMPTS:
-                raise UnavailableError("unavailable.quorum", f"{len(collected.sites)} of {quorum} sites gave an answer")
+                raise self._too_few(f"{len(collected.sites)} of {quorum} sites gave an answer")
             self._checkpoints.retry(round_, phase, attempt)
 
-    def _averaged(self, replies: Iterable[Message], expected: Expected) -> Collected:
+    def _averaged(self, replies: Iterable[Message], expected: Expected, drop: Drop) -> Collected:
         """The mean of usable replies, of which one at a time is in memory."""
         mean: Mean | Noised
         if expected.received is not None:
@@ -225,10 +230,12 @@ class Collector:
         else:
             rows = {site: expected.examples.get(site, 0) for site in self._grid.sites.values()}
             mean = Mean(expected.arrays, rows, summed=self._training.strategy == "newton")
-        self._judged(replies, expected, lambda site, m: mean.add(site, _arrays(m), _examples(m)))
+        self._judged(replies, expected, lambda site, m: mean.add(site, _arrays(m), _examples(m)), drop)
         return Collected(mean=mean.total())
 
-    def _judged(self, replies: Iterable[Message], expected: Expected, take: Callable[[str, Message], None]) -> None:
+    def _judged(
+        self, replies: Iterable[Message], expected: Expected, take: Callable[[str, Message], None], drop: Drop
+    ) -> None:
         """Hand on what is usable, one reply of each site."""
         seen: set[str] = set()
         for message in replies:
@@ -239,8 +246,20 @@ class Collector:
                     seen.add(site)
                     take(site, message)
                 except CorsiaError as error:
-                    log.warning("reply.dropped", extra={"fields": {"site": site, "code": error.code}})
+                    drop(site, error.code)
             del message  # before the next one is opened
+
+    def _drop(self, round_: int, phase: RoundPhase, site: str, code: str) -> None:
+        """Tell that a site is left out of a phase, and why."""
+        self._codes.append(code)
+        log.warning("reply.dropped", extra={"fields": {"site": site, "code": code}})
+        self._checkpoints.tell("round.dropped", site=site, round=round_, phase=phase.value, code=code)
+
+    def _too_few(self, message: str) -> CorsiaError:
+        """The end of a phase after its last attempt: by its own name where sites say that training diverged."""
+        if "input.diverged" in self._codes:
+            return InputError("input.diverged", f"at {self._codes.count('input.diverged')} sites")
+        return UnavailableError("unavailable.quorum", message)
 
 
 def quorum_of(study: Study) -> int:
@@ -264,7 +283,7 @@ def rows_of(state: Mapping[str, np.ndarray[Any, Any]]) -> int:
 def _judge(site: str, message: Message, expected: Expected) -> None:
     shape = describe(message)
     if shape.error is not None:
-        raise InputError("input.message", "the site answers with an error")
+        raise said(shape.error)
     if shape.arrays != expected.arrays or not shape.finite:
         raise InputError("input.message", "keys, shapes, dtypes or values")
     allowed = {EXAMPLES, *expected.metrics}

@@ -15,13 +15,15 @@ import io
 import logging
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from central.federation.collect import place_of
+from central.federation.control import Stopped
 from central.federation.flower import NodeGrid, empty_run, identify
 from central.store import Store
 from central.store.changes import Changes
@@ -38,7 +40,9 @@ from protocol.trust import Purpose
 __all__ = ["FleetGrid", "instruction_id"]
 
 log = logging.getLogger(__name__)
-_POLL_S = 0.02
+_LOOK_S = 0.25  # for the end of the process or of the deadline; an answer wakes us
+_SWARM_S = 0.025
+_FINAL = [state.value for state in State if state.final]
 _FINAL_WITHOUT_ANSWER = (State.REFUSED.value, State.FAILED.value, State.EXPIRED.value)
 
 
@@ -82,12 +86,14 @@ class FleetGrid(NodeGrid):
         key: the run key: signs instructions, opens updates.
         sites: who takes part.
         stop: set when the process is asked to end; waits end with it.
+        stopped: whether the operator has stopped the run; asked while an exchange is waited for.
     """
 
     def __init__(
         self, store: Store, landing: Path, study: Study, digest: str, run: str, key: SecretKey, sites: Iterable[str],
-        stop: threading.Event,
+        stop: threading.Event, stopped: Callable[[], bool] = lambda: False,
     ) -> None:  # fmt: skip
+        self._stopped, self._asked = stopped, 0
         self._store, self._landing, self._study, self._digest = store, landing, study, digest
         self._run_id, self._key, self._stop = run, key, stop
         self.digest, self.run_name = digest, run
@@ -107,7 +113,7 @@ class FleetGrid(NodeGrid):
             StorageError: the disk refused; nobody is instructed.
         """
         deadline = time.time() + (self._study.training.deadline_s if self._study.training else 0.0)
-        ids = []
+        ids, new = [], 0
         with self._store.begin() as session:
             for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
                 site = self.sites[message.metadata.dst_node_id]
@@ -120,9 +126,18 @@ class FleetGrid(NodeGrid):
                 if row is None:
                     row = self._instruct(made, site, message, (round_, phase, step, attempt), deadline)
                     session.add(row)
-                until = RoundInstruction.from_bytes(row.document).deadline
-                self._sent[made] = _Sent(site, self._message(row), until, step is not None)
+                    new += 1
+                until, closed = RoundInstruction.from_bytes(row.document).deadline, row.state == State.EXPIRED.value
+                if closed:
+                    until = min(until, row.updated_at)
+                self._sent[made] = _Sent(site, self._message(row), until, closed or step is not None)
                 ids.append(made)
+            self._asked = len(ids)
+            if new:
+                told: dict[str, Any] = {
+                    "round": round_, "phase": place, "attempt": attempt, "asked": self._asked,
+                }  # fmt: skip
+                self._store.emit(session, "round.begun", study=self._study.id, **told)
         faults.point("federation.instructed")
         return ids
 
@@ -140,14 +155,19 @@ class FleetGrid(NodeGrid):
                 .where(ParcelRow.content_type == ContentType.UPDATE.value)
                 .order_by(ParcelRow.log_index)
             ).all()
-            reports = session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(wanted))).all()
-        answers = []
+            reports = session.scalars(
+                select(AssignmentRow).where(
+                    AssignmentRow.id.in_(wanted), AssignmentRow.state.in_(_FINAL_WITHOUT_ANSWER)
+                )
+            ).all()
+        answers, opened = [], []
         for parcel in parcels:
             sent = self._sent.get(parcel.assignment_id)
             if sent is not None and _counts(parcel, sent):
                 answers.append(_Answer(self._sent.pop(parcel.assignment_id), parcel))
                 if parcel.state == "landed":
-                    self._mark(parcel, "opened")
+                    opened.append(parcel)
+        self._mark(opened, "opened")
         for report in reports:
             if report.id in self._sent and report.state in _FINAL_WITHOUT_ANSWER:
                 answers.append(_Answer(self._sent.pop(report.id), code=report.code or "worker.failed"))
@@ -166,22 +186,33 @@ class FleetGrid(NodeGrid):
 
         Raises:
             UnavailableError: `unavailable.process` when this process is asked to end.
+            Stopped: the operator has stopped the run; the instructions are closed.
         """
         ids = list(self.push_messages(messages))
-        until = min([self._sent[i].deadline for i in ids] + ([time.time() + timeout] if timeout is not None else []))
+        left = min([self._sent[i].deadline - time.time() for i in ids] + ([timeout] if timeout is not None else []))
+        until = time.monotonic() + left  # a clock that is set meanwhile changes nothing
         answers: list[_Answer] = []
         changes = Changes(self._store.engine)
         while True:
-            late = time.time() >= until
-            if changes.seen() or late:
+            changed = changes.wait(max(0.0, min(_LOOK_S, until - time.monotonic())))
+            late = time.monotonic() >= until
+            if changed and not late:  # answers come in swarms: the more are awaited, the longer for the next ones
+                self._stop.wait(min(_SWARM_S, _SWARM_S / 50 * len(self._sent)))
+            if changed or late:
                 answers += self._arrived(ids)
-            if not any(i in self._sent for i in ids):
-                return self._read(answers)
+                if self._stopped():
+                    self._expire([i for i in ids if i in self._sent])
+                    raise Stopped
             if late:
                 self._expire([i for i in ids if i in self._sent])
-                return self._read(answers)
-            if self._stop.wait(_POLL_S):
+            if not any(i in self._sent for i in ids):
+                break
+            if self._stop.is_set():
                 raise UnavailableError("unavailable.process", "the federation is asked to end")
+        changes.close()
+        self._discard_late()
+        faults.point("federation.collected")
+        return self._read(answers)
 
     # -- one instruction, one answer -------------------------------------------------------------------------------
 
@@ -232,7 +263,7 @@ class FleetGrid(NodeGrid):
             code = error.code if isinstance(error, CorsiaError) else "parcel.format"
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise StorageError("storage.failed") from error
-            self._mark(parcel, "rejected", code)
+            self._mark([parcel], "rejected", code)
             return error_reply(sent.message, code)
 
     def _opened(self, parcel: ParcelRow, sent: _Sent) -> Message:
@@ -262,16 +293,40 @@ class FleetGrid(NodeGrid):
             raise IntegrityError("parcel.signature", "another identity than the study's roster names")
         return key
 
-    def _mark(self, parcel: ParcelRow, state: str, code: str = "") -> None:
+    def _mark(self, parcels: list[ParcelRow], state: str, code: str = "") -> None:
+        """Note what became of parcels; their instructions are answered then, whatever the answer is worth."""
+        if not parcels:
+            return
         with self._store.begin() as session:
-            row = session.get_one(ParcelRow, parcel.id)
-            row.state, row.code = state, code
-            if code:
-                self._store.emit(
-                    session, "parcel.rejected", site=parcel.site, study=self._study.id, parcel=parcel.id, code=code
-                )
-        if code:
+            session.execute(
+                update(ParcelRow).where(ParcelRow.id.in_([p.id for p in parcels])).values(state=state, code=code)
+            )
+            session.execute(
+                update(AssignmentRow)
+                .where(AssignmentRow.id.in_([p.assignment_id for p in parcels]), AssignmentRow.state.not_in(_FINAL))
+                .values(state=State.DONE.value, updated_at=time.time())
+            )
+            before = self._asked - len(self._sent) - len(parcels)
+            for number, parcel in enumerate(parcels, start=1):
+                told: dict[str, Any] = {"parcel": parcel.id, "code": code}
+                if not code:
+                    told = {"answered": before + number, "asked": self._asked}
+                kind = "parcel.rejected" if code else "round.answered"
+                self._store.emit(session, kind, site=parcel.site, study=self._study.id, **told)
+        for parcel in parcels if code else ():
             log.warning("parcel.rejected", extra={"fields": {"parcel": parcel.id, "site": parcel.site, "code": code}})
+
+    def _discard_late(self) -> None:
+        """Reject answers that landed after their instruction was closed, and tell."""
+        with self._store.read() as session:
+            late = session.scalars(
+                select(ParcelRow)
+                .join(AssignmentRow, AssignmentRow.id == ParcelRow.assignment_id)
+                .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.UPDATE.value)
+                .where(ParcelRow.study_digest == self._digest, AssignmentRow.state == State.EXPIRED.value)
+                .where(ParcelRow.landed_at > AssignmentRow.updated_at)
+            ).all()
+        self._mark(list(late), "rejected", "study.late")
 
     def _expire(self, ids: list[str]) -> None:
         """Close instructions whose deadline has passed; an answer that comes later is not used."""
@@ -279,7 +334,9 @@ class FleetGrid(NodeGrid):
             for row in session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(ids))):
                 if not State(row.state).final:
                     row.state, row.updated_at = State.EXPIRED.value, time.time()
-                    self._store.emit(session, "round.late", site=row.site, study=self._study.id)
+                    asked = RoundInstruction.from_bytes(row.document)
+                    told = {"round": asked.round, "phase": asked.place}
+                    self._store.emit(session, "round.late", site=row.site, study=self._study.id, **told)
         for made in ids:
             self._sent.pop(made, None)
 

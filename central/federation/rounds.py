@@ -3,13 +3,15 @@
     prepare (round 0): sums over sites -> preprocessing and first model
     each round: train -> aggregate (Flower's strategy) -> checkpoint (durable) -> evaluate -> metrics
 
-How a phase's answers are collected and judged is in `collect`. After a crash the loop goes on at the phase it had
-reached, with the same instructions.
+How a phase's answers are collected and judged is in `collect`, what the operator wants of the run in `control`, when
+further rounds are not worth it in `stopping`. After a crash the loop goes on at the phase it had reached, with the same
+instructions.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -19,13 +21,15 @@ import numpy as np
 
 from central.federation.checkpoint import Checkpoint, Checkpoints
 from central.federation.collect import Check, Collector, Expected, SiteGrid, rows_of
+from central.federation.control import Control, Stopped, Unattended
 from central.federation.flower import aggregate, asked, restore_state, strategy, strategy_state, told
+from central.federation.stopping import judge
 from pipelines import clipping, learners
 from pipelines.flower import CONFIG, METRICS, Arrays, Message, RecordDict, array_record, config_record, norm_of
 from pipelines.train import PREPARE, PREPROCESSING, check_supported
 from protocol import faults
 from protocol.assignment import RoundPhase
-from protocol.errors import InputError, UnavailableError
+from protocol.errors import ConflictError, InputError, UnavailableError
 from protocol.study import Study, Training
 
 __all__ = ["Rounds"]
@@ -40,14 +44,16 @@ class Rounds:
         study: a study of lane `train`.
         grid: the way to the sites.
         checkpoints: where each round's outcome is kept, and found again after a crash.
+        control: what the operator wants; without one the study's own rounds are run.
     """
 
-    def __init__(self, study: Study, grid: SiteGrid, checkpoints: Checkpoints) -> None:
+    def __init__(self, study: Study, grid: SiteGrid, checkpoints: Checkpoints, control: Control | None = None) -> None:
         check_supported(study)
         if study.training is None:
             raise InputError("input.study", "training: the study has no such table")
         self._study, self._grid, self._checkpoints = study, grid, checkpoints
         self._training: Training = study.training
+        self._control = control or Unattended(study.training)
         self._learner = learners.for_study(study)
         self._collector = Collector(study, self._training, grid, checkpoints)
         self._strategy: Any = strategy(self._training, replies=self._collector.quorum)
@@ -56,25 +62,66 @@ class Rounds:
         self._shown = () if self._masked else self._training.metrics  # under masks no site's own metrics leave
 
     def run(self) -> Checkpoint:
-        """All rounds, from wherever an earlier process stopped; returns the last round's checkpoint.
+        """All rounds, from wherever an earlier process stopped; returns the checkpoint whose model is the run's.
+
+        That is the last finished round's, or the best one's where the study stops early and restores the best.
 
         Raises:
             UnavailableError: `unavailable.quorum` when too few sites gave a usable answer, again and again.
-            InputError: what the sites' sums show to be unusable (`input.rows`, `input.table`).
+            InputError: what the sites' sums show to be unusable (`input.rows`, `input.table`), `input.diverged`,
+                `input.model-size`, `input.study` for a metric to watch that there is not.
+            ConflictError: `conflict.stopped` when the operator stopped the run before a round was finished.
         """
-        reached = self._checkpoints.latest() or self._prepare()
+        try:
+            return self._final(self._to_the_end(self._checkpoints.latest() or self._prepare()))
+        except Stopped:
+            return self._final("stopped")
+
+    def _to_the_end(self, reached: Checkpoint) -> str:
+        """Phase after phase until there is nothing left to do; why that is."""
         restore_state(self._strategy, reached.state)
         self._grid.sites = {n: s for n, s in self._grid.sites.items() if s in reached.examples}
         while True:
+            rounds = self._heed()
             if reached.round > 0 and not reached.metrics:
                 reached = self._evaluate(reached)
-            if reached.round >= self._training.rounds or (reached.round > 0 and self._learner.settled(reached.model)):
-                return reached
-            reached = self._train(reached)
+            elif why := self._ended(reached, rounds):
+                return why
+            else:
+                reached = self._train(reached)
+
+    def _heed(self) -> int:
+        """Between two exchanges: how many rounds are wanted; waits while the run is paused.
+
+        Raises:
+            Stopped: the run is to stop.
+        """
+        orders = self._control.heed()
+        if orders.wish == "stop":
+            raise Stopped
+        return orders.rounds
+
+    def _ended(self, reached: Checkpoint, rounds: int) -> str:
+        stopping = self._training.stopping
+        if reached.round > 0 and self._learner.settled(reached.model):
+            return "settled"
+        if stopping is not None and judge(stopping, self._checkpoints.history()).stop:
+            return "early"
+        return "rounds" if reached.round >= rounds else ""
+
+    def _final(self, why: str) -> Checkpoint:
+        history, stopping = self._checkpoints.history(), self._training.stopping
+        if not history:
+            raise ConflictError("conflict.stopped")
+        last = chosen = history[-1][0]
+        if stopping is not None and stopping.restore_best:
+            chosen = judge(stopping, history).best or last
+        return replace(self._checkpoints.at(chosen), ended=why, rounds_run=last)
 
     # -- phases ----------------------------------------------------------------------------------------------------
 
     def _prepare(self) -> Checkpoint:
+        self._heed()
         started, declared = time.time(), self._learner.preparation()
 
         def messages(attempt: int) -> Iterable[Message]:
@@ -101,6 +148,11 @@ class Rounds:
             sites=collected.sites,
             started_at=started,
         )
+        if (
+            sum(v.nbytes for v in (*checkpoint.model.values(), *preprocessing.values()))
+            > self._training.max_model_bytes
+        ):
+            raise InputError("input.model-size")
         return self._saved(checkpoint)
 
     def _train(self, reached: Checkpoint) -> Checkpoint:
@@ -117,7 +169,6 @@ class Rounds:
         collected = self._collector.collect(
             round_, RoundPhase.TRAIN, messages, expected, asked(self._strategy, self._collector.quorum)
         )
-        faults.point("federation.collected")
         if collected is None:  # it stays masked for ever: the round is skipped, the model unchanged
             return self._saved(replace(reached, round=round_, metrics={}, sites=(), started_at=started))
         if collected.total is not None and not self._sums and norm_of(collected.total.arrays) > self._training.max_norm:
@@ -135,9 +186,7 @@ class Rounds:
             sites=collected.sites,
             started_at=started,
         )
-        saved = self._saved(checkpoint)
-        faults.point("federation.checkpoint")
-        return saved
+        return self._saved(checkpoint)
 
     def _evaluate(self, reached: Checkpoint) -> Checkpoint:
         if not self._learner.scoring():
@@ -149,7 +198,8 @@ class Rounds:
         collected = self._collector.collect(reached.round, RoundPhase.EVALUATE, messages, expected)
         if collected is None:
             return self._saved(replace(reached, metrics={"rows": _rows(reached)}))
-        metrics: dict[str, Any] = dict(self._learner.metrics(collected.sums()))
+        scores = self._learner.metrics(collected.sums())
+        metrics: dict[str, Any] = {k: v for k, v in scores.items() if math.isfinite(v)}
         metrics["rows"] = sum(collected.examples().values()) or rows_of(collected.rows())
         shown = {site: _site_metrics(message, self._training.metrics) for site, message in collected.replies}
         if any(shown.values()):
@@ -186,6 +236,7 @@ class Rounds:
 
     def _saved(self, checkpoint: Checkpoint) -> Checkpoint:
         self._checkpoints.save(checkpoint)
+        faults.point("federation.checkpoint")
         return checkpoint
 
 

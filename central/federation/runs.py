@@ -20,14 +20,17 @@ from typing import Any
 from sqlalchemy import select
 
 from central.federation.checkpoint import Checkpoint, StoreCheckpoints
+from central.federation.control import Orders, Stopped, StoreControl, end_of, orders_of
 from central.federation.keys import RunKeys
 from central.federation.publish import Publisher
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, RoundRow, RunRow, StudyRow
 from privacy.envelope import PublicKey, SecretKey
+from protocol import faults
 from protocol.assignment import AssignmentKind, State
 from protocol.errors import (
+    ConflictError,
     CorsiaError,
     IntegrityError,
     StorageError,
@@ -41,7 +44,7 @@ from protocol.trust import Purpose
 __all__ = ["Federation"]
 
 log = logging.getLogger(__name__)
-_POLL_S = 0.1
+_LOOK_S = 0.25  # for the end of the process; a commit wakes us
 _RETRY_S = 2.0
 _MAX_FAILURES = 5  # of a kind that has no name, one after the other
 
@@ -84,13 +87,13 @@ class Federation:
                 if not cleaned:
                     self._clean_all()
                     cleaned = True
-                if changes.seen() or time.monotonic() - looked_at > _RETRY_S:
+                if changes.wait(_LOOK_S) or time.monotonic() - looked_at > _RETRY_S:
                     self._start_threads()
                     looked_at = time.monotonic()
+                    self._stop.wait(_LOOK_S)  # a round under way commits all the time: that is no new study
             except Exception as error:  # a locked or full database is waited out
                 log.error("federation.error", exc_info=error)
                 self._stop.wait(_RETRY_S)
-            self._stop.wait(_POLL_S)
         for thread in self._threads.values():
             thread.join()
 
@@ -158,16 +161,30 @@ class Federation:
         work = self._work(study_id)
         if self._closed(study_id):
             return self._clean(work.digest)
+        if work.study.training is None:
+            raise StudyRefused("study.signature", "a study of another lane")
         checkpoints = StoreCheckpoints(self._store, work.run, study_id)
+        control = StoreControl(self._store, work.study, work.study.training, work.digest, work.run, self._stop)
         reached = checkpoints.latest()
-        sites = self._joined(work) if reached is None else sorted(reached.examples)
-        if self._stop.is_set():
-            return
-        grid = FleetGrid(
-            self._store, self._landing, work.study, work.digest, work.run, work.key, sites, self._stop
-        )  # fmt: skip
-        final = Rounds(work.study, grid, checkpoints).run()
-        self._begin_publishing(work, final)
+        try:
+            sites = self._joined(work, control) if reached is None else sorted(reached.examples)
+            if self._stop.is_set():
+                return
+            grid = FleetGrid(
+                self._store, self._landing, work.study, work.digest, work.run, work.key, sites, self._stop,
+                control.stopped,
+            )  # fmt: skip
+            final = Rounds(work.study, grid, checkpoints, control).run()
+        except (Stopped, ConflictError) as error:
+            if isinstance(error, ConflictError) and error.code != "conflict.stopped":
+                raise
+            return self._close_stopped(work)
+        faults.point("federation.ended")
+        orders = self._begin_publishing(work, final)
+        if orders is None:
+            return self._advance(study_id)
+        if orders.discard:
+            return self._close_stopped(work)
         self._publisher.publish(work.study, work.digest, work.run, final)
         self._clean(work.digest)
 
@@ -190,12 +207,13 @@ class Federation:
                 self._store.emit(session, "run.started", study=study_id, run=run.id)
             return _Work(study=study, digest=digest, run=run.id, key=key)
 
-    def _joined(self, work: _Work) -> list[str]:
+    def _joined(self, work: _Work, control: StoreControl) -> list[str]:
         """Sites that have approved and loaded; waits until all have answered, or the quorum and the deadline.
 
         Raises:
             UnavailableError: `unavailable.quorum` when too many refused.
             StudyRefused: `study.expired` while waiting.
+            Stopped: the operator has stopped the run.
         """
         from central.federation.collect import quorum_of
 
@@ -204,10 +222,11 @@ class Federation:
         changes, looked_at = Changes(self._store.engine), 0.0
         while not self._stop.is_set():
             work.study.check_valid_at(datetime.now(UTC))
-            if not changes.seen() and time.monotonic() - looked_at < 1.0:
-                self._stop.wait(_POLL_S)
+            if not changes.wait(_LOOK_S) and time.monotonic() - looked_at < 1.0:
                 continue
             looked_at = time.monotonic()
+            if control.stopped():
+                raise Stopped
             with self._store.read() as session:
                 rows = session.execute(
                     select(AssignmentRow.site, AssignmentRow.state).where(
@@ -224,10 +243,33 @@ class Federation:
                     return ready
         return []
 
-    def _begin_publishing(self, work: _Work, final: Checkpoint) -> None:
+    def _begin_publishing(self, work: _Work, final: Checkpoint) -> Orders | None:
+        """Note that the rounds are over, after which no command is taken; None when one came that says otherwise."""
+        training = work.study.training
         with self._store.begin() as session:
             run = session.get_one(RunRow, work.run)
-            run.round, run.phase, run.attempt, run.updated_at = final.round, "publish", 0, time.time()
+            if training is None:
+                raise AssertionError("only a study of lane train is published")
+            orders = orders_of(session, work.digest, training)
+            more = final.ended == "rounds" and orders.rounds > final.rounds_run
+            if run.phase != "publish" and (more or (orders.wish != "run" and final.ended != "stopped")):
+                return None
+            if not orders.discard:
+                run.round, run.phase, run.attempt, run.updated_at = final.round, "publish", 0, time.time()
+            end_of(session, work.digest, final.ended)
+            return orders
+
+    def _close_stopped(self, work: _Work) -> None:
+        """A run that was stopped and leaves no model."""
+        with self._store.begin() as session:
+            run, study = session.get_one(RunRow, work.run), session.get_one(StudyRow, work.study.id)
+            run.state, run.code, run.phase, run.updated_at = "stopped", "", "done", time.time()
+            study.state = "closed"
+            end_of(session, work.digest, "stopped")
+            self._store.emit(session, "run.stopped", study=work.study.id, round=run.round)
+            self._store.emit(session, "study.closed", study=work.study.id)
+        log.info("run.stopped", extra={"fields": {"study": work.study.id}})
+        self._clean(work.digest)
 
     def _waits(self, study_id: str, code: str) -> None:
         """Say for what a run waits; told once, not at each try."""
@@ -256,6 +298,7 @@ class Federation:
         for row in session.scalars(select(AssignmentRow).where(AssignmentRow.study_digest == digest)):
             if not State(row.state).final:
                 row.state, row.updated_at = State.EXPIRED.value, time.time()
+        study = session.scalar(select(StudyRow.id).where(StudyRow.digest == digest))
         for parcel in session.scalars(
             select(ParcelRow).where(
                 ParcelRow.study_digest == digest,
@@ -263,7 +306,9 @@ class Federation:
                 ParcelRow.state == "landed",
             )
         ):
-            parcel.state, parcel.code = "rejected", "study.replay"
+            parcel.state, parcel.code = "rejected", "study.late"
+            told = {"parcel": parcel.id, "code": parcel.code}
+            self._store.emit(session, "parcel.rejected", site=parcel.site, study=study or "", **told)
 
     def _closed(self, study_id: str) -> bool:
         with self._store.read() as session:

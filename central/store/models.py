@@ -15,12 +15,14 @@ __all__ = [
     "Base",
     "CertificateRow",
     "CheckpointRow",
+    "ControlRow",
     "CuratedRow",
     "EventRow",
     "LogRow",
     "ModelRow",
     "ParcelRow",
     "PredictionRow",
+    "PromotionRow",
     "RoundRow",
     "RunRow",
     "SiteRow",
@@ -150,7 +152,10 @@ class CuratedRow(Base):
 
 
 class RunRow(Base):
-    """A federated run, one per study. state: running | done | failed. (round, phase, attempt) is what is under way."""
+    """A federated run, one per study. state: running | paused | stopped | done | failed.
+
+    (round, phase, attempt) is what is under way.
+    """
 
     __tablename__ = "runs"
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
@@ -161,6 +166,19 @@ class RunRow(Base):
     phase: Mapped[str] = mapped_column(default="prepare")
     attempt: Mapped[int] = mapped_column(default=0)
     updated_at: Mapped[float]
+
+
+class ControlRow(Base):
+    """What the operator wants of a run, before or after it began. wish: run | pause | stop; `rounds` 0: the study's."""
+
+    __tablename__ = "controls"
+    study_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    wish: Mapped[str] = mapped_column(default="run")
+    rounds: Mapped[int] = mapped_column(default=0)
+    discard: Mapped[bool] = mapped_column(default=False)
+    revision: Mapped[int] = mapped_column(default=0)
+    ended: Mapped[str] = mapped_column(default="")  # why the run ended, once it is to be published or closed
+    asked_at: Mapped[float] = mapped_column(default=0.0)
 
 
 class RoundRow(Base):
@@ -192,6 +210,25 @@ class ModelRow(Base):
     weights_size: Mapped[int]
     uri: Mapped[str] = mapped_column(default="")  # models:/NAME/VERSION in MLflow
     created_at: Mapped[float]
+
+
+class PromotionRow(Base):
+    """A proposal that a version get an alias, as its operator signed it. state: open | approved | replaced."""
+
+    __tablename__ = "promotions"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(index=True)
+    version: Mapped[int]
+    alias: Mapped[str]
+    rollback: Mapped[bool]
+    statement: Mapped[bytes]
+    signature: Mapped[bytes]
+    proposed_by: Mapped[str]
+    proposed_at: Mapped[float]
+    state: Mapped[str] = mapped_column(default="open")
+    approved_by: Mapped[str] = mapped_column(default="")
+    serial: Mapped[int] = mapped_column(default=0)  # of the manifest that came of it
+    shown: Mapped[bool] = mapped_column(default=False)  # whether MLflow's aliases follow
 
 
 class PredictionRow(Base):

@@ -35,8 +35,8 @@ class EventFeed:
         self._stop = stop
         self._open = 0
 
-    def response(self, last_id: int | None) -> StreamingResponse:
-        """A stream from after `last_id`, or from now.
+    def response(self, last_id: int | None, study: str | None = None) -> StreamingResponse:
+        """A stream from after `last_id`, or from now; of one study, or of everything.
 
         Raises:
             UnavailableError: `unavailable.process` when too many streams are open.
@@ -44,16 +44,16 @@ class EventFeed:
         if self._open >= _MAX_STREAMS:
             raise UnavailableError("unavailable.process", "too many event streams are open")
         headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._stream(last_id), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._stream(last_id, study), media_type="text/event-stream", headers=headers)
 
-    async def _stream(self, last_id: int | None) -> AsyncIterator[str]:
+    async def _stream(self, last_id: int | None, study: str | None) -> AsyncIterator[str]:
         self._open += 1
         try:
             seq = await run_in_threadpool(self._newest) if last_id is None else last_id
             yield f"retry: 1000\n: from {seq}\n\n"
             beat = time.monotonic()
             while not self._stop.is_set():
-                rows = await run_in_threadpool(self._after, seq)
+                rows = await run_in_threadpool(self._after, seq, study)
                 for row in rows:
                     seq = row.seq
                     yield _format(row)
@@ -69,9 +69,10 @@ class EventFeed:
         with self._store.read() as session:
             return session.scalar(select(func.max(EventRow.seq))) or 0
 
-    def _after(self, seq: int) -> Sequence[EventRow]:
+    def _after(self, seq: int, study: str | None) -> Sequence[EventRow]:
+        query = select(EventRow).where(EventRow.seq > seq).order_by(EventRow.seq).limit(_PAGE)
         with self._store.read() as session:
-            return session.scalars(select(EventRow).where(EventRow.seq > seq).order_by(EventRow.seq).limit(_PAGE)).all()
+            return session.scalars(query if study is None else query.where(EventRow.study == study)).all()
 
 
 def _format(row: EventRow) -> str:

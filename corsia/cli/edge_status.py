@@ -20,7 +20,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
     from edge.journal import Journal
     from edge.ledger import Ledger
     from edge.plugins import PluginCode
-    from edge.site import is_paused, is_running
+    from edge.site import SKEW, is_paused, is_running
     from edge.spool import Spool
     from edge.state import SiteState
     from pipelines.registry import code_digest
@@ -47,6 +47,8 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
     state = SiteState(site.state_dir / "state.db")
     approvals = Approvals(state, code_digest, PluginCode(site, state).digest)
     value["studies"] = [_study_line(record, approvals) for record in state.studies()]
+    skew = state.fact(SKEW)
+    value["clock_skew_s"] = None if skew is None else float(skew)
     state.close()
     parcels, size = Spool(site.state_dir / "spool", site.limits.spool_bytes).usage()
     value |= {"spool_parcels": parcels, "spool_bytes": size}

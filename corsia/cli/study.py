@@ -1,6 +1,7 @@
 """`corsia study`: check a study file, submit it, see where it stands.
 
-With `--url` and `--token-file` over the centre's REST API; with `--config` on the centre's own machine.
+With `--url` and `--token-file` over the centre's REST API; with `--config` on the centre's own machine. A training run
+is paused, resumed, stopped and extended here too.
 """
 
 from __future__ import annotations
@@ -114,6 +115,87 @@ def show(
             typer.echo(f"  {name:20} {site.get('state', ''):10} {site.get('code', '')} {counts}".rstrip())
 
 
+Id = Annotated[str, typer.Argument(metavar="ID", help="The study's id.")]
+
+
+@app.command()
+def pause(
+    study_id: Id, config: Config = None, url: Url = None, token_file: Token = None, json_out: Json = False
+) -> None:
+    """Pause a training run: the exchange under way is finished, then nothing is asked of the sites.
+
+    Example: corsia study pause heart --config central.toml
+    """
+    _tell(_ask(study_id, "pause", {}, config, url, token_file), json_out)
+
+
+@app.command()
+def resume(
+    study_id: Id, config: Config = None, url: Url = None, token_file: Token = None, json_out: Json = False
+) -> None:
+    """Let a paused training run go on.
+
+    Example: corsia study resume heart --config central.toml
+    """
+    _tell(_ask(study_id, "resume", {}, config, url, token_file), json_out)
+
+
+@app.command()
+def stop(
+    study_id: Id,
+    discard: Annotated[bool, typer.Option("--discard", help="Publish no model.")] = False,
+    config: Config = None,
+    url: Url = None,
+    token_file: Token = None,
+    json_out: Json = False,
+) -> None:
+    """End a training run; the model of its last finished round is published.
+
+    Example: corsia study stop heart --config central.toml
+    """
+    _tell(_ask(study_id, "stop", {"discard": discard}, config, url, token_file), json_out)
+
+
+@app.command()
+def extend(
+    study_id: Id,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, max=10_000, help="Rounds in all, up to max_rounds.")],
+    config: Config = None,
+    url: Url = None,
+    token_file: Token = None,
+    json_out: Json = False,
+) -> None:
+    """Give a training run more rounds, up to the study's `training.max_rounds`, which the sites approved.
+
+    Example: corsia study extend heart --rounds 20 --config central.toml
+    """
+    _tell(_ask(study_id, "extend", {"rounds": rounds}, config, url, token_file), json_out)
+
+
+def _ask(
+    study_id: str, command: str, more: dict[str, Any], config: Path | None, url: str | None, token_file: Path | None
+) -> dict[str, Any]:
+    if url:
+        path = f"/runs/{urllib.parse.quote(study_id, safe='')}/{command}"
+        return dict(_request(url, token_file, path, json.dumps(more).encode(), kind="application/json"))
+    from central.config import load_config, operator_token
+    from central.federation.control import Command, ask
+    from central.store import Store
+
+    loaded = load_config(_needed(config))
+    operator_token(loaded)  # who cannot read it may not command
+    return ask(Store(loaded.state_dir), study_id, Command(command), **more)
+
+
+def _tell(orders: dict[str, Any], json_out: bool) -> None:
+    if json_out:
+        typer.echo(json.dumps(orders))
+        return
+    ending = {"run": "is to go on", "pause": "is to pause", "stop": "is to stop"}[orders["wish"]]
+    kept = ", no model is to be published" if orders["discard"] else ""
+    typer.echo(f"{orders['study']}: the run {ending}, {orders['rounds']} rounds in all{kept}")
+
+
 def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
     from sqlalchemy import func, select
 
@@ -145,7 +227,9 @@ def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
     return found
 
 
-def _request(url: str, token_file: Path | None, path: str, body: bytes | None = None) -> Any:
+def _request(
+    url: str, token_file: Path | None, path: str, body: bytes | None = None, *, kind: str = "application/toml"
+) -> Any:
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise InputError("input.usage", "--url begins with http:// or https://")
     if token_file is None:
@@ -154,7 +238,7 @@ def _request(url: str, token_file: Path | None, path: str, body: bytes | None = 
         token = token_file.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):
         raise AuthenticationError("auth.token", f"{token_file} cannot be read") from None
-    headers = {"Authorization": f"Bearer {token}"} | ({"Content-Type": "application/toml"} if body else {})
+    headers = {"Authorization": f"Bearer {token}"} | ({"Content-Type": kind} if body else {})
     request = urllib.request.Request(url.rstrip("/") + "/api/v1" + path, data=body, headers=headers)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=90) as answer:  # noqa: S310 - http or https, checked above

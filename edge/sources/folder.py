@@ -17,7 +17,7 @@ from protocol.errors import InputError, StorageError
 
 __all__ = ["MAX_FILE_BYTES", "Nothing", "open_inside", "walk"]
 
-MAX_FILE_BYTES = (1 << 31) - 1  # of one file of a source; a larger one is set aside
+MAX_FILE_BYTES = 1 << 31  # of one source file; a reader may ask for so much memory at once
 
 
 def walk(root: Path, withheld: Counter[str], *, code: str = "input.dicom") -> Iterator[Path]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import plugins
-from pipelines.confinement import close_files, confine, system_paths
+from pipelines.confinement import close_files, confine, missing, system_paths
 from protocol.errors import CODES, CorsiaError, InputError, PolicyRefused, from_code
 from protocol.study import Study, dump_study, parse_study
 
@@ -97,7 +97,8 @@ def main() -> None:
     raw = sys.stdin.buffer.read()
     network = confine(parent, _MEMORY_BYTES)
     try:
-        if network != "none" or not close_files([*system_paths(), root], [Path.cwd()]):
+        lacks = {"network", "files"} & set(missing(network))
+        if lacks or not close_files([*system_paths(), root], [Path.cwd()]):
             raise PolicyRefused("policy.plugin", "this machine cannot isolate a plug-in")
         made = _built(parse_study(raw), root, key, expected)
         status = 0

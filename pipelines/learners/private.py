@@ -167,7 +167,7 @@ def of_study(tabular: dict[str, Any], study: Study) -> Bounded:
     if training is None or privacy.epsilon is None or privacy.delta is None:
         raise InputError("input.study", "privacy: sample-level privacy needs epsilon, delta and a training table")
     kind = PrivateNetwork if tabular["settings"].get("hidden") else PrivateTabular
-    return kind(epsilon=privacy.epsilon, delta=privacy.delta, rounds=training.rounds, **tabular)
+    return kind(epsilon=privacy.epsilon, delta=privacy.delta, rounds=training.max_rounds, **tabular)
 
 
 def noised_sum(rows: Array, reach: float, multiplier: float, stream: Stream | None = None) -> Array:

@@ -70,7 +70,7 @@ class Schedule:
         if t is None or p.epsilon is None or p.delta is None:
             raise InputError("input.study", "privacy: sample-level privacy needs epsilon, delta and a training table")
         return cls.fitted(
-            epsilon=p.epsilon, delta=p.delta, rounds=t.rounds, steps=t.local_steps, rate=rate, share=share
+            epsilon=p.epsilon, delta=p.delta, rounds=t.max_rounds, steps=t.local_steps, rate=rate, share=share
         )
 
     def cost(self, phase: RoundPhase | None = None, rounds: int | None = None) -> Curve:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,14 @@ from typer.testing import CliRunner
 
 from corsia.cli import app
 from edge.config import EdgeConfig, load
+from edge.lane import LaneRun
+from edge.plugins import installed
+from edge.policy import decide
 from edge.worker import Worker
 from pipelines import learners
 from pipelines.flower import ARRAYS, arrays_of, message_from_bytes, record_of
 from pipelines.learners.described import FOLDER
+from pipelines.registry import INSTALLED
 from privacy.envelope import read_key
 from protocol.assignment import Assignment, RoundPhase, State
 from protocol.errors import PolicyRefused
@@ -63,8 +69,6 @@ def answer(config: EdgeConfig, office: Office, of: Assignment, message: bytes, *
 
 
 def test_a_plug_in_trains_and_neither_agent_nor_centre_imports_it(folder: Path) -> None:
-    import sys
-
     config = with_plugins(folder, KEY)
     office = enrolled(config)
     asked_study = plan()
@@ -161,8 +165,6 @@ HOSTILE = """
 
 
 def test_a_hostile_plug_in_reaches_neither_key_nor_network_nor_disk(folder: Path) -> None:
-    import socket
-
     install(folder / "plugins", change=("\n        width", HOSTILE))
     config = with_plugins(folder, KEY)
     office = enrolled(config)
@@ -183,19 +185,27 @@ def test_a_hostile_plug_in_reaches_neither_key_nor_network_nor_disk(folder: Path
     assert not (folder / "written").exists()
 
 
-def test_where_a_worker_has_a_network_plug_ins_do_not_run(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+UNCONFINED = """
+import json, struct, sys
+head = json.dumps({"op": "hello", "network": "shared", "missing": sys.argv[1].split()}).encode()
+sys.stdout.buffer.write(struct.pack(">IQ", len(head), 0) + head)
+sys.stdout.buffer.flush()
+sys.stdin.buffer.read()
+"""
+
+
+@pytest.mark.parametrize("lacks", ["network", "files", "network files signals calls"])
+def test_where_a_worker_has_network_or_files_plug_ins_do_not_run(folder: Path, lacks: str) -> None:
+    """A worker on a kernel that cannot confine it says so, and is told nothing of the study then."""
     config = with_plugins(folder, KEY)
-    office = enrolled(config)
-    spawn = Worker._spawn
-
-    def shared(self: Worker) -> None:
-        spawn(self)
-        self.isolated = False  # what a kernel without namespaces makes the worker say
-
-    monkeypatch.setattr(Worker, "_spawn", shared)
-    with running(config, office):
-        said = office.wait(office.submit(plan()), timeout_s=120)
-    assert (said.state, said.code) == (State.REFUSED, "policy.plugin")
+    asked_study = plan()
+    decision = decide(asked_study, config, INSTALLED, installed(config, asked_study))
+    lane = LaneRun.prepare(asked_study, "0" * 64, config, decision)
+    worker = Worker(config.limits, folder / "work", argv=[sys.executable, "-I", "-c", UNCONFINED, lacks])
+    with pytest.raises(PolicyRefused) as error:
+        worker.start_training(lane.job, lane.source())
+    assert error.value.code == "policy.plugin"
+    assert not worker.alive
 
 
 def test_the_centre_without_the_plug_in_refuses_the_study(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

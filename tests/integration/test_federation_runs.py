@@ -48,8 +48,10 @@ def test_the_process_loop_takes_a_study_to_done(tmp_path: Path, monkeypatch: pyt
     with consortium.store.read() as reading:
         kinds = reading.scalars(select(EventRow.kind).order_by(EventRow.seq)).all()
         assert reading.scalars(select(ModelRow)).one().uri == "models:/lung-survival/1"
-    assert [k for k in kinds if k != "round.retried"] == [
-        "run.started", "round.finished", "round.finished", "model.published", "study.done",
+    exchange = ["round.begun", *["round.answered"] * 3]
+    assert kinds == [
+        "run.started", *exchange, "round.finished", *exchange, *exchange, "round.finished", "model.published",
+        "study.done",
     ]  # fmt: skip
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from central.federation.checkpoint import Checkpoint, MemoryCheckpoints, join_arrays, split_arrays
@@ -16,7 +17,7 @@ from pipelines import flower
 from pipelines.flower import ARRAYS, METRICS, RecordDict
 from pipelines.train import load
 from protocol.assignment import RoundPhase
-from protocol.errors import InputError, IntegrityError, UnavailableError, WorkerError
+from protocol.errors import DisclosureRefused, InputError, IntegrityError, UnavailableError, WorkerError
 from protocol.study import Study
 from tests.federation_hospital import SITES, frame, session, study
 
@@ -144,9 +145,84 @@ def test_metrics_are_those_of_summed_counts_and_sites_only_where_asked() -> None
     assert {k: v for k, v in shown.metrics.items() if k != "sites"} == dict(silent.metrics)
 
 
-def test_a_diverging_model_is_one_clear_error() -> None:
-    with pytest.raises((UnavailableError, InputError)):
-        run(study(learning_rate=100.0, local_steps=200, rounds=3, max_norm=50.0), {})
+def hidden(plan: Study) -> Study:
+    raw = plan.model_dump(by_alias=True, exclude_none=True)
+    return Study.model_validate(raw | {"privacy": raw["privacy"] | {"secure_aggregation": True}})
+
+
+@pytest.mark.parametrize("masks", [False, True], ids=["plain", "masked"])
+def test_training_that_diverges_everywhere_is_one_clear_error(masks: bool) -> None:
+    plan = study(learning_rate=100.0, local_steps=200, rounds=3, max_norm=50.0)
+    plan = hidden(plan) if masks else plan
+    with pytest.raises(InputError) as error:
+        train_locally(plan, {site: load(plan, site, frame(site)) for site in SITES})
+    assert error.value.code == "input.diverged"
+
+
+def test_training_that_diverges_at_one_site_goes_on_with_the_others_and_is_told() -> None:
+    plan, wild = study(quorum=0.6, rounds=2), study(quorum=0.6, learning_rate=100.0, local_steps=200, max_norm=50.0)
+    kept = MemoryCheckpoints()
+    reached = run(plan, {"site-b": lambda _handle: session(wild, "site-b").handle}, kept)
+    assert (reached.round, reached.sites) == (2, ("site-a", "site-c"))
+    dropped = [(site, fields) for kind, site, fields in kept.told if kind == "round.dropped"]
+    assert {(site, f["phase"], f["code"]) for site, f in dropped} == {("site-b", "train", "input.diverged")}
+
+
+def test_a_site_that_answers_with_an_error_each_time_is_left_out_each_time() -> None:
+    def broken(handle: Handler) -> Handler:
+        def answer(raw: bytes) -> bytes:
+            if flower.message_from_bytes(raw).metadata.message_type == "query.prepare":
+                return handle(raw)
+            raise WorkerError("worker.failed")
+
+        return answer
+
+    plan, kept = study(quorum=0.6, rounds=3), MemoryCheckpoints()
+    reached = run(plan, {"site-c": broken}, kept)
+    assert (reached.round, reached.sites) == (3, ("site-a", "site-b"))
+    assert [f["code"] for kind, _, f in kept.told if kind == "round.dropped"] == ["worker.failed"] * 6
+
+
+def lone(plan: Study, change: Callable[[pd.DataFrame], pd.DataFrame]) -> Checkpoint:
+    frames = {site: frame(site) for site in SITES} | {"site-c": change(frame("site-c"))}
+    return train_locally(plan, {site: load(plan, site, one) for site, one in frames.items()})
+
+
+def small(**training: object) -> Study:
+    plan = study(rounds=2, **training)
+    return plan.model_copy(update={"privacy": plan.privacy.model_copy(update={"min_cohort": 1, "k": 1})})
+
+
+def test_a_site_with_one_row_takes_part_where_the_cohort_allows_it() -> None:
+    reached = lone(small(), lambda rows: rows.dropna().head(1))
+    assert (reached.round, dict(reached.examples)) == (2, {"site-a": 40, "site-b": 40, "site-c": 1})
+    assert all(math.isfinite(v) for v in reached.metrics.values())
+    with pytest.raises(DisclosureRefused) as error:
+        load(study(), "site-c", frame("site-c").head(1))
+    assert error.value.code == "gate.cohort"
+
+
+@pytest.mark.parametrize("status", [1, 2], ids=["no event", "only events"])
+def test_a_site_with_one_kind_of_outcome_takes_part(status: int) -> None:
+    reached = lone(small(), lambda rows: rows.assign(status=status))
+    assert reached.sites == SITES
+    assert all(math.isfinite(v) for v in reached.metrics.values())
+
+
+def test_a_site_with_one_class_takes_part_and_all_of_one_class_is_one_clear_error() -> None:
+    raw = small().model_dump(by_alias=True, exclude_none=True)
+    raw["training"] |= {"learner": "tabular", "outcome": ("status",)}
+    raw["pipeline"] |= {"parameters": {"positive": 2, "negative": 1}}
+    plan = Study.model_validate(raw)
+    frames = {site: frame(site) for site in SITES} | {"site-c": frame("site-c").assign(status=2)}
+    reached = train_locally(plan, {site: load(plan, site, rows) for site, rows in frames.items()})
+    assert (reached.round, reached.sites) == (2, SITES)
+    assert 0 <= reached.metrics["auc"] <= 1
+    assert all(np.isfinite(v).all() for v in reached.model.values())
+    alike = {site: load(plan, site, rows.assign(status=2)) for site, rows in frames.items()}
+    with pytest.raises(InputError) as error:
+        train_locally(plan, alike)
+    assert error.value.code == "input.rows"
 
 
 @pytest.mark.parametrize(("share", "needed"), [(1.0, 3), (0.67, 3), (0.6, 2), (1 / 3, 1), (0.01, 1)])
