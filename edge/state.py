@@ -184,12 +184,14 @@ class SiteState:
         """Assignments whose present state the centre has not acknowledged."""
         return self._select("reported = 0", ())
 
-    def reported(self, record: Record) -> None:
-        """Note that the centre has this state, unless it changed meanwhile."""
+    def reported(self, *records: Record) -> None:
+        """Note that the centre has these states, each unless it changed meanwhile."""
+        if not records:
+            return
         with self._transaction():
-            self._db.execute(
+            self._db.executemany(
                 "UPDATE assignments SET reported = 1 WHERE id = ? AND state = ? AND code = ? AND counts = ?",
-                (record.assignment.id, record.state.value, record.code, json.dumps(record.counts)),
+                [(r.assignment.id, r.state.value, r.code, json.dumps(r.counts)) for r in records],
             )
 
     # --- instructions of a federation
@@ -237,21 +239,25 @@ class SiteState:
 
     # --- secure aggregation: `privacy.secagg.Guard`, durable
 
-    def claim(self, study: str, run: str, round_: int, attempt: int, survivors: bytes) -> bool:
-        """Bind a round to one attempt and survivor set, for ever; False when it is bound to another."""
+    def claim(self, study: str, phase: str, round_: int, attempt: int, survivors: bytes) -> bool:
+        """Bind a study's round and phase to one attempt and survivor set, for ever; False when they are bound already.
+
+        Whatever the run is called (the column `run` holds the phase): the centre names runs.
+        """
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
-                             (study, run, round_, attempt, survivors))  # fmt: skip
+                             (study, phase, round_, attempt, survivors))  # fmt: skip
             row = self._db.execute(
-                "SELECT attempt, survivors FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+                "SELECT attempt, survivors FROM claims WHERE study = ? AND run = ? AND round = ?",
+                (study, phase, round_),
             ).fetchone()
         return (int(row[0]), bytes(row[1])) == (attempt, survivors)
 
-    def claimed(self, study: str, run: str, round_: int) -> int | None:
+    def claimed(self, study: str, phase: str, round_: int) -> int | None:
         """The attempt to which a round is bound, or None."""
         with self._lock, _named_errors():
             row = self._db.execute(
-                "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+                "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, phase, round_)
             ).fetchone()
         return int(row[0]) if row else None
 
@@ -341,8 +347,17 @@ class SiteState:
         return [_record_of(row) for row in rows]
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several changes as one: all of them are durable at the end, or none has been made."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock, _named_errors():
+            if self._db.in_transaction:  # within `together`, by this very thread
+                yield
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
