@@ -207,7 +207,7 @@ def manifest(
 
 
 def _score_file(model: Model, source: Path | None, out: Path | None) -> dict[str, Any]:
-    from central.web.frames import read_rows
+    from central.frames import read_rows
 
     if source is None or out is None:
         raise InputError("input.usage", "give --input and --out")
