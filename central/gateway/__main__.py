@@ -63,7 +63,7 @@ class Gateway:
             self._admission,
             assignments=self._assignments,
             delivery=delivery,
-            models=Models(store),
+            models=Models(store, self._log),
         )
         self._enrolment = build_enrolment_server(config, lambda: self._keys, Enrolment(config.socket("signer")))
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
 from protocol.errors import CODES, InputError
 from protocol.parcel import ContentType, Receipt
@@ -161,6 +162,20 @@ def fetch(message: pb.FetchRequest) -> tuple[str, int]:
     if message.offset > MAX_COUNT:
         raise InputError("input.message", "offset")
     return _matched(_DIGEST, message.digest, "digest"), message.offset
+
+
+def proof(message: pb.ProveRequest) -> tuple[int, int, int]:
+    """Index, seen size and target size of a ProveRequest."""
+    if max(message.index, message.size, message.to) > MAX_COUNT:
+        raise InputError("input.message", "index, size, to")
+    return message.index, message.size, message.to
+
+
+def proof_message(value: LogProof) -> pb.ProveReply:
+    """A proof as a message."""
+    return pb.ProveReply(
+        checkpoint=value.checkpoint, inclusion=list(value.inclusion), consistency=list(value.consistency)
+    )
 
 
 def assignment_message(value: Assignment, along: Mapping[str, bytes]) -> pb.Assignment:
