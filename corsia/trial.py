@@ -207,7 +207,7 @@ def _raise_failed(detail: Mapping[str, Any]) -> None:
     run = detail.get("run") or {}
     named = [(a["site"], a["code"]) for a in detail["assignments"] if a["code"]]
     where = "; ".join(f"{site}: {code}" for site, code in dict(named).items())
-    code = str(run.get("code") or (named[0][1] if named else "worker.failed"))
+    code = str(named[0][1] if named else run.get("code") or "worker.failed")  # the cause before its consequence
     error = from_code(code)
     raise type(error)(error.code, f"the study failed: {error.message}" + (f" ({where})" if where else ""))
 
@@ -255,7 +255,8 @@ def own_models(study: Study, files: Mapping[str, CsvFile]) -> dict[str, Any]:
     from edge.sources import DatasetSource
     from pipelines.train import load
 
-    plain = study.model_copy(update={"privacy": study.privacy.model_copy(update={"secure_aggregation": False})})
+    open_ = {"secure_aggregation": False, "dp": "none", "epsilon": None, "delta": None}
+    plain = study.model_copy(update={"privacy": study.privacy.model_copy(update=open_)})
     data = {}
     for site, file in files.items():
         with suppress(CorsiaError):

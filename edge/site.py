@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -24,6 +25,7 @@ from edge.identity import Identity
 from edge.journal import Journal
 from edge.lane import LaneRun
 from edge.ledger import Ledger
+from edge.logview import LogView
 from edge.memory import Release, admitted
 from edge.rounds import ledger_key
 from edge.spends import Spend
@@ -32,6 +34,7 @@ from edge.state import Record, SiteState
 from edge.storage import named_errors, sync_folder
 from edge.worker import Stopped
 from pipelines import registry
+from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
 from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
 from protocol.faults import point
@@ -52,6 +55,7 @@ class Link(Protocol):
     def report(self, report: SiteReport) -> float: ...  # noqa: D102
     def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt: ...  # noqa: D102
     def fetch(self, blob: Blob) -> bytes: ...  # noqa: D102
+    def prove(self, index: int, size: int, to: int = 0) -> LogProof: ...  # noqa: D102
     def renew(self, csr_der: bytes, signature: bytes) -> bytes: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
@@ -120,7 +124,8 @@ class Site:
 
     Raises:
         AuthenticationError: `auth.not-enrolled`, `auth.certificate`.
-        IntegrityError: `journal.chain`: nothing leaves without a journal.
+        IntegrityError: `journal.chain`: nothing leaves without a journal; `log.proof` when what was seen of the log is
+            damaged.
         StorageError: the folder cannot be used.
     """
 
@@ -137,8 +142,10 @@ class Site:
         self.journal.verify(self.state.fact("journal_head"))
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
+        self.log_view = LogView(self.state)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.approvals = Approvals(self.state, registry.code_digest)
+        self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.ledger_code = ""
@@ -300,9 +307,10 @@ class Site:
     def move(
         self, record: Record, state: State, *, code: str = "", error_id: str = "", counts: dict[str, int] | None = None
     ) -> None:
-        """Set an assignment's state; it is reported soon."""
+        """Set an assignment's state; it is reported soon, a round that goes well with the next heartbeat."""
         self.state.move(record.assignment.id, state, code=code, error_id=error_id, counts=counts)
-        self.news.set()
+        if code or record.assignment.kind is AssignmentKind.STUDY:
+            self.news.set()
 
     def note(self, event: str, error: CorsiaError) -> None:
         """Log a named failure by code and id."""
@@ -310,11 +318,9 @@ class Site:
 
     def status(self) -> SiteReport:
         """What a heartbeat says."""
-        from importlib.metadata import version
-
         parcels, size = self.spool.usage()
         return SiteReport(
-            version=version("corsia"),
+            version=self._version,
             paused=is_paused(self.config.state_dir) or bool(self.ledger_code),
             spool_parcels=parcels,
             spool_bytes=size,

@@ -19,7 +19,7 @@ from pathlib import Path
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, State
 from protocol.errors import IntegrityError, StorageError, StudyRefused
 
-__all__ = ["MAX_DOCUMENT_BYTES", "MAX_OPEN", "Record", "SiteState"]
+__all__ = ["MAX_DOCUMENT_BYTES", "MAX_OPEN", "Accepted", "Record", "SiteState"]
 
 MAX_OPEN = 10_000  # assignments that are not final; more are refused, so that a centre cannot fill the disk
 MAX_DOCUMENT_BYTES = 256 * 1024
@@ -42,6 +42,10 @@ CREATE TABLE IF NOT EXISTS claims (
   study TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, survivors BLOB NOT NULL,
   PRIMARY KEY (study, run, round));
 CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, serial INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS accepted (
+  name TEXT NOT NULL, alias TEXT NOT NULL, serial INTEGER NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
+  rollback INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (name, alias, serial));
+INSERT OR IGNORE INTO accepted SELECT name, 'champion', serial, 0, '', 0, 0.0 FROM models;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _COLUMNS = "number, id, kind, study_digest, document, signature, blobs, received, state, code, error_id, counts"
@@ -59,6 +63,19 @@ class Record:
     code: str = ""
     error_id: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A model's manifest that this site has accepted; `at` is Unix seconds, `digest` of the document."""
+
+    name: str
+    alias: str
+    serial: int
+    version: int
+    digest: str
+    rollback: int  # 1: signed as a roll-back
+    at: float
 
 
 class SiteState:
@@ -167,12 +184,14 @@ class SiteState:
         """Assignments whose present state the centre has not acknowledged."""
         return self._select("reported = 0", ())
 
-    def reported(self, record: Record) -> None:
-        """Note that the centre has this state, unless it changed meanwhile."""
+    def reported(self, *records: Record) -> None:
+        """Note that the centre has these states, each unless it changed meanwhile."""
+        if not records:
+            return
         with self._transaction():
-            self._db.execute(
+            self._db.executemany(
                 "UPDATE assignments SET reported = 1 WHERE id = ? AND state = ? AND code = ? AND counts = ?",
-                (record.assignment.id, record.state.value, record.code, json.dumps(record.counts)),
+                [(r.assignment.id, r.state.value, r.code, json.dumps(r.counts)) for r in records],
             )
 
     # --- instructions of a federation
@@ -220,43 +239,67 @@ class SiteState:
 
     # --- secure aggregation: `privacy.secagg.Guard`, durable
 
-    def claim(self, study: str, run: str, round_: int, attempt: int, survivors: bytes) -> bool:
-        """Bind a round to one attempt and survivor set, for ever; False when it is bound to another."""
+    def claim(self, study: str, phase: str, round_: int, attempt: int, survivors: bytes) -> bool:
+        """Bind a study's round and phase to one attempt and survivor set, for ever; False when they are bound already.
+
+        Whatever the run is called (the column `run` holds the phase): the centre names runs.
+        """
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
-                             (study, run, round_, attempt, survivors))  # fmt: skip
+                             (study, phase, round_, attempt, survivors))  # fmt: skip
             row = self._db.execute(
-                "SELECT attempt, survivors FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+                "SELECT attempt, survivors FROM claims WHERE study = ? AND run = ? AND round = ?",
+                (study, phase, round_),
             ).fetchone()
         return (int(row[0]), bytes(row[1])) == (attempt, survivors)
 
-    def claimed(self, study: str, run: str, round_: int) -> int | None:
+    def claimed(self, study: str, phase: str, round_: int) -> int | None:
         """The attempt to which a round is bound, or None."""
         with self._lock, _named_errors():
             row = self._db.execute(
-                "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+                "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, phase, round_)
             ).fetchone()
         return int(row[0]) if row else None
 
     # --- models
 
-    def serial(self, model: str) -> int:
-        """The newest serial accepted of a model, 0 when there is none."""
+    def accepted(self, name: str | None = None) -> list[Accepted]:
+        """Manifests accepted here, by model and alias, the newest serial last; of one model or all."""
         with self._lock, _named_errors():
-            row = self._db.execute("SELECT serial FROM models WHERE name = ?", (model,)).fetchone()
-        return int(row[0]) if row else 0
+            rows = self._db.execute(
+                "SELECT name, alias, serial, version, digest, rollback, at FROM accepted WHERE ? IS NULL OR name = ?"
+                " ORDER BY name, alias, serial",
+                (name, name),
+            ).fetchall()
+        return [Accepted(*row) for row in rows]
 
-    def accept_model(self, model: str, serial: int) -> None:
-        """Note a verified manifest's serial.
+    def accept_model(
+        self, name: str, alias: str, serial: int, version: int, digest: str, *, rollback: bool = False
+    ) -> None:
+        """Note a verified manifest.
+
+        Args:
+            digest: SHA-256 (hex) of the manifest's document.
+            rollback: it is signed as a roll-back.
 
         Raises:
-            IntegrityError: `model.rollback` when a later one was accepted.
+            IntegrityError: `model.rollback` when a later serial was accepted under this alias, or a higher version and
+                this is no roll-back; `model.manifest` for another manifest of an accepted serial.
         """
         with self._transaction():
-            row = self._db.execute("SELECT serial FROM models WHERE name = ?", (model,)).fetchone()
-            if row is not None and serial < int(row[0]):
+            row = self._db.execute(
+                "SELECT serial, version, digest FROM accepted WHERE name = ? AND alias = ?"
+                " ORDER BY serial DESC LIMIT 1",
+                (name, alias),
+            ).fetchone()
+            if row is not None and (serial < row[0] or (version < row[1] and not rollback)):
                 raise IntegrityError("model.rollback")
-            self._db.execute("INSERT OR REPLACE INTO models (name, serial) VALUES (?, ?)", (model, serial))
+            if row is not None and serial == row[0] and row[2] not in ("", digest):
+                raise IntegrityError("model.manifest", "two manifests of one serial")
+            self._db.execute(
+                "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (name, alias, serial, version, digest, int(rollback), time.time()),
+            )
 
     # --- facts: the last heads of ledger and journal, so that an older copy put back is found
 
@@ -304,8 +347,17 @@ class SiteState:
         return [_record_of(row) for row in rows]
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several changes as one: all of them are durable at the end, or none has been made."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock, _named_errors():
+            if self._db.in_transaction:  # within `together`, by this very thread
+                yield
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield

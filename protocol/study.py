@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -30,6 +31,8 @@ from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
 
 __all__ = [
+    "CANDIDATE",
+    "CHAMPION",
     "INDIVIDUAL",
     "MAX_STUDY_BYTES",
     "Column",
@@ -54,6 +57,8 @@ __all__ = [
 ]
 
 MAX_STUDY_BYTES = 256 * 1024
+CANDIDATE = "candidate"  # the alias of a new version; no promotion gives it
+CHAMPION = "champion"  # the alias that only a promotion by two operators gives
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -135,7 +140,8 @@ class Privacy(_Model):
     """What the study promises; a site's policy may ask for more, and the stricter value wins.
 
     `max_examples` bounds a site's weight under secure aggregation: with `training.max_norm` and the number of sites
-    it decides how finely updates are rounded. A site with more rows cannot take part.
+    it decides how finely updates are rounded. A site with more rows cannot take part. `colluding_fraction` and
+    `dropout_fraction` are those of a roster of more than 64 sites for which the graph of its masks is made.
 
     `dp` says what the noise hides, and who adds it: `sample`, one row of a site, the site itself; `central`, one site's
     update cut to `clip` (1), the federation; `distributed`, the same, each site a share of it before its masks, enough
@@ -153,6 +159,8 @@ class Privacy(_Model):
     dp: Literal["none", "sample", "central", "distributed"] = "none"
     secure_aggregation: bool = False
     max_examples: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    colluding_fraction: Annotated[float, Field(ge=0, le=0.2)] | None = None
+    dropout_fraction: Annotated[float, Field(ge=0, le=0.3)] | None = None
     clip: Annotated[float, Field(gt=0, le=1e6)] | None = None
     max_colluding: Annotated[int, Field(ge=0, le=62)] | None = None
 
@@ -171,12 +179,28 @@ class Privacy(_Model):
         """How many sites may be in league with the centre before distributed noise is too little."""
         return 1 if self.max_colluding is None else self.max_colluding
 
+    @property
+    def graph(self) -> dict[str, float]:
+        """The fractions that are stated, as `privacy.secagg.Session` names them."""
+        stated = {"colluding": self.colluding_fraction, "dropout": self.dropout_fraction}
+        return {name: value for name, value in stated.items() if value is not None}
+
 
 class Publish(_Model):
     """The name and alias under which the trained model is published; signing the study allows just these."""
 
     model: Slug
-    alias: Slug = "champion"
+    alias: Slug = CANDIDATE
+
+    @field_validator("alias")
+    @classmethod
+    def _by_two_persons(cls, value: str) -> str:
+        if value == CHAMPION:
+            raise ValueError(
+                "no study publishes straight to 'champion': use alias = \"candidate\"; two operators promote it "
+                "(corsia model promote, corsia model approve)"
+            )
+        return value
 
 
 Strategy = Literal[
@@ -259,7 +283,7 @@ class ModelReference(_Model):
     """Lane `infer`: which published model a site is to pull."""
 
     name: Slug
-    alias: Slug = "champion"
+    alias: Slug = CHAMPION
 
 
 class Recipient(_Model):

@@ -20,6 +20,7 @@ from central.gateway.landing import Announced
 from central.store import Store
 from central.store.models import CheckpointRow, LogRow, ParcelRow
 from privacy.envelope import SecretKey, read_key, write_key, write_public
+from privacy.inclusion import LogProof
 from privacy.transparency import Checkpoint, Tree, open_checkpoint, sign_checkpoint
 from protocol.errors import IntegrityError
 from protocol.parcel import Receipt
@@ -66,7 +67,7 @@ class Log:
                 self._checkpoint = (last.size, last.text)
         self.tick()
 
-    def land(self, entry: Announced, study: str) -> None:
+    def land(self, entry: Announced, study: str) -> ParcelRow:
         """Record a parcel that is durable in the landing zone: row, leaf, checkpoint, event, in one transaction.
 
         Args:
@@ -74,7 +75,8 @@ class Log:
             study: the study's id, for the event.
         """
         with self._changing():
-            self._checkpoint = self._land(entry, study)
+            row, self._checkpoint = self._land(entry, study)
+        return row
 
     def receipt(self, row: ParcelRow) -> Receipt:
         """The receipt of a committed parcel, with a proof to the newest checkpoint."""
@@ -90,6 +92,26 @@ class Log:
                 raise IntegrityError("log.proof", "the log cannot be rebuilt")
             proof = tuple(value.hex() for value in tree.inclusion(row.log_index, size))
         return Receipt(parcel_id=row.id, digest=row.digest, index=row.log_index, proof=proof, checkpoint=text)
+
+    def prove(self, index: int, seen: int, to: int = 0) -> LogProof:
+        """That a leaf is in the newest checkpoint, which extends the one of size `seen`; or that size `to` does.
+
+        Raises:
+            IntegrityError: `log.proof` when there is no such leaf, or the log here is shorter than what was seen.
+        """
+        with self._lock:
+            if self._tree is None or max(index + 1, to) > self._checkpoint[0]:
+                with self._store.read() as session:
+                    self._current(session)
+                self.tick()
+            (size, text), tree = self._checkpoint, self._tree
+            if tree is None or index >= size or max(seen, to) > size or 0 < to < seen:
+                raise IntegrityError("log.proof", "no such leaf, or a longer log was seen")
+            consistency = tuple(value.hex() for value in tree.consistency(seen, to or size))
+            if to:
+                return LogProof(checkpoint="", consistency=consistency)
+            inclusion = tuple(value.hex() for value in tree.inclusion(index, size))
+        return LogProof(checkpoint=text, inclusion=inclusion, consistency=consistency)
 
     def tick(self) -> None:
         """Sign a checkpoint if the log has grown since the last one."""
@@ -107,7 +129,7 @@ class Log:
         """Size of the newest checkpoint."""
         return {"size": self._checkpoint[0]}
 
-    def _land(self, entry: Announced, study: str) -> tuple[int, str]:
+    def _land(self, entry: Announced, study: str) -> tuple[ParcelRow, tuple[int, str]]:
         what = entry.what
         with self._store.begin() as session:
             tree = self._current(session)
@@ -115,22 +137,21 @@ class Log:
             index = self._store.append_leaf(session, leaf)
             if tree.append(leaf) != index:
                 raise IntegrityError("log.proof", "the log has a gap")
-            session.add(
-                ParcelRow(
-                    id=what.parcel_id,
-                    site=entry.site,
-                    study_digest=what.study_digest,
-                    assignment_id=what.assignment_id,
-                    content_type=what.content_type.value,
-                    digest=what.digest,
-                    size_bytes=what.size_bytes,
-                    log_index=index,
-                    landed_at=time.time(),
-                )
+            row = ParcelRow(
+                id=what.parcel_id,
+                site=entry.site,
+                study_digest=what.study_digest,
+                assignment_id=what.assignment_id,
+                content_type=what.content_type.value,
+                digest=what.digest,
+                size_bytes=what.size_bytes,
+                log_index=index,
+                landed_at=time.time(),
             )
+            session.add(row)
             fields = {"parcel": what.parcel_id, "bytes": what.size_bytes, "type": what.content_type.value}
             self._store.emit(session, "parcel.landed", site=entry.site, study=study, **fields)
-            return self._sign(session, tree)
+            return row, self._sign(session, tree)
 
     def _current(self, session: Session) -> Tree:
         """The tree of all rows, those of other processes included."""

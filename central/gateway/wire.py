@@ -7,8 +7,10 @@ unbounded numbers and unknown codes are refused with `input.message`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
 from protocol.errors import CODES, InputError
 from protocol.parcel import ContentType, Receipt
@@ -94,7 +96,7 @@ def announcement(message: pb.OpenRequest) -> Announcement:
     """Check an OpenRequest; whether it is allowed is decided elsewhere."""
     if message.content_type not in {c.value for c in ContentType}:
         raise InputError("input.message", "content_type")
-    if not 0 < message.size_bytes < 1 << 53:
+    if not 0 < message.size_bytes < 1 << 53 or len(message.data) not in (0, message.size_bytes):
         raise InputError("input.message", "size_bytes")
     return Announcement(
         parcel_id=identifier(message.parcel_id),
@@ -162,15 +164,32 @@ def fetch(message: pb.FetchRequest) -> tuple[str, int]:
     return _matched(_DIGEST, message.digest, "digest"), message.offset
 
 
-def assignment_message(value: Assignment) -> pb.Assignment:
-    """An assignment as a message."""
+def proof(message: pb.ProveRequest) -> tuple[int, int, int]:
+    """Index, seen size and target size of a ProveRequest."""
+    if max(message.index, message.size, message.to) > MAX_COUNT:
+        raise InputError("input.message", "index, size, to")
+    return message.index, message.size, message.to
+
+
+def proof_message(value: LogProof) -> pb.ProveReply:
+    """A proof as a message."""
+    return pb.ProveReply(
+        checkpoint=value.checkpoint, inclusion=list(value.inclusion), consistency=list(value.consistency)
+    )
+
+
+def assignment_message(value: Assignment, along: Mapping[str, bytes]) -> pb.Assignment:
+    """An assignment as a message, with the objects (by digest) that go along."""
     return pb.Assignment(
         id=value.id,
         kind=_KINDS[value.kind],
         study_digest=value.study_digest,
         document=value.document,
         signature=value.signature,
-        blobs=[pb.Blob(name=b.name, digest=b.digest, size_bytes=b.size_bytes) for b in value.blobs],
+        blobs=[
+            pb.Blob(name=b.name, digest=b.digest, size_bytes=b.size_bytes, data=along.get(b.digest, b""))
+            for b in value.blobs
+        ],
     )
 
 

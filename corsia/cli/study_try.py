@@ -47,14 +47,14 @@ def attempt(
     def tell(line: str) -> None:
         console.print(f"{time.monotonic() - started:6.1f} s  {line}", soft_wrap=True, markup=False)
 
-    def print_line(result: Trial) -> None:
+    def print_line(result: Trial, where: dict[str, str]) -> None:
         if json_out:
-            sys.stdout.write(json.dumps(result.summary) + "\n")
+            sys.stdout.write(json.dumps({**result.summary, **where}) + "\n")
             sys.stdout.flush()
 
     def hold(result: Trial) -> None:
         _report(result, console, kept=True)
-        print_line(result)
+        print_line(result, {"url": result.url, "token_file": str(result.token_file), "mlflow": result.mlflow})
         try:
             signal.pause()
         except KeyboardInterrupt:
@@ -68,7 +68,7 @@ def attempt(
     )  # fmt: skip
     if not keep:
         _report(result, console, kept=False)
-        print_line(result)
+        print_line(result, {})
 
 
 def _sites(given: list[str]) -> dict[str, Path]:
@@ -91,10 +91,12 @@ def _report(result: Trial, console: Any, *, kept: bool) -> None:
     from rich.table import Table
 
     s = result.summary
-    table = Table("", *s["metrics"], title=f"{s['study']}: {s['rounds']} rounds, {len(s['sites'])} sites")
+    alone = [name for metrics in s["local"].values() for name in metrics if name != "code"]
+    names = list(s["metrics"]) or list(dict.fromkeys(alone))  # under noise the run itself measures nothing
+    table = Table("", *names, title=f"{s['study']}: {s['rounds']} rounds, {len(s['sites'])} sites")
     table.add_row("federated", *(f"{v:.4g}" for v in s["metrics"].values()))
     for site, metrics in s["local"].items():
-        cells = [f"{metrics[name]:.4g}" if name in metrics else "" for name in s["metrics"]]
+        cells = [f"{metrics[name]:.4g}" if name in metrics else "" for name in names]
         table.add_row(f"{site} alone", *([metrics["code"], *cells[1:]] if "code" in metrics else cells))
     console.print(table)
     console.print(

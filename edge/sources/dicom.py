@@ -11,9 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
-from edge.sources.folder import open_inside
+from edge.sources.folder import MAX_FILE_BYTES, open_inside
 from privacy.deid.pseudonym import normalise_id
-from protocol.parcel import MAX_ITEM_BYTES
 
 __all__ = ["grouped", "patient_of", "read"]
 
@@ -37,9 +36,9 @@ def grouped(root: Path, paths: Iterable[Path]) -> list[Path]:
 def read(root: Path, path: Path) -> tuple[bytes | None, str]:
     """The bytes of a file and its PatientID ("" when it names none); (None, "") when it is not usable DICOM."""
     with open_inside(root, path) as file:
-        if file is None or os.fstat(file.fileno()).st_size > MAX_ITEM_BYTES:
+        if file is None or os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
             return None, ""
-        data = file.read(MAX_ITEM_BYTES + 1)
+        data = file.read(MAX_FILE_BYTES + 1)
     patient = patient_of(BytesIO(data))
     return (None, "") if patient is None else (data, patient)
 

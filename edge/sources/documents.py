@@ -14,10 +14,9 @@ from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
 
-from edge.sources.folder import open_inside, walk
+from edge.sources.folder import MAX_FILE_BYTES, open_inside, walk
 from pipelines import DOCUMENT_KINDS, SourceFile
 from protocol.errors import InputError
-from protocol.parcel import MAX_ITEM_BYTES
 
 __all__ = ["find", "read", "served"]
 
@@ -66,12 +65,12 @@ def read(root: Path, path: Path) -> bytes | None:
     """The bytes of a file that lies below `root`; None when it cannot be read or is larger than an item may be."""
     try:
         with open_inside(root if root.is_dir() else root.parent, path) as file:
-            if file is None or os.fstat(file.fileno()).st_size > MAX_ITEM_BYTES:
+            if file is None or os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
                 return None
-            data = file.read(MAX_ITEM_BYTES + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError:
         return None
-    return data if len(data) <= MAX_ITEM_BYTES else None
+    return data if len(data) <= MAX_FILE_BYTES else None
 
 
 def served(
@@ -110,7 +109,7 @@ def _sets(kind: str, root: Path, withheld: Counter[str]) -> Iterator[SourceFile]
         parts: list[SourceFile] = []
         for suffix, path in sorted(members):
             data = read(root, path)
-            if data is None or sum(len(part.data) for part in parts) + len(data) > MAX_ITEM_BYTES:
+            if data is None or sum(len(part.data) for part in parts) + len(data) > MAX_FILE_BYTES:
                 withheld["unreadable" if data is None else TOO_LARGE] += 1
                 break
             parts.append(SourceFile(f"{number:08d}{suffix}", data))
@@ -131,7 +130,7 @@ def _database(root: Path, withheld: Counter[str]) -> Iterator[SourceFile]:
                 yield SourceFile(f"{number:08d}{suffix}", data)
             elif data is None or table not in _OMOP or table in names:
                 withheld["unreadable"] += 1
-            elif size + len(data) > MAX_ITEM_BYTES - (1 << 20):
+            elif size + len(data) > MAX_FILE_BYTES - (1 << 20):
                 withheld[TOO_LARGE] += 1
             else:
                 names.add(table)

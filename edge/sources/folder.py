@@ -15,7 +15,9 @@ from typing import IO
 
 from protocol.errors import InputError, StorageError
 
-__all__ = ["Nothing", "open_inside", "walk"]
+__all__ = ["MAX_FILE_BYTES", "Nothing", "open_inside", "walk"]
+
+MAX_FILE_BYTES = 1 << 31  # of one source file; a reader may ask for so much memory at once
 
 
 def walk(root: Path, withheld: Counter[str], *, code: str = "input.dicom") -> Iterator[Path]:

@@ -76,7 +76,7 @@ def test_from_spreadsheets_to_a_published_model(tmp_path: Path) -> None:
 def _refusals(folder: Path, data: list[str]) -> None:
     """What cannot work is said before anything starts."""
     for args, status, code in (
-        (["decesso.toml", "--data", "nowhere.csv"], 11, "input.table"),
+        (["decesso.toml", *data[:4], "--data", "nowhere.csv"], 11, "input.table"),
         (["absent.toml", *data], 11, "input.study"),
         (["decesso.toml", *data, "--data", "bari=forli.csv"], 11, "input.usage"),
     ):

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from central.federation.local import train_locally
 from corsia.cli import main
 from edge.config import load
 from edge.sources import DatasetSource
@@ -337,3 +338,28 @@ def test_codes_are_named_as_such(say: Say, tmp_path: Path) -> None:
     assert status == 0
     assert set(drafted().pipeline.parameters["categorical"]["cp"]) == {"1", "2", "3", "4"}
     assert say(*write(tmp_path, frames), "--outcome", "esito", "--categorical", "xx", "--force")[0] == 11
+
+
+@pytest.mark.parametrize(
+    ("outcome", "metric", "least"),
+    [
+        (["--outcome", "esito"], "auc", 0.65),
+        (["--outcome", "costo"], "r2", 0.5),
+        (["--time", "giorni", "--event", "stato"], "c-index", 0.4),
+    ],
+)
+def test_what_was_drafted_trains(say: Say, tmp_path: Path, outcome: list[str], metric: str, least: float) -> None:
+    """By the files as they lie, each site's snippet, and masks: as `corsia study try` does with processes."""
+    assert say(*write(tmp_path, sep=";", decimal=",", encoding="latin-1"), *outcome, "--sites", ",".join(SITES))[0] == 0
+    study = drafted()
+    assert study.training is not None
+    study = study.model_copy(update={"training": study.training.model_copy(update={"rounds": 2})})
+    data = {}
+    for site in SITES:
+        edge = tmp_path / "edge.toml"
+        snippet = (tmp_path / f"study.{site}.edge.toml").read_text()
+        edge.write_text(f'site = "{site}"\n' + snippet.replace("data/", ""))
+        data[site] = load_rows(study, site, DatasetSource(load(edge).datasets["study"], study).table())
+    reached = train_locally(study, data)
+    assert reached.metrics[metric] > least
+    assert sum(one.rows.count for one in data.values()) == 240
