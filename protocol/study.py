@@ -383,8 +383,8 @@ def _check_noise(privacy: Privacy, training: Training | None) -> None:
         return
     if privacy.dp == "distributed" and not privacy.secure_aggregation:
         raise ValueError("privacy: dp 'distributed' needs secure_aggregation")
-    if training.metrics or training.strategy == "qfedavg":
-        raise ValueError("training: scores and losses of one site are not noised, so they do not leave")
+    if training.metrics or training.strategy == "qfedavg" or training.stopping is not None:
+        raise ValueError("training: metrics, qfedavg and stopping need scores and losses, which are not noised")
     if privacy.site_level and (needs(training.strategy) == "individual" or training.strategy == "newton"):
         raise ValueError(f"training: {training.strategy} is no sum of clipped updates, which dp {privacy.dp!r} needs")
 
