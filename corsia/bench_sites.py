@@ -38,7 +38,7 @@ from protocol.errors import UnavailableError
 from protocol.parcel import Batch, ContentType, Item, ItemKind, Receipt, pack_batch
 from protocol.study import Study, dump_study, study_digest
 
-__all__ = ["Sites"]
+__all__ = ["Sites", "invented", "study_of"]
 
 _ROWS = 40
 
@@ -58,7 +58,7 @@ class Sites:
         (root / "landing").mkdir()
         names = [f"site-{place:02d}" for place in range(count)]
         self._keys = {name: SecretKey.generate() for name in names}
-        study = _study(names, hidden, training)
+        study = study_of(names, hidden, training)
         self._recipient: PublicKey = RunKeys(root / "keys").public(study.id)
         raw = study.model_dump(by_alias=True, exclude_none=True)
         raw["recipients"] = [{"role": "federation", "key": self._recipient.to_base64()}]
@@ -66,7 +66,7 @@ class Sites:
         self._study = Study.model_validate(raw)
         document = dump_study(self._study)
         self._digest = study_digest(document)
-        self._data = {name: load(self._study, name, _rows(name)) for name in names}
+        self._data = {name: load(self._study, name, invented(name)) for name in names}
         now = time.time()
         with self._store.begin() as session:
             session.add(
@@ -130,13 +130,15 @@ class Sites:
             )  # fmt: skip
 
 
-def _rows(site: str) -> pd.DataFrame:
+def invented(site: str) -> pd.DataFrame:
+    """The rows of an invented site: two features and a binary outcome."""
     draw = np.random.default_rng([11, *site.encode()])
     x = draw.normal(size=(_ROWS, 2))
     return pd.DataFrame({"x0": x[:, 0], "x1": x[:, 1], "y": (x[:, 0] + draw.normal(size=_ROWS) > 0).astype(int)})
 
 
-def _study(sites: list[str], hidden: tuple[int, ...], training: Mapping[str, Any]) -> Study:
+def study_of(sites: list[str], hidden: tuple[int, ...], training: Mapping[str, Any]) -> Study:
+    """A study whose model has these hidden layers."""
     return Study.model_validate(
         {
             "schema": 1,

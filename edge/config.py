@@ -109,7 +109,8 @@ class Policy(_Model):
         max_model_bytes: largest model that is fetched and trained here.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
-        max_colluding: how many other sites may be in league with the centre without learning this site's update.
+        max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
+            roster of more than 64, the study's `privacy.colluding_fraction` must be made for as many.
     """
 
     lanes: tuple[Lane, ...] = ()
@@ -131,8 +132,8 @@ class Policy(_Model):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     max_model_bytes: Bytes = 1 << 30
     require_secure_aggregation: bool = False
-    min_sites: Annotated[int, Field(ge=3, le=64)] = 3
-    max_colluding: Annotated[int, Field(ge=0, le=62)] = 1
+    min_sites: Annotated[int, Field(ge=3, le=1000)] = 3
+    max_colluding: Annotated[int, Field(ge=0, le=332)] = 1
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
 

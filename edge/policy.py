@@ -328,11 +328,15 @@ def _roster(study: Study, dataset: DatasetConfig, site: str) -> Rule:
     policy, roster = dataset.policy, study.roster
     if not study.privacy.secure_aggregation:
         return _rule("roster", "no masks", f"at least {policy.min_sites}", True, "", "policy.masks")
-    from privacy.secagg.messages import MAX_ROSTER, threshold_of
+    from privacy.secagg.graph import COLLUDING, count_of
+    from privacy.secagg.session import MAX_COMPLETE, MAX_ROSTER, threshold_of
 
     threshold = threshold_of(len(roster))
     # Two survivor sets of a round must share an honest site, and a sum must be over two honest ones.
     tolerated = min(2 * threshold - len(roster) - 1, threshold - 2)
+    if len(roster) > MAX_COMPLETE:  # and the drawn graph must be made for as many
+        stated = study.privacy.graph.get("colluding", COLLUDING)
+        tolerated = min(tolerated, count_of(stated, len(roster)))
     if set(roster) != set(study.sites) or site not in roster or len(set(roster.values())) != len(roster):
         reason = "the roster does not name each site of the study once, this one among them"
     elif not policy.min_sites <= len(roster) <= MAX_ROSTER:

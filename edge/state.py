@@ -220,21 +220,25 @@ class SiteState:
 
     # --- secure aggregation: `privacy.secagg.Guard`, durable
 
-    def claim(self, study: str, run: str, round_: int, attempt: int, survivors: bytes) -> bool:
-        """Bind a round to one attempt and survivor set, for ever; False when it is bound to another."""
+    def claim(self, study: str, phase: str, round_: int, attempt: int, survivors: bytes) -> bool:
+        """Bind a study's round and phase to one attempt and survivor set, for ever; False when they are bound already.
+
+        Whatever the run is called (the column `run` holds the phase): the centre names runs.
+        """
         with self._transaction():
             self._db.execute("INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
-                             (study, run, round_, attempt, survivors))  # fmt: skip
+                             (study, phase, round_, attempt, survivors))  # fmt: skip
             row = self._db.execute(
-                "SELECT attempt, survivors FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+                "SELECT attempt, survivors FROM claims WHERE study = ? AND run = ? AND round = ?",
+                (study, phase, round_),
             ).fetchone()
         return (int(row[0]), bytes(row[1])) == (attempt, survivors)
 
-    def claimed(self, study: str, run: str, round_: int) -> int | None:
+    def claimed(self, study: str, phase: str, round_: int) -> int | None:
         """The attempt to which a round is bound, or None."""
         with self._lock, _named_errors():
             row = self._db.execute(
-                "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, run, round_)
+                "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, phase, round_)
             ).fetchone()
         return int(row[0]) if row else None
 

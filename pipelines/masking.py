@@ -43,16 +43,24 @@ from privacy.dp.noise import discrete_gaussian
 from privacy.dp.stream import Stream
 from privacy.envelope.keys import SecretKey
 from privacy.secagg import (
+    ATTEMPTS,
+    COLLUDING,
     DIGITS,
+    MAX_ROSTER,
     Advert,
     Bundle,
     Guard,
     Layout,
+    Letter,
     Member,
+    Neighbour,
     Quantizer,
     Session,
     Survivors,
+    Word,
+    count_of,
     from_digits,
+    graph_of,
     threshold_of,
     to_digits,
 )
@@ -70,7 +78,7 @@ STEP, PHASE, PAYLOAD = "step", "phase", "masks"  # keys of a message's or reply'
 MASKED = "masked"  # the one array of a masked reply: int64, the ring's bits
 MAX_EXAMPLES = 1_000_000
 MIN_BITS = 20
-MAX_PARTS = 64
+MAX_PARTS = 3 * MAX_ROSTER  # of one message
 Ring = NDArray[np.uint64]
 
 
@@ -90,8 +98,9 @@ def check_masks(study: Study) -> None:
     Raises:
         InputError: `input.study`.
     """
-    if not 3 <= len(study.sites) <= MAX_PARTS:
-        raise InputError("input.study", "privacy.secure_aggregation: needs 3 to 64 sites")
+    if not 3 <= len(study.sites) <= MAX_ROSTER:
+        raise InputError("input.study", f"privacy.secure_aggregation: needs 3 to {MAX_ROSTER} sites")
+    _check_graph(study)
     if _summed(study, RoundPhase.TRAIN) or study.privacy.site_level:
         return  # nothing is averaged, or on a grid of its own
     try:
@@ -102,6 +111,15 @@ def check_masks(study: Study) -> None:
         raise InputError(
             "input.study", "privacy.secure_aggregation: lower training.max_norm or privacy.max_examples: 20 bits needed"
         )
+
+
+def _check_graph(study: Study) -> None:
+    """Refuse a study whose graph cannot be made, or is not made for as many colluders as its noise."""
+    if graph_of(len(study.sites), **study.privacy.graph) is None or study.privacy.dp != "distributed":
+        return
+    bears = count_of(study.privacy.graph.get("colluding", COLLUDING), len(study.sites))
+    if study.privacy.colluding > bears:
+        raise InputError("input.study", f"privacy.max_colluding: the graph of masks bears {bears}: colluding_fraction")
 
 
 def session_of(study: Study, digest: str, attempt: Attempt) -> Session:
@@ -116,6 +134,7 @@ def session_of(study: Study, digest: str, attempt: Attempt) -> Session:
         round=attempt.round,
         attempt=attempt.attempt,
         roster=dict(study.roster),
+        **study.privacy.graph,
     )
 
 
@@ -181,7 +200,7 @@ def decode_update(study: Study, received: Arrays, total: Ring, stream: Stream | 
         InputError: `input.message` for a total of another size, or of no site.
     """
     moved, sites = total.view(np.int64)[:-1], int(total.view(np.int64)[-1])
-    if not 1 <= sites <= MAX_PARTS:
+    if not 1 <= sites <= MAX_ROSTER:
         raise InputError("input.message", "secure aggregation: a total of no examples")
     if study.privacy.dp == "central":
         moved = moved + clipping.noise(guarantee.multiplier(study), moved.size, stream)
@@ -264,7 +283,7 @@ class MaskedSite:
         self._study, self._digest, self._site = study, digest, site
         self._identity, self._guard = identity, guard
         self._at: Attempt | None = None
-        self._member: Member | None = None
+        self._member: Member | Neighbour | None = None
         self._said: dict[MaskStep, tuple[bytes, bytes]] = {}  # digest of the question, answer
 
     def answer(self, at: Attempt, step: MaskStep, message: bytes, plain: Callable[[], bytes]) -> bytes:
@@ -277,7 +296,7 @@ class MaskedSite:
         Raises:
             InputError: `input.message`.
             IntegrityError: `masks.signature`, `masks.share`, `masks.replay`.
-            ConflictError: `conflict.round` when another attempt has been released.
+            ConflictError: `conflict.round` when another attempt has been released, or too many were made.
             UnavailableError: `unavailable.survivors`.
             StudyRefused: `study.signature` when the roster names another identity for this site.
             CorsiaError: what `plain` raises.
@@ -301,14 +320,17 @@ class MaskedSite:
 
     def _begin(self, at: Attempt) -> None:
         session = session_of(self._study, self._digest, at)
-        bound = self._guard.claimed(session.study, session.run, session.round)
+        bound = self._guard.claimed(session.study, session.place, session.round)
         if bound is not None and bound != at.attempt:
             raise ConflictError("conflict.round")
-        self._member = Member(session, self._site, self._identity, self._guard)
+        if session.graph is not None and at.attempt >= ATTEMPTS:
+            raise ConflictError("conflict.round")  # each has a graph of its own: another chance for a bad one
+        kind = Member if session.graph is None else Neighbour
+        self._member = kind(session, self._site, self._identity, self._guard)
         self._at, self._said = at, {}
 
     def _content(
-        self, member: Member, at: Attempt, step: MaskStep, asked: Message, plain: Callable[[], bytes]
+        self, member: Member | Neighbour, at: Attempt, step: MaskStep, asked: Message, plain: Callable[[], bytes]
     ) -> RecordDict:
         kind = str(asked.metadata.message_type)
         if (step is MaskStep.MASK) == (kind == MASKS):
@@ -322,20 +344,32 @@ class MaskedSite:
             said = member.share([Advert.from_bytes(part) for part in parts]).to_bytes()
         elif step is MaskStep.SIGN:
             said = member.sign([_name(part) for part in parts]).to_bytes()
+        elif isinstance(member, Neighbour):
+            said = member.release([Word.from_bytes(part) for part in parts]).to_bytes()
         else:
             said = member.release([Survivors.from_bytes(part) for part in parts]).to_bytes()
         return RecordDict({CONFIG: config_record(at.round, {}, masks=said)})
 
-    def _masked(self, member: Member, at: Attempt, asked: Message, plain: Callable[[], bytes]) -> RecordDict:
-        bundles = [Bundle.from_bytes(part) for part in unpack(payload_of(asked))]
+    def _masked(
+        self, member: Member | Neighbour, at: Attempt, asked: Message, plain: Callable[[], bytes]
+    ) -> RecordDict:
+        parts, content = unpack(payload_of(asked)), RecordDict({METRICS: metric_record({})})
+        if isinstance(member, Neighbour):
+            names = _name(parts[0]).split("\x00") if parts else []
+            letters = [Letter.from_bytes(part) for part in parts[1:]]
+            vector, word = member.mask(names, letters, self._encoded(at, asked, plain))
+            content[CONFIG] = config_record(at.round, {}, masks=word.to_bytes())
+        else:
+            vector = member.mask([Bundle.from_bytes(part) for part in parts], self._encoded(at, asked, plain))
+        content[ARRAYS] = array_record({MASKED: vector.view(np.int64)})
+        return content
+
+    def _encoded(self, at: Attempt, asked: Message, plain: Callable[[], bytes]) -> Ring:
         answer = message_from_bytes(plain())
         arrays = views_of(record_of(answer, ARRAYS))
         if self._study.privacy.site_level and at.phase is RoundPhase.TRAIN:
-            encoded = encode_update(self._study, views_of(record_of(asked, ARRAYS)), arrays)
-        else:
-            encoded = encode(self._study, at.phase, arrays, int(record_of(answer, METRICS)[EXAMPLES]))
-        vector = member.mask(bundles, encoded)
-        return RecordDict({ARRAYS: array_record({MASKED: vector.view(np.int64)}), METRICS: metric_record({})})
+            return encode_update(self._study, views_of(record_of(asked, ARRAYS)), arrays)
+        return encode(self._study, at.phase, arrays, int(record_of(answer, METRICS)[EXAMPLES]))
 
 
 def _name(part: bytes) -> str:

@@ -135,7 +135,8 @@ class Privacy(_Model):
     """What the study promises; a site's policy may ask for more, and the stricter value wins.
 
     `max_examples` bounds a site's weight under secure aggregation: with `training.max_norm` and the number of sites
-    it decides how finely updates are rounded. A site with more rows cannot take part.
+    it decides how finely updates are rounded. A site with more rows cannot take part. `colluding_fraction` and
+    `dropout_fraction` are those of a roster of more than 64 sites for which the graph of its masks is made.
 
     `dp` says what the noise hides, and who adds it: `sample`, one row of a site, the site itself; `central`, one site's
     update cut to `clip` (1), the federation; `distributed`, the same, each site a share of it before its masks, enough
@@ -153,6 +154,8 @@ class Privacy(_Model):
     dp: Literal["none", "sample", "central", "distributed"] = "none"
     secure_aggregation: bool = False
     max_examples: Annotated[int, Field(ge=1, le=10**9)] | None = None
+    colluding_fraction: Annotated[float, Field(ge=0, le=0.2)] | None = None
+    dropout_fraction: Annotated[float, Field(ge=0, le=0.3)] | None = None
     clip: Annotated[float, Field(gt=0, le=1e6)] | None = None
     max_colluding: Annotated[int, Field(ge=0, le=62)] | None = None
 
@@ -170,6 +173,12 @@ class Privacy(_Model):
     def colluding(self) -> int:
         """How many sites may be in league with the centre before distributed noise is too little."""
         return 1 if self.max_colluding is None else self.max_colluding
+
+    @property
+    def graph(self) -> dict[str, float]:
+        """The fractions that are stated, as `privacy.secagg.Session` names them."""
+        stated = {"colluding": self.colluding_fraction, "dropout": self.dropout_fraction}
+        return {name: value for name, value in stated.items() if value is not None}
 
 
 class Publish(_Model):

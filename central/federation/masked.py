@@ -43,7 +43,7 @@ from pipelines.masking import (
     session_of,
     vector_size,
 )
-from privacy.secagg import Advert, Bundle, Release, Survivors, Tally
+from privacy.secagg import Advert, Bundle, Release, Tally, tally_of
 from protocol.assignment import MaskStep
 from protocol.errors import CODES, ConflictError, CorsiaError, InputError, UnavailableError, from_code
 from protocol.study import Study
@@ -101,51 +101,47 @@ class MaskedExchange:
         Raises:
             UnavailableError: `unavailable.survivors`; nothing was revealed, another attempt may follow.
             ConflictError: `conflict.round`; this phase of this round must not be tried again.
-            InputError: `input.message` for a total that cannot be.
         """
         session = session_of(self.study, self.grid.digest, self.at)
-        tally = Tally(session, vector_size(self.study, self.at.phase, self.shapes))
+        tally = tally_of(session, vector_size(self.study, self.at.phase, self.shapes))
         nodes = dict(self.grid.sites)
-        self._step(MaskStep.ADVERTISE, nodes, [], lambda site, r: tally.take_advert(_own(site, Advert, r)))
+        self._step(MaskStep.ADVERTISE, nodes, _nothing, lambda site, r: tally.take_advert(_own(site, Advert, r)))
         if len(tally.adverts) < session.threshold and "conflict.round" in self.refused:
             raise ConflictError("conflict.round")
-        adverts = [advert.to_bytes() for advert in tally.close_adverts()]
-        self._step(
-            MaskStep.SHARE, _of(nodes, tally.adverts), adverts, lambda site, r: tally.take_bundle(_own(site, Bundle, r))
-        )
-        bundles = [bundle.to_bytes() for bundle in tally.close_bundles()]
-        self._step(
-            MaskStep.MASK, _of(nodes, tally.bundles), bundles, lambda site, r: tally.take_masked(site, _vector(r))
-        )
+        sites = _of(nodes, (advert.site for advert in tally.close_adverts()))
+        self._step(MaskStep.SHARE, sites, tally.adverts_for, lambda site, r: tally.take_bundle(_own(site, Bundle, r)))
+        sites = _of(nodes, (bundle.site for bundle in tally.close_bundles()))
+        self._step(MaskStep.MASK, sites, tally.bundles_for, lambda site, r: tally.take_masked(site, *_vector(r)))
         survivors = tally.survivors()
         if len(survivors) < self.quorum:
             raise UnavailableError("unavailable.survivors", f"{len(survivors)} of {self.quorum} sites gave an answer")
-        names = [site.encode() for site in survivors]
-        self._step(
-            MaskStep.SIGN, _of(nodes, survivors), names, lambda site, r: tally.take_word(_own(site, Survivors, r))
-        )
+        names, sites = [site.encode() for site in survivors], _of(nodes, survivors)
+        self._step(MaskStep.SIGN, sites, lambda _: names, lambda site, r: tally.take_word(_own(site, tally.Said, r)))
         if len(tally.words) < session.threshold:
             raise UnavailableError("unavailable.survivors", "too few sites signed the survivor set")
         return self._released(tally, _of(nodes, tally.words), survivors)
 
     def _released(self, tally: Tally, nodes: dict[int, str], survivors: tuple[str, ...]) -> Total:
-        words = [tally.words[site].to_bytes() for site in sorted(tally.words)]
-        self._step(MaskStep.RELEASE, nodes, words, lambda site, r: tally.take_release(_own(site, Release, r)))
+        self._step(MaskStep.RELEASE, nodes, tally.words_for, lambda site, r: tally.take_release(_own(site, Release, r)))
         try:
             total = tally.total()
+            if self.received is not None:
+                arrays, examples = decode_update(self.study, self.received, total)
+            else:
+                arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
         except CorsiaError as error:  # shares are out: no further attempt
-            raise ConflictError("conflict.round", f"the sum stays masked: {error.code}") from None
-        if self.received is not None:
-            arrays, examples = decode_update(self.study, self.received, total)
-        else:
-            arrays, examples = decode(self.study, self.at.phase, self.shapes, total)
+            raise ConflictError("conflict.round", f"there is no sum: {error.code}") from None
         return Total(arrays=arrays, examples=examples, sites=survivors)
 
     def _step(
-        self, step: MaskStep, nodes: dict[int, str], parts: list[bytes], take: Callable[[str, Message], None]
+        self,
+        step: MaskStep,
+        nodes: dict[int, str],
+        parts: Callable[[str], list[bytes]],
+        take: Callable[[str, Message], None],
     ) -> None:
-        """Ask these sites, and take what each says; one whose answer is refused has dropped out."""
-        asked = [message for message in self._asked(step, nodes, pack(parts)) if message.metadata.dst_node_id in nodes]
+        """Tell each of these sites its parts and take what it says; one whose answer is refused has dropped out."""
+        asked = list(self._asked(step, nodes, parts))
         answered = set()
         for message in self.grid.send_and_receive(asked, timeout=self.timeout):
             site = nodes.get(message.metadata.src_node_id)
@@ -161,16 +157,24 @@ class MaskedExchange:
                 self.drop(site, error.code)
             del message  # before the next one is opened: each is a vector of the model's length
 
-    def _asked(self, step: MaskStep, nodes: dict[int, str], payload: bytes) -> Iterable[Message]:
+    def _asked(self, step: MaskStep, nodes: dict[int, str], parts: Callable[[str], list[bytes]]) -> Iterable[Message]:
         if step is MaskStep.MASK:
-            made = list(self.messages())
-            for message in made:
-                config = message.content.config_records[CONFIG]
-                config[STEP], config[PHASE], config[PAYLOAD] = step.value, self.at.phase.value, payload
-            return made
-        extra: dict[str, Any] = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: payload}
-        record = RecordDict({CONFIG: config_record(self.at.round, {}, attempt=self.at.attempt, **extra)})
-        return [Message(record, node, MASKS, group_id=str(self.at.round)) for node in sorted(nodes)]
+            for message in self.messages():
+                site, about = nodes.get(message.metadata.dst_node_id), message.metadata
+                if site is not None:
+                    own = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: pack(parts(site))}
+                    config = message.content.config_records[CONFIG]  # messages may share it
+                    content = RecordDict({**message.content, CONFIG: type(config)({**config, **own})})
+                    yield Message(content, about.dst_node_id, about.message_type, group_id=about.group_id)
+            return
+        for node, site in sorted(nodes.items()):
+            extra: dict[str, Any] = {STEP: step.value, PHASE: self.at.phase.value, PAYLOAD: pack(parts(site))}
+            record = RecordDict({CONFIG: config_record(self.at.round, {}, attempt=self.at.attempt, **extra)})
+            yield Message(record, node, MASKS, group_id=str(self.at.round))
+
+
+def _nothing(_site: str) -> list[bytes]:
+    return []
 
 
 def said(code: str) -> CorsiaError:
@@ -193,12 +197,13 @@ def _own(site: str, kind: Any, message: Message) -> Any:
     return said
 
 
-def _vector(message: Message) -> np.ndarray[Any, Any]:
+def _vector(message: Message) -> tuple[np.ndarray[Any, Any], bytes]:
+    """The masked vector, and what a site of a drawn graph says beside it."""
     try:
         arrays = views_of(record_of(message, ARRAYS))
     except KeyError:
         raise InputError("input.message", "an answer of another step") from None
-    right = set(message.content) == {ARRAYS, METRICS} and set(arrays) == {MASKED}
+    right = set(message.content) - {CONFIG} == {ARRAYS, METRICS} and set(arrays) == {MASKED}
     if not right or [dtype for dtype, _ in shapes_of(arrays).values()] != ["int64"]:
         raise InputError("input.message", "an answer that is not one masked vector")
-    return arrays[MASKED].view(np.uint64)
+    return arrays[MASKED].view(np.uint64), payload_of(message) if CONFIG in message.content else b""

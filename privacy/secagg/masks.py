@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privacy.envelope.keys import WRAPPED_BYTES, PublicKey, SecretKey, derive
-from privacy.secagg.messages import Session
+from privacy.secagg.session import Session
 from privacy.secagg.shamir import SHARE_BYTES
 from protocol.errors import IntegrityError
 

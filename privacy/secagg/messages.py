@@ -10,83 +10,21 @@ import hashlib
 import json
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from privacy.envelope.keys import PublicKey
+from privacy.secagg.session import MAX_ROSTER, Session
 from protocol.errors import InputError, IntegrityError
 from protocol.parcel import canonical_json
 from protocol.trust import Purpose
 
-__all__ = ["MAX_ROSTER", "Advert", "Bundle", "Release", "Session", "Survivors", "check", "threshold_of"]
+__all__ = [
+    "SEED_BYTES", "Advert", "Bundle", "Letter", "Release", "Survivors", "Word", "admit", "check", "names_digest",
+]  # fmt: skip
 
-MAX_ROSTER = 64  # complete graph; a larger roster needs a sparse one, which is not offered
-MIN_SURVIVORS = 3
-
-
-def threshold_of(roster: int) -> int:
-    """The smallest number above two thirds of the roster, at least 3.
-
-    Above two thirds, two survivor sets of a round share an honest site, even if a third of the roster lies.
-    """
-    return max(MIN_SURVIVORS, 2 * roster // 3 + 1)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Session:
-    """One attempt of one round.
-
-    Attributes:
-        study: digest of the signed study.
-        roster: site -> fingerprint of its identity key, from the signed study.
-    """
-
-    study: str
-    run: str
-    round: int
-    attempt: int
-    roster: Mapping[str, str]
-
-    def __post_init__(self) -> None:
-        if not MIN_SURVIVORS <= len(self.roster) <= MAX_ROSTER:
-            raise InputError("input.study", f"secure aggregation: {MIN_SURVIVORS} to {MAX_ROSTER} sites")
-        if len(set(self.roster.values())) != len(self.roster):
-            raise InputError("input.study", "secure aggregation: two sites under one identity")
-
-    @property
-    def threshold(self) -> int:
-        """Survivors without whom nothing is revealed."""
-        return threshold_of(len(self.roster))
-
-    @cached_property
-    def points(self) -> dict[str, int]:
-        """Each site's abscissa in Shamir's scheme."""
-        return {site: i for i, site in enumerate(sorted(self.roster), 1)}
-
-    @cached_property
-    def digest(self) -> bytes:
-        """SHA-256 over everything that makes this attempt what it is."""
-        value = {
-            "study": self.study, "run": self.run, "round": self.round, "attempt": self.attempt,
-            "roster": dict(self.roster), "threshold": self.threshold,
-        }  # fmt: skip
-        return hashlib.sha256(b"corsia/v1/masks\x00" + canonical_json(value)).digest()
-
-    def identity(self, site: str, raw: bytes) -> PublicKey:
-        """The identity key of a roster member.
-
-        Raises:
-            IntegrityError: `masks.signature` for a key that is not the one in the signed study.
-        """
-        try:
-            key = PublicKey.from_bytes(raw)
-        except InputError:
-            raise IntegrityError("masks.signature") from None
-        if self.roster.get(site) != key.fingerprint:
-            raise IntegrityError("masks.signature")
-        return key
+SEED_BYTES = 32
 
 
 class _Message:
@@ -104,6 +42,7 @@ class Advert(_Message):
     Attributes:
         identity, ephemeral: public keys as bytes.
         commitment: SHA-256 of session, site and self-mask seed.
+        seed: 32 bytes from which this site's neighbours are drawn; empty, and left out, in a complete graph.
     """
 
     site: str
@@ -111,27 +50,35 @@ class Advert(_Message):
     ephemeral: bytes
     commitment: bytes
     signature: bytes
+    seed: bytes = b""
 
     def signed(self, session: Session) -> bytes:
         """What the signature covers."""
-        return b"advert" + session.digest + _framed(self.site.encode(), self.ephemeral, self.commitment)
+        parts = (self.site.encode(), self.ephemeral, self.commitment, *((self.seed,) if self.seed else ()))
+        return b"advert" + session.digest + _framed(*parts)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON."""
+        fields = set(self.__dataclass_fields__) - (set() if self.seed else {"seed"})
+        return canonical_json({name: _plain(getattr(self, name)) for name in fields})
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Advert:
         """Read it. Raises InputError: `input.message`."""
-        v = _read(raw, cls)
-        return cls(
-            site=_text(v, "site"), **{n: _bytes(v, n) for n in ("identity", "ephemeral", "commitment", "signature")}
-        )
+        v = _read(raw, cls, optional={"seed"})
+        names = ("identity", "ephemeral", "commitment", "signature", *(("seed",) if "seed" in v else ()))
+        return cls(site=_text(v, "site"), **{name: _bytes(v, name) for name in names})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bundle(_Message):
     """Step 2: for each peer a sealed half of the pairwise secret and two shares; digests of the shares for all.
 
+    In a graph that is not complete a receiver is given its own part alone, a `Letter`.
+
     Attributes:
         sealed: peer -> wrapped pair half and encrypted shares.
-        digests: peer, and this site itself -> SHA-256 of its two shares (self-mask, root), 64 bytes.
+        digests: peer, and in a complete graph this site too -> SHA-256 of its two shares (self-mask, root), 64 bytes.
     """
 
     site: str
@@ -141,9 +88,24 @@ class Bundle(_Message):
 
     def signed(self, session: Session) -> bytes:
         """What the signature covers."""
+        if session.graph is not None:
+            return _letters(session, self.site, self._leaves())
         at = sorted(self.digests)
         parts = [p for peer in at for p in (peer.encode(), self.sealed.get(peer, b""), self.digests[peer])]
         return b"bundle" + session.digest + _framed(self.site.encode(), *parts)
+
+    def letters(self) -> dict[str, Letter]:
+        """Receiver -> what is for it, and enough to verify the signature over the whole."""
+        leaves = self._leaves()
+        return {
+            peer: Letter(
+                site=self.site, leaves=leaves, sealed=sealed, digest=self.digests[peer], signature=self.signature
+            )
+            for peer, sealed in self.sealed.items()
+        }
+
+    def _leaves(self) -> bytes:
+        return b"".join(_leaf(peer, self.sealed[peer], self.digests[peer]) for peer in sorted(self.sealed))
 
     @classmethod
     def from_bytes(cls, raw: bytes) -> Bundle:
@@ -153,6 +115,60 @@ class Bundle(_Message):
         if sealed.keys() != digests.keys() - {site} or any(len(d) != 64 for d in digests.values()):
             raise InputError("input.message")
         return cls(site=site, sealed=sealed, digests=digests, signature=_bytes(v, "signature"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Letter(_Message):
+    """One receiver's part of a bundle: the other parts are there as their SHA-256, in the order of receivers."""
+
+    site: str
+    leaves: bytes
+    sealed: bytes
+    digest: bytes
+    signature: bytes
+
+    def signed(self, session: Session) -> bytes:
+        """What the signature covers: that of the bundle."""
+        return _letters(session, self.site, self.leaves)
+
+    def addressed(self, receiver: str) -> bool:
+        """Whether this is the receiver's own part of what was signed."""
+        leaf = _leaf(receiver, self.sealed, self.digest)
+        return leaf in (self.leaves[at : at + len(leaf)] for at in range(0, len(self.leaves), len(leaf)))
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Letter:
+        """Read it. Raises InputError: `input.message`."""
+        v = _read(raw, cls)
+        return cls(site=_text(v, "site"), **{n: _bytes(v, n) for n in ("leaves", "sealed", "digest", "signature")})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Word(_Message):
+    """A site's word on sets that whoever verifies it knows: the list itself need not travel again.
+
+    Attributes:
+        about: `masked` (against whom of the sharers the vector is masked) or `survivors`.
+        identity: public key as bytes; empty for a receiver that knows it from an advert.
+    """
+
+    about: str
+    site: str
+    identity: bytes
+    signature: bytes
+
+    def signed(self, session: Session, sharers: bytes, survivors: bytes = b"") -> bytes:
+        """What the signature covers, from the `names_digest` of each set."""
+        return b"word" + session.digest + _framed(self.about.encode(), self.site.encode(), sharers, survivors)
+
+    @classmethod
+    def from_bytes(cls, raw: bytes) -> Word:
+        """Read it. Raises InputError: `input.message`."""
+        v = _read(raw, cls)
+        about = _text(v, "about")
+        if about not in ("masked", "survivors"):
+            raise InputError("input.message")
+        return cls(about=about, site=_text(v, "site"), **{n: _bytes(v, n) for n in ("identity", "signature")})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +208,24 @@ class Release(_Message):
         return cls(site=_text(v, "site"), self_masks=_table(v, "self_masks"), roots=_table(v, "roots"))
 
 
+def admit(session: Session, advert: Advert) -> PublicKey:
+    """The identity of a roster member that signed this advert for this session.
+
+    Raises:
+        IntegrityError: `masks.signature`.
+    """
+    identity = session.identity(advert.site, advert.identity)
+    check(identity, advert.signed(session), advert.signature)
+    if len(advert.seed) != (0 if session.graph is None else SEED_BYTES):
+        raise IntegrityError("masks.signature", "an advert for another kind of graph")
+    return identity
+
+
+def names_digest(names: Iterable[str]) -> bytes:
+    """SHA-256 of a set of sites."""
+    return hashlib.sha256(_framed(*(name.encode() for name in sorted(names)))).digest()
+
+
 def check(identity: PublicKey, message: bytes, signature: bytes) -> None:
     """Verify a signature of this protocol.
 
@@ -202,6 +236,14 @@ def check(identity: PublicKey, message: bytes, signature: bytes) -> None:
         identity.verify(Purpose.MASKS, message, signature)
     except IntegrityError:
         raise IntegrityError("masks.signature") from None
+
+
+def _letters(session: Session, site: str, leaves: bytes) -> bytes:
+    return b"letters" + session.digest + _framed(site.encode(), leaves)
+
+
+def _leaf(receiver: str, sealed: bytes, digest: bytes) -> bytes:
+    return hashlib.sha256(_framed(receiver.encode(), sealed, digest)).digest()
 
 
 def _framed(*parts: bytes) -> bytes:
@@ -216,12 +258,12 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _read(raw: bytes, kind: Any) -> dict[str, Any]:
+def _read(raw: bytes, kind: Any, optional: Set[str] = frozenset()) -> dict[str, Any]:
     try:
         value = json.loads(raw)
     except (ValueError, RecursionError):
         raise InputError("input.message") from None
-    if not isinstance(value, dict) or set(value) != set(kind.__dataclass_fields__):
+    if not isinstance(value, dict) or set(value) | optional != set(kind.__dataclass_fields__):
         raise InputError("input.message")
     return value
 

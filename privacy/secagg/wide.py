@@ -2,7 +2,7 @@
 
 For sums over rows, whose sizes differ by many powers of ten (a count, a sum of squares): one fixed point would fit
 none of them. Every float64 from 2^-28 to 2^62 in size is carried exactly, a smaller one to 2^-81; digits are added
-apart, so that up to 64 sites never carry.
+apart, so that a thousand sites never carry.
 """
 
 from __future__ import annotations

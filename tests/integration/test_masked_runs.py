@@ -349,8 +349,8 @@ def test_the_daemon_takes_part_and_binds_itself_to_one_attempt(config: EdgeConfi
         # the round is over for ever, with fewer sites too
         assert table.code(MaskStep.ADVERTISE, ask(MaskStep.ADVERTISE, b"", 2), 2) == "conflict.round"
     state = SiteState(config.state_dir / "state.db")
-    assert state.claimed(table.study.study_digest, "r1/prepare", 0) == 1
-    assert not state.claim(table.study.study_digest, "r1/prepare", 0, 2, b"other")
+    assert state.claimed(table.study.study_digest, "prepare", 0) == 1
+    assert not state.claim(table.study.study_digest, "prepare", 0, 2, b"other")
     state.close()
 
 

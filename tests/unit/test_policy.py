@@ -72,10 +72,10 @@ def output(column: str) -> dict[str, Any]:
     return {"output": {"columns": [{"name": column, "dtype": "string"}]}}
 
 
-def masked(sites: int, *, without: str = "", same: bool = False) -> dict[str, Any]:
-    names = [f"site-{chr(97 + i)}" for i in range(sites)]
+def masked(sites: int, *, without: str = "", same: bool = False, **privacy: float) -> dict[str, Any]:
+    names = [f"site-{chr(97 + i) if i < 26 else i}" for i in range(sites)]
     roster = {name: "f" * 64 if same else name * 3 for name in names if name != without}
-    return {"privacy": {"secure_aggregation": True}, "sites": names, "roster": roster}
+    return {"privacy": {"secure_aggregation": True, **privacy}, "sites": names, "roster": roster}
 
 
 @pytest.mark.parametrize(
@@ -142,6 +142,12 @@ def masked(sites: int, *, without: str = "", same: bool = False) -> dict[str, An
         ("roster", study("train", **masked(3)), config(min_sites=4), "policy.masks"),
         ("roster", study("train", **masked(3)), config(max_colluding=2), "policy.masks"),
         ("roster", study("train", **masked(8)), config(max_colluding=3), ""),
+        ("roster", study("train", **masked(64)), config(max_colluding=21), ""),
+        ("roster", study("train", **masked(100)), config(max_colluding=5), ""),
+        ("roster", study("train", **masked(100)), config(max_colluding=6), "policy.masks"),
+        ("roster", study("train", **masked(100, colluding_fraction=0.1)), config(max_colluding=10), ""),
+        ("roster", study("train", **masked(100, colluding_fraction=0.0)), config(max_colluding=1), "policy.masks"),
+        ("roster", study("train", **masked(100)), config(min_sites=101), "policy.masks"),
         ("roster", study("train", **masked(3, without="site-a")), config(), "policy.masks"),
         ("roster", study("train", **masked(3, same=True)), config(), "policy.masks"),
         ("consent", study(), config(), ""),
