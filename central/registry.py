@@ -24,6 +24,7 @@ from protocol.errors import UnavailableError
 __all__ = ["Registry", "Release", "RoundMetrics"]
 
 RUN_TAG = "corsia.run"
+_MOST_DESCRIPTION = 5000
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -53,6 +54,8 @@ class Release:
         weights: safetensors bytes.
         card: the model card, Markdown.
         features: columns that a frame must have.
+        kinds: MLflow type of each, or "any", which is also what one that is not named has.
+        example: two plausible rows by column; none: no example is shown.
         outputs: columns that a prediction has.
         files: what lies beside the model for people, by name.
         params, tags: shown with the run and the version.
@@ -66,6 +69,8 @@ class Release:
     weights: bytes
     card: str
     features: tuple[str, ...]
+    kinds: Mapping[str, str] = field(default_factory=dict)
+    example: Mapping[str, list[Any]] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     files: Mapping[str, bytes] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
@@ -158,6 +163,7 @@ class Registry:
             _save_pyfunc(model, data, release)
             (model / "MODEL_CARD.md").write_text(release.card, encoding="utf-8")
             for name, content in release.files.items():
+                (model / name).parent.mkdir(exist_ok=True)
                 (model / name).write_bytes(content)
             client.log_artifacts(run_id, str(model), "model")
         client.set_terminated(run_id, "FINISHED")
@@ -168,9 +174,37 @@ class Registry:
             client.create_registered_model(release.name, description="Federated model published by corsia")
         tags = {**release.tags, RUN_TAG: release.run}
         made = client.create_model_version(
-            release.name, source, run_id=run_id, tags=tags, description=release.card, await_creation_for=0
+            release.name, source, run_id=run_id, tags=tags, description=_short(release.card), await_creation_for=0
         )
         return int(made.version)
+
+    def point(self, name: str, alias: str, version: int, *, instead_of: str = "", tags: Mapping[str, str] = {}) -> None:
+        """Let an alias lead to a version, as its newest signed manifest says. Repeatable.
+
+        Args:
+            instead_of: an alias that does not lead to this version any more.
+            tags: set on the version.
+
+        Raises:
+            UnavailableError: `unavailable.mlflow`.
+        """
+        with _named():
+            client = self._client()
+            client.set_registered_model_alias(name, alias, str(version))
+            aliases = client.get_registered_model(name).aliases
+            if instead_of and str(aliases.get(instead_of, "")) == str(version):
+                client.delete_registered_model_alias(name, instead_of)
+            for key, value in tags.items():
+                client.set_model_version_tag(name, str(version), key, value)
+
+
+def _short(card: str) -> str:
+    """A card within the 5000 characters that MLflow's own database takes; the whole lies beside the model."""
+    return (
+        card
+        if len(card) <= _MOST_DESCRIPTION
+        else card[: _MOST_DESCRIPTION - 40].rstrip() + "\n\n(cut: see MODEL_CARD.md)"
+    )
 
 
 def _save_pyfunc(path: Path, data: Path, release: Release) -> None:
@@ -180,22 +214,25 @@ def _save_pyfunc(path: Path, data: Path, release: Release) -> None:
     mlflow = _mlflow()
     schema = mlflow.types.Schema
     column, types = mlflow.types.ColSpec, mlflow.types
-    example = signature = None  # of a model that predicts nothing: an association study
-    if release.outputs:
-        example = pd.DataFrame({name: [0.0] for name in release.features})
+    example = signature = None  # of a model that predicts nothing (an association study), or from no columns
+    if release.outputs and release.features:
+        example = pd.DataFrame(release.example) if release.example else None
+        kinds = {name: release.kinds.get(name, "any") for name in release.features}
         signature = mlflow.models.ModelSignature(
-            inputs=schema([column(types.schema.AnyType(), name) for name in release.features]),
+            inputs=schema([column(types.schema.AnyType() if k == "any" else k, name) for name, k in kinds.items()]),
             outputs=schema([column("double", name) for name in release.outputs]),
         )
-    mlflow.pyfunc.save_model(
-        str(path),
-        loader_module="pipelines.infer",
-        data_path=str(data),
-        signature=signature,
-        input_example=example,
-        pip_requirements=[f"corsia=={version_of('corsia')}"],
-        metadata={RUN_TAG: release.run},
-    )
+    with warnings.catch_warnings():  # it warns where a model has no example
+        warnings.simplefilter("ignore", UserWarning)
+        mlflow.pyfunc.save_model(
+            str(path),
+            loader_module="pipelines.infer",
+            data_path=str(data),
+            signature=signature,
+            input_example=example,
+            pip_requirements=[f"corsia=={version_of('corsia')}"],
+            metadata={RUN_TAG: release.run},
+        )
 
 
 _importing = threading.Lock()

@@ -11,15 +11,13 @@ mlflow) are imported when used.
 
 from __future__ import annotations
 
-import base64
-import os
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from corsia.features import FeatureTable
+from corsia.models import Model, Models
 from corsia.statistics import Statistics
 from corsia.studies import Studies, StudyTable
 from corsia.tables import Listing
@@ -27,8 +25,6 @@ from protocol.errors import (
     AuthenticationError,
     ConfigurationError,
     CorsiaError,
-    InputError,
-    IntegrityError,
     StudyRefused,
     UnavailableError,
     from_code,
@@ -36,8 +32,8 @@ from protocol.errors import (
 
 if TYPE_CHECKING:
     import httpx
-    import pandas as pd
-    from matplotlib.figure import Figure
+
+    from privacy.envelope import SecretKey
 
 __all__ = ["Hub", "Log", "Model", "Models", "connect"]
 
@@ -49,8 +45,8 @@ def connect(
 
     Args:
         url: address of the web process, as in `http://127.0.0.1:7480`.
-        token: the operator's token; or
-        token_file: the file that holds it (`operator.token` in the centre's state folder).
+        token: an operator's token; or
+        token_file: the file that holds it (`operator.token` in the centre's state folder, or a named operator's).
         timeout_s: of each request, in seconds.
 
     Raises:
@@ -76,121 +72,6 @@ def connect(
         hub.close()
         raise
     return hub
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Model:
-    """A published model: its signed manifest, and predictions through MLflow.
-
-    Attributes:
-        manifest: name, version, study, sites, rounds, metrics, digest of the weights...
-        signature: of the manifest's canonical JSON by the publication key.
-    """
-
-    name: str
-    version: int
-    alias: str
-    manifest: Mapping[str, Any]
-    signature: bytes
-    hub: Hub = field(repr=False)
-
-    @property
-    def uri(self) -> str:
-        """What MLflow calls it."""
-        return f"models:/{self.name}@{self.alias}"
-
-    def verify(self, publication_key: str) -> None:
-        """Check the manifest against the publication key (base64), got on another way than this connection.
-
-        Raises:
-            IntegrityError: `parcel.signature`.
-        """
-        from privacy.envelope import PublicKey
-        from protocol.parcel import canonical_json
-        from protocol.trust import Purpose
-
-        key = PublicKey.from_base64(publication_key)
-        key.verify(Purpose.MANIFEST, canonical_json(dict(self.manifest)), self.signature)
-
-    def predict(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """Score rows here, with the model loaded from MLflow (`MLFLOW_TRACKING_URI`); the rows stay here.
-
-        Raises:
-            ConfigurationError: `config.extra-missing` without mlflow.
-            IntegrityError: `model.manifest` when MLflow's alias leads to other weights than the signed manifest names.
-            UnavailableError: `unavailable.mlflow`.
-        """
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
-        try:
-            import mlflow
-            from mlflow.exceptions import MlflowException
-        except ImportError:
-            raise ConfigurationError("config.extra-missing", "corsia[central] is needed for mlflow") from None
-        try:
-            loaded = mlflow.pyfunc.load_model(self.uri)
-        except MlflowException as error:
-            raise UnavailableError("unavailable.mlflow", f"{self.uri} cannot be loaded") from error
-        scorer = getattr(loaded._model_impl, "scorer", None)  # its own digest check has bound it to its weights
-        if scorer is None or scorer.manifest.value["weights"] != self.manifest["weights"]:
-            raise IntegrityError("model.manifest", "MLflow holds other weights than the signed manifest names")
-        return cast("pd.DataFrame", loaded.predict(frame))
-
-    def table(self) -> pd.DataFrame:
-        """What people read of it: one row a feature, or a variant of an association study (beta, se, p, ...)."""
-        import io
-
-        import pandas as pd
-
-        data = self.hub.download(f"/models/{quote(self.name, safe='')}/table?version={self.version}")
-        return pd.read_parquet(io.BytesIO(data))
-
-    def plot(self) -> Figure:
-        """Manhattan and QQ plots of an association study; weights of another model.
-
-        Raises:
-            InputError: `input.usage` for a model whose table has neither.
-        """
-        from corsia.figures import model_figure
-
-        return model_figure(self.table())
-
-    def score(self, study: str) -> dict[str, Any]:
-        """Score a study's curated rows at the centre; the scores stay in its lake."""
-        body = {"study": study, "version": self.version}
-        return dict(self.hub.request("POST", f"/models/{quote(self.name, safe='')}/predict", json=body))
-
-
-class Models:
-    """`hub.models`: published models by name."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def list(self) -> Listing:
-        """Every published version, newest first."""
-        return Listing(self._hub.request("GET", "/models"), ("name", "version", "alias", "study", "uri"))
-
-    def __getitem__(self, name: str) -> Model:
-        try:
-            value = self._hub.request("GET", f"/models/{quote(name, safe='')}")
-        except InputError:
-            raise KeyError(name) from None
-        known = value["model"]
-        return Model(
-            name=known["name"],
-            version=known["version"],
-            alias=known["alias"],
-            manifest=value["manifest"],
-            signature=base64.b64decode(value["signature"]),
-            hub=self._hub,
-        )
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(dict.fromkeys(row["name"] for row in self.list()))
-
-    def _repr_html_(self) -> str:
-        return self.list()._repr_html_()
 
 
 class Log:
@@ -230,10 +111,12 @@ class Hub:
             import httpx
         except ImportError:
             raise ConfigurationError("config.extra-missing", "corsia[demo] or corsia[central] is needed") from None
-        self.url = url.rstrip("/")
+        from central.operators import bearer
+
+        self.url, self.token = url.rstrip("/"), token
         self._http: httpx.Client = httpx.Client(
             base_url=f"{self.url}/api/v1",
-            headers={"Authorization": f"Bearer {token}"},
+            headers={"Authorization": f"Bearer {bearer(token)}"},  # a named operator's seal stays here
             timeout=timeout_s,
             trust_env=self.url.startswith("https://"),
         )
@@ -299,6 +182,18 @@ class Hub:
     def post(self, path: str, body: Any) -> bytes:
         """One call of the API with a JSON body; its raw answer. Raises as `request`."""
         return self._send("POST", path, {"json": body, "timeout": 300.0}).content
+
+    def invoke(self, name: str, version: int | None, body: bytes, content_type: str, alias: str = "") -> Any:
+        """`POST /models/NAME/invocations`: rows in, predictions out. Raises as `request`."""
+        asked = {"version": version} if version is not None else {"alias": alias} if alias else {}
+        more = {"content": body, "params": asked, "headers": {"Content-Type": content_type}, "timeout": 300.0}
+        return self._send("POST", f"/models/{quote(name, safe='')}/invocations", more).json()
+
+    def operator(self) -> tuple[str, SecretKey]:
+        """Who is connected, and the key that signs for this person; it stays on this machine."""
+        from central.operators import signing_key
+
+        return str(self.request("GET", "/me")["operator"]), signing_key(self.token)
 
     def lines(self, path: str) -> Generator[str, None, None]:
         """The lines of a streamed answer, as they come. Raises as `request`, also when the stream breaks."""

@@ -124,7 +124,7 @@ def studies(training: list[str], joining: str, *, rounds: int = 5) -> dict[str, 
                 "outcome": ["time", "status"],
                 "rounds": rounds,
                 "strategy": "fedavg",
-                "publish": {"model": "lung-survival", "alias": "champion"},
+                "publish": {"model": "lung-survival"},
             },
         },
         "lung-inference": common
@@ -231,6 +231,8 @@ def run_demo(
         for study_id in first:
             _submit(fleet, plans[study_id], tell)
         _wait_for(fleet, first, tell)
+        fleet.promote("lung-survival")
+        tell("lung-survival promoted to champion by two operators")
         _submit(fleet, plans["lung-inference"], tell)
         _wait_for(fleet, ["lung-inference"], tell)
         scored = fleet.post("/models/lung-survival/predict", {"study": "lung-harvest"})

@@ -132,6 +132,20 @@ class Fleet:
         self.corsia("edge", "enroll", "--config", str(path), "--code", code)
         return path
 
+    def promote(self, model: str) -> None:
+        """Two operators make the newest version the champion: the first one asks, a second, named one agrees.
+
+        Raises:
+            ConfigurationError: a command failed.
+        """
+        token = self.out / "centre" / "reviewer.token"
+        if not token.exists():
+            config = ("--config", str(self.central_toml), "--out", str(token))
+            self.corsia("central", "operator", "add", "reviewer", *config)
+        where = ("--url", self.url, "--json", "--token-file")
+        self.corsia("model", "promote", model, *where, str(self.token_file))
+        self.corsia("model", "approve", model, *where, str(token))
+
     def start_site(self, name: str) -> None:
         """Start a site's daemon."""
         path = self.out / "sites" / name / "edge.toml"

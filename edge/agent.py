@@ -153,15 +153,7 @@ class Agent:
 
     def _deliver(self) -> None:
         site, delay = self.site, 0.25
-        delivery = Delivery(
-            spool=site.spool,
-            journal=site.journal,
-            state=site.state,
-            log_key=site.identity.log_key,
-            log_origin=site.identity.trust.log_origin,
-            should_stop=site.halted,
-            may_leave=self._may_leave,
-        )
+        delivery = Delivery.of(site, self._may_leave)
         while not site.stop.is_set():
             site.send.clear()
             try:

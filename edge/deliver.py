@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from edge.journal import Journal
+from edge.logview import LogView
 from edge.spool import Spool, SpoolEntry
 from edge.state import SiteState
 from privacy.envelope import PublicKey
@@ -19,6 +20,9 @@ from privacy.transparency import verify_receipt
 from protocol.assignment import State
 from protocol.errors import AuthenticationError, CorsiaError, IntegrityError, Paused, StorageError, UnavailableError
 from protocol.parcel import Receipt
+
+if TYPE_CHECKING:
+    from edge.site import Site
 
 __all__ = ["Delivery", "Sender"]
 
@@ -41,6 +45,7 @@ class Delivery:
         log_key: the key that signs the log's checkpoints, `log_origin` its name.
         should_stop: asked before each parcel and each chunk: the daemon stops, or egress is paused.
         may_leave: raises when the site has withdrawn a study's approval, or it has expired, since the release.
+        view: what this site has seen of the log.
     """
 
     spool: Spool
@@ -50,6 +55,21 @@ class Delivery:
     log_origin: str
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
+    view: LogView
+
+    @classmethod
+    def of(cls, site: Site, may_leave: Callable[[str], None]) -> Delivery:
+        """A site's own."""
+        return cls(
+            spool=site.spool,
+            journal=site.journal,
+            state=site.state,
+            log_key=site.identity.log_key,
+            log_origin=site.identity.trust.log_origin,
+            should_stop=site.halted,
+            may_leave=may_leave,
+            view=site.log_view,
+        )
 
     def run_once(self, sender: Sender) -> bool:
         """Deliver everything that waits, in order; returns whether anything became of it that is worth a report.
@@ -70,6 +90,7 @@ class Delivery:
         except Paused:
             pass
         finally:
+            self.view.keep()
             moved = self.settle() or moved
         return moved
 
@@ -104,6 +125,7 @@ class Delivery:
         if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
         checkpoint = verify_receipt(receipt, self.log_key, self.log_origin)
+        self.view.note(checkpoint)
         self.journal.append(
             "parcel.delivered",
             assignment=entry.assignment_id,

@@ -1,7 +1,8 @@
 """Lane `infer` at this site: a published model is pulled, checked and used; its results stay here.
 
-Place in the flow: agent (approved study) -> manifest and weights verified against the pinned publication key -> worker
-scores the selected rows -> `results/STUDY.parquet`. Nothing but a count of rows leaves, in the report.
+Place in the flow: agent (approved study) -> manifest and weights verified against the pinned publication key -> log and
+serial (`models.accept`) -> worker scores the selected rows -> `results/STUDY.parquet`. Nothing but a count of rows
+leaves, in the report.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from io import BytesIO
 
 from edge.lane import LaneRun
+from edge.models import accept
 from edge.site import Site
 from edge.storage import named_errors, write_file
 from edge.worker import Worker
@@ -23,7 +25,8 @@ def score(site: Site, assignment: Assignment, lane: LaneRun, worker: Worker) -> 
     """Score the study's rows; returns what is reported: `{"rows": n}`.
 
     Raises:
-        IntegrityError: `model.manifest`; `model.rollback` for a model older than one accepted here.
+        IntegrityError: `model.manifest`; `log.proof` for a model that is not in the log this site knows;
+            `model.rollback` for a model older than one accepted here.
         UnavailableError: the objects cannot be fetched now.
         StorageError: the results cannot be written; the old ones are untouched.
     """
@@ -35,10 +38,12 @@ def score(site: Site, assignment: Assignment, lane: LaneRun, worker: Worker) -> 
     objects = {name: site.link.fetch(blobs[name]) for name in (infer.MANIFEST_FILE, infer.WEIGHTS_FILE)}
     manifest = infer.verify(objects[infer.MANIFEST_FILE], objects[infer.WEIGHTS_FILE], site.identity.publication_key)
     wanted = lane.study.model
-    if wanted is None or (manifest.name, manifest.value.get("alias")) != (wanted.name, wanted.alias):
+    if wanted is None or (manifest.name, manifest.alias) != (wanted.name, wanted.alias):
         raise IntegrityError("model.manifest", "another model than the study names")
-    site.state.accept_model(manifest.name, manifest.serial)
-    site.journal.append("model.accepted", assignment=assignment.id, model=manifest.name, serial=manifest.serial)
+    accept(
+        manifest, objects[infer.MANIFEST_FILE], link=site.link, identity=site.identity, state=site.state,
+        view=site.log_view, journal=site.journal, assignment=assignment.id,
+    )  # fmt: skip
     tables: list[Item] = []
     source = lane.source()
     worker.run(lane.job, source, tables.append, objects)

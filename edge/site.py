@@ -24,6 +24,7 @@ from edge.identity import Identity
 from edge.journal import Journal
 from edge.lane import LaneRun
 from edge.ledger import Ledger
+from edge.logview import LogView
 from edge.memory import Release, admitted
 from edge.rounds import ledger_key
 from edge.spends import Spend
@@ -32,6 +33,7 @@ from edge.state import Record, SiteState
 from edge.storage import named_errors, sync_folder
 from edge.worker import Stopped
 from pipelines import registry
+from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
 from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
 from protocol.faults import point
@@ -52,6 +54,7 @@ class Link(Protocol):
     def report(self, report: SiteReport) -> float: ...  # noqa: D102
     def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt: ...  # noqa: D102
     def fetch(self, blob: Blob) -> bytes: ...  # noqa: D102
+    def prove(self, index: int, size: int, to: int = 0) -> LogProof: ...  # noqa: D102
     def renew(self, csr_der: bytes, signature: bytes) -> bytes: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
@@ -120,7 +123,8 @@ class Site:
 
     Raises:
         AuthenticationError: `auth.not-enrolled`, `auth.certificate`.
-        IntegrityError: `journal.chain`: nothing leaves without a journal.
+        IntegrityError: `journal.chain`: nothing leaves without a journal; `log.proof` when what was seen of the log is
+            damaged.
         StorageError: the folder cannot be used.
     """
 
@@ -137,6 +141,7 @@ class Site:
         self.journal.verify(self.state.fact("journal_head"))
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
+        self.log_view = LogView(self.state)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.approvals = Approvals(self.state, registry.code_digest)
         self.work = {kind: threading.Event() for kind in AssignmentKind}

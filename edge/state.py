@@ -19,7 +19,7 @@ from pathlib import Path
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, State
 from protocol.errors import IntegrityError, StorageError, StudyRefused
 
-__all__ = ["MAX_DOCUMENT_BYTES", "MAX_OPEN", "Record", "SiteState"]
+__all__ = ["MAX_DOCUMENT_BYTES", "MAX_OPEN", "Accepted", "Record", "SiteState"]
 
 MAX_OPEN = 10_000  # assignments that are not final; more are refused, so that a centre cannot fill the disk
 MAX_DOCUMENT_BYTES = 256 * 1024
@@ -42,6 +42,10 @@ CREATE TABLE IF NOT EXISTS claims (
   study TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, survivors BLOB NOT NULL,
   PRIMARY KEY (study, run, round));
 CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, serial INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS accepted (
+  name TEXT NOT NULL, alias TEXT NOT NULL, serial INTEGER NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
+  rollback INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (name, alias, serial));
+INSERT OR IGNORE INTO accepted SELECT name, 'champion', serial, 0, '', 0, 0.0 FROM models;
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 _COLUMNS = "number, id, kind, study_digest, document, signature, blobs, received, state, code, error_id, counts"
@@ -59,6 +63,19 @@ class Record:
     code: str = ""
     error_id: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A model's manifest that this site has accepted; `at` is Unix seconds, `digest` of the document."""
+
+    name: str
+    alias: str
+    serial: int
+    version: int
+    digest: str
+    rollback: int  # 1: signed as a roll-back
+    at: float
 
 
 class SiteState:
@@ -244,23 +261,43 @@ class SiteState:
 
     # --- models
 
-    def serial(self, model: str) -> int:
-        """The newest serial accepted of a model, 0 when there is none."""
+    def accepted(self, name: str | None = None) -> list[Accepted]:
+        """Manifests accepted here, by model and alias, the newest serial last; of one model or all."""
         with self._lock, _named_errors():
-            row = self._db.execute("SELECT serial FROM models WHERE name = ?", (model,)).fetchone()
-        return int(row[0]) if row else 0
+            rows = self._db.execute(
+                "SELECT name, alias, serial, version, digest, rollback, at FROM accepted WHERE ? IS NULL OR name = ?"
+                " ORDER BY name, alias, serial",
+                (name, name),
+            ).fetchall()
+        return [Accepted(*row) for row in rows]
 
-    def accept_model(self, model: str, serial: int) -> None:
-        """Note a verified manifest's serial.
+    def accept_model(
+        self, name: str, alias: str, serial: int, version: int, digest: str, *, rollback: bool = False
+    ) -> None:
+        """Note a verified manifest.
+
+        Args:
+            digest: SHA-256 (hex) of the manifest's document.
+            rollback: it is signed as a roll-back.
 
         Raises:
-            IntegrityError: `model.rollback` when a later one was accepted.
+            IntegrityError: `model.rollback` when a later serial was accepted under this alias, or a higher version and
+                this is no roll-back; `model.manifest` for another manifest of an accepted serial.
         """
         with self._transaction():
-            row = self._db.execute("SELECT serial FROM models WHERE name = ?", (model,)).fetchone()
-            if row is not None and serial < int(row[0]):
+            row = self._db.execute(
+                "SELECT serial, version, digest FROM accepted WHERE name = ? AND alias = ?"
+                " ORDER BY serial DESC LIMIT 1",
+                (name, alias),
+            ).fetchone()
+            if row is not None and (serial < row[0] or (version < row[1] and not rollback)):
                 raise IntegrityError("model.rollback")
-            self._db.execute("INSERT OR REPLACE INTO models (name, serial) VALUES (?, ?)", (model, serial))
+            if row is not None and serial == row[0] and row[2] not in ("", digest):
+                raise IntegrityError("model.manifest", "two manifests of one serial")
+            self._db.execute(
+                "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (name, alias, serial, version, digest, int(rollback), time.time()),
+            )
 
     # --- facts: the last heads of ledger and journal, so that an older copy put back is found
 

@@ -1,9 +1,9 @@
 """The wire as the hospital sees it: outward calls over mutual TLS, values in and values out.
 
 Place in the flow: the watch thread takes assignments from here, the delivery thread hands sealed parcels over, the
-worker's models are fetched here. It is the only module of the edge that imports grpc and the generated messages;
-whatever a peer sends is checked here and becomes a frozen value or one error. It may not verify what the centre
-signed (the agent does), open a parcel, or write a file.
+worker's models are fetched here. It is the only module of the edge that imports the generated messages, and with
+`callerrors` the only one that imports grpc; whatever a peer sends is checked here and becomes a frozen value or one
+error. It may not verify what the centre signed (the agent does), open a parcel, or write a file.
 """
 
 from __future__ import annotations
@@ -14,25 +14,22 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 import grpc
 
+from edge.callerrors import named_errors
 from edge.chunks import Chunks
 from edge.handshake import is_loopback
+from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport
 from protocol.errors import (
-    AuthenticationError,
     ConflictError,
-    CorsiaError,
     InputError,
     IntegrityError,
     Paused,
-    PermissionRefused,
     UnavailableError,
-    from_code,
 )
 from protocol.faults import point
 from protocol.parcel import Receipt
@@ -59,10 +56,6 @@ _KINDS = {
     pb.ASSIGNMENT_KIND_STUDY: AssignmentKind.STUDY,
     pb.ASSIGNMENT_KIND_ROUND: AssignmentKind.ROUND,
 }
-# What only this side may say: a peer that sends such a code is not believed.
-_OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
-# What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
-_FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
 _Reply = TypeVar("_Reply")
 
 
@@ -105,7 +98,7 @@ class Uplink:
         Raises:
             InputError: `input.message` for an unknown kind or a malformed assignment; the stream is given up.
         """
-        with _named_errors(self._closed):
+        with named_errors(self._closed):
             call = self._assignments.Watch(pb.WatchRequest(version=installed_version("corsia")))
             try:
                 for message in call:
@@ -206,8 +199,20 @@ class Uplink:
             raise IntegrityError("blob.digest")
         return made
 
+    def prove(self, index: int, size: int, to: int = 0) -> LogProof:
+        """Proof of a leaf of the centre's log, in a log that extends what this site has seen; not verified here.
+
+        Args:
+            index: of the leaf.
+            size: of the checkpoint that this site has seen, 0 for none.
+            to: prove the log's growth from `size` to this size alone.
+        """
+        reply = self._ask(self._models.Prove, pb.ProveRequest(index=index, size=size, to=to))
+        inclusion, consistency = tuple(reply.inclusion), tuple(reply.consistency)
+        return LogProof(checkpoint=reply.checkpoint, inclusion=inclusion, consistency=consistency)
+
     def _ask(self, method: Callable[..., _Reply], message: Any, timeout_s: float | None = None) -> _Reply:
-        with _named_errors(self._closed):
+        with named_errors(self._closed):
             return method(message, timeout=timeout_s or self._timeout_s)
 
     def _upload(self, entry: SpoolEntry, read: BinaryIO, offset: int, should_stop: Callable[[], bool]) -> None:
@@ -215,7 +220,7 @@ class Uplink:
         messages = (
             pb.Chunk(parcel_id=entry.parcel_id if at == offset else "", offset=at, data=data) for at, data in source
         )
-        with _named_errors(self._closed):
+        with named_errors(self._closed):
             call = self._delivery.Upload.future(messages, timeout=_patience(entry.size_bytes))
             try:
                 reply = _wait(call, should_stop)
@@ -229,7 +234,7 @@ class Uplink:
             raise UnavailableError("unavailable.centre", "the centre has not taken the whole parcel")
 
     def _fetch_more(self, blob: Blob, data: io.BytesIO) -> None:
-        with _named_errors(self._closed):
+        with named_errors(self._closed):
             request = pb.FetchRequest(digest=blob.digest, offset=data.tell())
             call = self._models.Fetch(request, timeout=_patience(blob.size_bytes))
             try:
@@ -266,7 +271,7 @@ def enrol_call(
     """
     channel = _channel(address, grpc.ssl_channel_credentials(root_certificates=ca_pem))
     try:
-        with _named_errors(threading.Event()):
+        with named_errors(threading.Event()):
             message = pb.EnrolRequest(
                 site=site, secret=secret, csr_der=csr_der, identity_public=identity_public, signature=signature
             )
@@ -311,56 +316,6 @@ def _wait(call: Any, should_stop: Callable[[], bool]) -> Any:
             return call.result(timeout=_STOP_POLL_S)
         except grpc.FutureTimeoutError:
             _stop(should_stop)
-
-
-@contextmanager
-def _named_errors(closed: threading.Event) -> Iterator[None]:
-    try:
-        yield
-    except grpc.FutureCancelledError as error:
-        raise UnavailableError("unavailable.centre") from error
-    except grpc.RpcError as error:
-        raise _error_of(error) from error
-    except ValueError as error:
-        if closed.is_set():  # grpc: "Cannot invoke RPC on closed channel!"
-            raise UnavailableError("unavailable.centre", "the uplink is closed") from error
-        raise
-
-
-def _error_of(error: grpc.RpcError) -> CorsiaError:
-    """One error for what grpc raised; a code from the centre is believed only where it may speak."""
-    if not isinstance(error, grpc.Call):
-        return UnavailableError("unavailable.centre")
-    for item in error.trailing_metadata() or ():
-        if item.key == "corsia-code":
-            return _said(str(item.value))
-    status, details = error.code(), error.details() or ""
-    if status is grpc.StatusCode.UNAVAILABLE:
-        if any(word in details.lower() for word in _FOREIGN):
-            return AuthenticationError("auth.fingerprint", "the server's certificate is not one of the pinned CA")
-    elif status is grpc.StatusCode.UNAUTHENTICATED:
-        return AuthenticationError("auth.certificate")
-    elif status is grpc.StatusCode.PERMISSION_DENIED:
-        return PermissionRefused("permission.site")
-    elif status in _MALFORMED:
-        return InputError("input.message", f"status {status.name}")
-    return UnavailableError("unavailable.centre", f"status {status.name}")
-
-
-def _said(code: str) -> CorsiaError:
-    if code.startswith(_OURS):
-        return InputError("input.message", "the centre sent a code that is only a site's to say")
-    if code.startswith("storage."):
-        return UnavailableError("unavailable.centre", "the centre's disk refuses for now")
-    return from_code(code)
-
-
-_MALFORMED = (
-    grpc.StatusCode.INVALID_ARGUMENT,
-    grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.UNIMPLEMENTED,
-    grpc.StatusCode.RESOURCE_EXHAUSTED,
-)
 
 
 def _assignment(message: pb.Assignment) -> Assignment:

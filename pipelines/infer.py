@@ -32,7 +32,18 @@ if TYPE_CHECKING:
 
     from privacy.envelope import PublicKey
 
-__all__ = ["MANIFEST_FILE", "WEIGHTS_FILE", "Manifest", "Scorer", "load", "log_leaf", "run", "sign_bytes", "verify"]
+__all__ = [
+    "MANIFEST_FILE",
+    "WEIGHTS_FILE",
+    "Manifest",
+    "Scorer",
+    "load",
+    "log_leaf",
+    "run",
+    "sign_bytes",
+    "verify",
+    "verify_manifest",
+]
 
 MANIFEST_FILE, WEIGHTS_FILE = "manifest.json", "model.safetensors"
 PUBLICATION_KEY = "CORSIA_PUBLICATION_KEY"  # base64 public key: MLflow loads then check the signature too
@@ -66,6 +77,29 @@ class Manifest:
         """Grows with each publication under the name; a lower one than already accepted is a roll-back."""
         return int(self.value["serial"])
 
+    @property
+    def alias(self) -> str:
+        """The alias that this manifest gives its version."""
+        return str(self.value.get("alias", ""))
+
+    @property
+    def rollback(self) -> bool:
+        """Whether two operators signed it as a return to a lower version."""
+        promotion = self.value.get("promotion")
+        return isinstance(promotion, Mapping) and promotion.get("rollback") is True
+
+    @property
+    def log_index(self) -> int:
+        """Its place in the log.
+
+        Raises:
+            IntegrityError: `model.manifest` when it names none.
+        """
+        index = self.value["log"].get("index") if isinstance(self.value.get("log"), Mapping) else None
+        if not isinstance(index, int) or isinstance(index, bool) or not 0 <= index < 2**63:
+            raise IntegrityError("model.manifest", "the manifest names no place in the log")
+        return index
+
     @classmethod
     def from_bytes(cls, raw: bytes) -> Manifest:
         """Read `{"manifest": {...}, "signature": base64}`; checks nothing but the form.
@@ -96,9 +130,13 @@ def sign_bytes(value: Mapping[str, Any]) -> bytes:
 
 
 def log_leaf(value: Mapping[str, Any]) -> dict[str, str]:
-    """The log's leaf of a model: a random id and the digest of the manifest without its own place in the log."""
+    """The log's leaf of a model: the run's id and the digest of the manifest without its own place in the log."""
     unlogged = {k: v for k, v in value.items() if k != "log"}
-    return {"kind": "model", "id": str(value["run"]), "sha256": hashlib.sha256(canonical_json(unlogged)).hexdigest()}
+    return {
+        "kind": "model",
+        "id": str(value.get("run", "")),
+        "sha256": hashlib.sha256(canonical_json(unlogged)).hexdigest(),
+    }
 
 
 def verify(manifest: bytes, weights: bytes, publication_key: PublicKey) -> Manifest:
@@ -107,12 +145,22 @@ def verify(manifest: bytes, weights: bytes, publication_key: PublicKey) -> Manif
     Raises:
         IntegrityError: `model.manifest` for a foreign, changed or malformed manifest, or other weights than it names.
     """
+    read = verify_manifest(manifest, publication_key)
+    _check_weights(read, weights)
+    return read
+
+
+def verify_manifest(manifest: bytes, publication_key: PublicKey) -> Manifest:
+    """Check the signature alone, where no weights are at hand.
+
+    Raises:
+        IntegrityError: `model.manifest`.
+    """
     read = Manifest.from_bytes(manifest)
     try:
         publication_key.verify(Purpose.MANIFEST, sign_bytes(read.value), read.signature)
     except IntegrityError:
         raise IntegrityError("model.manifest", "the manifest is not signed by the publication key") from None
-    _check_weights(read, weights)
     return read
 
 

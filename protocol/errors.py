@@ -280,12 +280,22 @@ CODES: dict[str, Code] = {
         "the access token is missing or wrong",
         "use the operator token that `corsia init central` wrote",
     ),
+    "auth.operator": Code(
+        AuthenticationError,
+        "the operator's signature does not verify, or the operator is none any more",
+        "use the token file that `corsia central operator add` wrote, whole; else propose again",
+    ),
     "auth.not-enrolled": Code(
         AuthenticationError, "this site is not enrolled", "run `corsia edge enroll` with a join code"
     ),
     # permission
     "permission.site": Code(PermissionRefused, "this site is not part of the study", "ask the operator of the study"),
     "permission.role": Code(PermissionRefused, "your role does not allow this", "ask the operator"),
+    "permission.second-person": Code(
+        PermissionRefused,
+        "who proposed a promotion may not approve it",
+        "another operator runs `corsia model approve`; `corsia central operator add NAME` makes one",
+    ),
     # policy of the site
     "policy.dataset": Code(PolicyRefused, "the dataset is not offered by this site", "see what the site advertises"),
     "policy.lane": Code(PolicyRefused, "the site does not allow this lane for the dataset", "ask the site's steward"),
@@ -478,7 +488,9 @@ CODES: dict[str, Code] = {
     "journal.chain": Code(IntegrityError, "the journal's hash chain is broken", "keep it; restore from backup"),
     "model.manifest": Code(IntegrityError, "the model's signed manifest does not verify", "do not use the model"),
     "model.rollback": Code(
-        IntegrityError, "the model is older than one already accepted", "a roll-back needs a signed manifest"
+        IntegrityError,
+        "the model is older than one already accepted",
+        "a roll-back needs a signed manifest: `corsia model promote NAME --version V --rollback`",
     ),
     "blob.digest": Code(
         IntegrityError, "a fetched object is not what was signed", "try again; then tell the consortium"

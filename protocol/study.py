@@ -22,6 +22,7 @@ from pydantic import (
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
+    field_validator,
     model_serializer,
     model_validator,
 )
@@ -30,6 +31,8 @@ from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
 
 __all__ = [
+    "CANDIDATE",
+    "CHAMPION",
     "INDIVIDUAL",
     "MAX_STUDY_BYTES",
     "Column",
@@ -54,6 +57,8 @@ __all__ = [
 ]
 
 MAX_STUDY_BYTES = 256 * 1024
+CANDIDATE = "candidate"  # the alias of a new version; no promotion gives it
+CHAMPION = "champion"  # the alias that only a promotion by two operators gives
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -185,7 +190,17 @@ class Publish(_Model):
     """The name and alias under which the trained model is published; signing the study allows just these."""
 
     model: Slug
-    alias: Slug = "champion"
+    alias: Slug = CANDIDATE
+
+    @field_validator("alias")
+    @classmethod
+    def _by_two_persons(cls, value: str) -> str:
+        if value == CHAMPION:
+            raise ValueError(
+                "no study publishes straight to 'champion': use alias = \"candidate\"; two operators promote it "
+                "(corsia model promote, corsia model approve)"
+            )
+        return value
 
 
 Strategy = Literal[
@@ -268,7 +283,7 @@ class ModelReference(_Model):
     """Lane `infer`: which published model a site is to pull."""
 
     name: Slug
-    alias: Slug = "champion"
+    alias: Slug = CHAMPION
 
 
 class Recipient(_Model):

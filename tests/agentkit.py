@@ -19,6 +19,7 @@ from edge.agent import Agent
 from edge.config import EdgeConfig, load
 from edge.spool import SpoolEntry
 from privacy.envelope import ParcelInfo, SecretKey, unseal
+from privacy.inclusion import LogProof
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, RoundPhase, SiteReport, State
 from protocol.errors import IntegrityError, Paused, UnavailableError
@@ -125,7 +126,13 @@ class Office:
     blobs: dict[str, bytes] = field(default_factory=dict)
     tree: Tree = field(default_factory=Tree)
     fail: dict[str, Callable[[], None]] = field(default_factory=dict)  # method -> what happens there
+    lie: Callable[[int, int, int], LogProof] | None = None  # what a hostile centre proves
     changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def signed(self, tree: Tree) -> str:
+        """A checkpoint of a tree, signed by the log key."""
+        state = Checkpoint(origin="test/log", size=tree.size, root=tree.root(), time=int(time.time()))
+        return sign_checkpoint(state, self.keys.other_key)
 
     def submit(self, asked: Study, *, sign: SecretKey | None = None, blobs: tuple[Blob, ...] = ()) -> Assignment:
         """Sign a study and assign it."""
@@ -223,6 +230,10 @@ class Office:
         return batches
 
 
+def _hex(values: list[bytes]) -> tuple[str, ...]:
+    return tuple(value.hex() for value in values)
+
+
 class Wire:
     """One connection to the office; implements `edge.site.Link`."""
 
@@ -261,15 +272,13 @@ class Wire:
             raise IntegrityError("parcel.truncated")
         if entry.parcel_id not in office.receipts:
             index = office.tree.append(Receipt.leaf(entry.parcel_id, entry.digest))
-            size = office.tree.size
-            checkpoint = Checkpoint(origin="test/log", size=size, root=office.tree.root(), time=int(time.time()))
             office.parcels[entry.parcel_id] = (entry, data)
             office.receipts[entry.parcel_id] = Receipt(
                 parcel_id=entry.parcel_id,
                 digest=entry.digest,
                 index=index,
                 proof=tuple(node.hex() for node in office.tree.inclusion(index)),
-                checkpoint=sign_checkpoint(checkpoint, office.keys.other_key),
+                checkpoint=office.signed(office.tree),
             )
         return office.receipts[entry.parcel_id]
 
@@ -279,6 +288,20 @@ class Wire:
         if hashlib.sha256(data).hexdigest() != blob.digest or len(data) != blob.size_bytes:
             raise IntegrityError("blob.digest")
         return data
+
+    def prove(self, index: int, size: int, to: int = 0) -> LogProof:
+        self._may_fail("prove")
+        office = self.office
+        if office.lie is not None:
+            return office.lie(index, size, to)
+        tree = office.tree
+        if to:
+            return LogProof(checkpoint="", consistency=_hex(tree.consistency(size, to)))
+        return LogProof(
+            checkpoint=office.signed(tree),
+            inclusion=_hex(tree.inclusion(index)),
+            consistency=_hex(tree.consistency(size)),
+        )
 
     def renew(self, csr_der: bytes, signature: bytes) -> bytes:
         raise UnavailableError("unavailable.centre")

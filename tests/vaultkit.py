@@ -230,7 +230,9 @@ class World:
 FEATURES = ("age", "count")
 
 
-def publish(world: World, publication: SecretKey, *, serial: int = 1, study_id: str = "fed") -> tuple[bytes, bytes]:
+def publish(
+    world: World, publication: SecretKey, *, serial: int = 1, study_id: str = "fed", alias: str = "champion"
+) -> tuple[bytes, bytes]:
     """A survival model as the federation publishes one: signed manifest, weights, log entry, database row."""
     import base64
     import json
@@ -252,7 +254,7 @@ def publish(world: World, publication: SecretKey, *, serial: int = 1, study_id: 
     weights = save({k: np.ascontiguousarray(v) for k, v in arrays.items()})
     blob = world.store.put_blob("model.safetensors", weights)
     value: dict[str, Any] = {
-        "name": "risk", "version": serial, "alias": "champion", "serial": serial, "study": study_id,
+        "name": "risk", "version": serial, "alias": alias, "serial": serial, "study": study_id,
         "run": f"{serial:032x}", "sites": ["site-a", "site-b"], "rounds": 2, "metrics": {"c-index": 0.6},
         "features": list(FEATURES), "learner": {"name": "survival", "settings": settings},
         "weights": {"sha256": blob.digest, "size": blob.size_bytes},
@@ -265,7 +267,7 @@ def publish(world: World, publication: SecretKey, *, serial: int = 1, study_id: 
     with world.store.begin() as session:
         session.add(
             ModelRow(
-                name="risk", version=serial, alias="champion", serial=serial, study_digest=world.digest(study_id),
+                name="risk", version=serial, alias=alias, serial=serial, study_digest=world.digest(study_id),
                 manifest=held.digest, manifest_size=held.size_bytes, weights=blob.digest, weights_size=blob.size_bytes,
                 uri=f"models:/risk/{serial}", created_at=time.time(),
             )

@@ -17,13 +17,13 @@ from sqlalchemy import func, select
 
 from central import ipc
 from central.config import CentralConfig
+from central.operators import Operators
 from central.signer import Signer
 from central.store.models import CheckpointRow, LogRow
 from central.vault import Analysis
 from central.vault.service import handlers
 from central.web import Centre
 from central.web.__main__ import serve
-from central.web.auth import token_digest
 from privacy.envelope import PublicKey, SecretKey, read_key, write_key, write_public
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
 from tests.vaultkit import World
@@ -91,7 +91,7 @@ def running_centre(root: Path) -> Iterator[Running]:
     centre = Centre(
         name=config.name,
         store=world.store,
-        token_digest=token_digest(token),
+        operators=Operators(config),
         signer=config.socket("signer"),
         vault=config.socket("vault"),
         log_public=root / "gateway" / "log.pub",

@@ -10,6 +10,7 @@ from typing import Any
 from central import ipc
 from central.config import CentralConfig, enter_process
 from central.federation.keys import RunKeys
+from central.federation.mirror import Mirror
 from central.federation.publish import Publisher
 from central.federation.runs import Federation
 from central.registry import Registry
@@ -32,15 +33,20 @@ def main() -> None:
         registry.warm()  # a training study is on its way
         return {"key": keys.public(_text(request)).to_base64()}
 
-    worker = threading.Thread(target=federation.run, name="federation")
-    worker.start()
+    workers = [
+        threading.Thread(target=federation.run, name="federation"),
+        threading.Thread(target=Mirror(store, registry, stop).run, name="mirror"),
+    ]
+    for worker in workers:
+        worker.start()
     log.info("federation.start")
     try:
         handlers = {"new_run_key": new_run_key, "status": lambda request: federation.status(_text(request))}
         ipc.serve(config.socket("federation"), handlers, stop)
     finally:
         stop.set()
-        worker.join()
+        for worker in workers:
+            worker.join()
     log.info("federation.stop")
 
 

@@ -14,11 +14,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version as version_of
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
 from central.federation.checkpoint import Checkpoint, join_arrays
+from central.federation.columns import example_rows, input_kinds
+from central.federation.plots import card_plots
 from central.registry import Registry, Release, RoundMetrics
 from central.store import Store
 from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
@@ -28,14 +30,27 @@ from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
 from privacy.secagg import threshold_of
 from protocol import faults
+from protocol.errors import IntegrityError
 from protocol.parcel import canonical_json
 from protocol.study import Study, Training
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["MASKED", "SEALED", "Publisher", "model_card"]
 
 log = logging.getLogger(__name__)
 SEALED = "false: updates are sealed but not masked"
 MASKED = "true: the federation learned sums over sites; what one site's metrics were is withheld"
+PROMOTION = "two operators promote it to `champion`, which makes a new signed manifest of the same weights."
+VOIDS = (
+    "- Weights, features or settings other than the signed manifest names: the manifest is what is vouched for, not "
+    "this card, nor any tag or alias of MLflow.",
+    "- A manifest that does not verify under the publication key, is not in the log, or is older than one accepted.",
+    "- A hospital that trained on other rows than its study selects: no one else sees its rows.",
+    "- Rows unlike those of the sites named above: their outcomes are not what the metrics were measured on.",
+)
+MOST_ROWS = 50  # of the table of rounds
 Sign = Callable[[str, str], bytes]  # (study digest, manifest as canonical JSON) -> signature
 
 
@@ -51,7 +66,7 @@ class Publisher:
     registry: Registry
     sign: Sign
 
-    def publish(self, study: Study, digest: str, run: str, reached: Checkpoint) -> int:
+    def publish(self, study: Study, digest: str, run: str, reached: Checkpoint, *, tries: int = 3) -> int:
         """Publish a run's last checkpoint and close run and study; returns the version. Repeatable.
 
         Raises:
@@ -65,10 +80,15 @@ class Publisher:
         version = self.registry.find(name, run) or self.registry.next_version(name)
         manifest = self._manifest(study, study.training, digest, run, reached, weights, version)
         manifest["log"] = {"index": self._logged(log_leaf(manifest)), "leaf": log_leaf(manifest)}
-        signature = self.sign(digest, canonical_json(manifest).decode())
+        try:
+            signature = self.sign(digest, canonical_json(manifest).decode())
+        except IntegrityError as error:
+            if error.code != "model.rollback" or tries == 0:
+                raise
+            return self.publish(study, digest, run, reached, tries=tries - 1)  # a promotion took the serial
         document = canonical_json({"manifest": manifest, "signature": base64.b64encode(signature).decode()})
-        table = learners.for_study(study).table(reached.model, reached.preprocessing).to_csv(index=False)
-        release = self._release(study, study.training, manifest, document, weights, {"table.csv": table.encode()})
+        table = learners.for_study(study).table(reached.model, reached.preprocessing)
+        release = self._release(study, study.training, manifest, document, weights, table)
         published = self.registry.publish(release)
         if published != version:  # another writer took the number: begin again with the one that the run has now
             return self.publish(study, digest, run, reached)
@@ -128,7 +148,7 @@ class Publisher:
         manifest: dict[str, Any],
         document: bytes,
         weights: bytes,
-        files: dict[str, bytes],
+        table: pd.DataFrame,
     ) -> Release:
         with self.store.read() as session:
             rows = session.scalars(
@@ -138,6 +158,10 @@ class Publisher:
             RoundMetrics(round=r.round, metrics={k: v for k, v in r.metrics.items() if isinstance(v, int | float)})
             for r in rows
         )
+        plots = card_plots(
+            [(point.round, point.metrics) for point in rounds], [(r.round, r.sites) for r in rows], study.sites, table
+        )
+        kinds = input_kinds(training.features, table, study.pipeline.parameters.get("categorical") or {})
         lineage = {
             "study": study.id,
             "study_digest": manifest["study"],
@@ -167,10 +191,12 @@ class Publisher:
             experiment=study.id,
             manifest=document,
             weights=weights,
-            card=model_card(study, manifest, rounds),
+            card=model_card(study, manifest, rounds, tuple(plots)),
             features=training.features,
+            kinds=kinds,
+            example=example_rows(training.features, table, kinds),
             outputs=learners.for_study(study).outputs,
-            files=files,
+            files={"table.csv": table.to_csv(index=False).encode(), **plots},
             params=params,
             tags={f"corsia.{k}": v for k, v in lineage.items()},
             rounds=rounds,
@@ -211,6 +237,12 @@ class Publisher:
         log.info("model.published", extra={"fields": {"study": study.id, "model": name, "version": version}})
 
 
+def _some(rounds: tuple[RoundMetrics, ...]) -> tuple[RoundMetrics, ...]:
+    """At most about `MOST_ROWS` of the rounds, evenly, with the first and the last."""
+    step = max(1, len(rounds) // MOST_ROWS)
+    return tuple(point for at, point in enumerate(rounds) if at % step == 0 or at == len(rounds) - 1)
+
+
 _ENDS = {
     "rounds": "as planned",
     "settled": "when further ones would have changed nothing",
@@ -235,14 +267,22 @@ def _on_masks(study: Study) -> str:
     )
 
 
-def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetrics, ...]) -> str:
-    """The model card, Markdown: what it is, from whom, how good, what is and is not guaranteed."""
+def model_card(
+    study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetrics, ...], plots: tuple[str, ...] = ()
+) -> str:
+    """The model card, Markdown: what it is, from whom, how good, what is and is not guaranteed, and what voids that.
+
+    Args:
+        plots: pictures beside the card, by path.
+    """
     learner = learners.for_study(study)
     names = sorted({name for point in rounds for name in point.metrics} - {"rows", "answers"})
     metrics = [
         " | ".join(["", str(p.round), *(f"{p.metrics.get(name, math.nan):.4f}" for name in names), ""]).strip()
-        for p in rounds
+        for p in _some(rounds)
     ]
+    pictures = {name: f"![{name.partition('/')[2].partition('.')[0]}]({name})" for name in plots}
+    planned = study.training.rounds if study.training else 0
     lines = [
         f"# {manifest['name']} version {manifest['version']}",
         "",
@@ -251,11 +291,15 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         "",
         "## How it was made",
         f"- Learner `{manifest['learner']['name']}` {manifest['learner']['version']}, strategy "
-        f"`{manifest['strategy']}`, {_rounds(manifest)}, sites: {', '.join(manifest['sites'])}.",
+        f"`{manifest['strategy']}`, sites: {', '.join(manifest['sites'])}.",
+        f"- {_rounds(manifest)}; {planned} planned.",
         f"- Features: {', '.join(manifest['features'])}. Outcome: {', '.join(manifest['outcome'])}.",
         *(f"- {note}" for note in learner.notes),
         f"- corsia {version_of('corsia')}, code digest `{manifest['learner']['digest'][:16]}`, log index "
         f"{manifest['log']['index']}.",
+        f"- Published as `{manifest['alias']}`: {PROMOTION}",
+        "",
+        *(pictures[name] for name in plots if name.endswith(("sites.png", "weights.png"))),
         "",
         "## How good it is",
         learner.measured,
@@ -264,12 +308,17 @@ def model_card(study: Study, manifest: dict[str, Any], rounds: tuple[RoundMetric
         "|---" * (len(names) + 1) + "|",
         *metrics,
         "",
+        *(pictures[name] for name in plots if name.endswith("metrics.png")),
+        "",
         "## What is and is not guaranteed",
         "- For this training no record left a hospital. "
         f"{learner.crossed} did, sealed to the federation of this study.",
         _on_masks(study),
         *sentences(manifest["privacy"]),
         "- Not a medical device; not validated for clinical use.",
+        "",
+        "## What voids it",
+        *VOIDS,
         "",
     ]
     return "\n".join(lines)

@@ -62,7 +62,7 @@ class Gateway:
             self._admission,
             assignments=Assignments(config, store, self._feed),
             delivery=delivery,
-            models=Models(store),
+            models=Models(store, self._log),
         )
         self._enrolment = build_enrolment_server(config, lambda: self._keys, Enrolment(config.socket("signer")))
 

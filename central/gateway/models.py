@@ -1,4 +1,4 @@
-"""Models.Fetch: any object by its SHA-256, if an assignment of the caller's site names it."""
+"""Models: any object by its SHA-256, if an assignment of the caller's site names it; and proofs from the log."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from sqlalchemy import select
 
 from central.gateway import wire
 from central.gateway.admission import Call
+from central.gateway.receipts import Log
 from central.store import Store
 from central.store.models import AssignmentRow
 from protocol.errors import InputError, PermissionRefused, StorageError
@@ -20,8 +21,8 @@ __all__ = ["Models"]
 class Models:
     """The Models service."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(self, store: Store, log: Log) -> None:
+        self._store, self._log = store, log
         self._lock = threading.Lock()
         self._known: dict[str, tuple[int, set[str]]] = {}  # site -> last seq read, digests named
 
@@ -42,6 +43,10 @@ class Models:
                     offset += len(data)
         except OSError:
             raise StorageError("storage.failed") from None
+
+    def Prove(self, request: pb.ProveRequest, _call: Call) -> pb.ProveReply:
+        """That a leaf is in the log. Leaves hold no secret: any enrolled site may ask."""
+        return wire.proof_message(self._log.prove(*wire.proof(request)))
 
     def _named(self, site: str, digest: str) -> bool:
         with self._lock:

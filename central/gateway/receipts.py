@@ -20,6 +20,7 @@ from central.gateway.landing import Announced
 from central.store import Store
 from central.store.models import CheckpointRow, LogRow, ParcelRow
 from privacy.envelope import SecretKey, read_key, write_key, write_public
+from privacy.inclusion import LogProof
 from privacy.transparency import Checkpoint, Tree, open_checkpoint, sign_checkpoint
 from protocol.errors import IntegrityError
 from protocol.parcel import Receipt
@@ -90,6 +91,26 @@ class Log:
                 raise IntegrityError("log.proof", "the log cannot be rebuilt")
             proof = tuple(value.hex() for value in tree.inclusion(row.log_index, size))
         return Receipt(parcel_id=row.id, digest=row.digest, index=row.log_index, proof=proof, checkpoint=text)
+
+    def prove(self, index: int, seen: int, to: int = 0) -> LogProof:
+        """That a leaf is in the newest checkpoint, which extends the one of size `seen`; or that size `to` does.
+
+        Raises:
+            IntegrityError: `log.proof` when there is no such leaf, or the log here is shorter than what was seen.
+        """
+        with self._lock:
+            if self._tree is None or max(index + 1, to) > self._checkpoint[0]:
+                with self._store.read() as session:
+                    self._current(session)
+                self.tick()
+            (size, text), tree = self._checkpoint, self._tree
+            if tree is None or index >= size or max(seen, to) > size or 0 < to < seen:
+                raise IntegrityError("log.proof", "no such leaf, or a longer log was seen")
+            consistency = tuple(value.hex() for value in tree.consistency(seen, to or size))
+            if to:
+                return LogProof(checkpoint="", consistency=consistency)
+            inclusion = tuple(value.hex() for value in tree.inclusion(index, size))
+        return LogProof(checkpoint=text, inclusion=inclusion, consistency=consistency)
 
     def tick(self) -> None:
         """Sign a checkpoint if the log has grown since the last one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
 from protocol.errors import CODES, InputError
 from protocol.parcel import ContentType, Receipt
@@ -160,6 +161,20 @@ def fetch(message: pb.FetchRequest) -> tuple[str, int]:
     if message.offset > MAX_COUNT:
         raise InputError("input.message", "offset")
     return _matched(_DIGEST, message.digest, "digest"), message.offset
+
+
+def proof(message: pb.ProveRequest) -> tuple[int, int, int]:
+    """Index, seen size and target size of a ProveRequest."""
+    if max(message.index, message.size, message.to) > MAX_COUNT:
+        raise InputError("input.message", "index, size, to")
+    return message.index, message.size, message.to
+
+
+def proof_message(value: LogProof) -> pb.ProveReply:
+    """A proof as a message."""
+    return pb.ProveReply(
+        checkpoint=value.checkpoint, inclusion=list(value.inclusion), consistency=list(value.consistency)
+    )
 
 
 def assignment_message(value: Assignment) -> pb.Assignment:

@@ -1,14 +1,14 @@
 """The signer: certificate authority, study-signing and publication keys, in a process of their own.
 
-It listens on a unix socket only, sees no data, and acts for an operator's token or a site's own signature. What
-it signs is written to the database and the log in the same transaction.
+It listens on a unix socket only, sees no data, and acts for an operator's token or a site's own signature; a model's
+promotion takes the signatures of two operators. What it signs is written to the database and the log in the same
+transaction.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hmac
 import logging
 import re
 import time
@@ -17,9 +17,11 @@ from typing import Any
 from sqlalchemy import select, update
 
 from central import ipc
-from central.config import CentralConfig, operator_token
+from central.config import CentralConfig
+from central.operators import Operator, Operators
 from central.signer.authority import Authority, SiteCertificate
 from central.signer.invites import Invites
+from central.signer.promotions import Promotions
 from central.signer.studies import Studies
 from central.store import Store
 from central.store.models import CertificateRow, SiteRow
@@ -50,7 +52,9 @@ class Signer:
         self._authority = Authority(config.state_dir / "signer", config.name)
         self._invites = Invites(config.state_dir / "signer" / "invites.db")
         self._store = Store(config.state_dir)
+        self._operators = Operators(config)
         self._studies = Studies(self._store, self._authority, self._new_key)
+        self._promotions = Promotions(self._store, self._authority, self._operators)
 
     @property
     def handlers(self) -> dict[str, ipc.Handler]:
@@ -62,6 +66,8 @@ class Signer:
             "invite": self._invite,
             "revoke": self._revoke,
             "submit": self._submit,
+            "propose": self._propose,
+            "approve": self._approve,
             "sign_manifest": self._sign_manifest,
             "public_keys": self._public_keys,
         }
@@ -161,6 +167,16 @@ class Signer:
         study, digest = self._studies.submit(draft.encode())
         return {"id": study, "digest": digest}
 
+    def _propose(self, params: dict[str, Any]) -> dict[str, Any]:
+        operator = self._check_token(params)
+        return self._promotions.propose(operator, _bytes(params, "statement"), _bytes(params, "signature"))
+
+    def _approve(self, params: dict[str, Any]) -> dict[str, Any]:
+        operator, proposal = self._check_token(params), params.get("proposal")
+        if not isinstance(proposal, str):
+            raise InputError("input.message", "proposal")
+        return self._promotions.approve(operator, proposal, _bytes(params, "signature"))
+
     # --- for the federation and for verification
 
     def _sign_manifest(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -190,11 +206,8 @@ class Signer:
             log_origin=self._config.log_origin,
         )
 
-    def _check_token(self, params: dict[str, Any]) -> None:
-        given = params.get("token")
-        expected = operator_token(self._config)
-        if not isinstance(given, str) or not hmac.compare_digest(given.encode(), expected.encode()):
-            raise AuthenticationError("auth.token")
+    def _check_token(self, params: dict[str, Any]) -> Operator:
+        return self._operators.identify(params.get("token"))
 
     def _new_key(self, role: str, study: str) -> str:
         reply = ipc.call(self._config.socket(role), _NEW_KEY[role], timeout_s=30.0, study=study)

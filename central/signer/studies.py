@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from central.signer.authority import Authority
 from central.store import Store
-from central.store.models import AssignmentRow, ModelRow, SiteRow, StudyRow
+from central.store.models import AssignmentRow, ModelRow, PromotionRow, SiteRow, StudyRow
 from privacy.envelope import PublicKey
 from protocol.assignment import AssignmentKind, Blob, State
 from protocol.errors import InputError, IntegrityError, PermissionRefused, StudyRefused, UnavailableError
@@ -101,10 +101,18 @@ class Studies:
             training is None
             or (manifest.get("name"), manifest.get("alias")) != (training.publish.model, training.publish.alias)
             or manifest.get("study") not in (row.id, digest)
+            or "promotion" in manifest
+            or self._promoted(training.publish.model, training.publish.alias)
         ):
             raise PermissionRefused("permission.role", "the study does not publish this model")
         self._no_rollback(manifest, digest)
         return self._authority.publication_key.sign(Purpose.MANIFEST, canonical_json(manifest))
+
+    def _promoted(self, name: str, alias: str) -> bool:
+        """Whether two operators have given this alias before: then no study may take it."""
+        query = select(PromotionRow.id).where(PromotionRow.name == name, PromotionRow.alias == alias)
+        with self._store.read() as session:
+            return session.scalar(query.where(PromotionRow.state == "approved").limit(1)) is not None
 
     def _no_rollback(self, manifest: dict[str, Any], digest: str) -> None:
         serial = manifest.get("serial")

@@ -22,6 +22,7 @@ __all__ = [
     "ModelRow",
     "ParcelRow",
     "PredictionRow",
+    "PromotionRow",
     "RoundRow",
     "RunRow",
     "SiteRow",
@@ -209,6 +210,25 @@ class ModelRow(Base):
     weights_size: Mapped[int]
     uri: Mapped[str] = mapped_column(default="")  # models:/NAME/VERSION in MLflow
     created_at: Mapped[float]
+
+
+class PromotionRow(Base):
+    """A proposal that a version get an alias, as its operator signed it. state: open | approved | replaced."""
+
+    __tablename__ = "promotions"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(index=True)
+    version: Mapped[int]
+    alias: Mapped[str]
+    rollback: Mapped[bool]
+    statement: Mapped[bytes]
+    signature: Mapped[bytes]
+    proposed_by: Mapped[str]
+    proposed_at: Mapped[float]
+    state: Mapped[str] = mapped_column(default="open")
+    approved_by: Mapped[str] = mapped_column(default="")
+    serial: Mapped[int] = mapped_column(default=0)  # of the manifest that came of it
+    shown: Mapped[bool] = mapped_column(default=False)  # whether MLflow's aliases follow
 
 
 class PredictionRow(Base):

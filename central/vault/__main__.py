@@ -14,12 +14,12 @@ from pathlib import Path
 from central import ipc
 from central.config import CentralConfig, enter_process
 from central.store import Store
+from central.trusted import SignerKeys
 from central.vault.analysis import Analysis
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
 from central.vault.opening import Opener
 from central.vault.service import handlers
-from privacy.envelope import PublicKey
 from protocol.errors import ConflictError, CorsiaError
 
 __all__ = ["main"]
@@ -45,7 +45,7 @@ def _run(config: CentralConfig, stop: threading.Event) -> None:
         keys, lake = StudyKeys(root / "keys"), Lake(root / "lake")
         keys.recover()
         log.info("vault.start", extra={"fields": {"count": lake.recover()}})
-        signer = _SignerKeys(config.socket("signer"))
+        signer = SignerKeys(config.socket("signer"))
         landing = config.state_dir / "landing"
         opener = Opener(store, landing=landing, state=root, keys=keys, lake=lake, study_key=signer.study_key)
         analysis = Analysis(store, lake, signer.publication_key)
@@ -57,25 +57,6 @@ def _run(config: CentralConfig, stop: threading.Event) -> None:
             stop.set()
             worker.join()
     log.info("vault.stop")
-
-
-class _SignerKeys:
-    """The signer's public keys, asked for once."""
-
-    def __init__(self, socket: Path) -> None:
-        self._socket = socket
-        self._known: dict[str, str] = {}
-
-    def study_key(self) -> PublicKey:
-        return self._key("study_key")
-
-    def publication_key(self) -> PublicKey:
-        return self._key("publication_key")
-
-    def _key(self, name: str) -> PublicKey:
-        if name not in self._known:
-            self._known = {key: str(value) for key, value in ipc.call(self._socket, "public_keys").items()}
-        return PublicKey.from_base64(self._known[name])
 
 
 @contextmanager

@@ -8,10 +8,10 @@ import threading
 
 import uvicorn
 
-from central.config import enter_process, operator_token
+from central.config import enter_process
+from central.operators import Operators
 from central.store import Store
 from central.web.app import create_app
-from central.web.auth import token_digest
 from central.web.centre import Centre
 from protocol.errors import CorsiaError
 
@@ -24,10 +24,12 @@ def main() -> int:
     """Serve until SIGTERM."""
     try:
         config, stop = enter_process("web")
+        operators = Operators(config)
+        operators.all()  # without a readable token nobody could ask
         centre = Centre(
             name=config.name,
             store=Store(config.state_dir),
-            token_digest=token_digest(operator_token(config)),
+            operators=operators,
             signer=config.socket("signer"),
             vault=config.socket("vault"),
             log_public=config.state_dir / "gateway" / "log.pub",

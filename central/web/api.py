@@ -1,4 +1,4 @@
-"""The REST API under `/api/v1`: sites, studies, runs, models, the log, events.
+"""The REST API under `/api/v1`: sites, studies, runs, the log, events. Models are in `models.py`.
 
 Routes read the database through `views` and call signer and vault over their sockets. Access is checked before a
 request comes here (`auth.py`); errors become problem documents after it leaves (`problems.py`).
@@ -7,7 +7,6 @@ request comes here (`auth.py`); errors become problem documents after it leaves 
 from __future__ import annotations
 
 import base64
-import io
 import json
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -22,7 +21,7 @@ from starlette.responses import StreamingResponse
 from central import ipc
 from central.federation.control import Command, ask
 from central.store import Store
-from central.store.models import CheckpointRow, LogRow, ModelRow
+from central.store.models import CheckpointRow, LogRow
 from central.web import views
 from central.web.centre import Centre
 from privacy import transparency
@@ -46,15 +45,6 @@ Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
 
-class PredictRequest(BaseModel):
-    """Body of `POST /models/{name}/predict`."""
-
-    model_config = ConfigDict(extra="forbid")
-    study: str = Field(min_length=1, max_length=128)
-    version: int | None = Field(None, ge=1)
-    alias: str | None = Field(None, min_length=1, max_length=128)
-
-
 class SqlRequest(BaseModel):
     """Body of `POST /studies/{id}/sql`."""
 
@@ -74,6 +64,12 @@ class ExtendRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     rounds: int = Field(ge=1, le=10_000)
+
+
+@router.get("/me")
+def get_me(request: Request) -> dict[str, str]:
+    """Which operator the token belongs to."""
+    return {"operator": str(request.state.operator)}
 
 
 @router.get("/sites")
@@ -198,55 +194,6 @@ def post_stop(study_id: str, centre: CentreOf, body: StopRequest | None = None) 
 def post_extend(study_id: str, centre: CentreOf, body: ExtendRequest) -> dict[str, Any]:
     """Raise the number of rounds in all, up to the study's `training.max_rounds`, which the sites approved."""
     return ask(centre.store, study_id, Command.EXTEND, rounds=body.rounds)
-
-
-@router.get("/models")
-def get_models(centre: CentreOf) -> list[dict[str, Any]]:
-    """Published models, newest first."""
-    with centre.store.read() as session:
-        return views.models(session)
-
-
-@router.get("/models/{name}")
-def get_model(name: str, centre: CentreOf, version: int | None = None, alias: str | None = None) -> dict[str, Any]:
-    """A model's signed manifest, as it was published: `{"manifest": {...}, "signature": base64}` and more."""
-    row = _model(centre, name, version, alias)
-    with centre.store.read() as session:
-        known = [m for m in views.models(session) if (m["name"], m["version"]) == (row.name, row.version)]
-    blob = centre.store.get_blob(row.manifest)
-    return {**json.loads(blob), "blob": base64.b64encode(blob).decode(), "model": known[0]}
-
-
-@router.get("/models/{name}/table")
-def get_model_table(name: str, centre: CentreOf, version: int | None = None, alias: str | None = None) -> Response:
-    """What people read of a model, as Parquet: one row a feature, or a variant of an association study."""
-    from pipelines.infer import Manifest, Scorer
-
-    row = _model(centre, name, version, alias)
-    scorer = Scorer(Manifest.from_bytes(centre.store.get_blob(row.manifest)), centre.store.get_blob(row.weights))
-    sink = io.BytesIO()
-    scorer.table().to_parquet(sink, index=False)
-    return Response(sink.getvalue(), media_type="application/vnd.apache.parquet")
-
-
-def _model(centre: Centre, name: str, version: int | None, alias: str | None) -> ModelRow:
-    query = select(ModelRow).where(ModelRow.name == name)
-    if version is not None:
-        query = query.where(ModelRow.version == version)
-    if alias is not None:
-        query = query.where(ModelRow.alias == alias)
-    with centre.store.read() as session:
-        row = session.scalar(query.order_by(ModelRow.serial.desc()).limit(1))
-    if row is None:
-        raise HTTPException(404)
-    return row
-
-
-@router.post("/models/{name}/predict")
-def post_predict(name: str, body: PredictRequest, centre: CentreOf) -> dict[str, Any]:
-    """Batch inference over a study's curated rows; the scores stay in the lake."""
-    asked = body.model_dump(exclude_none=True)
-    return ipc.call(centre.vault, "predict", timeout_s=600.0, model=name, **asked)
 
 
 @router.get("/log")

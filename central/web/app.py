@@ -16,10 +16,12 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from central.store.models import StudyRow
-from central.web import api, problems, views
+from central.trusted import SignerKeys
+from central.web import api, models, problems, views
 from central.web.auth import SecurityHeaders, TokenAuth
 from central.web.centre import Centre
 from central.web.events import EventFeed
+from central.web.inference import Inference
 
 __all__ = ["Centre", "create_app"]
 
@@ -40,8 +42,10 @@ def create_app(centre: Centre) -> FastAPI:
     )
     app.state.centre = centre
     app.state.feed = EventFeed(centre.store, centre.stop)
+    app.state.inference = Inference(centre.store, SignerKeys(centre.signer))
     problems.install(app)
     app.include_router(api.router)
+    app.include_router(models.router)
 
     @app.get("/healthz", include_in_schema=False)
     def healthz() -> dict[str, str]:
@@ -53,7 +57,7 @@ def create_app(centre: Centre) -> FastAPI:
 
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     login = pages.get_template("login.html").render(name=centre.name)
-    app.add_middleware(TokenAuth, digest=centre.token_digest, login=login)
+    app.add_middleware(TokenAuth, operators=centre.operators, login=login)
     app.add_middleware(SecurityHeaders)  # added last: outermost
     return app
 

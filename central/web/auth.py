@@ -1,4 +1,4 @@
-"""Who may ask: the operator's token, and the headers that every answer carries.
+"""Who may ask: an operator's token, and the headers that every answer carries.
 
 Two plain ASGI layers around the whole application, so that no route can be forgotten. Only `/healthz` and `/static/`
 answer without a token. Nothing here knows what the routes do.
@@ -6,20 +6,18 @@ answer without a token. Nothing here knows what the routes do.
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from http.cookies import CookieError, SimpleCookie
-from typing import Any
 from urllib.parse import parse_qs
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from central.operators import Operators, bearer
 from central.web.problems import problem
-from protocol.errors import AuthenticationError, PermissionRefused
+from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused
 
-__all__ = ["COOKIE", "SecurityHeaders", "TokenAuth", "token_digest"]
+__all__ = ["COOKIE", "SecurityHeaders", "TokenAuth"]
 
 COOKIE = "corsia_token"
 _OPEN = ("/healthz",)
@@ -34,11 +32,6 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-
-
-def token_digest(token: str) -> bytes:
-    """What a token is compared by: SHA-256, 32 bytes."""
-    return hashlib.sha256(token.encode()).digest()
 
 
 class SecurityHeaders:
@@ -63,20 +56,21 @@ class SecurityHeaders:
 
 
 class TokenAuth:
-    """Lets a request pass that carries the operator's token, by Bearer header or by cookie.
+    """Lets a request pass that carries an operator's token, by Bearer header or by cookie.
 
     `GET /?token=...` with the right token sets the cookie and redirects to `/`, so that the token leaves the address
     bar. A request that changes something and comes by cookie must carry an `X-Corsia` header, which another site's
-    form cannot send. The token that came is kept in `request.state.token` for the signer, which checks it again.
+    form cannot send. The token that came is kept in `request.state.token` for the signer, which checks it again, and
+    its owner's name in `request.state.operator`. Of a named operator's token only the part for us is kept.
 
     Args:
-        digest: `token_digest` of the operator's token; the token itself is not held.
+        operators: the register; no token is held.
         login: the page shown to a browser without a token.
     """
 
-    def __init__(self, app: ASGIApp, digest: bytes, login: str) -> None:
+    def __init__(self, app: ASGIApp, operators: Operators, login: str) -> None:
         self._app = app
-        self._digest = digest
+        self._operators = operators
         self._login = login
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -97,38 +91,38 @@ class TokenAuth:
 
     def _judge(self, scope: Scope) -> Response | None:
         headers = Headers(scope=scope)
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._right(bearer.strip()):
-            _state(scope)["token"] = bearer.strip()
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and self._right(given.strip(), scope):
             return None
-        cookie = _cookie(headers.get("cookie", ""))
-        if self._right(cookie):
+        if self._right(_cookie(headers.get("cookie", "")), scope):
             if scope["method"] not in _SAFE_METHODS and "x-corsia" not in headers:
                 return problem(PermissionRefused("permission.role", "a request by cookie needs the X-Corsia header"))
-            _state(scope)["token"] = cookie
             if not _query_token(scope):
                 return None
         return self._enter(scope, headers)
 
     def _enter(self, scope: Scope, headers: Headers) -> Response:
         token = _query_token(scope)
-        if scope["path"] == "/" and scope["method"] == "GET" and self._right(token):
+        if scope["path"] == "/" and scope["method"] == "GET" and self._right(token, scope):
             answer = RedirectResponse("/", status_code=303)
             answer.set_cookie(
-                COOKIE, token, httponly=True, samesite="strict", secure=scope["scheme"] == "https", path="/"
+                COOKIE, bearer(token), httponly=True, samesite="strict", secure=scope["scheme"] == "https", path="/"
             )
             return answer
         if "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/"):
             return HTMLResponse(self._login, status_code=401)
         return problem(AuthenticationError("auth.token"))
 
-    def _right(self, token: str) -> bool:
-        return bool(token) and hmac.compare_digest(token_digest(token), self._digest)
-
-
-def _state(scope: Scope) -> dict[str, Any]:
-    state: dict[str, Any] = scope.setdefault("state", {})
-    return state
+    def _right(self, token: str, scope: Scope) -> bool:
+        """Whether an operator is known by a token; then the request carries both on."""
+        if not token:
+            return False
+        try:
+            operator = self._operators.identify(token)
+        except CorsiaError:
+            return False
+        scope.setdefault("state", {}).update(token=bearer(token), operator=operator.name)
+        return True
 
 
 def _cookie(header: str) -> str:

@@ -6,6 +6,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from central.operators import Operators
 from central.store import Store
 
 __all__ = ["Centre"]
@@ -16,7 +17,7 @@ class Centre:
     """Settings of one web process.
 
     Attributes:
-        token_digest: SHA-256 of the operator's token (`auth.token_digest`).
+        operators: the register of who may ask.
         signer: path of the signer's socket.
         vault: path of the vault's socket.
         log_public: file of the log's public key, which the gateway writes.
@@ -25,7 +26,7 @@ class Centre:
 
     name: str
     store: Store
-    token_digest: bytes
+    operators: Operators
     signer: Path
     vault: Path
     log_public: Path

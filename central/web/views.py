@@ -5,6 +5,7 @@ Every function takes an open session and returns plain values (JSON types); noth
 
 from __future__ import annotations
 
+import base64
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from central.store.models import (
     ModelRow,
     ParcelRow,
     PredictionRow,
+    PromotionRow,
     RoundRow,
     RunRow,
     SiteRow,
@@ -32,7 +34,7 @@ from protocol.assignment import AssignmentKind, State
 from protocol.errors import StudyRefused
 from protocol.study import Lane, parse_study
 
-__all__ = ["ALIVE_S", "lanes", "log_head", "models", "run", "sites", "studies", "study"]
+__all__ = ["ALIVE_S", "lanes", "log_head", "models", "promotions", "run", "sites", "studies", "study"]
 
 ALIVE_S = 30.0  # a site that was silent for longer counts as away
 
@@ -192,6 +194,7 @@ def models(session: Session) -> list[dict[str, Any]]:
     """Published models, newest first."""
     names = dict(session.execute(select(StudyRow.digest, StudyRow.id)).tuples().all())
     rows = session.scalars(select(ModelRow).order_by(ModelRow.created_at.desc(), ModelRow.version.desc())).all()
+    moves = {(p.name, p.version): p for p in session.scalars(select(PromotionRow).order_by(PromotionRow.proposed_at))}
     return [
         {
             "name": row.name,
@@ -204,9 +207,42 @@ def models(session: Session) -> list[dict[str, Any]]:
             "weights_sha256": row.weights,
             "weights_bytes": row.weights_size,
             "created_at": row.created_at,
+            "promotion": _standing(row, moves.get((row.name, row.version))),
         }
         for row in rows
     ]
+
+
+def promotions(session: Session, name: str) -> list[dict[str, Any]]:
+    """Proposals for a model, newest first."""
+    rows = session.scalars(
+        select(PromotionRow).where(PromotionRow.name == name).order_by(PromotionRow.proposed_at.desc())
+    ).all()
+    return [
+        {
+            "id": row.id,
+            "name": row.name,
+            "version": row.version,
+            "alias": row.alias,
+            "rollback": row.rollback,
+            "state": row.state,
+            "proposed_by": row.proposed_by,
+            "proposed_at": row.proposed_at,
+            "approved_by": row.approved_by,
+            "serial": row.serial,
+            "statement": base64.b64encode(row.statement).decode(),
+        }
+        for row in rows
+    ]
+
+
+def _standing(row: ModelRow, last: PromotionRow | None) -> str:
+    """One word on where a version stands between two persons: its newest proposal, or nothing."""
+    if last is None or last.state == "replaced":
+        return ""
+    if last.state == "open":
+        return f"{last.alias} proposed by {last.proposed_by}"
+    return f"{last.proposed_by}, {last.approved_by}" if row.serial == last.serial else ""
 
 
 def log_head(session: Session) -> dict[str, Any]:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corsia.cli import operator
 from protocol.errors import UnavailableError
 
 if TYPE_CHECKING:
     from central.config import CentralConfig
 
 app = typer.Typer(no_args_is_help=True, help="Run and operate the consortium's centre.")
+app.add_typer(operator.app, name="operator")
 Config = Annotated[Path, typer.Option("--config", help="The centre's configuration.")]
 Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]
 Site = Annotated[str, typer.Argument(help="The site's name, as its edge.toml says.", metavar="SITE")]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli import edge_spool
+from corsia.cli import edge_models, edge_spool
 from corsia.cli.edge_status import site_status
 from corsia.cli.show import show, table
 from protocol.errors import InputError, StudyRefused
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Run and operate the agent of one hospital.")
 app.add_typer(edge_spool.app, name="spool")
+app.add_typer(edge_models.app, name="models")
 
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

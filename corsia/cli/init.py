@@ -62,7 +62,7 @@ rounds = 5
 strategy = "fedavg"
 
 [training.publish]
-model = "{id}"
+model = "{id}"                        # two operators promote it: corsia model promote, corsia model approve
 alias = "candidate"
 """
 

@@ -1,4 +1,4 @@
-"""`corsia model`: list, verify and use published models, over the centre's REST API.
+"""`corsia model`: list, verify, use and promote published models, over the centre's REST API.
 
 A manifest is trusted for its signature by the publication key, which is read at the centre (`--config`) or from a
 file (`--key`), never from the connection that brought the manifest.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from protocol.errors import InputError, IntegrityError
+from protocol.errors import InputError, IntegrityError, StorageError
 
 if TYPE_CHECKING:
     from corsia.client import Hub, Model
@@ -23,19 +23,20 @@ __all__ = ["app"]
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
-    help="List, verify and use published models.\n\nExample: corsia model ls --config central.toml",
+    help="List, verify, use and promote published models.\n\nExample: corsia model ls --config central.toml",
 )
 
 Url = Annotated[str | None, typer.Option("--url", help="The centre's web address.")]
-TokenFile = Annotated[Path | None, typer.Option("--token-file", help="File with the operator's token.")]
-Config = Annotated[Path | None, typer.Option("--config", help="central.toml, instead of --url and --token-file.")]
+TokenFile = Annotated[Path | None, typer.Option("--token-file", help="File with an operator's token.")]
+Config = Annotated[Path | None, typer.Option("--config", help="central.toml, instead of --url (and --token-file).")]
 Json = Annotated[bool, typer.Option("--json", help="End stdout in one JSON object.")]
 Name = Annotated[str, typer.Argument(help="The model's name.")]
+Version = Annotated[int | None, typer.Option("--version", min=1, help="Which version; the newest without it.")]
 
 
 @app.callback()
 def _group() -> None:
-    """List, verify and use published models."""
+    """List, verify, use and promote published models."""
 
 
 @app.command("ls")
@@ -52,29 +53,35 @@ def list_models(url: Url = None, token_file: TokenFile = None, config: Config = 
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("model", "version", "alias", "study", "MLflow")
+    table = Table("model", "version", "alias", "serial", "promotion", "study", "MLflow")
     for row in rows:
-        table.add_row(*(str(row[key]) for key in ("name", "version", "alias", "study", "uri")))
+        table.add_row(*(str(row[k]) for k in ("name", "version", "alias", "serial", "promotion", "study", "uri")))
     Console(markup=False).print(table)
 
 
 @app.command()
 def show(
-    name: Name, url: Url = None, token_file: TokenFile = None, config: Config = None, as_json: Json = False
+    name: Name,
+    version: Version = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """The manifest of the newest version.
+    """The manifest of a version.
 
     Example: corsia model show lung-survival --config central.toml
     """
     with _connect(url, token_file, config) as hub:
-        model = _model(hub, name)
-    manifest = dict(model.manifest)
-    typer.echo(json.dumps(manifest) if as_json else json.dumps(manifest, indent=2, sort_keys=True))
+        model = _model(hub, name, version)
+    value = dict(model.manifest)
+    typer.echo(json.dumps(value) if as_json else json.dumps(value, indent=2, sort_keys=True))
 
 
 @app.command()
 def verify(
     name: Name,
+    version: Version = None,
     url: Url = None,
     token_file: TokenFile = None,
     config: Config = None,
@@ -87,7 +94,7 @@ def verify(
     """
     publication_key = _publication_key(config, key)
     with _connect(url, token_file, config) as hub:
-        model = _model(hub, name)
+        model = _model(hub, name, version)
         try:
             model.verify(publication_key)
         except IntegrityError:
@@ -100,19 +107,120 @@ def verify(
 @app.command()
 def predict(
     name: Name,
-    study: Annotated[str, typer.Option("--study", help="Study whose curated rows are scored.")],
+    study: Annotated[str | None, typer.Option("--study", help="Study whose curated rows are scored.")] = None,
+    source: Annotated[Path | None, typer.Option("--input", help="A CSV of rows to score at the centre.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="The CSV of predictions, a row a row of --input.")] = None,
+    version: Version = None,
+    alias: Annotated[str, typer.Option("--alias", help="By alias, as in `champion`.")] = "",
     url: Url = None,
     token_file: TokenFile = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Score a study's curated rows at the centre; the scores stay in its lake.
+    """Score a study's curated rows (the scores stay in the centre's lake), or the rows of a CSV, which come back.
 
     Example: corsia model predict lung-survival --study lung-harvest --config central.toml
+    Example: corsia model predict lung-survival --alias champion --input new.csv --out scores.csv --config central.toml
+    """
+    if (study is None) == (source is None) or (source is None) != (out is None):
+        raise InputError("input.usage", "give --study, or --input and --out")
+    with _connect(url, token_file, config) as hub:
+        model = _model(hub, name, version, alias)
+        made = model.score(study) if study is not None else _score_file(model, source, out)
+    _print(made) if as_json else typer.echo(f"{made['rows']} rows scored by {name} version {made['version']}")
+
+
+@app.command()
+def promote(
+    name: Name,
+    version: Version = None,
+    alias: Annotated[str, typer.Option("--alias", help="The alias that the version is to get.")] = "champion",
+    rollback: Annotated[bool, typer.Option("--rollback", help="To a lower version than has the alias now.")] = False,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Propose that a version get an alias. Nothing changes until another operator approves.
+
+    Example: corsia model promote lung-survival --version 2 --alias champion --config central.toml
     """
     with _connect(url, token_file, config) as hub:
-        made = _model(hub, name).score(study)
-    _print(made) if as_json else typer.echo(f"{made['rows']} rows scored by {name} version {made['version']}")
+        made = _model(hub, name, version).promote(alias, rollback=rollback)
+    text = f"proposed ({made['id']}); another operator: corsia model approve {name} --token-file HIS.token ..."
+    _print(made) if as_json else typer.echo(text)
+
+
+@app.command()
+def approve(
+    name: Name,
+    proposal: Annotated[str | None, typer.Option("--proposal", help="Its id; the open one without it.")] = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Approve another operator's proposal: the signer signs and logs the version's new manifest.
+
+    Example: corsia model approve lung-survival --token-file bob.token --config central.toml
+    """
+    with _connect(url, token_file, config) as hub:
+        made = hub.models.approve(name, proposal)
+    text = f"{made['name']} version {made['version']} is promoted, serial {made['serial']}"
+    _print(made) if as_json else typer.echo(text)
+
+
+@app.command()
+def promotions(
+    name: Name, url: Url = None, token_file: TokenFile = None, config: Config = None, as_json: Json = False
+) -> None:
+    """Who proposed and approved what, newest first.
+
+    Example: corsia model promotions lung-survival --config central.toml
+    """
+    with _connect(url, token_file, config) as hub:
+        rows = list(hub.models.promotions(name))
+    if as_json:
+        _print({"promotions": rows})
+    for row in [] if as_json else rows:
+        back = " (roll-back)" if row["rollback"] else ""
+        by = f"{row['proposed_by']}, {row['approved_by'] or 'nobody yet'}"
+        typer.echo(f"{row['id']}  version {row['version']} -> {row['alias']}{back}  {row['state']}  {by}")
+
+
+@app.command()
+def manifest(
+    name: Name,
+    out: Annotated[Path, typer.Option("--out", help="The file to write, as it was signed.")],
+    version: Version = None,
+    url: Url = None,
+    token_file: TokenFile = None,
+    config: Config = None,
+) -> None:
+    """Write a version's signed manifest, as for `corsia edge models rollback` at a site.
+
+    Example: corsia model manifest lung-survival --version 1 --out manifest.json --config central.toml
+    """
+    with _connect(url, token_file, config) as hub:
+        out.write_bytes(_model(hub, name, version).document())
+    typer.echo(f"wrote {out}")
+
+
+def _score_file(model: Model, source: Path | None, out: Path | None) -> dict[str, Any]:
+    from central.web.frames import read_rows
+
+    if source is None or out is None:
+        raise InputError("input.usage", "give --input and --out")
+    try:
+        body = source.read_bytes()
+    except OSError:
+        raise InputError("input.table", f"{source} cannot be read") from None
+    made = model.predict(read_rows(body, "text/csv", ()))  # which sends the model's columns alone
+    try:
+        made.to_csv(out, index=False)
+    except OSError:
+        raise StorageError("storage.failed", f"{out} cannot be written") from None
+    return {"rows": len(made), "version": model.version, "out": str(out)}
 
 
 def _connect(url: str | None, token_file: Path | None, config: Path | None) -> Hub:
@@ -122,7 +230,10 @@ def _connect(url: str | None, token_file: Path | None, config: Path | None) -> H
         from central.config import load_config, operator_token
 
         loaded = load_config(config)
-        return connect(url or f"http://{loaded.web.host}:{loaded.web.port}", token=operator_token(loaded))
+        address = url or f"http://{loaded.web.host}:{loaded.web.port}"
+        if token_file is None:
+            return connect(address, token=operator_token(loaded))
+        return connect(address, token_file=token_file)
     if url is None or token_file is None:
         raise InputError("input.usage", "give --config, or --url and --token-file")
     return connect(url, token_file=token_file)
@@ -141,11 +252,12 @@ def _publication_key(config: Path | None, key: Path | None) -> str:
     return str(ipc.call(load_config(config).socket("signer"), "public_keys")["publication_key"])
 
 
-def _model(hub: Hub, name: str) -> Model:
+def _model(hub: Hub, name: str, version: int | None = None, alias: str = "") -> Model:
     try:
-        return hub.models[name]
+        return hub.models.get(name, version=version, alias=alias or None)
     except KeyError:
-        raise InputError("input.usage", f"no published model {name}") from None
+        which = f" version {version}" if version else f"@{alias}" if alias else ""
+        raise InputError("input.usage", f"no published model {name}{which}") from None
 
 
 def _check_log(hub: Hub, model: Model) -> int:

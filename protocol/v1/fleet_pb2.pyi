@@ -213,3 +213,23 @@ class FetchRequest(_message.Message):
     digest: str
     offset: int
     def __init__(self, digest: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+
+class ProveRequest(_message.Message):
+    __slots__ = ("index", "size", "to")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    size: int
+    to: int
+    def __init__(self, index: _Optional[int] = ..., size: _Optional[int] = ..., to: _Optional[int] = ...) -> None: ...
+
+class ProveReply(_message.Message):
+    __slots__ = ("checkpoint", "inclusion", "consistency")
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    INCLUSION_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    checkpoint: str
+    inclusion: _containers.RepeatedScalarFieldContainer[str]
+    consistency: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, checkpoint: _Optional[str] = ..., inclusion: _Optional[_Iterable[str]] = ..., consistency: _Optional[_Iterable[str]] = ...) -> None: ...

@@ -430,6 +430,11 @@ class ModelsStub:
                 request_serializer=protocol_dot_v1_dot_fleet__pb2.FetchRequest.SerializeToString,
                 response_deserializer=protocol_dot_v1_dot_fleet__pb2.Chunk.FromString,
                 _registered_method=True)
+        self.Prove = channel.unary_unary(
+                '/corsia.v1.Models/Prove',
+                request_serializer=protocol_dot_v1_dot_fleet__pb2.ProveRequest.SerializeToString,
+                response_deserializer=protocol_dot_v1_dot_fleet__pb2.ProveReply.FromString,
+                _registered_method=True)
 
 
 class ModelsServicer:
@@ -442,6 +447,13 @@ class ModelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prove(self, request, context):
+        """Proof that a leaf is in the log, and that the log extends what the site has seen of it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ModelsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -449,6 +461,11 @@ def add_ModelsServicer_to_server(servicer, server):
                     servicer.Fetch,
                     request_deserializer=protocol_dot_v1_dot_fleet__pb2.FetchRequest.FromString,
                     response_serializer=protocol_dot_v1_dot_fleet__pb2.Chunk.SerializeToString,
+            ),
+            'Prove': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prove,
+                    request_deserializer=protocol_dot_v1_dot_fleet__pb2.ProveRequest.FromString,
+                    response_serializer=protocol_dot_v1_dot_fleet__pb2.ProveReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -478,6 +495,33 @@ class Models:
             '/corsia.v1.Models/Fetch',
             protocol_dot_v1_dot_fleet__pb2.FetchRequest.SerializeToString,
             protocol_dot_v1_dot_fleet__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prove(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corsia.v1.Models/Prove',
+            protocol_dot_v1_dot_fleet__pb2.ProveRequest.SerializeToString,
+            protocol_dot_v1_dot_fleet__pb2.ProveReply.FromString,
             options,
             channel_credentials,
             insecure,

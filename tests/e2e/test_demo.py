@@ -55,6 +55,34 @@ def test_the_line_has_the_agreed_keys_and_sane_figures(demo: Demo) -> None:
     assert s["log"]["entries"] >= harvest["parcels"]
 
 
+def test_the_model_was_promoted_by_two_and_the_site_accepted_it_from_the_log(demo: Demo) -> None:
+    token = demo.out / "centre" / "state" / "operator.token"
+    where = ("--url", demo.url, "--token-file", str(token), "--json")
+
+    def run(*args: str) -> dict[str, object]:
+        done = demo.inside(sys.executable, "-m", "corsia", *args)
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    (model,) = run("model", "ls", *where)["models"]  # type: ignore[misc]
+    assert (model["alias"], model["serial"], model["promotion"]) == ("champion", 2, "operator, reviewer")
+    joining = demo.summary["inference"]["edge"]["site"]
+    config = demo.out / "sites" / joining / "edge.toml"
+    (accepted,) = run("edge", "models", "--config", str(config), "--json")["models"]  # type: ignore[misc]
+    assert (accepted["alias"], accepted["version"], accepted["serial"], accepted["in_force"]) == (
+        "champion", 1, 2, True,
+    )  # fmt: skip
+    rows = demo.out / "rows.csv"
+    rows.write_text("age,sex,ph_ecog,ph_karno,pat_karno,meal_cal,wt_loss\n61,1,1,90,80,1100,5\n74,2,2,60,,600,20\n")
+    features = run("model", "show", "lung-survival", *where)["features"]
+    header = ",".join(features)  # type: ignore[arg-type]
+    cells = ",".join("1" for _ in header.split(","))
+    rows.write_text(f"{header},name\n{cells},x\n{cells},y\n")
+    scored = ("--alias", "champion", "--input", str(rows), "--out", str(demo.out / "scores.csv"), *where)
+    assert run("model", "predict", "lung-survival", *scored)["rows"] == 2
+    assert (demo.out / "scores.csv").read_text().startswith("risk,survival,horizon\n")
+
+
 def test_a_person_is_the_same_in_rows_images_and_records(demo: Demo) -> None:
     """One pseudonym in all three, and the same days between a person's dates as at the hospital."""
     import pandas as pd

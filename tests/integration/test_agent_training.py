@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 import os
 import signal
 import time
@@ -13,17 +10,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from edge.config import EdgeConfig
 from edge.ledger import Ledger
 from edge.site import Site
 from privacy.envelope import SecretKey, read_key
-from protocol.assignment import Assignment, Blob, RoundPhase, State
-from protocol.parcel import canonical_json
+from protocol.assignment import RoundPhase, State
 from protocol.study import Study
-from protocol.trust import Purpose
 from tests.agentkit import Office, enrolled, running, site_config, study
 
 
@@ -180,80 +174,3 @@ def test_too_small_a_cohort_does_not_train(tmp_path: Path) -> None:
     office = enrolled(config)
     with running(config, office):
         assert office.wait(office.submit(training_study()), timeout_s=90).code == "gate.cohort"
-
-
-@pytest.fixture
-def model(office: Office) -> Any:
-    """Publishes a model under a serial; returns its blobs."""
-    from safetensors.numpy import save
-
-    from pipelines import learners
-    from pipelines.train import load
-
-    learner = learners.for_study(training_study())
-    frame = pd.DataFrame({"age": [40, 50] * 10, "score": range(20), "time": range(100, 300, 10), "status": [0, 1] * 10})
-    rows = load(training_study(), "site-b", frame).rows
-    sums = learner.sums(rows, 1)
-    preprocessing = learner.agree(sums)
-    initial = learner.initial(sums, preprocessing)
-    arrays = {f"model/{k}": v for k, v in initial.items()} | {f"preprocessing/{k}": v for k, v in preprocessing.items()}
-    weights = save(arrays)
-
-    def publish(serial: int, *, signer: SecretKey | None = None, alias: str = "champion") -> tuple[Blob, ...]:
-        value = {
-            "name": "risk",
-            "version": serial,
-            "alias": alias,
-            "serial": serial,
-            "learner": {"name": "survival", "settings": {}},
-            "features": ["age", "score"],
-            "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
-        }
-        signature = (signer or office.keys.other_key).sign(Purpose.MANIFEST, canonical_json(value))
-        raw = json.dumps({"manifest": value, "signature": base64.b64encode(signature).decode()}).encode()
-        blobs = []
-        for name, data in (("manifest.json", raw), ("model.safetensors", weights)):
-            digest = hashlib.sha256(data).hexdigest()
-            office.blobs[digest] = data
-            blobs.append(Blob(name=name, digest=digest, size_bytes=len(data)))
-        return tuple(blobs)
-
-    return publish
-
-
-def infer_study(study_id: str) -> Study:
-    return study(
-        study_id,
-        lane="infer",
-        dataset={"name": "cohort", "columns": ["age", "score"]},
-        pipeline={"name": "infer"},
-        output={},
-        model={"name": "risk"},
-    )
-
-
-def test_inference_keeps_its_results_and_refuses_older_and_foreign_models(
-    config: EdgeConfig, office: Office, model: Any
-) -> None:
-    def word(asked: Assignment) -> tuple[State | None, str]:
-        said = office.wait(asked, timeout_s=60)
-        return said.state, said.code
-
-    with running(config, office):
-        good = office.submit(infer_study("good"), blobs=model(2))
-        assert word(good) == (State.DONE, "")
-        assert office.wait(good).counts["rows"] == 21
-        assert word(office.submit(infer_study("older"), blobs=model(1))) == (State.FAILED, "model.rollback")
-        foreign = model(3, signer=SecretKey.generate())
-        assert word(office.submit(infer_study("foreign"), blobs=foreign)) == (State.FAILED, "model.manifest")
-        other = model(3, alias="challenger")
-        assert word(office.submit(infer_study("alias"), blobs=other)) == (State.FAILED, "model.manifest")
-        assert word(office.submit(infer_study("none"))) == (State.FAILED, "model.manifest")
-    assert office.parcels == {}
-    (result,) = (config.state_dir / "results").iterdir()
-    assert result.name == "good.parquet"
-    assert result.stat().st_mode & 0o777 == 0o600
-    table = pd.read_parquet(result)
-    assert len(table) == 21
-    assert list(table.columns[:2]) == ["row", "pseudonym"]
-    assert not {"patient_id", "name", "age", "score"} & set(table.columns)

@@ -75,7 +75,11 @@ def test_a_model_predicts_here_and_at_the_centre(hub: corsia.Hub) -> None:
     model = hub.models["risk"]
     assert (model.version, model.alias, model.uri) == (1, "champion", "models:/risk@champion")
     frame = pd.DataFrame({"age": [40.0, 80.0, None], "count": [1.0, 1.0, 1.0], "other": ["a", "b", "c"]})
-    assert list(model.predict(frame).columns) == ["risk", "survival", "horizon"]
+    here = model.predict_here(frame)
+    assert list(here.columns) == ["risk", "survival", "horizon"]
+    there = model.predict(frame.set_index(pd.Index(["x", "y", "z"])))
+    assert list(there.index) == ["x", "y", "z"]
+    pd.testing.assert_frame_equal(there.reset_index(drop=True), here.astype(float), check_dtype=False)
     assert model.score("trial")["rows"] == 6
 
 
@@ -85,7 +89,7 @@ def test_weights_other_than_the_signed_ones_are_not_used(running: Running, hub: 
     assert model.version == 2
     forged = replace(model, manifest={**model.manifest, "weights": {"sha256": "0" * 64, "size": 1}})
     with pytest.raises(IntegrityError):
-        forged.predict(pd.DataFrame({"age": [1.0], "count": [1.0]}))
+        forged.predict_here(pd.DataFrame({"age": [1.0], "count": [1.0]}))
     with pytest.raises(IntegrityError):
         forged.verify(_key(running).public.to_base64())
     model.verify(_key(running).public.to_base64())

@@ -14,9 +14,10 @@ from edge.identity import Identity, enrol, renew
 from edge.spool import SpoolEntry
 from edge.uplink import Uplink
 from privacy.envelope import PublicKey
-from privacy.transparency import verify_receipt
+from privacy.inclusion import Seen, hashes, verify_published
+from privacy.transparency import verify_consistency, verify_receipt
 from protocol.assignment import Assignment, SiteReport, State
-from protocol.errors import AuthenticationError, IntegrityError, PermissionRefused, UnavailableError
+from protocol.errors import AuthenticationError, InputError, IntegrityError, PermissionRefused, UnavailableError
 from protocol.trust import JoinCode, Purpose
 from tests.gatewaykit import Centre, Parcel, Site, draft, eventually, running
 
@@ -150,4 +151,30 @@ def test_a_restarted_gateway_is_found_again(centre: Centre, tmp_path: Path) -> N
             return False
 
     eventually(again, 15)
+    uplink.close()
+
+
+def test_a_site_gets_proofs_of_what_is_in_the_log_and_of_its_growth(centre: Centre, tmp_path: Path) -> None:
+    identity = enrolled(centre, tmp_path / "edge")
+    centre.submit()
+    uplink = Uplink(identity)
+    with centre.store.begin() as session:  # as the signer and the federation append: without a checkpoint
+        model = centre.store.append_leaf(session, b"a model")
+    key, origin = identity.log_key, identity.trust.log_origin
+    first_seen = verify_published(uplink.prove(model, 0), b"a model", model, None, key, origin)
+    with centre.store.begin() as session:
+        for _ in range(20):
+            centre.store.append_leaf(session, b"more")
+        last = centre.store.append_leaf(session, b"another")
+    seen = Seen(size=first_seen.size, root=first_seen.root)
+    newest = verify_published(uplink.prove(last, seen.size), b"another", last, seen, key, origin)
+    assert newest.size == last + 1 > seen.size
+    grown = uplink.prove(0, seen.size, newest.size)
+    assert (grown.checkpoint, grown.inclusion) == ("", ())
+    verify_consistency(seen.size, newest.size, seen.root, newest.root, hashes(grown.consistency))
+    for index, size, to in ((last + 1, 0, 0), (0, last + 2, 0), (0, 0, last + 2), (0, 5, 4)):
+        with pytest.raises(IntegrityError, match=r"log\.proof"):
+            uplink.prove(index, size, to)
+    with pytest.raises(InputError):
+        uplink.prove(2**63, 0)
     uplink.close()

@@ -13,7 +13,7 @@ from cryptography import x509
 from central import ipc
 from central.config import load_config, operator_token
 from central.signer import Signer
-from central.store.models import AssignmentRow, CertificateRow, LogRow, ModelRow, SiteRow, StudyRow
+from central.store.models import AssignmentRow, CertificateRow, LogRow, ModelRow, PromotionRow, SiteRow, StudyRow
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public
 from protocol.errors import (
     AuthenticationError,
@@ -51,7 +51,7 @@ def public(centre: Centre, name: str) -> PublicKey:
     return read_public(centre.config.state_dir / "signer" / f"{name}.pub")
 
 
-@pytest.mark.parametrize("method", ["invite", "revoke", "submit"])
+@pytest.mark.parametrize("method", ["invite", "revoke", "submit", "propose", "approve"])
 @pytest.mark.parametrize("token", [None, "", "x" * 43, 7])
 def test_an_operator_is_asked_for_the_token(centre: Centre, method: str, token: object) -> None:
     with pytest.raises(AuthenticationError, match=r"auth\.token"):
@@ -134,7 +134,9 @@ def test_a_training_study_is_sealed_to_the_federation(centre: Centre) -> None:
 
 def manifest(centre: Centre, **changes: object) -> str:
     digest = row(centre, "fl").digest
-    return json.dumps({"name": "lung-model", "alias": "champion", "serial": 1, "version": 1, "study": digest} | changes)
+    return json.dumps(
+        {"name": "lung-model", "alias": "candidate", "serial": 1, "version": 1, "study": digest} | changes
+    )
 
 
 def sign(centre: Centre, text: str, digest: str | None = None) -> bytes:
@@ -148,7 +150,8 @@ def test_a_manifest_is_signed_only_for_what_its_study_publishes(centre: Centre) 
     centre.submit()
     text = manifest(centre)
     public(centre, "publication").verify(Purpose.MANIFEST, canonical_json(json.loads(text)), sign(centre, text))
-    for changes in ({"name": "other"}, {"alias": "production"}, {"study": "0" * 64}):
+    back = {"promotion": {"rollback": True, "approved_by": "nobody"}}
+    for changes in ({"name": "other"}, {"alias": "production"}, {"alias": "champion"}, {"study": "0" * 64}, back):
         with pytest.raises(PermissionRefused):
             sign(centre, manifest(centre, **changes))
     with pytest.raises(PermissionRefused):
@@ -192,6 +195,15 @@ def test_models_only_move_forward_and_an_inference_study_names_the_newest(centre
         with pytest.raises(IntegrityError, match=r"model\.rollback"):
             sign(centre, manifest(centre, serial=serial))
     sign(centre, manifest(centre, serial=3))
+    with centre.store.begin() as session:  # an alias that two persons have given is no study's any more
+        session.add(
+            PromotionRow(
+                id="p", name="lung-model", version=1, alias="candidate", rollback=False, statement=b"", signature=b"",
+                proposed_by="a", approved_by="b", proposed_at=1.0, state="approved",
+            )
+        )  # fmt: skip
+    with pytest.raises(PermissionRefused):
+        sign(centre, manifest(centre, serial=4))
     digest = centre.submit(draft(id="use", lane="infer", model={"name": "lung-model"}))
     assert parse_study(row(centre, "use").document).recipients == ()
     with centre.store.read() as session:

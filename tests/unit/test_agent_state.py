@@ -116,15 +116,38 @@ def test_an_instruction_is_carried_out_once_and_in_order(state: SiteState) -> No
     assert not state.instruct(instruction(run="other", round=0), "d5", "a7")
 
 
-def test_a_models_serial_never_falls(state: SiteState) -> None:
-    assert state.serial("risk") == 0
-    state.accept_model("risk", 2)
-    state.accept_model("risk", 2)
-    with pytest.raises(IntegrityError) as caught:
-        state.accept_model("risk", 1)
-    assert caught.value.code == "model.rollback"
-    state.accept_model("other", 1)
-    assert (state.serial("risk"), state.serial("other")) == (2, 1)
+def test_a_models_serial_never_falls_nor_its_version_without_a_roll_back(state: SiteState) -> None:
+    state.accept_model("risk", "champion", 2, 1, "a")
+    state.accept_model("risk", "champion", 2, 1, "a")
+    state.accept_model("risk", "champion", 5, 3, "b")
+    for serial, version, rollback in ((2, 1, False), (4, 9, False), (4, 9, True), (6, 2, False)):
+        with pytest.raises(IntegrityError, match=r"model\.rollback"):
+            state.accept_model("risk", "champion", serial, version, "c", rollback=rollback)
+    with pytest.raises(IntegrityError, match=r"model\.manifest"):
+        state.accept_model("risk", "champion", 5, 3, "other")
+    state.accept_model("risk", "champion", 6, 2, "c", rollback=True)
+    with pytest.raises(IntegrityError, match=r"model\.rollback"):
+        state.accept_model("risk", "champion", 5, 3, "b")
+    state.accept_model("risk", "candidate", 1, 1, "d")  # another alias has serials of its own
+    state.accept_model("other", "champion", 1, 1, "e")
+    assert [(m.alias, m.serial, m.version, m.rollback) for m in state.accepted("risk")] == [
+        ("candidate", 1, 1, 0), ("champion", 2, 1, 0), ("champion", 5, 3, 0), ("champion", 6, 2, 1),
+    ]  # fmt: skip
+    assert len(state.accepted()) == 5
+
+
+def test_a_serial_that_an_earlier_release_noted_still_counts(tmp_path: Path) -> None:
+    import sqlite3
+
+    SiteState(tmp_path / "old.db").close()
+    with sqlite3.connect(tmp_path / "old.db") as old:
+        old.execute("INSERT INTO models VALUES ('risk', 7)")
+    old.close()
+    state = SiteState(tmp_path / "old.db")
+    with pytest.raises(IntegrityError, match=r"model\.rollback"):
+        state.accept_model("risk", "champion", 6, 1, "a")
+    state.accept_model("risk", "champion", 7, 1, "a")
+    state.close()
 
 
 # --- sealing

@@ -74,6 +74,18 @@ def test_bad_studies_are_refused_naming_the_field(changes: dict[str, object], wo
     assert caught.value.code == "input.study"
 
 
+def test_a_study_publishes_a_candidate_and_never_straight_to_champion() -> None:
+    training = {"learner": "survival", "features": ["a"], "outcome": ["t"], "publish": {"model": "m"}}
+    changes = {"lane": "train", "output": {}, "training": training}
+    parsed = parse_study(toml(**changes)).training
+    assert parsed is not None
+    assert parsed.publish.alias == "candidate"
+    training["publish"] = {"model": "m", "alias": "champion"}
+    with pytest.raises(InputError, match=r"training\.publish\.alias.*candidate.*corsia model promote") as caught:
+        parse_study(toml(**changes))
+    assert caught.value.code == "input.study"
+
+
 @pytest.mark.parametrize("raw", [b"\xff\xfe", b"a = ", b"[" * 5000, b"x" * 300_000, b""])
 def test_bytes_that_are_no_study(raw: bytes) -> None:
     with pytest.raises(InputError) as caught:

@@ -1,0 +1,76 @@
+"""What grpc raises, as one error of ours; a code from the centre is believed only where the centre may speak."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import grpc
+
+from protocol.errors import (
+    AuthenticationError,
+    CorsiaError,
+    InputError,
+    PermissionRefused,
+    UnavailableError,
+    from_code,
+)
+
+__all__ = ["named_errors"]
+
+# What only this side may say: a peer that sends such a code is not believed.
+_OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
+# What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
+_FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
+
+
+@contextmanager
+def named_errors(closed: threading.Event) -> Iterator[None]:
+    """Give what grpc raises its name; `closed` says that this side hung up."""
+    try:
+        yield
+    except grpc.FutureCancelledError as error:
+        raise UnavailableError("unavailable.centre") from error
+    except grpc.RpcError as error:
+        raise _error_of(error) from error
+    except ValueError as error:
+        if closed.is_set():  # grpc: "Cannot invoke RPC on closed channel!"
+            raise UnavailableError("unavailable.centre", "the uplink is closed") from error
+        raise
+
+
+def _error_of(error: grpc.RpcError) -> CorsiaError:
+    """One error for what grpc raised; a code from the centre is believed only where it may speak."""
+    if not isinstance(error, grpc.Call):
+        return UnavailableError("unavailable.centre")
+    for item in error.trailing_metadata() or ():
+        if item.key == "corsia-code":
+            return _said(str(item.value))
+    status, details = error.code(), error.details() or ""
+    if status is grpc.StatusCode.UNAVAILABLE:
+        if any(word in details.lower() for word in _FOREIGN):
+            return AuthenticationError("auth.fingerprint", "the server's certificate is not one of the pinned CA")
+    elif status is grpc.StatusCode.UNAUTHENTICATED:
+        return AuthenticationError("auth.certificate")
+    elif status is grpc.StatusCode.PERMISSION_DENIED:
+        return PermissionRefused("permission.site")
+    elif status in _MALFORMED:
+        return InputError("input.message", f"status {status.name}")
+    return UnavailableError("unavailable.centre", f"status {status.name}")
+
+
+def _said(code: str) -> CorsiaError:
+    if code.startswith(_OURS):
+        return InputError("input.message", "the centre sent a code that is only a site's to say")
+    if code.startswith("storage."):
+        return UnavailableError("unavailable.centre", "the centre's disk refuses for now")
+    return from_code(code)
+
+
+_MALFORMED = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.UNIMPLEMENTED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
