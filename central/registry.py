@@ -199,7 +199,8 @@ class Registry:
 
 
 def _short(card: str) -> str:
-    """A card within the 5000 characters that MLflow's own database takes; the whole lies beside the model."""
+    """A card without pictures, within the 5000 characters that MLflow's own database takes; the whole lies beside."""
+    card = "\n".join(line for line in card.splitlines() if not line.startswith("!["))
     return (
         card
         if len(card) <= _MOST_DESCRIPTION

@@ -195,12 +195,12 @@ class Hub:
 
         return str(self.request("GET", "/me")["operator"]), signing_key(self.token)
 
-    def lines(self, path: str) -> Generator[str, None, None]:
-        """The lines of a streamed answer, as they come. Raises as `request`, also when the stream breaks."""
+    def lines(self, path: str, *, silent_s: float = 60.0) -> Generator[str, None, None]:
+        """The lines of a streamed answer, as they come. Raises as `request`, also when it breaks or is silent."""
         import httpx
 
         try:
-            with self._http.stream("GET", path) as answer:
+            with self._http.stream("GET", path, timeout=silent_s) as answer:
                 if not answer.is_success:
                     answer.read()
                     raise _error(answer)

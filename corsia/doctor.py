@@ -80,16 +80,26 @@ def _room(folder: Path) -> Finding:
     )
 
 
+_LACKING = {
+    "network": "share this machine's network",
+    "files": "can read what the site's user can read",
+    "signals": "can signal the site's processes",
+    "calls": "may make any system call",
+}
+
+
 def _isolation() -> Finding:
-    """Whether a worker can have a network namespace of its own (`edge/confined.py`)."""
-    flags = "0x50000000"  # CLONE_NEWUSER | CLONE_NEWNET
-    code = f"import ctypes,sys; l=ctypes.CDLL(None); sys.exit(l.unshare({flags}) and l.unshare(0x40000000))"
-    ok = subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    """What this kernel lets a worker be kept from (`pipelines/confinement.py`)."""
+    code = (
+        "import os; from pipelines.confinement import confine, missing; print(*missing(confine(os.getppid(), 1 << 34)))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], check=False, capture_output=True, text=True)
+    lacks = done.stdout.split() if done.returncode == 0 else list(_LACKING)
     return Finding(
         check="worker isolation",
-        ok=ok,
-        found="workers run without network" if ok else "workers share this machine's network",
-        advice="allow unprivileged user namespaces, or run under systemd with PrivateNetwork",
+        ok=not lacks,
+        found="workers " + (", ".join(_LACKING[name] for name in lacks) or "have no network and no file of the site"),
+        advice="allow user namespaces, seccomp and Landlock (all in Linux 6.12), or PrivateNetwork in systemd",
     )
 
 

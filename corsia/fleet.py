@@ -222,6 +222,11 @@ class Fleet:
         if child is not None:
             child.kill()
 
+    def pids(self) -> list[int]:
+        """The ids of the processes that were started here and run now."""
+        children = [process.child for process in self._processes.values()]
+        return [child.pid for child in children if child is not None and child.poll() is None]
+
     def starts(self, name: str) -> int:
         """How often a process has been started."""
         return self._processes[name].starts

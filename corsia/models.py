@@ -111,9 +111,9 @@ class Model:
         except ImportError:
             raise ConfigurationError("config.extra-missing", "corsia[central] is needed for mlflow") from None
         try:
-            loaded = mlflow.pyfunc.load_model(self.uri)
+            loaded = mlflow.pyfunc.load_model(f"models:/{self.name}/{self.version}")  # an alias may lag behind
         except MlflowException as error:
-            raise UnavailableError("unavailable.mlflow", f"{self.uri} cannot be loaded") from error
+            raise UnavailableError("unavailable.mlflow", f"{self.name}/{self.version} cannot be loaded") from error
         scorer = getattr(loaded._model_impl, "scorer", None)  # its own digest check has bound it to its weights
         if scorer is None or scorer.manifest.value["weights"] != self.manifest["weights"]:
             raise IntegrityError("model.manifest", "MLflow holds other weights than the signed manifest names")

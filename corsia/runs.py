@@ -103,7 +103,9 @@ class Run:
         until, seen = time.monotonic() + timeout_s, since
         while True:
             try:
-                with closing(self._hub.lines(f"/events?study={quote(self.study, safe='')}&since={seen}")) as lines:
+                path = f"/events?study={quote(self.study, safe='')}&since={seen}"
+                silent_s = min(60.0, max(0.1, until - time.monotonic()))
+                with closing(self._hub.lines(path, silent_s=silent_s)) as lines:
                     for line in lines:
                         if line.startswith("data: "):
                             event = _event(line[6:])

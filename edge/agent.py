@@ -35,6 +35,7 @@ from edge.scoring import score
 from edge.sealing import Sealer, sealed_bound
 from edge.site import Link, Site, locked
 from edge.state import Record
+from edge.studies import parsed, verified_study
 from edge.updates import answer_bound, check_update
 from edge.worker import Worker
 from pipelines import registry
@@ -43,8 +44,6 @@ from protocol.errors import (
     ConflictError,
     CorsiaError,
     DisclosureRefused,
-    IntegrityError,
-    PermissionRefused,
     PolicyRefused,
     StudyRefused,
     UnavailableError,
@@ -52,10 +51,9 @@ from protocol.errors import (
 )
 from protocol.faults import point
 from protocol.parcel import Item
-from protocol.study import Lane, Study, parse_study, study_digest
-from protocol.trust import Purpose
+from protocol.study import Lane, study_digest
 
-__all__ = ["Agent", "verified_study"]
+__all__ = ["Agent"]
 
 _IDLE_S = 900.0  # a warm worker that no round has used for so long is closed
 _LONGEST_WAIT_S = 10.0
@@ -148,8 +146,8 @@ class Agent:
             site.journal.append("assignment.received", assignment=assignment.id, study=assignment.study_digest)
             if assignment.kind is AssignmentKind.STUDY:
                 point("edge.accepted")
+                site.news.set()
         site.work[assignment.kind].set()
-        site.news.set()
 
     def _deliver(self) -> None:
         site, delay = self.site, 0.25
@@ -159,7 +157,7 @@ class Agent:
             try:
                 if not site.halted() and delivery.run_once(site.link):
                     site.news.set()
-                    delay = 0.25
+                delay = 0.25
                 site.send.wait(0.5)
             except PASSING as error:
                 site.note("delivery.delayed", error)
@@ -178,7 +176,7 @@ class Agent:
         record = self.site.state.study(digest)
         if record is None:
             raise StudyRefused("study.unknown")
-        parse_study(record.assignment.document).check_valid_at(datetime.now(UTC))
+        parsed(record.assignment.document).check_valid_at(datetime.now(UTC))
 
     # --- a study
 
@@ -270,7 +268,8 @@ class Agent:
     def _let_out(self, record: Record, sealer: Sealer, counts: dict[str, int]) -> None:
         site, name = self.site, record.assignment.id
         size = sum(entry.size_bytes for entry in sealer.held)
-        site.move(record, State.RUNNING, counts={**counts, "parcels": len(sealer.held), "bytes": size})
+        if record.assignment.kind is AssignmentKind.STUDY:
+            site.move(record, State.RUNNING, counts={**counts, "parcels": len(sealer.held), "bytes": size})
         site.wait_unpaused()
         self._may_leave(record.assignment.study_digest)
         site.check_spent(record.assignment, size)
@@ -287,8 +286,9 @@ class Agent:
 
     def _is_out(self, record: Record, size_bytes: int) -> None:
         self.site.commit(record.assignment, size_bytes)
-        self.site.state.answered(record.assignment.id)
-        self.site.move(record, State.DELIVERING)
+        with self.site.state.together():
+            self.site.state.answered(record.assignment.id)
+            self.site.move(record, State.DELIVERING)
         self.site.send.set()
 
     def _finish(self, record: Record, counts: dict[str, int], *, tell: bool = True) -> None:
@@ -319,9 +319,10 @@ class Agent:
         lane = self._approved(known.assignment)
         most = lane.decision.effective.max_model_bytes
         instruction = verified_round(assignment, lane.study, self.config.site, site.centre_now(), most)
-        if site.state.instruct(instruction, study_digest(assignment.document), assignment.id):
-            raise StudyRefused("study.replay", "this instruction has been answered")
-        site.move(record, State.RUNNING)
+        with site.state.together():
+            if site.state.instruct(instruction, study_digest(assignment.document), assignment.id):
+                raise StudyRefused("study.replay", "this instruction has been answered")
+            site.move(record, State.RUNNING)
         message = site.link.fetch(Blob(name="message", digest=instruction.message, size_bytes=instruction.message_size))
         lane, kept = site.draws.price(lane, instruction, message, site.spent)
 
@@ -369,25 +370,3 @@ class Agent:
         finally:
             if worker not in self._warm.values():
                 worker.close()
-
-
-def verified_study(assignment: Assignment, identity: Identity) -> Study:
-    """The study of an assignment, if the pinned key signed these bytes, for this site, and it has not expired.
-
-    Raises:
-        StudyRefused: `study.signature`, `study.expired`.
-        PermissionRefused: `permission.site`.
-        InputError: `input.study`.
-    """
-    if study_digest(assignment.document) != assignment.study_digest:
-        raise StudyRefused("study.signature", "the document is not the one that the digest names")
-    try:
-        identity.study_key.verify(Purpose.STUDY, assignment.document, assignment.signature)
-    except IntegrityError:
-        raise StudyRefused("study.signature") from None
-    study = parse_study(assignment.document)
-    study.check_valid_at(datetime.now(UTC))
-    mine = identity.key.public.fingerprint
-    if identity.site not in study.sites or study.roster.get(identity.site, mine) != mine:
-        raise PermissionRefused("permission.site")
-    return study

@@ -1,25 +1,24 @@
 """The worker's own process: confines itself, then runs one lane over its pipe (`edge/worker.py` is the other end).
 
-First a fresh user and network namespace where the kernel permits (told in the first frame), then limits, and only
-then the libraries. Nothing here opens a file of the site; standard output and error lead nowhere.
+First a fresh user and network namespace, limits and a filter of system calls, then, when the job is known, all files
+but libraries and its own HOME are closed (`pipelines/confinement.py`), and only then are the libraries imported. What
+the kernel does not permit is told in the first frame. Standard output and error lead nowhere.
 """
 
 from __future__ import annotations
 
 import base64
-import ctypes
 import json
 import os
-import resource
 import secrets
-import signal
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from protocol.errors import CorsiaError
+from pipelines.confinement import close_files, confine, libraries, missing
+from protocol.errors import CorsiaError, WorkerError
 from protocol.parcel import Item
 
 if TYPE_CHECKING:
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
 __all__ = ["Session", "main"]
 
 _FRAME = struct.Struct(">IQ")
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
 
 
 class Session(Protocol):
@@ -138,10 +135,11 @@ def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Sour
     nowhere = os.open(os.devnull, os.O_RDWR)
     for handle in (0, 1, 2):
         os.dup2(nowhere, handle)
-    network = _confine(parent, memory)
-    pipe.tell(b"", op="hello", network=network)
+    network = confine(parent, memory)
+    lacks = missing(network)
+    pipe.tell(b"", op="hello", network=network, missing=lacks)
     try:
-        _work(pipe, load, session)
+        _work(pipe, load, session, closed="files" not in lacks)
     except CorsiaError as error:
         pipe.tell(b"", op="error", code=error.code)
     except BaseException as error:  # whatever a lane raises ends here: its text may hold a patient's data
@@ -149,12 +147,20 @@ def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Sour
     os._exit(0)
 
 
-def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Job, Source], Session] | None) -> None:
+def _work(
+    pipe: _Pipe,
+    load: Callable[[str], Lane] | None,
+    session: Callable[[Job, Source], Session] | None,
+    *,
+    closed: bool,
+) -> None:
+    head, raw = pipe.read()
+    if closed:
+        _close(head.get("plugin"))
     from pipelines import Job
     from privacy.disclosure.traps import Traps
     from protocol.study import parse_study
 
-    head, raw = pipe.read()
     blobs = {}
     for _ in head["blobs"]:
         blob, data = pipe.read()
@@ -183,26 +189,13 @@ def _work(pipe: _Pipe, load: Callable[[str], Lane] | None, session: Callable[[Jo
         pipe.tell(warm.handle(message), op="reply")
 
 
-def _confine(parent: int, memory: int) -> str:
-    """Limits and namespaces before anything else is imported; returns `none` or `shared`, the network left."""
-    os.umask(0o077)
-    libc = ctypes.CDLL(None, use_errno=True)
-    libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
-    uid, gid = os.getuid(), os.getgid()
-    network = "shared"
-    if libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) == 0:
-        network = "none"
-        for name, text in (("setgroups", "deny"), ("uid_map", f"{uid} {uid} 1"), ("gid_map", f"{gid} {gid} 1")):
-            try:
-                Path(f"/proc/self/{name}").write_text(text)
-            except OSError:
-                break  # unmapped ids only show as nobody
-    elif libc.unshare(_CLONE_NEWNET) == 0:
-        network = "none"
-    libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (512, 512))
-    return network
+def _close(plugin: Mapping[str, Any] | None) -> None:
+    """Close all files but libraries, HOME and an approved plug-in's folder: above all the state in which HOME lies.
+
+    Raises:
+        WorkerError: `worker.failed` when the kernel can, and does not.
+    """
+    home = Path.cwd()
+    roots = [] if plugin is None else [Path(str(plugin["root"]))]
+    if not close_files([*libraries(home.parent.parent), *roots], [home]):
+        raise WorkerError("worker.failed", "the files could not be closed")

@@ -17,9 +17,9 @@ from edge.spool import Spool, SpoolEntry
 from edge.state import SiteState
 from privacy.envelope import PublicKey
 from privacy.transparency import verify_receipt
-from protocol.assignment import State
+from protocol.assignment import AssignmentKind, State
 from protocol.errors import AuthenticationError, CorsiaError, IntegrityError, Paused, StorageError, UnavailableError
-from protocol.parcel import Receipt
+from protocol.parcel import ContentType, Receipt
 
 if TYPE_CHECKING:
     from edge.site import Site
@@ -74,6 +74,8 @@ class Delivery:
     def run_once(self, sender: Sender) -> bool:
         """Deliver everything that waits, in order; returns whether anything became of it that is worth a report.
 
+        An update that arrives is not: the centre has it, and need not be told so.
+
         A parcel that the centre refuses for good is set aside and the next one tried; anything that passes by
         itself ends this pass.
 
@@ -85,8 +87,7 @@ class Delivery:
             for entry in self.spool.pending():
                 if self.should_stop():
                     break
-                self._attempt(entry, sender)
-                moved = True
+                moved = self._attempt(entry, sender) or moved
         except Paused:
             pass
         finally:
@@ -98,24 +99,30 @@ class Delivery:
         """Bring assignments to their end whose parcels have all gone: also after a crash in between.
 
         Returns:
-            Whether there were any.
+            Whether there were any that are worth a report.
         """
-        done = [record.assignment.id for record in self.state.open() if record.state is State.DELIVERING]
-        if done:
-            waiting = {entry.assignment_id for entry in self.spool.pending()}
-            done = [name for name in done if name not in waiting]
+        delivering = {
+            record.assignment.id: record.assignment.kind
+            for record in self.state.open()
+            if record.state is State.DELIVERING
+        }
+        waiting = {entry.assignment_id for entry in self.spool.pending()} if delivering else set()
+        done = [name for name in delivering if name not in waiting]
         for name in done:
             self.journal.append("assignment.done", assignment=name)
             self.state.move(name, State.DONE)
-        return bool(done)
+        return any(delivering[name] is AssignmentKind.STUDY for name in done)
 
-    def _attempt(self, entry: SpoolEntry, sender: Sender) -> None:
+    def _attempt(self, entry: SpoolEntry, sender: Sender) -> bool:
+        """Deliver one parcel or set it aside; returns whether that is worth a report."""
         try:
             self._deliver(entry, sender)
+            return entry.content_type != ContentType.UPDATE.value
         except (Paused, UnavailableError, AuthenticationError, StorageError):
             raise
         except CorsiaError as error:
             self._set_aside(entry, error)
+            return True
 
     def _deliver(self, entry: SpoolEntry, sender: Sender) -> None:
         self.may_leave(entry.study_digest)

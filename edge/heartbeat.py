@@ -13,6 +13,7 @@ from dataclasses import replace
 from edge.identity import renew
 from edge.site import Site, is_paused
 from edge.state import Record
+from protocol.assignment import AssignmentKind, State
 from protocol.errors import AuthenticationError, CorsiaError, StorageError, UnavailableError
 
 __all__ = ["Heartbeat"]
@@ -53,13 +54,25 @@ class Heartbeat:
         """
         site = self._site
         status = site.status()
-        news = [] if is_paused(site.config.state_dir) else site.state.unreported()
+        news = [] if is_paused(site.config.state_dir) else self._news()
         for record in news:
             self._report(record)
         if not news:
             self._check_clock(site.link.report(status))
         site.remember()
         self._renew()
+
+    def _news(self) -> list[Record]:
+        """What is to be told. Of a study's rounds that go well the newest alone: the centre has the others' answers."""
+        found = self._site.state.unreported()
+        well = {r.assignment.study_digest: r for r in found if r.assignment.kind is AssignmentKind.ROUND and not r.code}
+        passed = [
+            r for r in found
+            if r.assignment.kind is AssignmentKind.ROUND and r.state is State.DONE
+            and r is not well.get(r.assignment.study_digest)
+        ]  # fmt: skip
+        self._site.state.reported(*passed)
+        return [record for record in found if record not in passed]
 
     def _report(self, record: Record) -> None:
         site = self._site

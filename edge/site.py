@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -144,6 +145,7 @@ class Site:
         self.log_view = LogView(self.state)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.approvals = Approvals(self.state, registry.code_digest)
+        self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.ledger_code = ""
@@ -305,9 +307,10 @@ class Site:
     def move(
         self, record: Record, state: State, *, code: str = "", error_id: str = "", counts: dict[str, int] | None = None
     ) -> None:
-        """Set an assignment's state; it is reported soon."""
+        """Set an assignment's state; it is reported soon, a round that goes well with the next heartbeat."""
         self.state.move(record.assignment.id, state, code=code, error_id=error_id, counts=counts)
-        self.news.set()
+        if code or record.assignment.kind is AssignmentKind.STUDY:
+            self.news.set()
 
     def note(self, event: str, error: CorsiaError) -> None:
         """Log a named failure by code and id."""
@@ -315,11 +318,9 @@ class Site:
 
     def status(self) -> SiteReport:
         """What a heartbeat says."""
-        from importlib.metadata import version
-
         parcels, size = self.spool.usage()
         return SiteReport(
-            version=version("corsia"),
+            version=self._version,
             paused=is_paused(self.config.state_dir) or bool(self.ledger_code),
             spool_parcels=parcels,
             spool_bytes=size,

@@ -131,7 +131,9 @@ class Spool:
         """
         with self._lock, named_errors():
             held = [entry for entry in self._list("held") if entry.assignment_id == assignment_id]
-            if held:
+            if len(held) == 1:  # one rename is all or nothing by itself
+                self._move(held[0].path, "new")
+            elif held:
                 tag = hashlib.sha256(assignment_id.encode()).hexdigest()[:32]
                 mark = self._root / "marks" / f"{tag}.json"
                 write_file(mark, canonical_json({"names": [entry.path.stem for entry in held]}))
@@ -167,8 +169,8 @@ class Spool:
         """
         with self._lock, named_errors():
             path = self._find(entry.parcel_id, ("new", "sending"))
-            if path.parent.name == "new":
-                self._move(path, "sending")
+            if path.parent.name == "new":  # durable or not, it waits to be sent at the next start
+                os.rename(path, self._root / "sending" / path.name)
             return self._moved(entry, "sending")
 
     def sent(self, entry: SpoolEntry, receipt: Receipt) -> None:
@@ -297,8 +299,7 @@ class Spool:
                 os.rename(path, self._root / "new" / path.name)
         sync_folder(self._root / "new")
         sync_folder(self._root / "held")
-        mark.unlink()
-        sync_folder(mark.parent)
+        mark.unlink()  # one that comes back after a power cut finds nothing to move
 
     def _sweep(self) -> None:
         """Set parcels without a description aside; remove descriptions and codes without a parcel."""
@@ -344,8 +345,11 @@ class Spool:
         return list(self._receipts.values())
 
     def _locate(self, parcel_id: str) -> Path | None:
-        paths = (p for folder in FOLDERS for p in (self._root / folder).glob(f"*-{parcel_id}.parcel"))
-        return next((p for p in paths if not p.name.startswith(".")), None)
+        for folder in FOLDERS:
+            for name in os.listdir(self._root / folder):
+                if name.endswith(f"-{parcel_id}.parcel") and not name.startswith("."):
+                    return self._root / folder / name
+        return None
 
     def _find(self, parcel_id: str, folders: tuple[str, ...]) -> Path:
         path = self._locate(parcel_id)

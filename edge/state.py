@@ -184,12 +184,14 @@ class SiteState:
         """Assignments whose present state the centre has not acknowledged."""
         return self._select("reported = 0", ())
 
-    def reported(self, record: Record) -> None:
-        """Note that the centre has this state, unless it changed meanwhile."""
+    def reported(self, *records: Record) -> None:
+        """Note that the centre has these states, each unless it changed meanwhile."""
+        if not records:
+            return
         with self._transaction():
-            self._db.execute(
+            self._db.executemany(
                 "UPDATE assignments SET reported = 1 WHERE id = ? AND state = ? AND code = ? AND counts = ?",
-                (record.assignment.id, record.state.value, record.code, json.dumps(record.counts)),
+                [(r.assignment.id, r.state.value, r.code, json.dumps(r.counts)) for r in records],
             )
 
     # --- instructions of a federation
@@ -345,8 +347,17 @@ class SiteState:
         return [_record_of(row) for row in rows]
 
     @contextmanager
+    def together(self) -> Iterator[None]:
+        """Several changes as one: all of them are durable at the end, or none has been made."""
+        with self._transaction():
+            yield
+
+    @contextmanager
     def _transaction(self) -> Iterator[None]:
         with self._lock, _named_errors():
+            if self._db.in_transaction:  # within `together`, by this very thread
+                yield
+                return
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield

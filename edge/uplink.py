@@ -1,29 +1,28 @@
 """The wire as the hospital sees it: outward calls over mutual TLS, values in and values out.
 
 Place in the flow: the watch thread takes assignments from here, the delivery thread hands sealed parcels over, the
-worker's models are fetched here. It is the only module of the edge that imports the generated messages, and with
-`callerrors` the only one that imports grpc; whatever a peer sends is checked here and becomes a frozen value or one
-error. It may not verify what the centre signed (the agent does), open a parcel, or write a file.
+worker's models are fetched here. With `callerrors` it is the only module of the edge that imports grpc; whatever a peer
+sends is checked (`edge/messages.py`) and becomes a frozen value or one error. It may not verify what the centre signed
+(the agent does), open a parcel, or write a file.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
 from importlib.metadata import version as installed_version
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import grpc
 
 from edge.callerrors import named_errors
 from edge.chunks import Chunks
 from edge.handshake import is_loopback
+from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, receipt_of, whole
 from privacy.inclusion import LogProof
-from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport
+from protocol.assignment import Assignment, Blob, SiteReport
 from protocol.errors import (
     ConflictError,
     InputError,
@@ -43,19 +42,10 @@ if TYPE_CHECKING:
 __all__ = ["MAX_BLOB_BYTES", "MAX_MESSAGE_BYTES", "Uplink", "enrol_call"]
 
 MAX_MESSAGE_BYTES = 8 << 20
-MAX_BLOB_BYTES = 4 << 30
-MAX_DOCUMENT_BYTES = 256 << 10
-MAX_BLOBS = 64
 _SLOWEST_BYTES_PER_S = 64 << 10  # a transfer slower than this is given up and resumed
 _FETCH_ATTEMPTS = 5
+_ALONG_BYTES = 256 << 10  # a parcel up to this size is one call
 _STOP_POLL_S = 0.05
-_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
-_BLOB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
-_HEX64 = re.compile(r"^[0-9a-f]{64}\Z")
-_KINDS = {
-    pb.ASSIGNMENT_KIND_STUDY: AssignmentKind.STUDY,
-    pb.ASSIGNMENT_KIND_ROUND: AssignmentKind.ROUND,
-}
 _Reply = TypeVar("_Reply")
 
 
@@ -82,6 +72,7 @@ class Uplink:
         )
         self._timeout_s = timeout_s
         self._closed = threading.Event()
+        self._along = Along()
         self._channel = _channel(fleet or identity.fleet, credentials)
         self._assignments = rpc.AssignmentsStub(self._channel)  # type: ignore[no-untyped-call]
         self._delivery = rpc.DeliveryStub(self._channel)  # type: ignore[no-untyped-call]
@@ -102,7 +93,9 @@ class Uplink:
             call = self._assignments.Watch(pb.WatchRequest(version=installed_version("corsia")))
             try:
                 for message in call:
-                    yield _assignment(message)
+                    assignment = assignment_of(message)
+                    self._along.keep(message)
+                    yield assignment
             except grpc.RpcError:
                 if not self._closed.is_set():
                     raise
@@ -150,33 +143,46 @@ class Uplink:
         """
         _stop(should_stop)
         try:
-            opened = self._ask(
-                self._delivery.Open,
-                pb.OpenRequest(
-                    parcel_id=entry.parcel_id,
-                    study_digest=entry.study_digest,
-                    content_type=entry.content_type,
-                    size_bytes=entry.size_bytes,
-                    digest=entry.digest,
-                    assignment_id=entry.assignment_id,
-                ),
-            )
-            if opened.offset > entry.size_bytes:
-                raise InputError("input.message", "the centre has more of the parcel than there is")
-            if not opened.committed and opened.offset < entry.size_bytes:
-                self._upload(entry, read, opened.offset, should_stop)
-            _stop(should_stop)
-            reply = self._ask(
-                self._delivery.Commit, pb.CommitRequest(parcel_id=entry.parcel_id), _patience(entry.size_bytes)
-            )
+            reply = self._sent(entry, read, should_stop)
         except ConflictError as error:  # the call before this one has not ended at the centre
             raise UnavailableError("unavailable.centre") from error
-        receipt = _receipt(reply, entry)
+        receipt = receipt_of(reply, entry)
         point("edge.receipt")
         return receipt
 
+    def _sent(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> pb.CommitReply:
+        """Open, upload and commit; a small parcel goes along with the first of these, which then is all."""
+        along = b""
+        if entry.size_bytes <= _ALONG_BYTES:
+            source = Chunks(read, 0, entry.size_bytes, should_stop)
+            along = b"".join(data for _at, data in source)
+            source.check()
+        opened = self._ask(
+            self._delivery.Open,
+            pb.OpenRequest(
+                parcel_id=entry.parcel_id,
+                study_digest=entry.study_digest,
+                content_type=entry.content_type,
+                size_bytes=entry.size_bytes,
+                digest=entry.digest,
+                assignment_id=entry.assignment_id,
+                data=along,
+            ),
+        )
+        if along and opened.HasField("receipt"):
+            return cast(pb.CommitReply, opened.receipt)
+        if opened.offset > entry.size_bytes:
+            raise InputError("input.message", "the centre has more of the parcel than there is")
+        if not opened.committed and opened.offset < entry.size_bytes:
+            self._upload(entry, read, opened.offset, should_stop)
+        _stop(should_stop)
+        return cast(
+            pb.CommitReply,
+            self._ask(self._delivery.Commit, pb.CommitRequest(parcel_id=entry.parcel_id), _patience(entry.size_bytes)),
+        )
+
     def fetch(self, blob: Blob) -> bytes:
-        """Fetch an object and check it; a broken stream is resumed where it broke.
+        """An object, checked: as it came with its assignment, else fetched; a broken stream goes on where it broke.
 
         Raises:
             IntegrityError: `blob.digest` when size or SHA-256 are not as announced.
@@ -184,6 +190,8 @@ class Uplink:
         """
         if blob.size_bytes > MAX_BLOB_BYTES:
             raise InputError("input.message", "the object is larger than this site takes")
+        if (along := self._along.take(blob)) is not None:
+            return along
         data = io.BytesIO()  # grows with what has come, and gives it without a copy
         failures = 0
         while (before := data.tell()) < blob.size_bytes:
@@ -195,7 +203,7 @@ class Uplink:
                     raise
                 time.sleep(0.1 * 2**failures)
         made = data.getvalue()
-        if hashlib.sha256(made).hexdigest() != blob.digest:
+        if not whole(blob, made):
             raise IntegrityError("blob.digest")
         return made
 
@@ -316,39 +324,3 @@ def _wait(call: Any, should_stop: Callable[[], bool]) -> Any:
             return call.result(timeout=_STOP_POLL_S)
         except grpc.FutureTimeoutError:
             _stop(should_stop)
-
-
-def _assignment(message: pb.Assignment) -> Assignment:
-    kind = _KINDS.get(message.kind)
-    if kind is None or not _ID.match(message.id) or not _HEX64.match(message.study_digest):
-        raise InputError("input.message", "malformed assignment")
-    if len(message.document) > MAX_DOCUMENT_BYTES or len(message.blobs) > MAX_BLOBS:
-        raise InputError("input.message", "oversized assignment")
-    return Assignment(
-        id=message.id,
-        kind=kind,
-        study_digest=message.study_digest,
-        document=bytes(message.document),
-        signature=bytes(message.signature),
-        blobs=tuple(_blob(blob) for blob in message.blobs),
-    )
-
-
-def _blob(message: pb.Blob) -> Blob:
-    if not _BLOB_NAME.match(message.name) or not _HEX64.match(message.digest) or message.size_bytes > MAX_BLOB_BYTES:
-        raise InputError("input.message", "malformed object reference")
-    return Blob(name=message.name, digest=message.digest, size_bytes=message.size_bytes)
-
-
-def _receipt(reply: pb.CommitReply, entry: SpoolEntry) -> Receipt:
-    if (reply.parcel_id, reply.digest) != (entry.parcel_id, entry.digest):
-        raise IntegrityError("log.proof", "the receipt is for another parcel")
-    if len(reply.proof) > 64 or not all(_HEX64.match(node) for node in reply.proof) or len(reply.checkpoint) > 65_536:
-        raise IntegrityError("log.proof", "malformed receipt")
-    return Receipt(
-        parcel_id=reply.parcel_id,
-        digest=reply.digest,
-        index=reply.index,
-        proof=tuple(reply.proof),
-        checkpoint=reply.checkpoint,
-    )

@@ -21,6 +21,7 @@ import logging
 import os
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from edge.checks import refusal
 from edge.told import Outcome, failure, no_item, take
+from pipelines.confinement import LACKS
 from protocol.errors import StorageError, WorkerError
 from protocol.parcel import Item
 
@@ -82,6 +84,7 @@ class Worker:
         self._child: subprocess.Popen[bytes] | None = None
         self._home: Path | None = None
         self.isolated = False
+        self.missing: tuple[str, ...] = LACKS  # of the means of confinement, those that this kernel lacks
         self.timed_out = False
         self._used = time.monotonic()
 
@@ -143,14 +146,17 @@ class Worker:
     @property
     def alive(self) -> bool:
         """Whether the process is there."""
-        return self._child is not None and self._child.poll() is None
+        if self._child is None or self._child.returncode is not None:
+            return False
+        # Not reaped: its number, which is its group's too, stays its own until `close` has ended the group.
+        return os.waitid(os.P_PID, self._child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
 
     def close(self) -> None:
         """End the process, if any, and remove its HOME."""
         child, self._child = self._child, None
         if child is not None:
-            if child.poll() is None:
-                child.kill()
+            with suppress(ProcessLookupError):  # with whatever it has started: none of them can leave its group
+                os.killpg(child.pid, signal.SIGKILL)
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
                     pipe.close()
@@ -213,8 +219,11 @@ class Worker:
                 with suppress(OSError):  # larger than the user's share of pipe memory: slower, and no worse
                     fcntl.fcntl(pipe.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
         hello, _ = self._receive()
-        self.isolated = hello.get("network") == "none"
-        _log.info("worker.started", extra={"fields": {"kind": "isolated" if self.isolated else "shared"}})
+        lacks = hello.get("missing")
+        self.missing = tuple(name for name in LACKS if not isinstance(lacks, list) or name in lacks)
+        self.isolated = "network" not in self.missing
+        kind = "confined" if not self.missing else "missing: " + " ".join(self.missing)
+        (_log.warning if self.missing else _log.info)("worker.started", extra={"fields": {"kind": kind}})
 
     def _serve(
         self, source: Source | None, put: Callable[[Item], None], limit: int | None = None

@@ -83,6 +83,15 @@ def code_digest() -> str:
     Every call looks at the files again; contents are read only when a size, a time or an inode has changed, so
     that a daemon which outlives an upgrade notices it.
     """
+    roots = {name: root for name in PACKAGES if (root := _root(name)) is not None}
+    looks = tuple((file, _state(file)) for root in roots.values() for file in _files(root))
+    return _digest_at(looks, _search_state())
+
+
+@lru_cache(maxsize=2)
+def _digest_at(looks: object, search: object) -> str:
+    """The digest of what has just been looked at: worked out again only where that has changed."""
+    del looks, search  # only the cache's key
     return hashlib.sha256(canonical_json(code_manifest())).hexdigest()
 
 
@@ -98,7 +107,7 @@ def code_manifest() -> dict[str, str]:
 def manifest_of(roots: Mapping[str, Path], versions: Mapping[str, str]) -> dict[str, str]:
     """The manifest of package folders `roots` (import name -> folder) with dependencies at `versions`."""
     files = {
-        f"file:{name}/{path.relative_to(root).as_posix()}": _digest(path, _state(path))
+        f"file:{name}/{os.path.relpath(path, root)}": _digest(path, _state(path))
         for name, root in roots.items()
         for path in _files(root)
     }
@@ -110,23 +119,23 @@ def _root(name: str) -> Path | None:
     return None if spec is None or spec.origin is None else Path(spec.origin).parent
 
 
-def _files(root: Path) -> Iterator[Path]:
+def _files(root: Path) -> Iterator[str]:
     for folder, names, files in os.walk(root):
         names[:] = sorted(n for n in names if n != "__pycache__")
         for file in sorted(files):
             if not file.endswith((".pyc", ".pyo")):
-                yield Path(folder) / file
+                yield f"{folder}/{file}"
 
 
-def _state(path: Path) -> tuple[int, int, int, int]:
-    stat = path.stat()
+def _state(path: str) -> tuple[int, int, int, int]:
+    stat = os.stat(path)
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
 
 
 @lru_cache(maxsize=4096)
-def _digest(path: Path, state: tuple[int, int, int, int]) -> str:
+def _digest(path: str, state: tuple[int, int, int, int]) -> str:
     del state  # only a part of the cache's key
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _search_state() -> tuple[tuple[str, int], ...]:

@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import select, update
 
 from central.federation.collect import place_of
 from central.federation.control import Stopped
@@ -40,7 +40,9 @@ from protocol.trust import Purpose
 __all__ = ["FleetGrid", "instruction_id"]
 
 log = logging.getLogger(__name__)
-_POLL_S = 0.02
+_LOOK_S = 0.25  # for the end of the process or of the deadline; an answer wakes us
+_SWARM_S = 0.025
+_FINAL = [state.value for state in State if state.final]
 _FINAL_WITHOUT_ANSWER = (State.REFUSED.value, State.FAILED.value, State.EXPIRED.value)
 
 
@@ -153,14 +155,19 @@ class FleetGrid(NodeGrid):
                 .where(ParcelRow.content_type == ContentType.UPDATE.value)
                 .order_by(ParcelRow.log_index)
             ).all()
-            reports = session.scalars(select(AssignmentRow).where(AssignmentRow.id.in_(wanted))).all()
-        answers = []
+            reports = session.scalars(
+                select(AssignmentRow).where(
+                    AssignmentRow.id.in_(wanted), AssignmentRow.state.in_(_FINAL_WITHOUT_ANSWER)
+                )
+            ).all()
+        answers, opened = [], []
         for parcel in parcels:
             sent = self._sent.get(parcel.assignment_id)
             if sent is not None and _counts(parcel, sent):
                 answers.append(_Answer(self._sent.pop(parcel.assignment_id), parcel))
                 if parcel.state == "landed":
-                    self._mark(parcel, "opened")
+                    opened.append(parcel)
+        self._mark(opened, "opened")
         for report in reports:
             if report.id in self._sent and report.state in _FINAL_WITHOUT_ANSWER:
                 answers.append(_Answer(self._sent.pop(report.id), code=report.code or "worker.failed"))
@@ -187,8 +194,11 @@ class FleetGrid(NodeGrid):
         answers: list[_Answer] = []
         changes = Changes(self._store.engine)
         while True:
+            changed = changes.wait(max(0.0, min(_LOOK_S, until - time.monotonic())))
             late = time.monotonic() >= until
-            if changes.seen() or late:
+            if changed and not late:  # answers come in swarms: the more are awaited, the longer for the next ones
+                self._stop.wait(min(_SWARM_S, _SWARM_S / 50 * len(self._sent)))
+            if changed or late:
                 answers += self._arrived(ids)
                 if self._stopped():
                     self._expire([i for i in ids if i in self._sent])
@@ -197,7 +207,7 @@ class FleetGrid(NodeGrid):
                 self._expire([i for i in ids if i in self._sent])
             if not any(i in self._sent for i in ids):
                 break
-            if self._stop.wait(_POLL_S):
+            if self._stop.is_set():
                 raise UnavailableError("unavailable.process", "the federation is asked to end")
         changes.close()
         self._discard_late()
@@ -253,7 +263,7 @@ class FleetGrid(NodeGrid):
             code = error.code if isinstance(error, CorsiaError) else "parcel.format"
             if isinstance(error, OSError) and not isinstance(error, FileNotFoundError):
                 raise StorageError("storage.failed") from error
-            self._mark(parcel, "rejected", code)
+            self._mark([parcel], "rejected", code)
             return error_reply(sent.message, code)
 
     def _opened(self, parcel: ParcelRow, sent: _Sent) -> Message:
@@ -283,16 +293,27 @@ class FleetGrid(NodeGrid):
             raise IntegrityError("parcel.signature", "another identity than the study's roster names")
         return key
 
-    def _mark(self, parcel: ParcelRow, state: str, code: str = "") -> None:
+    def _mark(self, parcels: list[ParcelRow], state: str, code: str = "") -> None:
+        """Note what became of parcels; their instructions are answered then, whatever the answer is worth."""
+        if not parcels:
+            return
         with self._store.begin() as session:
-            row = session.get_one(ParcelRow, parcel.id)
-            row.state, row.code = state, code
-            told: dict[str, Any] = {"parcel": parcel.id, "code": code}
-            if not code:
-                told = {"answered": self._asked - len(self._sent), "asked": self._asked}
-            kind = "parcel.rejected" if code else "round.answered"
-            self._store.emit(session, kind, site=parcel.site, study=self._study.id, **told)
-        if code:
+            session.execute(
+                update(ParcelRow).where(ParcelRow.id.in_([p.id for p in parcels])).values(state=state, code=code)
+            )
+            session.execute(
+                update(AssignmentRow)
+                .where(AssignmentRow.id.in_([p.assignment_id for p in parcels]), AssignmentRow.state.not_in(_FINAL))
+                .values(state=State.DONE.value, updated_at=time.time())
+            )
+            before = self._asked - len(self._sent) - len(parcels)
+            for number, parcel in enumerate(parcels, start=1):
+                told: dict[str, Any] = {"parcel": parcel.id, "code": code}
+                if not code:
+                    told = {"answered": before + number, "asked": self._asked}
+                kind = "parcel.rejected" if code else "round.answered"
+                self._store.emit(session, kind, site=parcel.site, study=self._study.id, **told)
+        for parcel in parcels if code else ():
             log.warning("parcel.rejected", extra={"fields": {"parcel": parcel.id, "site": parcel.site, "code": code}})
 
     def _discard_late(self) -> None:
@@ -305,8 +326,7 @@ class FleetGrid(NodeGrid):
                 .where(ParcelRow.study_digest == self._digest, AssignmentRow.state == State.EXPIRED.value)
                 .where(ParcelRow.landed_at > AssignmentRow.updated_at)
             ).all()
-        for parcel in late:
-            self._mark(parcel, "rejected", "study.late")
+        self._mark(list(late), "rejected", "study.late")
 
     def _expire(self, ids: list[str]) -> None:
         """Close instructions whose deadline has passed; an answer that comes later is not used."""

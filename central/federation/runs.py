@@ -44,7 +44,7 @@ from protocol.trust import Purpose
 __all__ = ["Federation"]
 
 log = logging.getLogger(__name__)
-_POLL_S = 0.1
+_LOOK_S = 0.25  # for the end of the process; a commit wakes us
 _RETRY_S = 2.0
 _MAX_FAILURES = 5  # of a kind that has no name, one after the other
 
@@ -87,13 +87,13 @@ class Federation:
                 if not cleaned:
                     self._clean_all()
                     cleaned = True
-                if changes.seen() or time.monotonic() - looked_at > _RETRY_S:
+                if changes.wait(_LOOK_S) or time.monotonic() - looked_at > _RETRY_S:
                     self._start_threads()
                     looked_at = time.monotonic()
+                    self._stop.wait(_LOOK_S)  # a round under way commits all the time: that is no new study
             except Exception as error:  # a locked or full database is waited out
                 log.error("federation.error", exc_info=error)
                 self._stop.wait(_RETRY_S)
-            self._stop.wait(_POLL_S)
         for thread in self._threads.values():
             thread.join()
 
@@ -222,8 +222,7 @@ class Federation:
         changes, looked_at = Changes(self._store.engine), 0.0
         while not self._stop.is_set():
             work.study.check_valid_at(datetime.now(UTC))
-            if not changes.seen() and time.monotonic() - looked_at < 1.0:
-                self._stop.wait(_POLL_S)
+            if not changes.wait(_LOOK_S) and time.monotonic() - looked_at < 1.0:
                 continue
             looked_at = time.monotonic()
             if control.stopped():

@@ -31,9 +31,9 @@ from protocol.errors import CorsiaError, UnavailableError
 
 __all__ = ["Gateway", "main"]
 
-POLL_S = 0.025
 SWEEP_S = 0.25
 ASK_S = 0.5  # revocation, also when nothing seems to have changed: a call may be admitted while it happens
+BEATS_S = 2.0  # heartbeats are written down together
 CERTIFY_S = 86_400.0
 SIGNER_TIMEOUT_S = 60.0
 _log = logging.getLogger("central.gateway")
@@ -56,11 +56,12 @@ class Gateway:
         delivery.recover()
         self._admission = Admission(store)
         self._feed = Feed(store)
+        self._assignments = Assignments(config, store, self._feed)
         self._fleet = build_fleet_server(
             config,
             lambda: self._keys,
             self._admission,
-            assignments=Assignments(config, store, self._feed),
+            assignments=self._assignments,
             delivery=delivery,
             models=Models(store, self._log),
         )
@@ -88,11 +89,11 @@ class Gateway:
         return {"connected": self._admission.connected(), "log": self._log.state()}
 
     def _background(self) -> None:
-        swept = asked = certified = time.monotonic()
+        swept = asked = written = certified = time.monotonic()
         unread = unsigned = True  # what is new stays so until it has been dealt with
-        while not self._stop.wait(POLL_S):
+        while not self._stop.is_set():
             try:
-                if self._changes.seen():
+                if self._changes.wait(0.0 if unread else SWEEP_S):
                     unread = unsigned = True
                 if unread:
                     unread = self._feed.poll()
@@ -105,6 +106,9 @@ class Gateway:
                     if unsigned:
                         self._log.tick()
                         unsigned = False
+                if now - written >= BEATS_S:
+                    written = now
+                    self._assignments.write_beats()
                 if now - certified >= CERTIFY_S:
                     certified = now
                     self._keys = _certified(self._config, self._config.state_dir / "gateway", self._stop)

@@ -14,7 +14,7 @@ from functools import lru_cache
 
 import grpc
 from cryptography import x509
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from central.store import Store
 from central.store.models import CertificateRow, SiteRow
@@ -26,6 +26,11 @@ __all__ = ["Admission", "Call", "check_tls"]
 MAX_CALLS = 16  # of one site at a time; the thread pool is for all of them
 MAX_WATCHES = 2
 CUT_S = 0.4  # what a closed call has to end by itself, with its code
+_REGISTERED = (  # made once: it is asked at every call
+    select(CertificateRow.revoked, SiteRow.revoked)
+    .join(SiteRow, SiteRow.name == CertificateRow.site)
+    .where(CertificateRow.serial == bindparam("serial"), CertificateRow.site == bindparam("site"))
+)
 _log = logging.getLogger("central.gateway")
 
 
@@ -144,11 +149,10 @@ class Admission:
 
     def _check_register(self, peer: _Peer) -> None:
         with self._store.read() as session:
-            certificate = session.get(CertificateRow, peer.serial)
-            site = session.get(SiteRow, peer.site)
-        if certificate is None or site is None or certificate.site != peer.site or peer.not_after < time.time():
+            found = session.execute(_REGISTERED, {"serial": peer.serial, "site": peer.site}).one_or_none()
+        if found is None or peer.not_after < time.time():
             raise AuthenticationError("auth.certificate")
-        if certificate.revoked or site.revoked:
+        if any(found):
             raise AuthenticationError("auth.revoked")
 
     def _revoked(self, serials: set[str]) -> set[str]:

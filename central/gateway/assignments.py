@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from central import ipc
 from central.config import CentralConfig
@@ -22,13 +23,14 @@ from central.gateway.admission import Call
 from central.store import Store
 from central.store.models import AssignmentRow, SiteRow, StudyRow
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
-from protocol.errors import PermissionRefused, UnavailableError
+from protocol.errors import IntegrityError, PermissionRefused, UnavailableError
 from protocol.v1 import fleet_pb2 as pb
 
 __all__ = ["Assignments", "Feed"]
 
 MAX_WAITING = 4096
 PAGE = 1000
+ALONG_BYTES = 64 << 10
 RENEW_TIMEOUT_S = 10.0
 _FINAL = [s.value for s in State if s.final]
 _log = logging.getLogger("central.gateway")
@@ -106,6 +108,9 @@ class Assignments:
         self._signer = config.socket("signer")
         self._store = store
         self._feed = feed
+        self._lock = threading.Lock()
+        self._beats: dict[str, tuple[float, SiteReport]] = {}  # heard, and not written down yet
+        self._paused: dict[str, bool] = {}  # as last heard
 
     def Watch(self, request: pb.WatchRequest, call: Call) -> Iterator[pb.Assignment]:
         """Stream assignments down for as long as the site listens."""
@@ -117,21 +122,28 @@ class Assignments:
             self._store.emit(session, "site.connected", site=call.site)
         _log.info("site.connected", extra={"fields": {"site": call.site, "protocol": call.protocol}})
         for assignment in self._feed.follow(call):
-            yield wire.assignment_message(_value(assignment))
+            value = _value(assignment)
+            yield wire.assignment_message(value, self._along(value))
+
+    def _along(self, assignment: Assignment) -> dict[str, bytes]:
+        """A round's message where it is small: it need not be fetched."""
+        if assignment.kind is not AssignmentKind.ROUND or sum(b.size_bytes for b in assignment.blobs) > ALONG_BYTES:
+            return {}
+        try:
+            return {b.digest: self._store.blob_path(b.digest).read_bytes() for b in assignment.blobs}
+        except (OSError, IntegrityError):  # whoever asks for it by Fetch is told
+            return {}
 
     def Report(self, request: pb.SiteReport, call: Call) -> pb.ReportReply:
         """Take a heartbeat, and the state of one of the site's own assignments."""
-        report = wire.site_report(request)
+        report, now = wire.site_report(request), time.time()
+        with self._lock:
+            paused, self._paused[call.site] = self._paused.get(call.site), report.paused
+            self._beats[call.site] = (now, report)
+        if report.state is None and paused is report.paused:
+            return pb.ReportReply(server_time=now)  # written down with the others', by `write_beats`
         with self._store.begin() as session:
-            site = session.get(SiteRow, call.site)
-            if site is None:
-                raise PermissionRefused("permission.site")
-            now = time.time()
-            if site.paused != report.paused:
-                self._store.emit(session, "site.paused" if report.paused else "site.resumed", site=call.site)
-            site.last_seen, site.version, site.paused = now, report.version, report.paused
-            site.spool_parcels, site.spool_bytes = report.spool_parcels, report.spool_bytes
-            site.ledger_head, site.journal_head = report.ledger_head, report.journal_head
+            self._write_beats(session)
             if report.state is not None:
                 row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == report.assignment_id))
                 if row is None or row.site != call.site:
@@ -141,6 +153,25 @@ class Assignments:
                     fields = {"assignment": row.id, "state": row.state, "code": row.code, "assignment_kind": row.kind}
                     self._store.emit(session, "assignment.state", site=call.site, study=study, **fields)
         return pb.ReportReply(server_time=now)
+
+    def write_beats(self) -> None:
+        """Write down the heartbeats since the last time, all at once: fifty sites at rest are one commit."""
+        if self._beats:
+            with self._store.begin() as session:
+                self._write_beats(session)
+
+    def _write_beats(self, session: Session) -> None:
+        with self._lock:
+            beats, self._beats = self._beats, {}
+        for name, (at, report) in beats.items():
+            site = session.get(SiteRow, name)
+            if site is None:
+                continue
+            if site.paused != report.paused:
+                self._store.emit(session, "site.paused" if report.paused else "site.resumed", site=name)
+            site.last_seen, site.version, site.paused = at, report.version, report.paused
+            site.spool_parcels, site.spool_bytes = report.spool_parcels, report.spool_bytes
+            site.ledger_head, site.journal_head = report.ledger_head, report.journal_head
 
     def Renew(self, request: pb.RenewRequest, call: Call) -> pb.RenewReply:
         """A new certificate for the caller's site; its identity key must have signed the request."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from functools import lru_cache
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 
 from central.gateway import wire
 from central.gateway.admission import Call
@@ -31,7 +31,7 @@ from protocol.errors import (
     PermissionRefused,
     StudyRefused,
 )
-from protocol.parcel import ContentType, Receipt
+from protocol.parcel import ContentType
 from protocol.study import Lane, Study, parse_study
 from protocol.v1 import fleet_pb2 as pb
 
@@ -43,6 +43,10 @@ CONTENT_OF_LANE = {
     Lane.EXTRACT: ContentType.FEATURES,
     Lane.TRAIN: ContentType.UPDATE,
 }
+_DOCUMENT = select(StudyRow.document).where(StudyRow.digest == bindparam("digest"))
+_ASSIGNED = select(AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind).where(
+    AssignmentRow.id == bindparam("id")
+)
 _log = logging.getLogger("central.gateway")
 _parsed = lru_cache(maxsize=64)(parse_study)
 
@@ -57,7 +61,7 @@ class Delivery:
         self._max_parcel_bytes = max_parcel_bytes
 
     def Open(self, request: pb.OpenRequest, call: Call) -> pb.OpenReply:
-        """Announce a parcel; answers from where to send, or that it has landed."""
+        """Announce a parcel; answers from where to send, or that it has landed. One that comes along lands at once."""
         entry = Announced(site=call.site, what=wire.announcement(request))
         parcel_id = entry.what.parcel_id
         with self._landing.locked(parcel_id):
@@ -65,12 +69,23 @@ class Delivery:
             if row is not None:
                 if row.digest != entry.what.digest:
                     raise IntegrityError("parcel.replay")
-                return pb.OpenReply(offset=row.size_bytes, committed=True)
+                return self._opened(row, bool(request.data))
             self._announced(parcel_id, call)
             if entry.what.size_bytes > self._max_parcel_bytes:
                 raise InputError("input.message", "the parcel is larger than max_parcel_bytes")
-            self._authorise(entry)
-            return pb.OpenReply(offset=self._landing.announce(entry))
+            study = self._authorise(entry)
+            offset = self._landing.announce(entry)
+            if not request.data:
+                return pb.OpenReply(offset=offset)
+            if offset < entry.what.size_bytes:
+                with self._landing.writer(entry) as writer:
+                    writer.append(offset, request.data[offset:])
+            return self._opened(self._land(entry, study), True)
+
+    def _opened(self, row: ParcelRow, along: bool) -> pb.OpenReply:
+        """The answer for a parcel that has landed."""
+        receipt = wire.receipt_message(self._log.receipt(row)) if along else None
+        return pb.OpenReply(offset=row.size_bytes, committed=True, receipt=receipt)
 
     def Upload(self, requests: Iterator[pb.Chunk], call: Call) -> pb.UploadReply:
         """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
@@ -97,9 +112,8 @@ class Delivery:
                 entry = self._announced(parcel_id, call)
                 if entry is None:
                     raise ConflictError("conflict.state", "open the parcel first")
-                self._land(entry)
-                row = self._committed(parcel_id, call)
-        return wire.receipt_message(self._receipt(row))
+                row = self._land(entry)
+        return wire.receipt_message(self._log.receipt(row))
 
     def recover(self) -> int:
         """Finish what a crash left between landing zone and database; how many parcels landed so."""
@@ -117,9 +131,9 @@ class Delivery:
                         _log.warning("parcel.refused", extra={"fields": {"parcel": parcel_id, "code": error.code}})
         return landed
 
-    def _land(self, entry: Announced) -> None:
+    def _land(self, entry: Announced, study: Study | None = None) -> ParcelRow:
         parcel_id = entry.what.parcel_id
-        study = self._authorise(entry)
+        study = study or self._authorise(entry)
         try:
             self._verify(entry, study)
         except (IntegrityError, InputError) as error:  # these bytes will never land: the site starts afresh
@@ -130,11 +144,12 @@ class Delivery:
             raise
         self._landing.settle(parcel_id)
         faults.point("gateway.commit")
-        self._log.land(entry, study.id)
+        row = self._log.land(entry, study.id)
         faults.point("gateway.committed")
         self._landing.forget(parcel_id)
         seen = {"parcel": parcel_id, "site": entry.site, "study": study.id, "bytes": entry.what.size_bytes}
         _log.info("parcel.landed", extra={"fields": seen})
+        return row
 
     def _verify(self, entry: Announced, study: Study) -> None:
         what = entry.what
@@ -163,11 +178,11 @@ class Delivery:
     def _authorise(self, entry: Announced) -> Study:
         what = entry.what
         with self._store.read() as session:
-            row = session.scalar(select(StudyRow).where(StudyRow.digest == what.study_digest))
-            assignment = session.scalar(select(AssignmentRow).where(AssignmentRow.id == what.assignment_id))
-        if row is None:
+            document = session.scalar(_DOCUMENT, {"digest": what.study_digest})
+            assignment = session.execute(_ASSIGNED, {"id": what.assignment_id}).one_or_none()
+        if document is None:
             raise StudyRefused("study.unknown")
-        study = _parsed(row.document)
+        study = _parsed(document)
         study.check_valid_at(datetime.now(UTC))
         if (
             entry.site not in study.sites
@@ -195,11 +210,6 @@ class Delivery:
     def _row(self, parcel_id: str) -> ParcelRow | None:
         with self._store.read() as session:
             return session.get(ParcelRow, parcel_id)
-
-    def _receipt(self, row: ParcelRow | None) -> Receipt:
-        if row is None:
-            raise ConflictError("conflict.state")
-        return self._log.receipt(row)
 
 
 def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:

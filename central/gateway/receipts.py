@@ -67,7 +67,7 @@ class Log:
                 self._checkpoint = (last.size, last.text)
         self.tick()
 
-    def land(self, entry: Announced, study: str) -> None:
+    def land(self, entry: Announced, study: str) -> ParcelRow:
         """Record a parcel that is durable in the landing zone: row, leaf, checkpoint, event, in one transaction.
 
         Args:
@@ -75,7 +75,8 @@ class Log:
             study: the study's id, for the event.
         """
         with self._changing():
-            self._checkpoint = self._land(entry, study)
+            row, self._checkpoint = self._land(entry, study)
+        return row
 
     def receipt(self, row: ParcelRow) -> Receipt:
         """The receipt of a committed parcel, with a proof to the newest checkpoint."""
@@ -128,7 +129,7 @@ class Log:
         """Size of the newest checkpoint."""
         return {"size": self._checkpoint[0]}
 
-    def _land(self, entry: Announced, study: str) -> tuple[int, str]:
+    def _land(self, entry: Announced, study: str) -> tuple[ParcelRow, tuple[int, str]]:
         what = entry.what
         with self._store.begin() as session:
             tree = self._current(session)
@@ -136,22 +137,21 @@ class Log:
             index = self._store.append_leaf(session, leaf)
             if tree.append(leaf) != index:
                 raise IntegrityError("log.proof", "the log has a gap")
-            session.add(
-                ParcelRow(
-                    id=what.parcel_id,
-                    site=entry.site,
-                    study_digest=what.study_digest,
-                    assignment_id=what.assignment_id,
-                    content_type=what.content_type.value,
-                    digest=what.digest,
-                    size_bytes=what.size_bytes,
-                    log_index=index,
-                    landed_at=time.time(),
-                )
+            row = ParcelRow(
+                id=what.parcel_id,
+                site=entry.site,
+                study_digest=what.study_digest,
+                assignment_id=what.assignment_id,
+                content_type=what.content_type.value,
+                digest=what.digest,
+                size_bytes=what.size_bytes,
+                log_index=index,
+                landed_at=time.time(),
             )
+            session.add(row)
             fields = {"parcel": what.parcel_id, "bytes": what.size_bytes, "type": what.content_type.value}
             self._store.emit(session, "parcel.landed", site=entry.site, study=study, **fields)
-            return self._sign(session, tree)
+            return row, self._sign(session, tree)
 
     def _current(self, session: Session) -> Tree:
         """The tree of all rows, those of other processes included."""

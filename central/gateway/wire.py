@@ -7,6 +7,7 @@ unbounded numbers and unknown codes are refused with `input.message`.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privacy.inclusion import LogProof
@@ -95,7 +96,7 @@ def announcement(message: pb.OpenRequest) -> Announcement:
     """Check an OpenRequest; whether it is allowed is decided elsewhere."""
     if message.content_type not in {c.value for c in ContentType}:
         raise InputError("input.message", "content_type")
-    if not 0 < message.size_bytes < 1 << 53:
+    if not 0 < message.size_bytes < 1 << 53 or len(message.data) not in (0, message.size_bytes):
         raise InputError("input.message", "size_bytes")
     return Announcement(
         parcel_id=identifier(message.parcel_id),
@@ -177,15 +178,18 @@ def proof_message(value: LogProof) -> pb.ProveReply:
     )
 
 
-def assignment_message(value: Assignment) -> pb.Assignment:
-    """An assignment as a message."""
+def assignment_message(value: Assignment, along: Mapping[str, bytes]) -> pb.Assignment:
+    """An assignment as a message, with the objects (by digest) that go along."""
     return pb.Assignment(
         id=value.id,
         kind=_KINDS[value.kind],
         study_digest=value.study_digest,
         document=value.document,
         signature=value.signature,
-        blobs=[pb.Blob(name=b.name, digest=b.digest, size_bytes=b.size_bytes) for b in value.blobs],
+        blobs=[
+            pb.Blob(name=b.name, digest=b.digest, size_bytes=b.size_bytes, data=along.get(b.digest, b""))
+            for b in value.blobs
+        ],
     )
 
 

@@ -1,18 +1,29 @@
-"""Whether the central database has changed since one last asked: what lets the pollers ask often and cost nothing.
+"""Whether the central database has changed since one last asked: what lets the pollers wait long and be woken at once.
 
 SQLite's `data_version` (https://sqlite.org/pragma.html#pragma_data_version) moves whenever another connection, of this
 process or any other, commits. It is read from shared memory in microseconds, against half a millisecond for a query.
-Other databases, and a database that cannot be asked now, always count as changed.
+`wait` sleeps in the kernel until the write-ahead log is written to (inotify(7)); the commit shows a moment after that.
+Other databases, and a database that cannot be asked now, always count as changed and are polled.
 """
 
 from __future__ import annotations
 
+import ctypes
+import os
+import select
 import sqlite3
+import time
 from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
 __all__ = ["Changes"]
+
+POLL_S = 0.05  # where nothing wakes us
+LOOK_S = 0.5  # a look all the same, should a wake-up get lost
+_COMMITTING_S, _STEP_S = 0.05, 0.002  # how long after a write its commit is looked for, and how often
+_IN_MODIFY = 0x2
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Changes:
@@ -23,6 +34,11 @@ class Changes:
         self._path = Path(url.database) if url.drivername.startswith("sqlite") and url.database else None
         self._connection: sqlite3.Connection | None = None
         self._seen: int | None = None
+        self._watch: int | None = None
+        self._written_at = 0.0
+
+    def __del__(self) -> None:
+        self.close()
 
     def seen(self) -> bool:
         """Whether something was committed since the last call; True the first time.
@@ -35,14 +51,61 @@ class Changes:
             if self._connection is None:
                 self._connection = sqlite3.connect(self._path, timeout=1.0, check_same_thread=False)
             (version,) = self._connection.execute("PRAGMA data_version").fetchone()
+            if self._watch is None:
+                self._watch = _watched(self._path)
         except sqlite3.Error:
             self.close()
             return True
         before, self._seen = self._seen, int(version)
         return self._seen != before
 
+    def wait(self, timeout_s: float) -> bool:
+        """Return as soon as something has been committed since the last call, or after `timeout_s`.
+
+        Returns:
+            As `seen`.
+        """
+        if self._path is None:
+            time.sleep(min(timeout_s, POLL_S))
+            return True
+        until = time.monotonic() + timeout_s
+        while not self.seen():
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            self._sleep(left)
+        return True
+
     def close(self) -> None:
         """Close the connection; asking again opens another."""
         if self._connection is not None:
             self._connection.close()
-        self._connection, self._seen = None, None
+        if self._watch is not None:
+            os.close(self._watch)
+        self._connection, self._seen, self._watch = None, None, None
+
+    def _sleep(self, left_s: float) -> None:
+        if self._watch is None:
+            time.sleep(min(left_s, POLL_S))
+        elif time.monotonic() < self._written_at + _COMMITTING_S:
+            time.sleep(min(left_s, _STEP_S))
+        else:
+            poll = select.poll()
+            poll.register(self._watch, select.POLLIN)
+            if poll.poll(1000 * min(left_s, LOOK_S)):
+                os.read(self._watch, 1 << 16)
+                self._written_at = time.monotonic()
+
+
+def _watched(database: Path) -> int | None:
+    """A descriptor that can be read after each write to the write-ahead log; None where there is no such thing."""
+    try:
+        handle = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    except AttributeError:
+        return None
+    if handle < 0:
+        return None
+    if _libc.inotify_add_watch(handle, os.fsencode(f"{database}-wal"), _IN_MODIFY) < 0:
+        os.close(handle)
+        return None
+    return handle

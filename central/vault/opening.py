@@ -52,6 +52,7 @@ _MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
 _BACK_OFF_S = 5.0
 _SETTLE_EVERY_S = 0.25
 _LOOK_EVERY_S = 2.0
+_PAUSE_S = 0.2
 _parsed = lru_cache(maxsize=256)(parse_study)
 
 
@@ -86,20 +87,23 @@ class Opener:
         self._settle_at = 0.0
         self._changes = Changes(store.engine)
 
-    def run(self, stop: threading.Event, interval_s: float = 0.1) -> None:
+    def run(self, stop: threading.Event, interval_s: float = 0.25) -> None:
         """Open what lands until told to stop; while nothing changes, look every few seconds only."""
-        awake_until = 0.0
+        unread = unsettled = True  # what is new stays so until it has been dealt with
         while not stop.is_set():
-            now, idle = time.monotonic(), True
-            if self._changes.seen():
-                awake_until = now + 2 * _SETTLE_EVERY_S
-            if now < awake_until or now >= self._settle_at + _LOOK_EVERY_S:
-                try:
-                    idle = not self.step()
-                except Exception as error:  # the vault outlives a locked or full database
-                    log.error("vault.step-failed", exc_info=error)
-                    awake_until = now + _BACK_OFF_S
-            if idle:
+            if self._changes.wait(0.0 if unread else interval_s):
+                unread = unsettled = True
+            due = self._settle_at + (0.0 if unsettled else _LOOK_EVERY_S)
+            if not unread and time.monotonic() < due:
+                continue
+            try:
+                before = self._settle_at
+                unread = self.step()
+                unsettled = unsettled and self._settle_at == before
+                if not unread:
+                    stop.wait(_PAUSE_S)  # a round under way commits all the time
+            except Exception as error:  # the vault outlives a locked or full database
+                log.error("vault.step-failed", exc_info=error)
                 stop.wait(interval_s)
 
     def step(self) -> bool:

@@ -124,3 +124,38 @@ def features(
             typer.echo(f"{part:<10} {name:<22} {value}")
     for name, reason in result["missing"].items():
         typer.echo(f"{name} did not run: {reason}")
+
+
+@app.command()
+def federation(
+    json_out: Json = False,
+    peers: Annotated[
+        Path, typer.Option(help="Folder with NVFLARE's virtual environment (benchmarks/federation-peers.sh).")
+    ] = Path("benchmarks/.peers"),
+    rounds: Annotated[int, typer.Option(min=3, help="Warm rounds of each kind.")] = 30,
+    scale: Annotated[int, typer.Option(min=0, max=64, help="So many sites on this machine, 20 rounds; 0: not.")] = 0,
+    parameters: Annotated[int, typer.Option(min=1, help="Numbers of the model whose masked sum is timed.")] = 10**7,
+) -> None:
+    """What a federated round costs, plain and masked, beside stock Flower and NVFLARE; real processes, mutual TLS.
+
+    Example: corsia bench federation --scale 51 --json
+    """
+    from corsia.bench_federation import bench_federation
+
+    result = bench_federation(
+        lambda line: sys.stderr.write(line + "\n"), peers=peers, rounds=rounds, scale=scale, parameters=parameters
+    )
+    if json_out:
+        typer.echo(json.dumps(result))
+        return
+    for name in ("plain", "secagg"):
+        figures = result["round"][name]
+        typer.echo(f"round, {name:<7} median {figures['median_s']:.3f} s, p90 {figures['p90_s']:.3f} s")
+    for name, ratio in result["ratio"].items():
+        typer.echo(
+            f"{name:<14} " + (f"{result[name]['round_s']} s, {ratio} times" if ratio else result[name]["reason"])
+        )
+    masked = result["secagg"]
+    typer.echo(f"masked sum     {masked['parameters']} numbers x {masked['sites']} sites: {masked['seconds']} s")
+    if result["scale"]:
+        typer.echo(f"scale          {result['scale']}")

@@ -82,14 +82,16 @@ class WatchRequest(_message.Message):
     def __init__(self, version: _Optional[str] = ...) -> None: ...
 
 class Blob(_message.Message):
-    __slots__ = ("name", "digest", "size_bytes")
+    __slots__ = ("name", "digest", "size_bytes", "data")
     NAME_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     name: str
     digest: str
     size_bytes: int
-    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+    data: bytes
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., size_bytes: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Assignment(_message.Message):
     __slots__ = ("id", "kind", "study_digest", "document", "signature", "blobs")
@@ -147,28 +149,32 @@ class ReportReply(_message.Message):
     def __init__(self, server_time: _Optional[float] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
-    __slots__ = ("parcel_id", "study_digest", "content_type", "size_bytes", "digest", "assignment_id")
+    __slots__ = ("parcel_id", "study_digest", "content_type", "size_bytes", "digest", "assignment_id", "data")
     PARCEL_ID_FIELD_NUMBER: _ClassVar[int]
     STUDY_DIGEST_FIELD_NUMBER: _ClassVar[int]
     CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
     parcel_id: str
     study_digest: str
     content_type: str
     size_bytes: int
     digest: str
     assignment_id: str
-    def __init__(self, parcel_id: _Optional[str] = ..., study_digest: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., assignment_id: _Optional[str] = ...) -> None: ...
+    data: bytes
+    def __init__(self, parcel_id: _Optional[str] = ..., study_digest: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[str] = ..., assignment_id: _Optional[str] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class OpenReply(_message.Message):
-    __slots__ = ("offset", "committed")
+    __slots__ = ("offset", "committed", "receipt")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
     offset: int
     committed: bool
-    def __init__(self, offset: _Optional[int] = ..., committed: _Optional[bool] = ...) -> None: ...
+    receipt: CommitReply
+    def __init__(self, offset: _Optional[int] = ..., committed: _Optional[bool] = ..., receipt: _Optional[_Union[CommitReply, _Mapping]] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("parcel_id", "offset", "data")

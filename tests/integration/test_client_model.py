@@ -87,7 +87,7 @@ def test_weights_other_than_the_signed_ones_are_not_used(running: Running, hub: 
     publish(running.world, _key(running), serial=2)  # the same weights, then a manifest that names others
     model = hub.models["risk"]
     assert model.version == 2
-    forged = replace(model, manifest={**model.manifest, "weights": {"sha256": "0" * 64, "size": 1}})
+    forged = replace(hub.models["risk/1"], manifest={**model.manifest, "weights": {"sha256": "0" * 64, "size": 1}})
     with pytest.raises(IntegrityError):
         forged.predict_here(pd.DataFrame({"age": [1.0], "count": [1.0]}))
     with pytest.raises(IntegrityError):

@@ -13,6 +13,7 @@ import pytest
 from central.store.models import AssignmentRow, CheckpointRow, EventRow, LogRow, ParcelRow, SiteRow
 from privacy.envelope import PublicKey, SecretKey
 from privacy.transparency import Tree, open_checkpoint, verify_receipt
+from protocol.parcel import Receipt
 from protocol.trust import Purpose, TrustBundle
 from protocol.v1 import fleet_pb2 as pb
 from tests.gatewaykit import TRAINING, Centre, Site, code_of, draft, eventually, running
@@ -69,6 +70,44 @@ def test_an_assignment_made_later_arrives_at_once(centre: Centre, site: Site) ->
     assert second.study_digest == digest != first.study_digest
     assert time.monotonic() - began < 1.0
     call.cancel()
+
+
+def test_a_small_parcel_is_one_call_and_a_repeat_gives_the_same_receipt(centre: Centre, site: Site) -> None:
+    bundle, assignment = trust(centre), site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"small")
+    opened = site.open(parcel, assignment.id, data=parcel.raw)
+    assert (opened.committed, opened.offset) == (True, len(parcel.raw))
+    assert (opened.receipt.parcel_id, opened.receipt.digest) == (parcel.id, parcel.digest)
+    assert opened.receipt.index == site.commit(parcel).index
+    again = site.open(parcel, assignment.id, data=parcel.raw)
+    assert (again.committed, again.receipt.index) == (True, opened.receipt.index)
+    receipt = Receipt(
+        parcel_id=parcel.id, digest=parcel.digest, index=opened.receipt.index, proof=tuple(opened.receipt.proof),
+        checkpoint=opened.receipt.checkpoint,
+    )  # fmt: skip
+    assert verify_receipt(receipt, PublicKey.from_base64(bundle.log_key), bundle.log_origin).size > receipt.index
+    assert (centre.config.state_dir / "landing" / f"{parcel.id}.parcel").read_bytes() == parcel.raw
+
+
+def test_a_parcel_that_comes_along_is_checked_like_any_other(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"small")
+    with refused("input.message"):
+        site.open(parcel, assignment.id, data=parcel.raw[:-1])
+    with refused("parcel.chunk"):
+        site.open(parcel, assignment.id, data=parcel.raw[:-1] + bytes([parcel.raw[-1] ^ 1]))
+    assert not site.open(parcel, assignment.id).committed
+    assert site.deliver(parcel, assignment.id).parcel_id == parcel.id
+
+
+def test_what_was_sent_in_parts_before_is_completed_by_the_whole(centre: Centre, site: Site) -> None:
+    assignment = site.first()
+    parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"begun" * 1000)
+    assert site.open(parcel, assignment.id).offset == 0
+    part = centre.config.state_dir / "landing" / "partial" / f"{parcel.id}.part"
+    part.write_bytes(parcel.raw[:700])
+    opened = site.open(parcel, assignment.id, data=parcel.raw)
+    assert opened.receipt.parcel_id == parcel.id
 
 
 def test_an_upload_resumes_where_it_broke(centre: Centre, site: Site) -> None:

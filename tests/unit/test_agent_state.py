@@ -74,6 +74,26 @@ def test_a_state_is_reported_until_the_centre_has_this_very_one(state: SiteState
     assert [r.state for r in state.unreported()] == [State.RUNNING]
 
 
+def test_changes_together_are_all_made_or_none(state: SiteState, tmp_path: Path) -> None:
+    state.store(ONE)
+
+    def change() -> None:
+        with state.together():
+            state.move("a1", State.RUNNING)
+            state.set_fact("name", "value")
+            raise StudyRefused("study.replay")
+
+    with pytest.raises(StudyRefused):
+        change()
+    assert state.open()[0].state is State.RECEIVED
+    assert state.fact("name") is None
+    with state.together():
+        state.move("a1", State.RUNNING)
+        state.set_fact("name", "value")
+    again = SiteState(tmp_path / "state.db")
+    assert (again.open()[0].state, again.fact("name")) == (State.RUNNING, "value")
+
+
 def test_a_centre_cannot_fill_the_disk(state: SiteState, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(state_module, "MAX_OPEN", 3)
     for number in range(3):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
 
+import pytest
 from sqlalchemy import create_engine
 
 from central.store import Store
@@ -47,3 +50,34 @@ def test_what_cannot_be_asked_counts_as_changed(tmp_path: Path) -> None:
     changes = Changes(create_engine(f"sqlite:///{tmp_path / 'folder'}"))
     assert changes.seen()
     assert changes.seen()
+
+
+def test_a_wait_ends_with_the_commit_of_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("central.store.changes.LOOK_S", 60.0)  # only the wake-up itself can end it
+    store = Store(tmp_path)
+    changes = Changes(store.engine)
+    changes.seen()
+
+    def commit() -> None:
+        with store.begin() as session:
+            store.emit(session, "site.invited", site="a")
+
+    timer = threading.Timer(0.3, commit)
+    timer.start()
+    assert changes.wait(50.0)
+    timer.join()
+    assert not changes.wait(0.0)
+
+
+def test_a_wait_without_a_commit_ends_in_time(tmp_path: Path) -> None:
+    changes = Changes(Store(tmp_path).engine)
+    changes.seen()
+    used = time.process_time()
+    assert not changes.wait(0.3)
+    assert time.process_time() - used < 0.2, "it sleeps"
+
+
+def test_a_database_that_tells_of_no_commits_is_polled() -> None:
+    changes = Changes(create_engine("sqlite://"))  # in memory: the same as any other than a SQLite file
+    assert changes.wait(0.01)
+    assert changes.wait(0.01)

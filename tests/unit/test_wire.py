@@ -34,7 +34,7 @@ def test_every_state_and_kind_has_its_number() -> None:
             id="a" * 32, kind=kind, study_digest="b" * 64, document=b"d", signature=b"s",
             blobs=(Blob(name="n", digest="c" * 64, size_bytes=5),),
         )  # fmt: skip
-        message = pb.Assignment.FromString(wire.assignment_message(value).SerializeToString())
+        message = pb.Assignment.FromString(wire.assignment_message(value, {}).SerializeToString())
         assert pb.AssignmentKind.Name(message.kind) == f"ASSIGNMENT_KIND_{kind.name}"
         assert (message.blobs[0].digest, message.blobs[0].size_bytes) == ("c" * 64, 5)
 

@@ -1,0 +1,107 @@
+"""Messages into values: the one place of the edge where what the centre sends is checked for form.
+
+Place in the flow: `edge/uplink.py` receives, this turns into frozen values or one error. What a signature must vouch
+for is checked by the agent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from protocol.assignment import Assignment, AssignmentKind, Blob
+from protocol.errors import InputError, IntegrityError
+from protocol.parcel import Receipt
+from protocol.v1 import fleet_pb2 as pb
+
+if TYPE_CHECKING:
+    from edge.spool import SpoolEntry
+
+__all__ = ["MAX_BLOB_BYTES", "Along", "assignment_of", "receipt_of", "whole"]
+
+MAX_BLOB_BYTES = 4 << 30
+MAX_DOCUMENT_BYTES = 256 << 10
+MAX_BLOBS = 64
+MAX_ALONG = 16  # objects that came with an assignment and wait to be asked for
+MAX_ALONG_BYTES = 1 << 20  # all of one assignment's
+_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
+_BLOB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
+_HEX64 = re.compile(r"^[0-9a-f]{64}\Z")
+_KINDS = {
+    pb.ASSIGNMENT_KIND_STUDY: AssignmentKind.STUDY,
+    pb.ASSIGNMENT_KIND_ROUND: AssignmentKind.ROUND,
+}
+
+
+class Along:
+    """Small objects that came along with their assignment, until they are asked for; the oldest go first."""
+
+    def __init__(self) -> None:
+        self._held: OrderedDict[str, bytes] = OrderedDict()
+
+    def keep(self, message: pb.Assignment) -> None:
+        """Keep the objects of a checked message."""
+        for blob in message.blobs:
+            if blob.data:
+                self._held[blob.digest] = bytes(blob.data)
+        while len(self._held) > MAX_ALONG:
+            self._held.popitem(last=False)
+
+    def take(self, blob: Blob) -> bytes | None:
+        """An object's bytes, once; None when it did not come along, or is not what its digest says."""
+        data = self._held.pop(blob.digest, None)
+        return data if data is not None and whole(blob, data) else None
+
+
+def whole(blob: Blob, data: bytes | bytearray) -> bool:
+    """Whether these are an object's bytes."""
+    return len(data) == blob.size_bytes and hashlib.sha256(data).hexdigest() == blob.digest
+
+
+def assignment_of(message: pb.Assignment) -> Assignment:
+    """An assignment, unverified.
+
+    Raises:
+        InputError: `input.message`.
+    """
+    kind = _KINDS.get(message.kind)
+    if kind is None or not _ID.match(message.id) or not _HEX64.match(message.study_digest):
+        raise InputError("input.message", "malformed assignment")
+    along = sum(len(blob.data) for blob in message.blobs)
+    if len(message.document) > MAX_DOCUMENT_BYTES or len(message.blobs) > MAX_BLOBS or along > MAX_ALONG_BYTES:
+        raise InputError("input.message", "oversized assignment")
+    return Assignment(
+        id=message.id,
+        kind=kind,
+        study_digest=message.study_digest,
+        document=bytes(message.document),
+        signature=bytes(message.signature),
+        blobs=tuple(_blob(blob) for blob in message.blobs),
+    )
+
+
+def receipt_of(reply: pb.CommitReply, entry: SpoolEntry) -> Receipt:
+    """The receipt of a parcel; its proof is not verified here.
+
+    Raises:
+        IntegrityError: `log.proof` when it is malformed or for another parcel.
+    """
+    if (reply.parcel_id, reply.digest) != (entry.parcel_id, entry.digest):
+        raise IntegrityError("log.proof", "the receipt is for another parcel")
+    if len(reply.proof) > 64 or not all(_HEX64.match(node) for node in reply.proof) or len(reply.checkpoint) > 65_536:
+        raise IntegrityError("log.proof", "malformed receipt")
+    return Receipt(
+        parcel_id=reply.parcel_id,
+        digest=reply.digest,
+        index=reply.index,
+        proof=tuple(reply.proof),
+        checkpoint=reply.checkpoint,
+    )
+
+
+def _blob(message: pb.Blob) -> Blob:
+    if not _BLOB_NAME.match(message.name) or not _HEX64.match(message.digest) or message.size_bytes > MAX_BLOB_BYTES:
+        raise InputError("input.message", "malformed object reference")
+    return Blob(name=message.name, digest=message.digest, size_bytes=message.size_bytes)
