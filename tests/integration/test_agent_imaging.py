@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +27,11 @@ from pipelines.replies import describe_reply
 from pipelines.train import PREPROCESSING
 from privacy.envelope import read_key
 from protocol.assignment import Assignment, Blob, RoundPhase, State
-from protocol.parcel import canonical_json
 from protocol.study import Study
-from protocol.trust import Purpose
 from tests.agentkit import Office, enrolled, running
 from tests.agentkit import study as any_study
 from tests.imagekit import CNN, frame, write_folder
+from tests.integration.test_agent_models import Shelf
 
 
 @pytest.fixture(name="folder")
@@ -132,20 +128,9 @@ def published(office: Office, preprocessing: dict[str, Any], model: dict[str, An
     from safetensors.numpy import save
 
     arrays = {f"model/{k}": v for k, v in model.items()} | {f"preprocessing/{k}": v for k, v in preprocessing.items()}
-    weights = save(arrays)
-    value = {
-        "name": "dense-lesion", "version": 1, "alias": "champion", "serial": 1, "features": [],
-        "learner": {"name": "cnn", "version": "1", "settings": CNN},
-        "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
-    }  # fmt: skip
-    signature = office.keys.other_key.sign(Purpose.MANIFEST, canonical_json(value))
-    raw = json.dumps({"manifest": value, "signature": base64.b64encode(signature).decode()}).encode()
-    blobs = []
-    for name, data in (("manifest.json", raw), ("model.safetensors", weights)):
-        digest = hashlib.sha256(data).hexdigest()
-        office.blobs[digest] = data
-        blobs.append(Blob(name=name, digest=digest, size_bytes=len(data)))
-    return tuple(blobs)
+    shelf = Shelf(office, save(arrays))
+    learner = {"name": "cnn", "version": "1", "settings": CNN}
+    return shelf.blobs(shelf.document(1, name="dense-lesion", features=[], learner=learner))
 
 
 def test_images_train_at_the_site_and_the_model_scores_its_folder(folder: Path) -> None:
