@@ -31,11 +31,10 @@ print(json.dumps(result.summary))
 # Which hospital dies where: spread, so that a run has one kill a process at a time.
 _SITES = {"edge.accepted": "site-a", "edge.reserved": "site-b", "edge.sealing": "site-c", "edge.spooled": "site-a",
           "edge.delivering": "site-b", "edge.receipt": "site-c"}  # fmt: skip
-# Where only an operator's command leads: tests/fault/test_federation_kill.py.
-_DEMO = [point for point in POINTS if point not in ("federation.heeded", "federation.paused")]
-
-
-_DEMO = [point for point in POINTS if point not in ("edge.drawn", "edge.kept")]  # see test_training_budget_kill.py
+# Where the demo does not lead: an operator's commands (test_federation_kill.py), training with noise
+# (test_training_budget_kill.py).
+_ELSEWHERE = ("edge.drawn", "edge.kept", "federation.heeded", "federation.paused")
+_DEMO = [point for point in POINTS if point not in _ELSEWHERE]
 
 
 def run(out: Path, points: list[str]) -> dict[str, Any]:
