@@ -200,6 +200,7 @@ def test_where_a_worker_has_network_or_files_plug_ins_do_not_run(folder: Path, l
     config = with_plugins(folder, KEY)
     asked_study = plan()
     decision = decide(asked_study, config, INSTALLED, installed(config, asked_study))
+    config.state_dir.mkdir()
     lane = LaneRun.prepare(asked_study, "0" * 64, config, decision)
     worker = Worker(config.limits, folder / "work", argv=[sys.executable, "-I", "-c", UNCONFINED, lacks])
     with pytest.raises(PolicyRefused) as error:
