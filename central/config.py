@@ -94,7 +94,12 @@ class LimitsConfig(_Model):
 
 
 class CentralConfig(_Model):
-    """The whole file. `state_dir` is absolute after `load_config`."""
+    """The whole file. Paths are absolute after `load_config`.
+
+    Attributes:
+        plugins: folder of researchers' plug-ins (`pipelines.plugins`), which the federation looks at in a process of
+            its own; without it studies with a plug-in are refused.
+    """
 
     name: Slug
     state_dir: Path = Path("state")
@@ -103,6 +108,7 @@ class CentralConfig(_Model):
     mlflow: MlflowConfig = MlflowConfig()
     limits: LimitsConfig = LimitsConfig()
     sites: dict[Slug, Slug] = Field(default_factory=dict)
+    plugins: Path | None = None
 
     @field_validator("gateway")
     @classmethod
@@ -151,8 +157,10 @@ def read_config(text: str, path: Path) -> CentralConfig:
         raise ConfigurationError("config.invalid", f"{path}: {error}") from None
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
-    state_dir = (path.resolve().parent / config.state_dir.expanduser()).resolve()
-    return config.model_copy(update={"state_dir": state_dir})
+    base = path.resolve().parent
+    state_dir = (base / config.state_dir.expanduser()).resolve()
+    plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
+    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins})
 
 
 def operator_token(config: CentralConfig) -> str:

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from edge import plugins
 from edge.config import EdgeConfig
 from edge.deliver import Delivery
 from edge.gate import EgressGate
@@ -201,7 +202,7 @@ class Agent:
         """The study of an assignment, after signature, expiry, policy and approval."""
         site, digest = self.site, assignment.study_digest
         study = verified_study(assignment, site.identity)
-        decision = decide(study, self.config, registry.INSTALLED)
+        decision = decide(study, self.config, registry.INSTALLED, plugins.installed(self.config, study))
         if first:
             refused = [rule.name for rule in decision.rules if not rule.ok]
             lane_name = study.lane.value

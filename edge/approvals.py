@@ -6,6 +6,7 @@ Place in the flow: after policy, before any row is read, for every lane and agai
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,11 +42,19 @@ class Approvals:
     Args:
         state: where they are kept.
         code_digest: tells the digest of the code installed now (`pipelines.registry.code_digest`).
+        plugin: tells the digest of the plug-in that a study names, empty without one (`edge.plugins.PluginCode`).
     """
 
-    def __init__(self, state: SiteState, code_digest: Callable[[], str]) -> None:
+    def __init__(
+        self, state: SiteState, code_digest: Callable[[], str], plugin: Callable[[str], str] = lambda _study: ""
+    ) -> None:
         self._state = state
-        self._code_digest = code_digest
+        self._code_digest, self._plugin = code_digest, plugin
+
+    def code(self, study_digest: str) -> str:
+        """The digest of all code that would run for a study now."""
+        code, plugin = self._code_digest(), self._plugin(study_digest)
+        return hashlib.sha256(f"{code} {plugin}".encode()).hexdigest() if plugin else code
 
     def look(self, study_digest: str) -> Approval:
         """What holds for a study now, without changing anything."""
@@ -55,7 +64,7 @@ class Approvals:
         decision, approver, code_digest = row
         if decision == Verdict.REFUSED:
             return Approval(verdict=Verdict.REFUSED, approver=approver, code_digest=code_digest)
-        same = code_digest == self._code_digest()
+        same = code_digest == self.code(study_digest)
         verdict = Verdict.APPROVED if same else Verdict.SUSPENDED
         return Approval(verdict=verdict, approver=approver, code_digest=code_digest)
 
@@ -85,12 +94,12 @@ class Approvals:
 
     def approve(self, study_digest: str, *, approver: str = "steward") -> Approval:
         """Approve these bytes with this code."""
-        code_digest = self._code_digest()
+        code_digest = self.code(study_digest)
         self._state.set_approval(study_digest, Verdict.APPROVED.value, approver, code_digest)
         return Approval(verdict=Verdict.APPROVED, approver=approver, code_digest=code_digest)
 
     def refuse(self, study_digest: str) -> Approval:
         """Refuse a study, or withdraw an approval."""
-        code_digest = self._code_digest()
+        code_digest = self.code(study_digest)
         self._state.set_approval(study_digest, Verdict.REFUSED.value, "steward", code_digest)
         return Approval(verdict=Verdict.REFUSED, approver="steward", code_digest=code_digest)

@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from edge.sources.format import Format
+from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from protocol.errors import ConfigurationError
-from protocol.study import Lane
+from protocol.study import Lane, PluginKey
 from protocol.validation import first_fault
 
 __all__ = ["Centre", "Consent", "DatasetConfig", "EdgeConfig", "Limits", "Policy", "load"]
@@ -65,6 +66,8 @@ class Limits(_Model):
         worker_memory_bytes: data segment of one worker (RLIMIT_DATA).
         worker_timeout_s: a worker that says nothing for so long is killed.
         worker_threads: threads of numeric libraries in a worker; 1 keeps results bit-equal between restarts.
+        device: on what a worker trains: `auto` (a GPU where there is one), `cpu`, `cuda:N`, `mps`.
+        training_processes: that share the batches of a torch model; with `cuda:N` each takes a GPU, from N on.
         heartbeat_s: pause between two heartbeats.
     """
 
@@ -72,6 +75,8 @@ class Limits(_Model):
     worker_memory_bytes: Annotated[int, Field(ge=100_000_000, le=10**13)] = 8_000_000_000
     worker_timeout_s: Annotated[float, Field(ge=0.1, le=7 * 86_400)] = 3600.0
     worker_threads: Annotated[int, Field(ge=1, le=256)] = 1
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
+    training_processes: Annotated[int, Field(ge=1, le=64)] = 1
     heartbeat_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
 
 
@@ -107,6 +112,7 @@ class Policy(_Model):
             is answered with more noise. `epsilon_per_year` is for all studies over 365 days: beyond it they are
             refused. Both hold at `delta`, as composed by the ledger.
         max_model_bytes: largest model that is fetched and trained here.
+        plugins: researchers' models that may run on the dataset, as `name==version`.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
         max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
@@ -131,6 +137,7 @@ class Policy(_Model):
     epsilon_per_year: Annotated[float, Field(gt=0, le=10_000)] = 5.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     max_model_bytes: Bytes = 1 << 30
+    plugins: tuple[PluginKey, ...] = ()
     require_secure_aggregation: bool = False
     min_sites: Annotated[int, Field(ge=3, le=1000)] = 3
     max_colluding: Annotated[int, Field(ge=0, le=332)] = 1
@@ -191,12 +198,18 @@ class DatasetConfig(_Model):
 
 
 class EdgeConfig(_Model):
-    """The whole file."""
+    """The whole file.
+
+    Attributes:
+        plugins: folder of researchers' plug-ins, one folder each (`pip install --no-deps --target`), absolute after
+            `load`. Not a folder of Corsia's own environment: what lies there is imported in a worker alone.
+    """
 
     site: Slug
     state_dir: Path = Path("state")
     centre: Centre | None = None
     limits: Limits = Field(default_factory=Limits)
+    plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 
 
@@ -230,6 +243,8 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
     made = dict(value)
     state_dir = os.environ.get("CORSIA_EDGE_STATE_DIR")
     made["state_dir"] = Path(state_dir).absolute() if state_dir else _under(base, value.get("state_dir", "state"))
+    if "plugins" in value:
+        made["plugins"] = _under(base, value["plugins"])
     if fleet := os.environ.get("CORSIA_EDGE_FLEET"):
         made["centre"] = {"fleet": fleet}
     if isinstance(value.get("datasets"), dict):

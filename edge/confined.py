@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from pipelines.confinement import close_files, confine, libraries, missing
-from protocol.errors import CorsiaError, WorkerError
+from protocol.errors import CorsiaError, PolicyRefused, WorkerError
 from protocol.parcel import Item
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ class Session(Protocol):
     def handle(self, message: bytes) -> bytes:
         """Answer one Flower message."""
         ...
+
+
+Opening = Callable[["Job", "Source"], Session]
 
 
 class _Pipe:
@@ -123,12 +126,12 @@ class _PipedGate:
         self._pipe.tell(b"", op="progress", done=int(done), total=int(total))
 
 
-def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Source], Session] | None = None) -> None:
+def main(load: Callable[[str], Lane] | None = None, session: Opening | None = None) -> None:
     """The child: confine itself, then one job, and the messages of a run after it.
 
     Args:
         load: finds a lane by its pipeline's name (default `pipelines.registry.load`).
-        session: makes a run's session (default `pipelines.train.Session`).
+        session: makes a run's session after its lane has run (default: both by `pipelines.train.open_session`).
     """
     parent, memory = int(sys.argv[-2]), int(sys.argv[-1])
     pipe = _Pipe(os.dup(0), os.dup(1))
@@ -150,14 +153,17 @@ def main(load: Callable[[str], Lane] | None = None, session: Callable[[Job, Sour
 def _work(
     pipe: _Pipe,
     load: Callable[[str], Lane] | None,
-    session: Callable[[Job, Source], Session] | None,
+    session: Opening | None,
     *,
     closed: bool,
 ) -> None:
     head, raw = pipe.read()
     if closed:
         _close(head.get("plugin"))
+    if head.get("plugin") is not None:
+        _admit(closed, **head["plugin"])
     from pipelines import Job
+    from pipelines.compute import Compute
     from privacy.disclosure.traps import Traps
     from protocol.study import parse_study
 
@@ -168,21 +174,24 @@ def _work(
     job = Job(
         study=parse_study(raw), site=head["site"], key=base64.b64decode(head["key"]), roles=dict(head["roles"]),
         patient_system=head["patient_system"], traps=Traps(**head["traps"]),
+        compute=Compute(**head["compute"]),
     )  # fmt: skip
     source, gate = _PipedSource(pipe, blobs), _PipedGate(pipe)
     if load is None:
         from pipelines.registry import load as installed
 
         load = installed
-    load(job.study.pipeline.name)(job, source, gate)
     if head["mode"] != "train":
+        load(job.study.pipeline.name)(job, source, gate)
         pipe.tell(b"", op="done")
         return
     if session is None:
-        from pipelines.train import Session as Training
+        from pipelines.train import open_session
 
-        session = Training
-    warm = session(job, source)
+        warm: Session = open_session(job, source, gate)
+    else:
+        load(job.study.pipeline.name)(job, source, gate)
+        warm = session(job, source)
     pipe.tell(b"", op="done")
     while True:
         _head, message = pipe.read()
@@ -199,3 +208,16 @@ def _close(plugin: Mapping[str, Any] | None) -> None:
     roots = [] if plugin is None else [Path(str(plugin["root"]))]
     if not close_files([*libraries(home.parent.parent), *roots], [home]):
         raise WorkerError("worker.failed", "the files could not be closed")
+
+
+def _admit(closed: bool, root: str, key: str, digest: str) -> None:
+    """Let a plug-in be imported.
+
+    Raises:
+        PolicyRefused: `policy.plugin` where its files could not be closed, or for another than the approved one.
+    """
+    from pipelines import plugins
+
+    if not closed:
+        raise PolicyRefused("policy.plugin", "this machine cannot keep a plug-in from other files")
+    plugins.load(Path(root), key, digest)

@@ -130,13 +130,13 @@ def _paid(instruction: RoundInstruction, cost: Curve | None, spent: Spent) -> bo
 
 def _place(instruction: RoundInstruction, message: bytes) -> dict[str, object]:
     """What is asked, the attempt apart: run, round, phase and all arrays."""
-    from pipelines.flower import arrays_of, message_from_bytes
+    from pipelines.flower import ArrayRecord, message_from_bytes, views_of
 
     asked = hashlib.sha256()
-    for record, arrays in sorted(message_from_bytes(message).content.array_records.items()):
-        for name, value in arrays_of(arrays).items():
+    for record, arrays in sorted(message_from_bytes(message).content.items()):
+        for name, value in views_of(arrays).items() if isinstance(arrays, ArrayRecord) else ():
             asked.update(canonical_json([record, name, str(value.dtype), list(value.shape)]))
-            asked.update(value.tobytes())
+            asked.update(value.reshape(-1).view("u1").data)
     return {
         "run": instruction.run, "round": instruction.round, "phase": instruction.phase.value, "asked": asked.hexdigest()
     }  # fmt: skip

@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge import sums
+from edge import plugins, sums
 from edge.config import DatasetConfig, EdgeConfig
 from edge.gate import EgressGate
 from edge.policy import Decision
 from edge.storage import named_errors, write_file
 from edge.worker import Worker
 from pipelines import Job, SourceFile, noising
+from pipelines.compute import Compute
 from privacy.deid.pseudonym import study_key
 from privacy.dp.accountant import Curve
 from privacy.envelope.keys import SecretKey, read_key
@@ -90,6 +91,8 @@ class LaneRun:
                 roles=dict(dataset.columns),
                 patient_system=dataset.fhir_system,
                 traps=effective.traps,
+                compute=Compute(device=config.limits.device, processes=config.limits.training_processes),
+                plugin=plugins.place(config, study),
             ),
         )
 

@@ -8,7 +8,7 @@ names columns of the site: it is for the steward, and only its code leaves the h
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from edge.config import DatasetConfig, EdgeConfig
@@ -94,13 +94,16 @@ class Decision:
                 raise PolicyRefused(rule.code, rule.reason)
 
 
-def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed]) -> Decision:
+def decide(
+    study: Study, config: EdgeConfig, installed: Mapping[str, Installed], plugins: Collection[str] = ()
+) -> Decision:
     """Check a study against the site's policy for its dataset.
 
     Args:
         study: a study whose signature has been verified.
         config: the site's configuration.
         installed: the pipelines installed here (`pipelines.registry.INSTALLED`).
+        plugins: `name==version` of the plug-ins installed here (`edge.plugins.installed`).
     """
     dataset = config.datasets.get(study.dataset.name)
     if dataset is None:
@@ -135,6 +138,7 @@ def decide(study: Study, config: EdgeConfig, installed: Mapping[str, Installed])
         _sources(study, dataset),
         _lane(study, dataset),
         _pipeline(study, dataset, installed),
+        _plugin(study, dataset, plugins),
         _purpose(study, dataset),
         _columns(study, dataset),
         _output(study, dataset),
@@ -217,6 +221,15 @@ def _pipeline(study: Study, dataset: DatasetConfig, installed: Mapping[str, Inst
         reason = ""
     site = _list(f"{e.name} {e.version}" for n, e in installed.items() if n in dataset.policy.pipelines)
     return _rule("pipeline", f"{asked.name} {asked.version}", site, not reason, reason, "policy.pipeline")
+
+
+def _plugin(study: Study, dataset: DatasetConfig, plugins: Collection[str]) -> Rule:
+    asked, allowed = study.pipeline.plugin, dataset.policy.plugins
+    if asked is None:
+        return _rule("plugin", "none", _list(allowed), True, "", "policy.plugin")
+    reason = "" if asked in allowed else f"plug-in {asked!r} is not in the policy's plugins"
+    reason = reason or ("" if asked in plugins else f"plug-in {asked!r} is not installed")
+    return _rule("plugin", asked, _list(allowed), not reason, reason, "policy.plugin")
 
 
 def _purpose(study: Study, dataset: DatasetConfig) -> Rule:

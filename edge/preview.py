@@ -16,7 +16,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edge import sums
+from edge import plugins, sums
 from edge.config import EdgeConfig
 from edge.gate import PSEUDONYM, Check
 from edge.lane import LaneRun
@@ -82,7 +82,7 @@ def preview(config: EdgeConfig, document: bytes, *, should_stop: Callable[[], bo
         InputError: `input.study`. Every other refusal is told in the result.
     """
     study, digest = parse_study(document), study_digest(document)
-    decision = decide(study, config, registry.INSTALLED)
+    decision = decide(study, config, registry.INSTALLED, plugins.installed(config, study))
     made = Preview(
         study=study.id,
         digest=digest,

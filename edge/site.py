@@ -27,6 +27,7 @@ from edge.lane import LaneRun
 from edge.ledger import Ledger
 from edge.logview import LogView
 from edge.memory import Release, admitted
+from edge.plugins import PluginCode
 from edge.rounds import ledger_key
 from edge.spends import Spend
 from edge.spool import Spool, SpoolEntry
@@ -144,7 +145,7 @@ class Site:
         self.spool.recover()
         self.log_view = LogView(self.state)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
-        self.approvals = Approvals(self.state, registry.code_digest)
+        self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()

@@ -287,14 +287,10 @@ class SiteState:
                 this is no roll-back; `model.manifest` for another manifest of an accepted serial.
         """
         with self._transaction():
-            row = self._db.execute(
-                "SELECT serial, version, digest FROM accepted WHERE name = ? AND alias = ?"
-                " ORDER BY serial DESC LIMIT 1",
-                (name, alias),
-            ).fetchone()
-            if row is not None and (serial < row[0] or (version < row[1] and not rollback)):
+            last = next((m for m in reversed(self.accepted(name)) if m.alias == alias), None)
+            if last is not None and (serial < last.serial or (version < last.version and not rollback)):
                 raise IntegrityError("model.rollback")
-            if row is not None and serial == row[0] and row[2] not in ("", digest):
+            if last is not None and serial == last.serial and last.digest not in ("", digest):
                 raise IntegrityError("model.manifest", "two manifests of one serial")
             self._db.execute(
                 "INSERT OR REPLACE INTO accepted VALUES (?, ?, ?, ?, ?, ?, ?)",

@@ -91,9 +91,9 @@ def _noise_checks(
     if phase is not RoundPhase.TRAIN:
         return scores, weight
     from pipelines.clipping import length
-    from pipelines.flower import ARRAYS, arrays_of, message_from_bytes
+    from pipelines.flower import ARRAYS, message_from_bytes, record_of, views_of
 
-    received, made = (arrays_of(message_from_bytes(raw).content.array_records[ARRAYS]) for raw in (message, reply))
+    received, made = (views_of(record_of(message_from_bytes(raw), ARRAYS)) for raw in (message, reply))
     try:
         near = length(received, made) <= privacy.reach
     except InputError:

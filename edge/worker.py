@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 from edge.checks import refusal
 from edge.told import Outcome, failure, no_item, take
 from pipelines.confinement import LACKS
-from protocol.errors import StorageError, WorkerError
+from protocol.errors import PolicyRefused, StorageError, WorkerError
 from protocol.parcel import Item
 
 if TYPE_CHECKING:
@@ -181,6 +181,8 @@ class Worker:
         from protocol.study import dump_study
 
         self._spawn()
+        if job.plugin is not None and {"network", "files"} & set(self.missing):
+            raise PolicyRefused("policy.plugin", "a worker has a network or files here: plug-ins do not run")
         head = {
             "op": "job",
             "mode": mode,
@@ -189,6 +191,8 @@ class Worker:
             "roles": dict(job.roles),
             "patient_system": job.patient_system,
             "traps": asdict(job.traps),
+            "compute": asdict(job.compute),
+            "plugin": None if job.plugin is None else asdict(job.plugin),
             "blobs": list(blobs),
         }
         self._send(head, dump_study(job.study))

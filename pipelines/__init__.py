@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from pipelines.compute import Compute
 from privacy.disclosure.traps import Traps
 from protocol.parcel import Item
 from protocol.study import Study
@@ -17,11 +18,20 @@ from protocol.study import Study
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DOCUMENT_KINDS", "Gate", "Job", "Lane", "Role", "Source", "SourceFile"]
+__all__ = ["DOCUMENT_KINDS", "Gate", "Job", "Lane", "PluginPlace", "Role", "Source", "SourceFile"]
 
 DOCUMENT_KINDS = ("fhir", "genotypes", "matrix", "omop")
 
 Role = str  # "patient" | "identifier" | "text" | "date" | "birthdate" | "quasi" | "value"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PluginPlace:
+    """Where a worker finds the plug-in that a study names: the site's folder, `name==version`, the approved digest."""
+
+    root: str
+    key: str
+    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +47,8 @@ class Job:
             is never released by lanes 2 and 3.
         patient_system: `Identifier.system` under which FHIR carries the table's patient ids; None: those typed MR.
         traps: the site's thresholds against disclosure, for lanes that release sums.
+        compute: on what the site trains.
+        plugin: what the worker may load besides.
     """
 
     study: Study
@@ -45,6 +57,8 @@ class Job:
     roles: Mapping[str, Role] = field(default_factory=dict)
     patient_system: str | None = None
     traps: Traps = field(default_factory=Traps)
+    compute: Compute = field(default_factory=Compute)
+    plugin: PluginPlace | None = None
 
     def column(self, role: Role) -> str | None:
         """The first column with a role, or None."""

@@ -171,16 +171,16 @@ class Patients:
         import pandas as pd
 
         from pipelines.features import radiomics
-        from pipelines.features.cases import Cases
+        from pipelines.features.cases import Cases, radiomic
 
         settings = radiomics.Settings.of(
             wanted.radiomics | ({} if wanted.bin_width is None else {"bin_width": wanted.bin_width})
         )
-        cases = Cases(settings, wanted.roi)
+        cases = Cases(radiomic(settings, wanted.roi))
         for file in self._source.files():
             if not cases.add(file, self._person):
                 self._gate.withhold("unreadable")
-            self._gate.progress(len(cases.features), len(self.persons or ()))
+            self._gate.progress(len(cases.made), len(self.persons or ()))
         cases.settle()
         if cases.failed:
             self._gate.withhold("image", len(cases.failed))
@@ -190,7 +190,7 @@ class Patients:
         globs = [column.name for column in self._job.study.output.columns]
         rows = {
             person: {k: v for k, v in found.items() if any(fnmatch.fnmatchcase(k, glob) for glob in globs)}
-            for person, found in cases.features.items()
+            for person, found in cases.made.items()
         }
         self.images = pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), dtype="str"), dtype="float64")
         return self.images

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines import clipping, learners
 from privacy.secagg import threshold_of
+from privacy.secagg.session import MAX_COMPLETE
 from protocol.assignment import RoundPhase
 from protocol.errors import InputError, PolicyRefused
 from protocol.study import Study
@@ -120,6 +121,8 @@ def _one_round(study: Study) -> Curve:
     scale = multiplier(study)
     if study.privacy.dp == "central":
         return gaussian(scale)
+    if len(study.sites) > MAX_COMPLETE:  # a sum that is opened may be over fewer than the threshold
+        raise InputError("input.study", f"privacy.dp: 'distributed' is for at most {MAX_COMPLETE} sites")
     variance, honest = clipping.share(scale, study.privacy, threshold_of(len(study.sites)))
     return distributed_gaussian(scale, share_variance=float(variance), honest=honest, size=1 << 40)
 

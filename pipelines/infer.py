@@ -15,14 +15,14 @@ import json
 import os
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pipelines import Gate, Job, Source, learners
+from pipelines import Gate, Job, Source, SourceFile, learners
 from protocol.errors import InputError, IntegrityError
 from protocol.parcel import Item, ItemKind, canonical_json
 from protocol.trust import Purpose
@@ -37,6 +37,7 @@ __all__ = [
     "WEIGHTS_FILE",
     "Manifest",
     "Scorer",
+    "dicom_files",
     "load",
     "log_leaf",
     "run",
@@ -189,13 +190,21 @@ class Scorer:
         try:
             arrays = read(weights)
             self._learner = learners.named(
-                value["learner"]["name"], tuple(value["features"]), value["learner"]["settings"]
+                value["learner"]["name"],
+                tuple(value["features"]),
+                value["learner"]["settings"],
+                str(value["learner"].get("version", "1")),
             )
         except (SafetensorError, ValueError, InputError):
             raise IntegrityError("model.manifest", "the model does not load with the installed learners") from None
         self.manifest = manifest
         self._model = _under("model/", arrays)
         self._preprocessing = _under("preprocessing/", arrays)
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it predicts from images (`predict_images`) and not from a table."""
+        return isinstance(self._learner, learners.ImageModel)
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -214,11 +223,42 @@ class Scorer:
         """
         return self._learner.predict(self._model, self._preprocessing, frame)
 
+    def predict_images(self, files: Iterable[SourceFile], key: bytes) -> tuple[pd.DataFrame, dict[str, int]]:
+        """One row a patient with a usable series: `pseudonym`, `series` (a UID made by the key), the predictions.
+
+        Args:
+            files: DICOM files, best those of one patient together.
+            key: 32 bytes; who holds it can tell which patient a pseudonym is.
+
+        Returns:
+            The table, and how many files (`unreadable`) and patients (`image`) were set aside.
+
+        Raises:
+            InputError: `input.usage` for a model of tables.
+        """
+        from privacy.deid.pseudonym import Pseudonymizer
+
+        if not isinstance(self._learner, learners.ImageModel):
+            raise InputError("input.usage", "this model predicts from a table")
+        pseudonyms = Pseudonymizer(key)
+        found, withheld = self._learner.predict_images(self._model, self._preprocessing, files)
+        found.insert(0, "pseudonym", [pseudonyms.pseudonym(str(who)) for who in found.pop("patient")])
+        found["series"] = [pseudonyms.uid(str(uid)) for uid in found["series"]]
+        return found, withheld
+
+
+def dicom_files(folder: Path) -> Iterator[SourceFile]:
+    """The files below a folder in the order of their names, under numbers instead of these."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for number, path in enumerate(paths, start=1):
+        yield SourceFile(f"{number:08d}.dcm", path.read_bytes())
+
 
 def run(job: Job, source: Source, gate: Gate) -> None:
-    """Lane `infer` at a hospital: score all selected rows; the table stays at the site.
+    """Lane `infer` at a hospital: score all selected rows, or patients' images; the table stays at the site.
 
-    Columns: `row` (position in the selection), `pseudonym` where the site names a patient column, the predictions.
+    Columns: `row` (position in the selection), `pseudonym` where the site names a patient column, `series` (a UID made
+    by the study's key) of images, the predictions.
 
     Raises:
         IntegrityError: `model.manifest` when the objects are missing or do not fit together.
@@ -228,6 +268,8 @@ def run(job: Job, source: Source, gate: Gate) -> None:
     scorer = Scorer(Manifest.from_bytes(objects[MANIFEST_FILE]), objects[WEIGHTS_FILE])
     if job.study.model is None or job.study.model.name != scorer.manifest.name:
         raise IntegrityError("model.manifest", "another model than the study names")
+    if scorer.reads_images:
+        return _run_images(job, source, gate, scorer)
     frame = source.table()
     if frame is None or frame.empty:
         raise InputError("input.rows", "no row to score")
@@ -242,16 +284,26 @@ def run(job: Job, source: Source, gate: Gate) -> None:
         named = [pseudonyms.pseudonym(str(value)) for value in frame[patient]]
         predictions.insert(1, "pseudonym", named)
         persons = len(set(named))
-    gate.put(
-        Item(
-            kind=ItemKind.TABLE,
-            name="predictions.parquet",
-            data=_parquet(predictions),
-            persons=persons,
-            rows=len(predictions),
-        )
-    )
-    gate.progress(len(predictions), len(predictions))
+    _put(gate, predictions, persons)
+
+
+def _run_images(job: Job, source: Source, gate: Gate, scorer: Scorer) -> None:
+    if not job.study.dataset.images:
+        raise InputError("input.dicom", "the model needs images; the study asks for none")
+    predictions, withheld = scorer.predict_images(source.files(), job.key)
+    if predictions.empty:
+        raise InputError("input.rows", "no image to score")
+    for reason, count in withheld.items():
+        gate.withhold(reason, count)
+    predictions.insert(0, "row", np.arange(len(predictions)))
+    _put(gate, predictions, len(predictions))
+
+
+def _put(gate: Gate, predictions: pd.DataFrame, persons: int) -> None:
+    data = _parquet(predictions)
+    name, rows = "predictions.parquet", len(predictions)
+    gate.put(Item(kind=ItemKind.TABLE, name=name, data=data, persons=persons, rows=rows))
+    gate.progress(rows, rows)
 
 
 def _objects(source: Source) -> Mapping[str, bytes]:
@@ -291,7 +343,23 @@ class _PyFunc:
 
         del params
         frame = model_input if isinstance(model_input, pd.DataFrame) else pd.DataFrame(model_input)
+        if self.scorer.reads_images:
+            return self._of_folders(frame)
         return self.scorer.predict(frame)
+
+    def _of_folders(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """`folder` in; pseudonyms are by a key that is thrown away, so they tell only what is alike in one call."""
+        import secrets
+
+        import pandas as pd
+
+        if "folder" not in frame.columns:
+            raise InputError("input.column-missing", "column 'folder': paths of DICOM folders")
+        key, parts = secrets.token_bytes(32), []
+        for row, folder in zip(frame.index, frame["folder"], strict=True):
+            found, _ = self.scorer.predict_images(dicom_files(Path(str(folder))), key)
+            parts.append(found.set_axis([row] * len(found)))
+        return pd.concat(parts) if parts else pd.DataFrame()
 
 
 def _check_weights(manifest: Manifest, weights: bytes) -> None:

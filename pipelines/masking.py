@@ -172,7 +172,9 @@ def decode(study: Study, phase: RoundPhase, shapes: Shapes, total: Ring) -> tupl
     examples = round(float(values[-1]))
     if examples < 1:
         raise InputError("input.message", "secure aggregation: a total of no examples")
-    parts = _layout(shapes).split(values[:-1] if summed else values[:-1] / examples)
+    if not summed:
+        values /= examples
+    parts = _layout(shapes).split(values[:-1])
     return {name: _typed(parts[name], dtype) for name, (dtype, _) in shapes.items()}, examples
 
 

@@ -29,8 +29,11 @@ __all__ = [
     "Installed",
     "code_digest",
     "code_manifest",
+    "file_digest",
     "load",
     "manifest_of",
+    "required",
+    "versions_of",
 ]
 
 DISTRIBUTION = "corsia"
@@ -127,6 +130,11 @@ def _files(root: Path) -> Iterator[str]:
                 yield f"{folder}/{file}"
 
 
+def file_digest(path: str | Path) -> str:
+    """SHA-256 (hex) of a file's content, which is read only when size, times or inode have changed."""
+    return _digest(str(path), _state(str(path)))
+
+
 def _state(path: str) -> tuple[int, int, int, int]:
     stat = os.stat(path)
     return stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
@@ -149,10 +157,14 @@ def _versions(state: tuple[tuple[str, int], ...]) -> dict[str, str]:
     """Versions of the distribution's dependencies and of theirs; what is not installed is `absent`."""
     del state
     try:
-        todo = list(_names(metadata.requires(DISTRIBUTION) or (), extras=True))
+        return versions_of(_names(metadata.requires(DISTRIBUTION) or (), extras=True))
     except metadata.PackageNotFoundError:
         raise ConfigurationError("config.invalid", f"distribution {DISTRIBUTION!r} is not installed") from None
-    found: dict[str, str] = {}
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """Versions of these distributions and of what they need; what is not installed is `absent`."""
+    todo, found = list(names), dict[str, str]()
     while todo:
         name = todo.pop()
         if name in found or name == DISTRIBUTION:
@@ -165,6 +177,11 @@ def _versions(state: tuple[tuple[str, int], ...]) -> dict[str, str]:
         found[name] = distribution.version
         todo.extend(_names(distribution.requires or (), extras=False))
     return found
+
+
+def required(requirements: Iterable[str]) -> list[str]:
+    """Normalised names of a distribution's requirements, without those of its extras."""
+    return list(_names(requirements, extras=False))
 
 
 def _names(requirements: Iterable[str], *, extras: bool) -> Iterator[str]:

@@ -15,7 +15,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -73,12 +73,14 @@ def load(
     frame: pd.DataFrame | None,
     documents: learners.Documents | None = None,
     patient: str | None = None,
+    files: learners.Files | None = None,
 ) -> TrainingData:
     """Check the study's settings and a site's rows.
 
     Args:
         documents: the files of a kind (genotypes, ...), for learners that read more than the table.
         patient: the table's column of patient ids.
+        files: the DICOM files, for learners on images.
 
     Raises:
         InputError: `input.study` for settings that this version cannot honour, `input.table`,
@@ -87,11 +89,11 @@ def load(
     """
     check_supported(study)
     learner = learners.for_study(study)
-    if frame is None:
+    if frame is None and not getattr(learner, "tableless", False):
         raise InputError("input.table", "lane 'train' needs a dataset with a table")
-    if study.privacy.dp == "sample" and patient is not None and patient in frame.columns:
+    if study.privacy.dp == "sample" and frame is not None and patient is not None and patient in frame.columns:
         frame = frame[~_persons(frame, patient).duplicated()]  # a row a patient, so that the noise hides a patient
-    rows = learner.rows(frame, documents, patient)
+    rows = learner.rows(cast("pd.DataFrame", frame), documents, patient, files)
     if rows.count == 0:
         raise InputError("input.rows", "no row has a usable outcome")
     if rows.count < study.privacy.min_cohort:
@@ -120,16 +122,23 @@ def check_supported(study: Study) -> None:
 
 
 def run(job: Job, source: Source, gate: Gate) -> None:
-    """The lane on the study itself: load and check, put nothing, tell how many rows stay unused.
+    """The lane on the study itself: load and check, put nothing, tell what stays unused.
 
     Raises:
         InputError, DisclosureRefused: see `load`.
     """
-    data = load(job.study, job.site, source.table(), source.documents, job.column("patient"))
-    _check_persons(job, source)
-    if data.rows.dropped:
-        gate.withhold("incomplete", data.rows.dropped)
-    gate.progress(data.rows.count, data.rows.count)
+    open_session(job, source, gate)
+
+
+def open_session(job: Job, source: Source, gate: Gate) -> Session:
+    """As `run`; the rows stay loaded for the rounds of a run."""
+    made = Session(job, source)
+    rows = made.rows
+    for reason, count in {"incomplete": rows.dropped, **getattr(rows, "withheld", {})}.items():
+        if count:
+            gate.withhold(reason, count)
+    gate.progress(rows.count, rows.count)
+    return made
 
 
 def _check_persons(job: Job, source: Source) -> None:
@@ -187,11 +196,18 @@ class Session:
     """
 
     def __init__(self, job: Job, source: Source) -> None:
-        self._data = load(job.study, job.site, source.table(), source.documents, job.column("patient"))
+        self._data = load(
+            job.study, job.site, source.table(), source.documents, job.column("patient"), source.files
+        )  # fmt: skip
         _check_persons(job, source)
-        self._data.learner.warm()
+        self._data.learner.warm(job.compute)
         self._app = client_app(lambda _context: self._data)
         self._context = Context(0, 0, {}, RecordDict(), {})
+
+    @property
+    def rows(self) -> learners.Rows:
+        """The usable rows."""
+        return self._data.rows
 
     def handle(self, message: bytes) -> bytes:
         """Answer one instruction; the same instruction gives the same bytes.

@@ -304,6 +304,11 @@ CODES: dict[str, Code] = {
         "the pipeline, or its version, is not installed or not allowed at the site",
         "ask the site to install it, or use a version that it has",
     ),
+    "policy.plugin": Code(
+        PolicyRefused,
+        "the plug-in is not installed here as approved, not allowed, or cannot be isolated",
+        "ask the site's steward: policy.plugins names it as name==version, and `corsia edge approve` what changed",
+    ),
     "policy.purpose": Code(PolicyRefused, "the site does not allow this purpose", "ask the site's steward"),
     "policy.columns": Code(
         PolicyRefused, "the study asks for columns that the site does not release", "drop the columns"
@@ -517,6 +522,14 @@ CODES: dict[str, Code] = {
     "paused.site": Code(Paused, "egress is paused at this site", "`corsia edge resume`"),
     # worker
     "worker.failed": Code(WorkerError, "the pipeline failed", "look up the error id in the site's journal"),
+    "worker.device": Code(
+        WorkerError, "the device that the site names for training is not there", "correct limits.device in edge.toml"
+    ),
+    "worker.parallel": Code(
+        WorkerError,
+        "the processes of a worker cannot work together",
+        "set limits.training_processes = 1 in edge.toml, or raise the limits",
+    ),
     "worker.killed": Code(
         WorkerError, "the worker died or ran out of time or memory", "raise the limits or select less"
     ),

@@ -43,6 +43,7 @@ __all__ = [
     "ModelReference",
     "Output",
     "Pipeline",
+    "PluginKey",
     "Privacy",
     "Publish",
     "Recipient",
@@ -62,6 +63,7 @@ CHAMPION = "champion"  # the alias that only a promotion by two operators gives
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
 Text = Annotated[str, Field(min_length=1, max_length=2000)]
+PluginKey = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,63}==[0-9][A-Za-z0-9.+!]{0,63}$")]
 Scalar = bool | int | float | str
 
 
@@ -106,10 +108,14 @@ class Dataset(_Model):
 
 
 class Pipeline(_Model):
-    """An installed pipeline by name and version, with its parameters (checked by the pipeline itself)."""
+    """An installed pipeline by name and version, with its parameters (checked by the pipeline itself).
+
+    `plugin` is the distribution, `name==version`, that brings the learner of lanes `train` and `infer`.
+    """
 
     name: Slug
     version: Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}$")] = "1"
+    plugin: PluginKey | None = None
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -329,6 +335,8 @@ class Study(_Model):
             raise ValueError("training: lane 'train' needs the table [training], other lanes must not have it")
         if (self.lane is Lane.INFER) != (self.model is not None):
             raise ValueError("model: lane 'infer' needs the table [model], other lanes must not have it")
+        if self.pipeline.plugin is not None and self.lane not in (Lane.TRAIN, Lane.INFER):
+            raise ValueError("pipeline.plugin: is for lanes 'train' and 'infer'")
         if (self.privacy.l is not None or self.privacy.t is not None) and not self.privacy.sensitive:
             raise ValueError("privacy: l and t are of sensitive columns: name them")
         if self.privacy.secure_aggregation and self.training and needs(self.training.strategy) == "individual":
@@ -375,8 +383,8 @@ def _check_noise(privacy: Privacy, training: Training | None) -> None:
         return
     if privacy.dp == "distributed" and not privacy.secure_aggregation:
         raise ValueError("privacy: dp 'distributed' needs secure_aggregation")
-    if training.metrics or training.strategy == "qfedavg":
-        raise ValueError("training: scores and losses of one site are not noised, so they do not leave")
+    if training.metrics or training.strategy == "qfedavg" or training.stopping is not None:
+        raise ValueError("training: metrics, qfedavg and stopping need scores and losses, which are not noised")
     if privacy.site_level and (needs(training.strategy) == "individual" or training.strategy == "newton"):
         raise ValueError(f"training: {training.strategy} is no sum of clipped updates, which dp {privacy.dp!r} needs")
 

@@ -19,6 +19,7 @@ from sqlalchemy import select
 
 from central.federation.keys import RunKeys
 from central.store import Store
+from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow, StudyRow
 from corsia.lung import study_for
 from pipelines import Job
@@ -181,7 +182,10 @@ class Hospitals:
             self._consortium.study, self._consortium.digest, site, self._consortium.identities[site], MemoryGuard()
         )
         key = PublicKey.from_base64(str(self._consortium.study.recipient("federation")))
-        while not self._stop.is_set():
+        changes = Changes(store.engine)
+        while not self._stop.wait(0.005):
+            if not changes.seen():
+                continue
             with store.read() as reading:
                 rows = reading.scalars(
                     select(AssignmentRow).where(
@@ -191,7 +195,7 @@ class Hospitals:
             for row in rows:
                 if row.id not in self.seen and site not in self._silent:
                     self._answer(site, row, warm, key)
-            self._stop.wait(0.005)
+        changes.close()
 
     def _answer(self, site: str, row: AssignmentRow, warm: Session, key: PublicKey) -> None:
         key.verify(Purpose.ROUND, row.document, row.signature)

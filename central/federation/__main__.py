@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import logging
+import os
 import threading
 from typing import Any
 
@@ -15,6 +16,7 @@ from central.federation.publish import Publisher
 from central.federation.runs import Federation
 from central.registry import Registry
 from central.store import Store
+from pipelines.learners.described import FOLDER as PLUGINS
 from privacy.envelope import PublicKey
 from protocol.errors import InputError
 
@@ -24,6 +26,8 @@ log = logging.getLogger("central.federation")
 def main() -> None:
     """Run until SIGTERM; a round under way is found again by the next process."""
     config, stop = enter_process("federation")
+    if config.plugins is not None:
+        os.environ[PLUGINS] = str(config.plugins)
     store, keys = Store(config.state_dir), RunKeys(config.state_dir / "federation" / "keys")
     registry = Registry(config.mlflow.tracking_uri)
     publisher = Publisher(store=store, registry=registry, sign=lambda *asked: _sign(config, *asked))

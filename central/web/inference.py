@@ -15,10 +15,10 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+from central.frames import read_rows
 from central.store import Store
 from central.store.models import ModelRow
 from central.trusted import SignerKeys
-from central.web.frames import read_rows
 from protocol.errors import CorsiaError, InputError, WorkerError, from_code
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Inference:
 
 
 def score_apart(manifest: Manifest, weights: bytes, frame: pd.DataFrame, timeout_s: float) -> pd.DataFrame:
-    """Predictions by a child process (`central.web.scorer`), which ends with them.
+    """Predictions by a child process (`central.scorer`), which ends with them.
 
     Raises:
         WorkerError: `worker.killed` after `timeout_s`, `worker.failed` when it dies.
@@ -106,7 +106,7 @@ def score_apart(manifest: Manifest, weights: bytes, frame: pd.DataFrame, timeout
     frame.to_parquet(sink, index=False)
     parts = (json.dumps(dict(manifest.value)).encode(), weights, sink.getvalue())
     sent = b"".join(_LENGTH.pack(len(part)) + part for part in parts)
-    command = [sys.executable, "-m", "central.web.scorer"]
+    command = [sys.executable, "-m", "central.scorer"]
     try:
         done = subprocess.run(command, input=sent, capture_output=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:

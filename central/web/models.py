@@ -18,10 +18,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from central import ipc
+from central.frames import MAX_BODY_BYTES
 from central.store.models import ModelRow
 from central.web import views
 from central.web.centre import Centre
-from central.web.frames import MAX_BODY_BYTES
 from central.web.inference import Inference
 from protocol.errors import InputError
 

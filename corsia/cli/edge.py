@@ -255,14 +255,17 @@ def _find(state: SiteState, name: str) -> Record:
 def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
     from edge.approvals import Approvals
     from edge.journal import Journal
-    from pipelines.registry import code_digest
+    from edge.plugins import PluginCode
+    from pipelines.registry import code_digest, code_manifest
 
     with _state(site) as state:
         record = _find(state, name)
         digest = record.assignment.study_digest
-        approvals = Approvals(state, code_digest)
+        plugin = PluginCode(site, state)
+        approvals = Approvals(state, code_digest, plugin.digest)
         before = approvals.look(digest)
-        changes = _changes(state, before.code_digest)
+        now = code_manifest() | dict(plugin.manifest(digest))
+        changes = _changes(state, before.code_digest, approvals.code(digest), now)
         made = approvals.approve(digest) if verb == "approve" else approvals.refuse(digest)
     log = Journal(site.state_dir / "journal.jsonl")
     event = "study.approved" if verb == "approve" else "study.refused"
@@ -282,13 +285,10 @@ def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
     show(value, json_out, text)
 
 
-def _changes(state: SiteState, old_digest: str) -> list[str]:
+def _changes(state: SiteState, old_digest: str, digest: str, now: dict[str, str]) -> list[str]:
     """What changed in the installed code since a digest was approved; remembers the code that is installed now."""
-    from pipelines.registry import code_digest, code_manifest
-
-    now = code_manifest()
     known = state.fact(f"code:{old_digest}") if old_digest else None
-    state.set_fact(f"code:{code_digest()}", json.dumps(now))
+    state.set_fact(f"code:{digest}", json.dumps(now))
     if known is None:
         return []
     old = json.loads(known)

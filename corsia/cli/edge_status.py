@@ -19,6 +19,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
     from edge.identity import Identity
     from edge.journal import Journal
     from edge.ledger import Ledger
+    from edge.plugins import PluginCode
     from edge.site import SKEW, is_paused, is_running
     from edge.spool import Spool
     from edge.state import SiteState
@@ -44,7 +45,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
         value["enrolment_code"] = error.code
     site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     state = SiteState(site.state_dir / "state.db")
-    approvals = Approvals(state, code_digest)
+    approvals = Approvals(state, code_digest, PluginCode(site, state).digest)
     value["studies"] = [_study_line(record, approvals) for record in state.studies()]
     skew = state.fact(SKEW)
     value["clock_skew_s"] = None if skew is None else float(skew)

@@ -207,15 +207,12 @@ def manifest(
 
 
 def _score_file(model: Model, source: Path | None, out: Path | None) -> dict[str, Any]:
-    from central.web.frames import read_rows
+    """Only the model's own columns are read and sent; the file may be any spreadsheet's CSV."""
+    from corsia.drafts.rows import read_rows
 
     if source is None or out is None:
         raise InputError("input.usage", "give --input and --out")
-    try:
-        body = source.read_bytes()
-    except OSError:
-        raise InputError("input.table", f"{source} cannot be read") from None
-    made = model.predict(read_rows(body, "text/csv", ()))  # which sends the model's columns alone
+    made = model.predict(read_rows(source, list(model.manifest["features"])))
     try:
         made.to_csv(out, index=False)
     except OSError:

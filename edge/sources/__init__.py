@@ -119,7 +119,7 @@ class DatasetSource:
     def files(self) -> Iterator[SourceFile]:
         """The DICOM files of consented, selected patients in a fixed order; none unless the study asks.
 
-        In lane 3 files come grouped by patient, so that a lane need not hold the images of a whole hospital.
+        In lanes 3, 4 and `infer` files come grouped by patient, so that no lane need hold all images of a hospital.
         """
         from edge.sources import consent, dicom, folder
 
@@ -130,7 +130,7 @@ class DatasetSource:
             raise InputError("input.dicom", "the study asks for images; the dataset has no DICOM folder")
         self.table()
         paths: Iterable[Path] = folder.walk(self._dataset.dicom, withheld)
-        if self._study.lane is Lane.EXTRACT:
+        if self._study.lane in (Lane.EXTRACT, Lane.TRAIN, Lane.INFER):
             paths = dicom.grouped(self._dataset.dicom, paths)
         served = 0
         for path in paths:

@@ -65,12 +65,10 @@ def read(root: Path, path: Path) -> bytes | None:
     """The bytes of a file that lies below `root`; None when it cannot be read or is larger than an item may be."""
     try:
         with open_inside(root if root.is_dir() else root.parent, path) as file:
-            if file is None or os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
-                return None
-            data = file.read(MAX_FILE_BYTES + 1)
+            size = MAX_FILE_BYTES + 1 if file is None else os.fstat(file.fileno()).st_size
+            return None if file is None or size > MAX_FILE_BYTES else file.read(size)
     except OSError:
         return None
-    return data if len(data) <= MAX_FILE_BYTES else None
 
 
 def served(

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Protocol, cast, get_args
+from typing import TYPE_CHECKING, Any, Protocol, cast, get_args, runtime_checkable
 
 from pipelines import SourceFile
+from pipelines.compute import Compute
 from pipelines.learners.schedule import Schedule
 from protocol.errors import InputError
 from protocol.study import Strategy, Study, Training
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-__all__ = ["LEARNERS", "Arrays", "Averaged", "Documents", "Learner", "Rows", "Shapes", "for_study", "named", "proximal"]
+__all__ = [
+    "LEARNERS", "Arrays", "Averaged", "Documents", "Files", "ImageModel", "Learner", "Rows", "Shapes", "for_study",
+    "named", "proximal",
+]  # fmt: skip
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 Documents = Callable[[str], Iterable[SourceFile]]  # kind -> files; see `pipelines.Source.documents`
+Files = Callable[[], Iterable[SourceFile]]  # DICOM; see `pipelines.Source.files`
 
 LEARNERS: dict[str, str] = {
+    "cnn": "pipelines.learners.imaging:Cnn",
     "gwas": "pipelines.learners.gwas:Gwas",
     "survival": "pipelines.learners.survival:Survival",
     "tabular": "pipelines.learners.tabular:Tabular",
+    "unet": "pipelines.learners.unet:UNetLearner",
 }
 
 
@@ -60,12 +67,16 @@ class Learner(Protocol):
     noised: frozenset[str]  # kinds of differential privacy (`privacy.dp`) that it keeps
     schedule: Schedule | None  # of the noise that it adds itself (kind `sample`)
 
-    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> Rows:
-        """Usable rows of a site's table.
+    def rows(
+        self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None,
+        files: Files | None = None,
+    ) -> Rows:  # fmt: skip
+        """Usable rows of a site's table. A learner that is `tableless` takes None for a site without one.
 
         Args:
             documents: the dataset's other files by kind, which some learners read.
             patient: the table's column of patient ids, by which these are joined.
+            files: the dataset's DICOM files.
 
         Raises:
             InputError: for a missing or non-numeric column, or files that cannot be used.
@@ -92,8 +103,15 @@ class Learner(Protocol):
         """The model before round 1."""
         ...
 
-    def warm(self) -> None:
-        """Import what `fit` needs, so that the first round does not wait for it."""
+    def warm(self, compute: Compute | None = None) -> None:
+        """Import what `fit` needs, so that the first round does not wait for it.
+
+        Args:
+            compute: the site's device, for learners that use one.
+
+        Raises:
+            WorkerError: `worker.device` when it is not there.
+        """
         ...
 
     def update(self, model: Arrays) -> Shapes:
@@ -133,6 +151,19 @@ class Learner(Protocol):
         ...
 
 
+@runtime_checkable
+class ImageModel(Protocol):
+    """What a learner that reads images can besides."""
+
+    reads_images: bool
+
+    def predict_images(
+        self, model: Arrays, preprocessing: Arrays, files: Iterable[SourceFile]
+    ) -> tuple[pd.DataFrame, dict[str, int]]:
+        """One row a patient, `patient` and `series` in clear, and `outputs`; what was set aside, by reason."""
+        ...
+
+
 class Averaged:
     """Part of a learner whose updates are models, put together by averaging."""
 
@@ -166,10 +197,17 @@ def for_study(study: Study) -> Learner:
 
     Raises:
         InputError: `input.study` for an unknown learner or settings it does not take.
+        PolicyRefused: `policy.plugin` for a plug-in that is neither loaded nor in the centre's folder.
     """
     if study.training is None:
         raise InputError("input.study", "training: the study has no such table")
-    learner = cast(Learner, _class(study.training.learner).from_study(study))
+    made: Any = _class(study.training.learner, study.pipeline.plugin)
+    if made is None:  # a plug-in that is not loaded in this process: as the centre sees it
+        from pipelines.learners.described import described
+
+        learner = cast(Learner, described(study))
+    else:
+        learner = _signed(made.from_study(study), study.training.learner, study.pipeline.plugin)
     if study.training.strategy not in learner.strategies:
         named = ", ".join(sorted(learner.strategies))
         raise InputError("input.study", f"training.strategy: learner {learner.name!r} takes {named}")
@@ -179,16 +217,35 @@ def for_study(study: Study) -> Learner:
     return learner
 
 
-def named(name: str, features: tuple[str, ...], settings: Mapping[str, Any]) -> Learner:
+def named(name: str, features: tuple[str, ...], settings: Mapping[str, Any], version: str = "1") -> Learner:
     """The learner of a published model, for prediction.
+
+    Args:
+        version: as in the manifest: `name==version` of a plug-in, which must be loaded in this process.
 
     Raises:
         InputError: `input.study` for an unknown learner or settings it does not take.
+        PolicyRefused: `policy.plugin`.
     """
-    return cast(Learner, _class(name)(features=features, settings=settings))
+    if "==" not in version:
+        return cast(Learner, _class(name, None)(features=features, settings=settings))
+    from pipelines import plugins
+
+    return _signed(plugins.learner(version, name)(features=features, settings=settings), name, version)
 
 
-def _class(name: str) -> Any:
+def _signed(learner: Any, name: str, plugin: str | None) -> Learner:
+    """A plug-in's learner under the names by which it was asked for."""
+    if plugin is not None:
+        learner.name, learner.version = name, plugin
+    return cast(Learner, learner)
+
+
+def _class(name: str, plugin: str | None) -> Any:
+    if plugin is not None:
+        from pipelines import plugins
+
+        return plugins.learner(plugin, name) if plugins.is_loaded(plugin) else None
     target = LEARNERS.get(name)
     if target is None:
         raise InputError("input.study", f"training.learner: no learner {name!r} is installed")

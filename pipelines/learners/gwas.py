@@ -18,6 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines import SourceFile
+from pipelines.compute import Compute
 from pipelines.features.genomics.alleles import Agreement, Panel, aligned, chosen
 from pipelines.features.genomics.datasets import grouped, together
 from pipelines.features.genomics.genotypes import Options, normalise
@@ -28,7 +29,7 @@ from pipelines.features.gwas.newton import Newton
 from pipelines.features.gwas.plan import Guard, Plan
 from pipelines.features.gwas.result import Estimates, lambda_gc
 from pipelines.features.gwas.solve import linear as solved
-from pipelines.learners import Arrays, Documents, Shapes, columns
+from pipelines.learners import Arrays, Documents, Files, Shapes, columns
 from protocol.errors import InputError
 from protocol.study import Study
 from protocol.validation import first_fault
@@ -158,7 +159,10 @@ class Gwas:
 
     # -- at a site -------------------------------------------------------------------------------------------------
 
-    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> GwasRows:
+    def rows(
+        self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None,
+        files: Files | None = None,
+    ) -> GwasRows:  # fmt: skip
         """Phenotype and covariates of the table beside the genotypes of the same persons.
 
         Raises:
@@ -206,7 +210,7 @@ class Gwas:
         """Whether the count is that of the message."""
         return bool(sums["rows"][0] == examples)
 
-    def warm(self) -> None:
+    def warm(self, compute: Compute | None = None) -> None:
         """Import torch."""
         import torch
 

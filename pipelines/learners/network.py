@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-__all__ = ["Recipe", "initial", "logits", "sigmoid", "trained"]
+__all__ = ["Recipe", "batches", "initial", "logits", "sigmoid", "trained"]
 
 Array = np.ndarray[Any, Any]
 Arrays = dict[str, Array]
@@ -81,7 +81,7 @@ def trained(model: Arrays, x: Array, y: Array, recipe: Recipe, draw: np.random.G
     start = [value.astype(np.float64) for value in _ordered(model)]
     weights = [value.copy() for value in start]
     moments = [(np.zeros_like(w), np.zeros_like(w)) for w in weights]
-    chosen = _batches(len(x), recipe.batch, draw)
+    chosen = batches(len(x), recipe.batch, draw)
     with np.errstate(over="ignore", invalid="ignore"):
         for step in range(1, recipe.steps + 1):
             rows = next(chosen)
@@ -128,7 +128,7 @@ def _forward(weights: list[Array], x: Array) -> list[Array]:
     return layers
 
 
-def _batches(rows: int, size: int, draw: np.random.Generator) -> Iterator[Array]:
+def batches(rows: int, size: int, draw: np.random.Generator) -> Iterator[Array]:
     """Every row once in an order drawn anew, then again; the last batch of an order may be smaller."""
     while True:
         order = draw.permutation(rows)

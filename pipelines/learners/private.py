@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pipelines.compute import Compute
 from pipelines.learners.bounded import Array, Arrays, Bounded
 from pipelines.learners.network import sigmoid
 from pipelines.learners.schedule import Schedule
@@ -136,7 +137,7 @@ class PrivateNetwork(PrivateTabular):
         if not self.settings.hidden:
             raise InputError("input.study", "pipeline.parameters.hidden: PrivateNetwork has hidden layers")
 
-    def warm(self) -> None:
+    def warm(self, compute: Compute | None = None) -> None:
         """Torch and Opacus."""
         from pipelines.learners import opacus
 

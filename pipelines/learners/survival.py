@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.learners import Averaged, Documents, columns, proximal
+from pipelines.compute import Compute
+from pipelines.learners import Averaged, Documents, Files, columns, proximal
 from pipelines.learners.followup import CELLS, cells, concordance, edges_at, labels, uppers
+from pipelines.learners.measures import crowded
 from pipelines.learners.vocabulary import Spellings, Vocabulary, level, standardised
 from protocol.errors import InputError
 from protocol.study import Study
@@ -112,6 +114,7 @@ class Survival(Averaged):
         learning_rate: float = 0.0,
         seed: int = 0,
         pull: float = 0.0,
+        least: int = 1,
     ) -> None:
         if len(outcome) != 2 or not features or set(outcome) & set(features) or len(set(features)) != len(features):
             raise InputError("input.study", "training: give features, and outcome = [time, status] apart from them")
@@ -123,7 +126,7 @@ class Survival(Averaged):
             raise InputError("input.study", "pipeline.parameters.categorical: names a column that is no feature")
         self.features, self._outcome = features, outcome
         self.vocabulary = Vocabulary(features, self.settings.categorical)
-        self._steps, self._rate, self._seed, self._pull = steps, learning_rate, seed, pull
+        self._steps, self._rate, self._seed, self._pull, self._least = steps, learning_rate, seed, pull, least
 
     @classmethod
     def from_study(cls, study: Study) -> Survival:
@@ -143,6 +146,7 @@ class Survival(Averaged):
             learning_rate=t.learning_rate,
             seed=t.seed,
             pull=proximal(t),
+            least=study.privacy.k,
         )
 
     # -- rows ------------------------------------------------------------------------------------------------------
@@ -157,7 +161,10 @@ class Survival(Averaged):
         "On the rows it was trained on (pairs within each site): for comparing rounds, not a claim about new patients."
     )
 
-    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> SurvivalRows:
+    def rows(
+        self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None,
+        files: Files | None = None,
+    ) -> SurvivalRows:  # fmt: skip
         """Rows with a positive time and an allowed status.
 
         Raises:
@@ -200,17 +207,19 @@ class Survival(Averaged):
     def sums(self, rows: SurvivalRows, least: int) -> Arrays:
         """Sums over the rows; of features see `Vocabulary.totals`.
 
-        `status` counts the codes 0, 1, 2; `times` counts, for the codes 1 and 2, times in half-octave cells.
+        `status` counts the codes 0, 1, 2, and 0 for one that fewer than `least` persons have; `times` counts, for the
+        codes 1 and 2, times in half-octave cells, moved up to a cell where `least` have come together.
         """
         count, total, square = self.vocabulary.totals(rows.x, least)
         code, cell = rows.status, cells(rows.time)
-        times = np.stack([np.bincount(cell[code == c], minlength=CELLS) for c in (1, 2)])
+        times = np.stack([crowded(np.bincount(cell[code == c], minlength=CELLS), least) for c in (1, 2)])
+        status = np.bincount(code, minlength=3)
         return {
             "rows": np.array([float(rows.count)]),
             "count": count,
             "sum": total,
             "square": square,
-            "status": np.bincount(code, minlength=3).astype(np.float64),
+            "status": np.where(status >= least, status, 0).astype(np.float64),
             "times": times.astype(np.float64),
         }
 
@@ -219,7 +228,7 @@ class Survival(Averaged):
         counts = [sums[name] for name in ("rows", "count", "status", "times")]
         whole = all(bool((c >= 0).all()) and bool((c == np.floor(c)).all()) for c in counts)
         rows, n = sums["rows"][0], sums["count"]
-        bounded = rows == examples == sums["status"].sum() and bool((n <= rows).all())
+        bounded = bool(rows == examples and sums["status"].sum() <= rows) and bool((n <= rows).all())
         squares = bool((np.square(sums["sum"]) <= sums["square"] * n * (1 + 1e-9) + 1e-9).all())
         return whole and bounded and squares and bool((sums["times"].sum(axis=1) == sums["status"][1:]).all())
 
@@ -227,14 +236,15 @@ class Survival(Averaged):
         """Preprocessing: mean, scale, kept (columns,), edges (intervals,), event (1,): the code that means event.
 
         Raises:
-            InputError: `input.rows` when no site saw an event, `input.table` when codings contradict each other.
+            InputError: `input.rows` when no site has events enough to count them, `input.table` when codings
+                contradict each other.
         """
         if sums["status"][0] > 0 and sums["status"][2] > 0:
             raise InputError("input.table", "sites code the status differently: name `event` and `censored`")
         event = 2 if sums["status"][2] > 0 else 1
         counts = sums["times"][event - 1]
         if counts.sum() < 1:
-            raise InputError("input.rows", "no event at any site")
+            raise InputError("input.rows", "no site has as many events as may be counted (privacy.k)")
         return {
             **self.vocabulary.agreed(sums, self.settings.drop_first),
             "edges": np.array(self.settings.edges)
@@ -264,7 +274,7 @@ class Survival(Averaged):
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    def warm(self) -> None:
+    def warm(self, compute: Compute | None = None) -> None:
         """Import torch and step once (the first step loads more)."""
         import torch
 
@@ -307,13 +317,13 @@ class Survival(Averaged):
         return {name: ("float64", (1,)) for name in ("concordant", "comparable", "loss", "rows")}
 
     def score(self, model: Arrays, preprocessing: Arrays, rows: SurvivalRows) -> Arrays:
-        """Pairs within the site and the summed loss."""
+        """Pairs within the site, none of one with fewer events than may be counted, and the summed loss."""
         risk = self._risk(model, self._scaled(rows.x, preprocessing))
         event = self._event(rows, preprocessing)
         fell, mask = labels(event, rows.time, preprocessing["edges"])
         logits = risk[:, None] + model["baseline"].astype(np.float64)
         loss = float((mask * (np.logaddexp(0.0, logits) - fell * logits)).sum())
-        right, comparable = concordance(risk, rows.time, event)
+        right, comparable = concordance(risk, rows.time, event) if event.sum() >= self._least else (0.0, 0.0)
         values = {"concordant": right, "comparable": comparable, "loss": loss, "rows": float(rows.count)}
         return {name: np.array([value]) for name, value in values.items()}
 
@@ -373,4 +383,8 @@ class Survival(Averaged):
         return {"kept": np.ones(len(preprocessing["mean"])), **preprocessing}
 
     def _event(self, rows: SurvivalRows, preprocessing: Arrays) -> Array:
-        return np.asarray(rows.status == int(preprocessing["event"][0]))
+        """Who had the event; a site whose codes contradict the agreed ones says so here, where nobody is counted."""
+        event = int(preprocessing["event"][0])
+        if (rows.status == {1: 2, 2: 0}[event]).any():
+            raise InputError("input.table", "this site codes the status in another way: name `event` and `censored`")
+        return np.asarray(rows.status == event)

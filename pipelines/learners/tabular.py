@@ -9,12 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.learners import Averaged, Documents, columns, measures, network, proximal
+from pipelines.compute import Compute
+from pipelines.learners import Averaged, Documents, Files, columns, measures, network, proximal
 from pipelines.learners.vocabulary import LARGEST, Vocabulary, level, standardised
 from protocol.errors import InputError
 from protocol.study import Study
@@ -123,6 +124,7 @@ class Tabular(Averaged):
 
     name = "tabular"
     version = "1"
+    settings_type: ClassVar[type[Settings]] = Settings
     crossed = "Model updates, and sums of features, of levels and of the outcome"
     notes: tuple[str, ...] = (
         "Missing numbers are replaced by the mean over all sites; a level that no site has often counts as none.",
@@ -144,7 +146,7 @@ class Tabular(Averaged):
         if len(outcome) != 1 or not features or outcome[0] in features or len(set(features)) != len(features):
             raise InputError("input.study", "training: give features, and outcome = [one column] apart from them")
         try:
-            self.settings = s = Settings.model_validate(dict(settings))
+            self.settings = s = self.settings_type.model_validate(dict(settings))
         except ValidationError as error:
             raise InputError("input.study", first_fault(error, "pipeline", "parameters")) from None
         if set(s.categorical) - set(features):
@@ -189,7 +191,10 @@ class Tabular(Averaged):
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
-    def rows(self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None) -> TabularRows:
+    def rows(
+        self, frame: pd.DataFrame, documents: Documents | None = None, patient: str | None = None,
+        files: Files | None = None,
+    ) -> TabularRows:  # fmt: skip
         """Rows with a usable outcome.
 
         Raises:
@@ -272,7 +277,7 @@ class Tabular(Averaged):
 
     # -- training --------------------------------------------------------------------------------------------------
 
-    def warm(self) -> None:
+    def warm(self, compute: Compute | None = None) -> None:
         """NumPy is all it takes."""
 
     def fit(self, model: Arrays, preprocessing: Arrays, rows: TabularRows, seed: int) -> Arrays:

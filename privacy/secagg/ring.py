@@ -67,13 +67,19 @@ class Quantizer:
         wide = np.asarray(values, dtype=np.float64)
         if not 1 <= weight <= self.max_weight or not np.isfinite(wide).all():
             raise InputError("input.message", "secure aggregation: a weight or a value out of bounds")
-        if wide.size and float(np.abs(wide).max()) > self.bound:
+        if wide.size and max(float(wide.max()), -float(wide.min())) > self.bound:
             raise InputError("input.message", "secure aggregation: a value above the study's bound")
-        return np.rint(wide * (float(weight) * 2.0**self.bits)).astype(np.int64).view(np.uint64)
+        made, scale = np.empty(wide.shape, np.int64), float(weight) * 2.0**self.bits
+        for start in range(0, wide.size, _BLOCK):  # block by block: vectors are long
+            block = wide[start : start + _BLOCK] * scale
+            made[start : start + _BLOCK] = np.rint(block, out=block)
+        return made.view(np.uint64)
 
     def decode(self, total: Ring) -> NDArray[np.float64]:
         """A sum of encoded values as floats."""
-        return total.view(np.int64).astype(np.float64) * 2.0**-self.bits
+        made = total.view(np.int64).astype(np.float64)
+        made *= 2.0**-self.bits
+        return made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from corsia.leaks import find_leaks
@@ -53,8 +57,8 @@ def test_from_spreadsheets_to_a_published_model(tmp_path: Path) -> None:
     assert "secure_aggregation = true" in text
     study.write_text(text.replace("rounds = 10", "rounds = 2"))
     data = [word for name in SITES for word in ("--data", f"{name}={name}.csv")]
-    status, found, told = corsia("study", "try", "decesso.toml", *data, "--out", "out", "--json", folder=tmp_path)
-    assert status == 0, told
+    with kept("decesso.toml", *data, "--out", "out", folder=tmp_path) as (found, told):
+        _new_patients(tmp_path, found)
     assert (found["study"], found["sites"], found["rounds"]) == ("decesso", list(SITES), 2)
     assert found["masked"] is True
     assert found["metrics"]["auc"] > 0.7
@@ -66,11 +70,56 @@ def test_from_spreadsheets_to_a_published_model(tmp_path: Path) -> None:
     card = Path(found["card"]).read_text()
     assert "decesso" in card
     assert "bari" in card
-    assert "round 2 of 2" in told
-    assert "pavia approved" in told
-    names = [f"Cognomefinto{name}{i:03d}" for name in SITES for i in range(70)]
+    assert any("round 2 of 2" in line for line in told)
+    assert any("pavia approved" in line for line in told)
+    names = ["Cognomefintonuovo", *(f"Cognomefinto{name}{i:03d}" for name in SITES for i in range(70))]
     assert not find_leaks([path for path in (tmp_path / "out").rglob("*") if path.is_file()], names)
     _refusals(tmp_path, data)
+
+
+@contextmanager
+def kept(*args: str, folder: Path) -> Iterator[tuple[dict[str, Any], list[str]]]:
+    """`corsia study try ... --keep` while its consortium runs: its line, and what it told."""
+    told: list[str] = []
+    with (folder / "told.txt").open("w+") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "corsia", "study", "try", *args, "--keep", "--json"],
+            stdout=subprocess.PIPE, stderr=errors, text=True, cwd=folder, start_new_session=True,
+        )  # fmt: skip
+        assert process.stdout is not None
+        try:
+            line = process.stdout.readline()
+            told += (folder / "told.txt").read_text().splitlines()
+            assert line.startswith("{"), "\n".join(told)
+            yield json.loads(line), told
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(60)
+            finally:
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.stdout.close()
+    assert process.returncode == 0
+
+
+def _new_patients(folder: Path, found: dict[str, Any]) -> None:
+    """A fifth hospital's spreadsheet is scored: its own spelling, and a level and a value that nobody had."""
+    rows = [
+        "Cognome;Età;Glicemia;Città di cura",
+        "Cognomefintonuovo;61;150,5;FORLI",
+        "Altro;70;?;Roma",
+        "Terzo;61;60,0;Forlì",
+    ]
+    (folder / "nuovi.csv").write_bytes("\r\n".join(rows).encode("cp1252"))
+    status, made, told = corsia(
+        "model", "predict", "decesso", "--input", "nuovi.csv", "--out", "scores.csv", "--json",
+        "--url", found["url"], "--token-file", found["token_file"], folder=folder,
+    )  # fmt: skip
+    assert (status, made.get("rows")) == (0, 3), told
+    scores = pd.read_csv(folder / "scores.csv")["probability"]
+    assert scores.between(0, 1).all()
+    assert scores[0] > scores[2]
 
 
 def _refusals(folder: Path, data: list[str]) -> None:

@@ -100,7 +100,7 @@ def killed(consortium: Consortium, folder: Path, points: list[str], tamper: Tamp
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true", "PYTHONPATH": str(Path(__file__).parents[2])}
     with Hospitals(consortium, tamper):
         done = subprocess.run(
-            command, cwd=folder, env=environment, timeout=240, check=False, capture_output=True, text=True
+            command, cwd=folder, env=environment, timeout=540, check=False, capture_output=True, text=True
         )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == [-signal.SIGKILL] * len(points) + [0]

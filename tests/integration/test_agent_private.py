@@ -127,10 +127,13 @@ def test_a_whole_run_costs_what_was_asked_and_is_told_nothing_else(tmp_path: Pat
         whole = guarantee.cost(centre.study)
         assert total(config).epsilon(DELTA) == pytest.approx(whole.epsilon(DELTA), rel=1e-9)
         assert 0.999 < whole.epsilon(DELTA) <= 1.0
-        # scores, and a round that the study does not have
+        # scores, a round that the study does not have, and another question under one that it has
         _, said = centre.ask("evaluate", 2)
         assert (said.state, said.code) == (State.REFUSED, "policy.epsilon")
         _, said = centre.ask("train", 3)
+        assert (said.state, said.code) == (State.REFUSED, "study.rounds")
+        other = {name: value + 0.25 for name, value in centre.numbers(made).items()}
+        _, said = centre.ask("train", 2, attempt=1, arrays=other)
         assert (said.state, said.code) == (State.REFUSED, "budget.epsilon")
     assert total(config).epsilon(DELTA) == pytest.approx(whole.epsilon(DELTA), rel=1e-9)
     assert len(spends(config)) == 3

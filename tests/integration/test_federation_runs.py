@@ -29,7 +29,7 @@ def code(consortium: Consortium) -> str:
 
 
 def wait_for(consortium: Consortium, wanted: str) -> None:
-    until = time.monotonic() + 60
+    until = time.monotonic() + 240  # MLflow makes its tables meanwhile, torch is loaded: a minute on a busy machine
     while state(consortium) != wanted:
         assert time.monotonic() < until
         time.sleep(0.05)

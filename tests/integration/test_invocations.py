@@ -17,8 +17,9 @@ import pandas as pd
 import pytest
 
 import corsia
+from central import frames
 from central.trusted import SignerKeys
-from central.web import frames, inference
+from central.web import inference
 from pipelines.infer import Manifest, Scorer
 from privacy.envelope import SecretKey, read_key
 from protocol.errors import CODES, CorsiaError, InputError, WorkerError

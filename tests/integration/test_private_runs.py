@@ -176,9 +176,10 @@ def test_scores_are_refused_even_when_asked_for(dp: str, parameters: dict[str, o
     [
         ("distributed", {"masked": False}, "secure_aggregation"),
         ("central", {"strategy": "fedmedian"}, "fedmedian"),
-        ("central", {"strategy": "qfedavg"}, "scores and losses"),
-        ("sample", {"strategy": "qfedavg"}, "scores and losses"),
-        ("sample", {"metrics": ("auc",)}, "scores and losses"),
+        ("central", {"strategy": "qfedavg"}, "are not noised"),
+        ("sample", {"strategy": "qfedavg"}, "are not noised"),
+        ("sample", {"metrics": ("auc",)}, "are not noised"),
+        ("sample", {"stopping": {"monitor": "auc", "mode": "max"}}, "are not noised"),
         ("sample", {"privacy": {"clip": 1.0}}, "clip"),
         ("central", {"privacy": {"max_colluding": 1}}, "max_colluding"),
     ],

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from corsia.synthetic import ct_series, rtstruct
 from edge.sources import table
 from pipelines import SourceFile
-from pipelines.features.cases import Cases
+from pipelines.features.cases import Cases, radiomic
 from pipelines.features.radiomics import Settings
 from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import CorsiaError
@@ -84,7 +84,7 @@ def _case() -> list[bytes]:
 def test_damaged_images_and_masks_fail_alone(case: list[bytes], seed: int) -> None:
     generator = random.Random(seed)  # noqa: S311
     pseudonyms = Pseudonymizer(bytes(32))
-    cases = Cases(Settings(), "GTV")
+    cases = Cases(radiomic(Settings(), "GTV"))
     damaged = [bytearray(raw) for raw in case]
     for raw in damaged if seed % 2 else damaged[-1:]:
         for _ in range(3):
@@ -96,4 +96,4 @@ def test_damaged_images_and_masks_fail_alone(case: list[bytes], seed: int) -> No
     sound = ct_series({"PatientID": "sound"}, seed=2)
     cases.add(SourceFile("m", rtstruct(sound)), pseudonyms.pseudonym)
     cases.settle()
-    assert pseudonyms.pseudonym("sound") in cases.features
+    assert pseudonyms.pseudonym("sound") in cases.made

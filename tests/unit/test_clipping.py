@@ -154,3 +154,10 @@ def test_more_collusion_costs_more_noise_of_each() -> None:
 def test_absurdly_little_epsilon_is_refused() -> None:
     with pytest.raises(InputError, match="no noise is enough"):
         guarantee.cost(private("central", epsilon=1e-8))
+
+
+def test_shares_are_for_rosters_in_which_every_sum_has_the_threshold() -> None:
+    many = tuple(f"site-{i}" for i in range(65))
+    with pytest.raises(InputError, match="at most 64"):
+        guarantee.cost(private("distributed", masked=True, sites=many))
+    assert guarantee.cost(private("distributed", masked=True, sites=many[:64])).epsilon(1e-5) <= 2.0

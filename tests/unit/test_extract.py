@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from corsia.cli.extract import app
 from corsia.synthetic import ct_series, rtstruct
 from pipelines import Job, SourceFile, extract
-from pipelines.features.cases import Cases
+from pipelines.features.cases import Cases, radiomic
 from pipelines.features.radiomics import ALIASES, Settings
 from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import CorsiaError
@@ -142,19 +142,19 @@ def test_two_fitting_masks_are_ambiguous(files: list[bytes]) -> None:
 
 def test_bounded_memory(files: list[bytes]) -> None:
     pseudonyms = Pseudonymizer(bytes(32))
-    grouped = Cases(Settings(), "GTV", held_bytes=20_000)
-    whole = Cases(Settings(), "GTV")
+    grouped = Cases(radiomic(Settings(), "GTV"), held_bytes=20_000)
+    whole = Cases(radiomic(Settings(), "GTV"))
     for cases in (grouped, whole):
         for data in files:
             assert cases.add(SourceFile("f", data), pseudonyms.pseudonym)
             if cases is grouped:
                 assert cases._held < 20_000 + 60_000
         cases.settle()
-    assert grouped.features == whole.features
+    assert grouped.made == whole.made
     assert not grouped.failed
     assert grouped.add(SourceFile("f", files[0]), pseudonyms.pseudonym)  # more of a patient who was settled
     assert len(grouped.failed) == 1
-    assert len(grouped.features) == 3
+    assert len(grouped.made) == 3
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -64,6 +64,39 @@ def test_sums_that_do_not_fit_are_told(name: str, change: float) -> None:
     assert not made.plausible(sums, 40)
 
 
+def test_a_site_with_one_event_tells_of_nobody_and_takes_part() -> None:
+    """Neither the time of its event nor his place among the others leaves; the others agree, and it trains."""
+    plan = study()
+    assert plan.privacy.k == 5
+    made = for_study(plan)
+    lone = frame("site-a").assign(status=[2] + [1] * 39)
+    mine, others = made.rows(lone), [made.rows(frame(site)) for site in SITES[1:]]
+    told = made.sums(mine, 5)
+    assert told["status"].tolist() == [0, 39, 0]
+    assert not told["times"][1].any()
+    assert all(count == 0 or count >= 5 for count in told["times"].ravel())
+    assert made.plausible(told, 40)
+    sums = [told, *(made.sums(rows, 5) for rows in others)]
+    summed = {name: sum(one[name] for one in sums) for name in told}
+    preprocessing = made.agree(summed)
+    assert preprocessing["event"].tolist() == [2]
+    model = made.fit(made.initial(summed, preprocessing), preprocessing, mine, 1)
+    scores = made.score(model, preprocessing, mine)
+    assert scores["comparable"].tolist() == [0]
+    assert scores["rows"].tolist() == [40]
+    assert made.score(model, preprocessing, others[0])["comparable"][0] > 0
+
+
+def test_a_site_whose_codes_contradict_the_agreed_ones_says_so_itself() -> None:
+    made = for_study(study())
+    hidden = made.rows(frame("site-a").assign(status=[2] + [1] * 39))  # its one event is not counted
+    preprocessing = made.agree({**made.sums(hidden, 5)})
+    assert preprocessing["event"].tolist() == [1]  # what the sums alone look like
+    with pytest.raises(InputError) as error:
+        made.fit(made.initial(made.sums(hidden, 5), preprocessing), preprocessing, hidden, 1)
+    assert error.value.code == "input.table"
+
+
 def test_training_learns_and_gives_the_same_bytes() -> None:
     made = learner()
     table = pd.concat([frame(s, 150) for s in SITES], ignore_index=True)

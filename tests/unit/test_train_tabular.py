@@ -12,7 +12,7 @@ from pipelines.learners import measures, network
 from pipelines.learners.tabular import Tabular
 from pipelines.learners.vocabulary import BUCKETS, level
 from pipelines.train import load
-from protocol.errors import CorsiaError, InputError, UnavailableError
+from protocol.errors import CorsiaError, InputError
 from protocol.study import Study
 from tests.tabularkit import SITES, frame, study
 
@@ -223,8 +223,9 @@ def test_a_site_that_diverges_is_left_out_and_said_so() -> None:
     with pytest.raises(InputError) as refused:
         data.learner.fit(data.learner.initial(sums, agreed), agreed, data.rows, 1)
     assert refused.value.code == "input.diverged"
-    with pytest.raises(UnavailableError):
+    with pytest.raises(InputError, match="at 3 sites") as ended:
         trained(plan)
+    assert ended.value.code == "input.diverged"
 
 
 @pytest.mark.parametrize(

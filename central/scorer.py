@@ -1,4 +1,4 @@
-"""`python -m central.web.scorer`: one model, one table, one answer, by pipe. See `central.web.inference`.
+"""`python -m central.scorer`: one model, one table, one answer, by pipe. See `central.web.inference`.
 
 In: manifest (JSON), weights (safetensors), rows (Parquet), each after its length as 8 bytes big-endian. Out: Parquet.
 A refusal is one JSON line on standard error, and exit status 1. The parent has verified the manifest.
