@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -142,6 +143,7 @@ def federation(
     """
     from corsia.bench_federation import bench_federation
 
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends by way of `finally`: no process is left behind
     result = bench_federation(
         lambda line: sys.stderr.write(line + "\n"), peers=peers, rounds=rounds, scale=scale, parameters=parameters
     )
