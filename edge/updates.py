@@ -43,7 +43,7 @@ def check_update(
         DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
         CorsiaError: the code that the answer names, when it is an error.
     """
-    from pipelines.flower import EXAMPLES
+    from pipelines.flower import EXAMPLES, LOSS
     from pipelines.replies import describe_message, describe_reply
 
     try:
@@ -53,7 +53,8 @@ def check_update(
     if made.error is not None:
         raise from_code(made.error) if made.error in CODES else WorkerError("worker.failed")
     training = study.training
-    allowed = {EXAMPLES, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
+    named = {LOSS} if training and training.strategy == "qfedavg" else set()  # approved with the strategy
+    allowed = {EXAMPLES, *named, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
     examples = made.metrics.get(EXAMPLES)
     bound = training.max_norm if training else 0.0
     right = (asked.kind, asked.round) == (_MESSAGES[instruction.phase], instruction.round)
