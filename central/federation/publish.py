@@ -23,13 +23,14 @@ from central.federation.columns import example_rows, input_kinds
 from central.federation.plots import card_plots
 from central.registry import Registry, Release, RoundMetrics
 from central.store import Store
-from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
+from central.store.models import AssignmentRow, LogRow, ModelRow, RoundRow, RunRow, StudyRow
 from pipelines import learners
 from pipelines.guarantee import guarantee, sentences
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
 from privacy.secagg import threshold_of
 from protocol import faults
+from protocol.assignment import AssignmentKind, RoundInstruction
 from protocol.errors import IntegrityError
 from protocol.parcel import canonical_json
 from protocol.study import Study, Training
@@ -102,7 +103,7 @@ class Publisher:
         with self.store.read() as session:
             newest = session.scalar(select(func.max(ModelRow.serial)).where(ModelRow.name == training.publish.model))
         learner = learners.for_study(study)
-        promised = guarantee(study, reached.round)
+        promised = guarantee(study, self._asked(digest, reached))
         shown = {k: round(float(v), 6) for k, v in reached.metrics.items() if isinstance(v, int | float)}
         return {
             "name": training.publish.model,
@@ -133,6 +134,18 @@ class Publisher:
             "masked": study.privacy.secure_aggregation,
             "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
         }
+
+    def _asked(self, digest: str, reached: Checkpoint) -> int:
+        """How many rounds sites were asked for: of one that was stopped, answers are out all the same."""
+        last = (
+            select(AssignmentRow.document)
+            .where(AssignmentRow.study_digest == digest, AssignmentRow.kind == AssignmentKind.ROUND.value)
+            .order_by(AssignmentRow.seq.desc())
+            .limit(1)
+        )
+        with self.store.read() as session:
+            document = session.scalar(last)
+        return max(reached.round, RoundInstruction.from_bytes(document).round if document else 0)
 
     def _logged(self, leaf: dict[str, str]) -> int:
         """The leaf's index; appended only if it is not there."""
