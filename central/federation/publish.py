@@ -29,6 +29,7 @@ from pipelines.guarantee import guarantee, sentences
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
 from privacy.secagg import threshold_of
+from privacy.secagg.session import MAX_COMPLETE
 from protocol import faults
 from protocol.assignment import AssignmentKind, RoundInstruction
 from protocol.errors import IntegrityError
@@ -273,10 +274,12 @@ def _rounds(manifest: dict[str, Any]) -> str:
 def _on_masks(study: Study) -> str:
     if not study.privacy.secure_aggregation:
         return "- Updates are sealed but **not masked**: the federation process sees each site's update."
+    roster = len(study.sites)
+    part = "" if roster <= MAX_COMPLETE else "the larger part of "  # a lying centre may leave out some (ADR 14)
     return (
-        f"- Updates, weights and metrics were **masked** by secure aggregation: the federation learned sums over at "
-        f"least {threshold_of(len(study.sites))} sites and who took part. Metrics of one site are withheld. This does "
-        f"not hide what the sums themselves tell, nor a site from all the others together."
+        f"- Updates, weights and metrics were **masked** by secure aggregation: the federation learned sums over {part}"
+        f"at least {threshold_of(roster)} sites and who took part. Metrics of one site are withheld. This does not "
+        f"hide what the sums themselves tell, nor a site from all the others together."
     )
 
 
