@@ -443,6 +443,7 @@ def test_the_loss_that_qfedavg_weighs_sites_by_passes_in_such_a_study_alone(
         ({"metrics": {"num-examples": [1, 2]}}, "gate.update"),
         ({"metrics": {"num-examples": 20, "auc": 0.5}}, "gate.update"),
         ({"metrics": {"num-examples": 20, "auc": float("nan")}, "shown": ("auc",)}, "gate.update"),
+        ({"metrics": {"num-examples": 20, "auc": 0.51234}, "shown": ("auc",)}, "gate.update"),
         ({"metrics": {"num-examples": 20, "other": 1.0}, "shown": ("other",)}, "gate.update"),
         ({"metrics": {"num-examples": 4}}, "gate.cohort"),
         ({"kind": "evaluate"}, "gate.update"),
