@@ -40,6 +40,7 @@ from pipelines.flower import (
 )
 from pipelines.masking import check_masks
 from pipelines.replies import SHOWN_DIGITS
+from privacy.deid.pseudonym import normalise_id
 from protocol.errors import CorsiaError, DisclosureRefused, InputError
 from protocol.study import Study, needs
 
@@ -150,8 +151,8 @@ def _check_persons(job: Job, source: Source) -> None:
 
 
 def _persons(frame: pd.DataFrame, patient: str) -> pd.Series[Any]:
-    """Patient ids as they are compared."""
-    return frame[patient].astype(str).str.strip().str.casefold()
+    """Patient ids as they are compared everywhere: two spellings of one are one patient."""
+    return frame[patient].map(lambda value: normalise_id(str(value)))
 
 
 # -- the app -----------------------------------------------------------------------------------------------------------
