@@ -203,6 +203,13 @@ class Models:
             hub=self._hub,
         )
 
+    def serving(self, name: str) -> Model:
+        """What predicts where no version is named: the champion, or the newest while there is none. KeyError: none."""
+        try:
+            return self.get(name, alias=CHAMPION)
+        except KeyError:
+            return self.get(name)
+
     def promotions(self, name: str) -> Listing:
         """Proposals for a model and what became of them, newest first."""
         rows = self._hub.request("GET", f"/models/{quote(name, safe='')}/promotions")

@@ -21,6 +21,7 @@ from sqlalchemy import select
 
 from central.store import Store
 from central.store.models import CuratedRow, ModelRow, PredictionRow, StudyRow
+from central.store.published import serving
 from central.vault.lake import Lake
 from privacy.envelope import PublicKey
 from protocol.errors import InputError, StudyRefused
@@ -148,6 +149,8 @@ class Analysis:
     def predict(self, model: str, study_id: str, *, version: int | None = None, alias: str | None = None) -> Prediction:
         """Score a study's curated rows with a published model, whose signed manifest is checked first.
 
+        With neither version nor alias it is the champion, or the newest while there is none.
+
         Raises:
             InputError: `input.usage` when there is no such model, `input.rows` without rows, `input.column-missing`.
             IntegrityError: `model.manifest`, `blob.digest`; nothing is scored.
@@ -193,13 +196,8 @@ class Analysis:
         return row
 
     def _model(self, name: str, version: int | None, alias: str | None) -> ModelRow:
-        query = select(ModelRow).where(ModelRow.name == name)
-        if version is not None:
-            query = query.where(ModelRow.version == version)
-        if alias is not None:
-            query = query.where(ModelRow.alias == alias)
         with self._store.read() as session:
-            row = session.scalar(query.order_by(ModelRow.serial.desc()).limit(1))
+            row = serving(session, name, version, alias)
         if row is None:
             raise InputError("input.usage", "no such model, version or alias")
         return row

@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy import select
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from central import ipc
 from central.frames import MAX_BODY_BYTES
 from central.store.models import ModelRow
+from central.store.published import newest, serving
 from central.web import views
 from central.web.centre import Centre
 from central.web.inference import Inference
@@ -88,7 +88,7 @@ def get_table(name: str, request: Request, centre: CentreOf, version: Version = 
 
 @router.post("/{name}/predict")
 def post_predict(name: str, body: PredictRequest, centre: CentreOf) -> dict[str, Any]:
-    """Batch inference over a study's curated rows; the scores stay in the lake."""
+    """Batch inference over a study's curated rows; the scores stay in the lake. Chooses as `invocations` does."""
     asked = body.model_dump(exclude_none=True)
     return ipc.call(centre.vault, "predict", timeout_s=600.0, model=name, **asked)
 
@@ -109,7 +109,10 @@ async def _body(request: Request) -> bytes:
 async def post_invocations(
     name: str, request: Request, centre: CentreOf, version: Version = None, alias: Alias = None
 ) -> dict[str, Any]:
-    """Score the rows of the request (MLflow's `dataframe_split`, `dataframe_records`, `inputs`; or CSV)."""
+    """Score the rows of the request (MLflow's `dataframe_split`, `dataframe_records`, `inputs`; or CSV).
+
+    With neither version nor alias the champion answers, or the newest while there is none; the reply names it.
+    """
     body, kind = await _body(request), request.headers.get("content-type", "")
     inference: Inference = request.app.state.inference
     return await run_in_threadpool(_invoke, centre, inference, name, version, alias, body, kind)
@@ -118,7 +121,7 @@ async def post_invocations(
 def _invoke(
     centre: Centre, inference: Inference, name: str, version: int | None, alias: str | None, body: bytes, kind: str
 ) -> dict[str, Any]:
-    row = _model(centre, name, version, alias)
+    row = _model(centre, name, version, alias, serves=True)
     told = {"model": row.name, "version": row.version, "alias": row.alias, "serial": row.serial}
     return told | {"predictions": inference.predict(row, body, kind)}
 
@@ -144,14 +147,9 @@ def post_approval(name: str, proposal: str, body: Signed, request: Request, cent
     return ipc.call(centre.signer, "approve", timeout_s=30.0, token=token, proposal=proposal, signature=body.signature)
 
 
-def _model(centre: Centre, name: str, version: int | None, alias: str | None) -> ModelRow:
-    query = select(ModelRow).where(ModelRow.name == name)
-    if version is not None:
-        query = query.where(ModelRow.version == version)
-    if alias is not None:
-        query = query.where(ModelRow.alias == alias)
+def _model(centre: Centre, name: str, version: int | None, alias: str | None, *, serves: bool = False) -> ModelRow:
     with centre.store.read() as session:
-        row = session.scalar(query.order_by(ModelRow.serial.desc()).limit(1))
+        row = (serving if serves else newest)(session, name, version, alias)
     if row is None:
         raise HTTPException(404)
     return row

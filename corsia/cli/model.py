@@ -125,7 +125,7 @@ def predict(
     if (study is None) == (source is None) or (source is None) != (out is None):
         raise InputError("input.usage", "give --study, or --input and --out")
     with _connect(url, token_file, config) as hub:
-        model = _model(hub, name, version, alias)
+        model = _model(hub, name, version, alias) if version or alias else _serving(hub, name)
         made = model.score(study) if study is not None else _score_file(model, source, out)
     _print(made) if as_json else typer.echo(f"{made['rows']} rows scored by {name} version {made['version']}")
 
@@ -247,6 +247,13 @@ def _publication_key(config: Path | None, key: Path | None) -> str:
     from central.config import load_config
 
     return str(ipc.call(load_config(config).socket("signer"), "public_keys")["publication_key"])
+
+
+def _serving(hub: Hub, name: str) -> Model:
+    try:
+        return hub.models.serving(name)
+    except KeyError:
+        raise InputError("input.usage", f"no published model {name}") from None
 
 
 def _model(hub: Hub, name: str, version: int | None = None, alias: str = "") -> Model:

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from sqlalchemy import update
 
 import corsia
 from central.registry import Registry, Release
+from central.store.models import ModelRow
 from privacy.envelope import SecretKey, read_key, write_public
 from protocol.errors import IntegrityError
 from tests.vaultkit import FEATURES, publish, rows, table
@@ -118,3 +120,26 @@ def test_the_command_line_lists_shows_verifies_and_predicts(running: Running, tm
     assert _corsia(running, "show", "nothing").returncode == 11
     unpinned = _corsia(running, "verify", "risk")
     assert unpinned.returncode == 11
+
+
+def test_the_champion_predicts_unless_another_version_is_named(running: Running, tmp_path: Path) -> None:
+    """A version that a study has just published, and nobody promoted, scores nobody by default."""
+    publish(running.world, _key(running), serial=5)
+    publish(running.world, _key(running), serial=6, alias="candidate")
+    path, body = "/api/v1/models/risk", {"inputs": {"age": [40.0], "count": [1.0]}}
+
+    def versions() -> set[int]:
+        with running.operator() as http:
+            one = http.post(f"{path}/invocations", json=body).json()["version"]
+            two = http.post(f"{path}/predict", json={"study": "trial"}).json()["version"]
+        three = json.loads(_corsia(running, "predict", "risk", "--study", "trial", "--json").stdout)["version"]
+        return {one, two, three}
+
+    assert versions() == {5}
+    with running.operator() as http:
+        assert http.post(f"{path}/invocations?version=6", json=body).json()["version"] == 6
+        assert http.post(f"{path}/predict", json={"study": "trial", "alias": "candidate"}).json()["version"] == 6
+        assert http.get(path).json()["manifest"]["version"] == 6  # who reads, reads the newest
+    with running.world.store.begin() as session:
+        session.execute(update(ModelRow).values(alias="candidate"))
+    assert versions() == {6}
