@@ -25,6 +25,7 @@ from sqlalchemy import select, update
 from central.federation.collect import place_of
 from central.federation.control import Stopped
 from central.federation.flower import NodeGrid, empty_run, identify
+from central.federation.leftovers import forget
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, SiteRow
@@ -103,6 +104,7 @@ class FleetGrid(NodeGrid):
         order = {site: node for node, site in enumerate(sorted(study.sites), start=1)}
         self.sites = {order[site]: site for site in sorted(sites)}
         self._sent: dict[str, _Sent] = {}
+        self._at: tuple[int, RoundPhase] | None = None  # what is under way
 
     # -- Flower's Grid ---------------------------------------------------------------------------------------------
 
@@ -114,8 +116,10 @@ class FleetGrid(NodeGrid):
         """
         deadline = time.time() + (self._study.training.deadline_s if self._study.training else 0.0)
         ids, new = [], 0
+        ordered = sorted(messages, key=lambda m: m.metadata.dst_node_id)
+        self._begin(ordered)
         with self._store.begin() as session:
-            for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
+            for message in ordered:
                 site = self.sites[message.metadata.dst_node_id]
                 config = record_of(message, CONFIG)
                 round_, attempt = int(config["server-round"]), int(config["attempt"])
@@ -140,6 +144,14 @@ class FleetGrid(NodeGrid):
                 self._store.emit(session, "round.begun", study=self._study.id, **told)
         faults.point("federation.instructed")
         return ids
+
+    def _begin(self, messages: list[Message]) -> None:
+        """A phase begins only when the one before is durable in its checkpoint, so what that left can go."""
+        for message in messages[:1]:
+            at = int(record_of(message, CONFIG)["server-round"]), place_of(message)[0]
+            if at != self._at:
+                forget(self._store, self._landing, self._digest, at)
+                self._at = at
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are there now, errors among them, by the names of their sites; each is given once."""

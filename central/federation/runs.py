@@ -22,6 +22,7 @@ from sqlalchemy import select
 from central.federation.checkpoint import Checkpoint, StoreCheckpoints
 from central.federation.control import Orders, Stopped, StoreControl, end_of, orders_of
 from central.federation.keys import RunKeys
+from central.federation.leftovers import forget
 from central.federation.publish import Publisher
 from central.store import Store
 from central.store.changes import Changes
@@ -291,7 +292,9 @@ class Federation:
             self._store.emit(session, "run.failed", study=study_id, code=code)
             self._store.emit(session, "study.failed", study=study_id, code=code)
             self._expire(session, study.digest)
+            digest = study.digest
         log.error("run.failed", extra={"fields": {"study": study_id, "code": code}})
+        self._clean(digest)
 
     def _expire(self, session: Any, digest: str) -> None:
         """Close what nobody waits for, late sites' study too, and say of landed answers that they came too late."""
@@ -324,7 +327,7 @@ class Federation:
             self._clean(digest)
 
     def _clean(self, digest: str) -> None:
-        """A finished run needs its updates no more."""
+        """A finished run needs its messages and updates no more."""
         with self._store.begin() as session:
             self._expire(session, digest)
             updates = session.scalars(
@@ -334,3 +337,4 @@ class Federation:
             ).all()
         for parcel in updates:
             (self._landing / f"{parcel}.parcel").unlink(missing_ok=True)
+        forget(self._store, self._landing, digest)

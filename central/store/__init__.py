@@ -97,6 +97,17 @@ class Store:
             raise IntegrityError("blob.digest", "no such blob")
         return path
 
+    def drop_blob(self, digest: str) -> None:
+        """Remove a blob that no row names any more; one that is gone already is no error.
+
+        Raises:
+            StorageError: the disk refused.
+        """
+        try:
+            (self._blobs / digest).unlink(missing_ok=True)
+        except OSError as error:
+            raise StorageError("storage.failed") from error
+
     def get_blob(self, digest: str) -> bytes:
         """A blob's bytes, checked against their digest."""
         data = self.blob_path(digest).read_bytes()

@@ -17,6 +17,7 @@ from sqlalchemy import select
 
 from central.federation.checkpoint import Checkpoint, MemoryCheckpoints, StoreCheckpoints, join_arrays
 from central.federation.grid import FleetGrid, instruction_id
+from central.federation.leftovers import forget
 from central.federation.local import LocalGrid, train_locally
 from central.federation.rounds import Rounds
 from central.store.models import AssignmentRow, EventRow, ParcelRow, RoundRow, RunRow
@@ -25,6 +26,7 @@ from privacy.envelope import SecretKey
 from protocol.assignment import RoundInstruction, RoundPhase
 from protocol.errors import UnavailableError
 from protocol.study import Study
+from protocol.trust import Purpose
 from tests.federation_hospital import SITES, Consortium, Hospitals, frame, session, study
 
 RUN = "ab" * 16
@@ -66,8 +68,70 @@ def test_the_fleet_gives_the_bytes_of_the_in_process_grid(tmp_path: Path, strate
         assert [r.round for r in reading.scalars(select(RoundRow).order_by(RoundRow.round))] == [0, 1, 2, 3]
         kinds = [e.kind for e in reading.scalars(select(EventRow))]
         assert kinds.count("round.finished") == 4
-    for parcel in parcels:  # ciphertext in the landing zone
-        assert b"num-examples" not in (consortium.landing / f"{parcel.id}.parcel").read_bytes()
+    left = [path.read_bytes() for path in consortium.landing.glob("*.parcel")]
+    assert len(left) == 3  # of the last phase
+    assert not any(b"num-examples" in raw for raw in left)  # ciphertext in the landing zone
+
+
+def on_disk(consortium: Consortium) -> set[str]:
+    """Round, phase and site of the instructions whose message lies on the disk."""
+    found = set()
+    with consortium.store.read() as reading:
+        for row in reading.scalars(select(AssignmentRow).where(AssignmentRow.kind == "round")):
+            asked = RoundInstruction.from_bytes(row.document)
+            if (consortium.store.state_dir / "blobs" / asked.message).exists():
+                found.add(f"{asked.round} {asked.phase} {asked.site}")
+    return found
+
+
+def test_a_phase_leaves_nothing_on_the_disk_once_the_next_begins(tmp_path: Path) -> None:
+    """Else a run of 50 rounds keeps a hundred messages a site, each with the whole model."""
+    plan = study(strategy="fedadam")
+    consortium = Consortium(tmp_path, plan)
+    most: list[int] = []
+
+    def look(site: str, instruction: RoundInstruction, reply: bytes) -> bytes:
+        most.append(len({place.rpartition(" ")[0] for place in on_disk(consortium)}))
+        return reply
+
+    with Hospitals(consortium, look):
+        reached = over_fleet(consortium)
+    assert set(most) == {1}
+    assert weights(reached) == weights(in_process(plan))
+    assert on_disk(consortium) == {f"3 evaluate {site}" for site in SITES}
+    with consortium.store.read() as reading:
+        for row in reading.scalars(select(AssignmentRow).where(AssignmentRow.kind == "round")):
+            consortium.keys.secret(plan.id).public.verify(Purpose.ROUND, row.document, row.signature)
+        assert len(reading.scalars(select(ParcelRow.log_index)).all()) == 3 * 7  # rows, and so receipts, stay
+    assert forget(consortium.store, consortium.landing, consortium.digest) == 3
+    assert on_disk(consortium) == set()
+    assert not list(consortium.landing.glob("*.parcel"))
+    assert forget(consortium.store, consortium.landing, consortium.digest) == 0
+    for checkpoint in range(4):
+        StoreCheckpoints(consortium.store, RUN, plan.id).at(checkpoint)  # models stay
+
+
+def test_what_another_row_names_stays_and_a_process_that_died_in_between_is_no_harm(tmp_path: Path) -> None:
+    consortium = Consortium(tmp_path, study(rounds=1))
+    with Hospitals(consortium):
+        over_fleet(consortium)
+    with consortium.store.begin() as writing:
+        rows = writing.scalars(select(AssignmentRow).where(AssignmentRow.kind == "round")).all()
+        last = [row for row in rows if row.blobs]
+        writing.add(
+            RoundRow(run="cd" * 16, round=0, arrays=last[0].blobs[0]["digest"], started_at=0.0, finished_at=0.0)
+        )
+        other = AssignmentRow(
+            id="ef" * 16, site="site-a", kind="study", study_digest=consortium.digest, document=b"", signature=b"",
+            blobs=last[1].blobs, created_at=0.0, updated_at=0.0,
+        )  # fmt: skip
+        writing.add(other)
+    kept = {last[0].blobs[0]["digest"], last[1].blobs[0]["digest"]}
+    consortium.store.drop_blob(last[2].blobs[0]["digest"])  # as a process does that dies before the rows say so
+    assert forget(consortium.store, consortium.landing, consortium.digest, (1, RoundPhase.EVALUATE)) == 0
+    assert forget(consortium.store, consortium.landing, consortium.digest) == 3
+    for digest in kept:
+        consortium.store.get_blob(digest)
 
 
 @pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
@@ -106,9 +170,7 @@ def test_answers_that_landed_are_read_again_and_nothing_is_instructed_twice(tmp_
     with Hospitals(consortium) as hospitals:
         first = over_fleet(consortium)
         with consortium.store.begin() as writing:  # as if the last checkpoint had not been written
-            writing.delete(writing.get_one(RoundRow, (RUN, 3)))
-            row = writing.get_one(RunRow, RUN)
-            row.round, row.phase = 3, "train"
+            writing.get_one(RoundRow, (RUN, 3)).metrics = {}
         seen = dict(hospitals.seen)
         second = over_fleet(consortium)
         assert hospitals.seen == seen
