@@ -146,10 +146,16 @@ class Delivery:
         _log.info("parcel.delivered", extra={"fields": {"parcel": entry.parcel_id, "size_bytes": entry.size_bytes}})
 
     def _set_aside(self, entry: SpoolEntry, error: CorsiaError) -> None:
-        """State first: an assignment with a parcel set aside must never look done, whenever the machine stops."""
+        """State first: an assignment with a parcel set aside must never look done, whenever the machine stops.
+
+        A late answer to a round is not kept: it is of no use to anybody, and a slow site has one each round.
+        """
         state = State.REFUSED if error.code.startswith("policy.") else State.FAILED
-        state = State.EXPIRED if error.code == "study.expired" else state
+        state = State.EXPIRED if error.code in ("study.expired", "study.late") else state
         self.journal.append("parcel.bad", parcel=entry.parcel_id, code=error.code, error_id=error.id)
         self.state.move(entry.assignment_id, state, code=error.code, error_id=error.id)
-        self.spool.bad(entry, error.code)
+        if error.code == "study.late" and entry.content_type == ContentType.UPDATE.value:
+            self.spool.drop(entry)
+        else:
+            self.spool.bad(entry, error.code)
         _log.error("parcel.bad", extra={"fields": {"parcel": entry.parcel_id, "code": error.code}})

@@ -127,7 +127,7 @@ class Jobs:
                 return
             site.spool.discard(name)
             state = State.REFUSED if isinstance(error, _REFUSALS) else State.FAILED
-            state = State.EXPIRED if error.code == "study.expired" else state
+            state = State.EXPIRED if error.code in ("study.expired", "study.late") else state
             event = f"assignment.{state.value}"
             site.journal.append(event, assignment=name, code=error.code, error_id=error.id)
             site.move(record, state, code=error.code, error_id=error.id)

@@ -200,6 +200,13 @@ class Spool:
             write_file(self._root / "bad" / f"{path.stem}.json", canonical_json({"code": code}))
             self._move(path, "bad")
 
+    def drop(self, entry: SpoolEntry) -> None:
+        """Remove a parcel that was released and that nobody wants any more. Idempotent."""
+        with self._lock, named_errors():
+            path = self._locate(entry.parcel_id)
+            if path is not None:
+                self._remove(path)
+
     def retry(self, parcel_id: str) -> SpoolEntry:
         """Put a parcel that was set aside back in the queue.
 

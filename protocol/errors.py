@@ -362,7 +362,9 @@ CODES: dict[str, Code] = {
         "submit a study with more rounds; the sites approve it anew",
     ),
     "study.late": Code(
-        StudyRefused, "the answer landed after its round was closed", "none: it was discarded; see training.deadline_s"
+        StudyRefused,
+        "the answer came after its round or its study was closed",
+        "none: it was discarded; see training.deadline_s",
     ),
     "study.unknown": Code(StudyRefused, "no such study here", "check the id: `corsia study ls`"),
     "study.exists": Code(StudyRefused, "a study with this id exists with other content", "choose another id"),

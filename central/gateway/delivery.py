@@ -22,7 +22,7 @@ from central.store import Store
 from central.store.models import AssignmentRow, ParcelRow, StudyRow
 from privacy.envelope import ParcelInfo, PublicKey, verify
 from protocol import faults
-from protocol.assignment import AssignmentKind
+from protocol.assignment import AssignmentKind, State
 from protocol.errors import (
     ConflictError,
     CorsiaError,
@@ -43,10 +43,11 @@ CONTENT_OF_LANE = {
     Lane.EXTRACT: ContentType.FEATURES,
     Lane.TRAIN: ContentType.UPDATE,
 }
-_DOCUMENT = select(StudyRow.document).where(StudyRow.digest == bindparam("digest"))
-_ASSIGNED = select(AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind).where(
+_STUDY = select(StudyRow.document, StudyRow.state).where(StudyRow.digest == bindparam("digest"))
+_ASSIGNED = select(AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind, AssignmentRow.state).where(
     AssignmentRow.id == bindparam("id")
 )
+_ANSWER = select(ParcelRow.id).where(ParcelRow.assignment_id == bindparam("id")).limit(1)
 _log = logging.getLogger("central.gateway")
 _parsed = lru_cache(maxsize=64)(parse_study)
 
@@ -73,7 +74,7 @@ class Delivery:
             self._announced(parcel_id, call)
             if entry.what.size_bytes > self._max_parcel_bytes:
                 raise InputError("input.message", "the parcel is larger than max_parcel_bytes")
-            study = self._authorise(entry)
+            study = self._admitted(entry)
             offset = self._landing.announce(entry)
             if not request.data:
                 return pb.OpenReply(offset=offset)
@@ -132,8 +133,13 @@ class Delivery:
         return landed
 
     def _land(self, entry: Announced, study: Study | None = None) -> ParcelRow:
+        """Under the assignment's lock too: of two answers to one instruction that come at once, one lands."""
+        with self._landing.locked(f"answer to {entry.what.assignment_id}"):  # no parcel id
+            known = None if entry.what.content_type is ContentType.UPDATE else study
+            return self._landed(entry, known or self._admitted(entry))
+
+    def _landed(self, entry: Announced, study: Study) -> ParcelRow:
         parcel_id = entry.what.parcel_id
-        study = study or self._authorise(entry)
         try:
             self._verify(entry, study)
         except (IntegrityError, InputError) as error:  # these bytes will never land: the site starts afresh
@@ -175,14 +181,24 @@ class Delivery:
         if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in header.recipients}:
             raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 
+    def _admitted(self, entry: Announced) -> Study:
+        """The study of a parcel that may land; of one that never will, nothing stays on the disk."""
+        try:
+            return self._authorise(entry)
+        except StudyRefused:
+            self._landing.discard(entry.what.parcel_id)
+            raise
+
     def _authorise(self, entry: Announced) -> Study:
+        """Whether a parcel that has not landed may: its study is open, its assignment the site's and not over."""
         what = entry.what
         with self._store.read() as session:
-            document = session.scalar(_DOCUMENT, {"digest": what.study_digest})
+            found = session.execute(_STUDY, {"digest": what.study_digest}).one_or_none()
             assignment = session.execute(_ASSIGNED, {"id": what.assignment_id}).one_or_none()
-        if document is None:
+            answered = session.scalar(_ANSWER, {"id": what.assignment_id}) is not None
+        if found is None:
             raise StudyRefused("study.unknown")
-        study = _parsed(document)
+        study = _parsed(found.document)
         study.check_valid_at(datetime.now(UTC))
         if (
             entry.site not in study.sites
@@ -193,6 +209,10 @@ class Delivery:
         kind = AssignmentKind.ROUND if what.content_type is ContentType.UPDATE else AssignmentKind.STUDY
         if CONTENT_OF_LANE.get(study.lane) is not what.content_type or assignment.kind != kind.value:
             raise IntegrityError("parcel.context", "this lane does not send parcels of this content type")
+        if kind is AssignmentKind.ROUND and answered:
+            raise StudyRefused("study.replay", "the instruction has its one answer")
+        if found.state != "open" or _is_over(kind, State(assignment.state)):
+            raise StudyRefused("study.late")
         return study
 
     def _announced(self, parcel_id: str, call: Call) -> Announced | None:
@@ -210,6 +230,11 @@ class Delivery:
     def _row(self, parcel_id: str) -> ParcelRow | None:
         with self._store.read() as session:
             return session.get(ParcelRow, parcel_id)
+
+
+def _is_over(kind: AssignmentKind, state: State) -> bool:
+    """Whether nothing may come any more. A study's parcel that a steward sends again may come after its failure."""
+    return state.final if kind is AssignmentKind.ROUND else state is State.EXPIRED
 
 
 def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:

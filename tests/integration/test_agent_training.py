@@ -17,6 +17,7 @@ from edge.ledger import Ledger
 from edge.site import Site
 from privacy.envelope import SecretKey, read_key
 from protocol.assignment import RoundPhase, State
+from protocol.errors import StudyRefused
 from protocol.study import Study
 from tests.agentkit import Office, enrolled, running, site_config, study
 
@@ -95,6 +96,30 @@ def test_a_round_is_answered_once_and_survives_worker_and_restart(config: EdgeCo
     assert len(set(replies)) == 1
     keys = [spend.key for spend in Ledger(config.state_dir / "ledger.db").spends()]
     assert keys == ["r1/0/prepare", "r1/0/prepare/1", "r1/0/prepare/2"]
+
+
+def test_an_answer_that_comes_too_late_ends_its_round_and_takes_no_room(config: EdgeConfig, office: Office) -> None:
+    asked_study = training_study()
+    message = prepare_message(asked_study)
+    calls: list[int] = []
+
+    def late() -> None:
+        calls.append(1)
+        raise StudyRefused("study.late")
+
+    with running(config, office) as agent:
+        asked = office.submit(asked_study)
+        office.wait(asked, timeout_s=90)
+        office.fail["deliver"] = late
+        said = office.wait(office.instruct(asked, message), timeout_s=60)
+        assert (said.state, said.code) == (State.EXPIRED, "study.late")
+        del office.fail["deliver"]
+        assert office.wait(office.instruct(asked, message, attempt=1), timeout_s=60).state is State.DONE
+        assert [folder for folder, _ in agent.site.spool.entries()] == ["sent"]
+        office.fail["fetch"] = late
+        said = office.wait(office.instruct(asked, message, attempt=2), timeout_s=60)
+        assert (said.state, said.code) == (State.EXPIRED, "study.late")
+    assert len(calls) == 2, "not tried again"
 
 
 def test_rounds_that_are_not_the_federations_are_refused(config: EdgeConfig, office: Office) -> None:

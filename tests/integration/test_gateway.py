@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
 import pytest
 
-from central.store.models import AssignmentRow, CheckpointRow, EventRow, LogRow, ParcelRow, SiteRow
+from central.store.models import AssignmentRow, CheckpointRow, EventRow, LogRow, ParcelRow, SiteRow, StudyRow
 from privacy.envelope import PublicKey, SecretKey
 from privacy.transparency import Tree, open_checkpoint, verify_receipt
 from protocol.parcel import Receipt
 from protocol.trust import Purpose, TrustBundle
 from protocol.v1 import fleet_pb2 as pb
-from tests.gatewaykit import TRAINING, Centre, Site, code_of, draft, eventually, running
+from tests.gatewaykit import TRAINING, Centre, Parcel, Site, code_of, draft, eventually, running
 
 
 @pytest.fixture(scope="module")
@@ -351,6 +352,97 @@ def test_a_training_update_belongs_to_a_round(centre: Centre, site: Site) -> Non
     with refused("parcel.context"):
         site.open(parcel, study.id)
     assert site.deliver(parcel, "e" * 32).digest == parcel.digest
+
+
+def instructed(centre: Centre, digest: str, number: int, state: str = "received", document: bytes = b"") -> str:
+    with centre.store.begin() as session:
+        made = f"{digest[:28]}{number:04x}"
+        values = {"document": document, "signature": b"", "blobs": [], "created_at": 0.0, "updated_at": 0.0}
+        row = AssignmentRow(id=made, site="site-a", kind="round", study_digest=digest, state=state, **values)
+        session.add(row)
+    return made
+
+
+def landed(centre: Centre, parcel: Parcel) -> list[str]:
+    landing = centre.config.state_dir / "landing"
+    return [path.name for path in landing.rglob(f"{parcel.id}.*")]
+
+
+@pytest.mark.parametrize("state", ["done", "failed", "refused", "expired"])
+def test_an_answer_to_a_round_that_is_over_does_not_land(centre: Centre, site: Site, state: str) -> None:
+    digest, key = centre.submit(draft(id=f"over-{state}", **TRAINING)), centre.keys[f"over-{state}"]
+    early, late, never = (site.parcel(digest, key, content_type="update") for _ in range(3))
+    first, second = instructed(centre, digest, 1), instructed(centre, digest, 2)
+    receipt = site.deliver(early, first)
+    site.open(late, second)
+    site.upload(late)
+    with centre.store.begin() as session:
+        for row in session.query(AssignmentRow).filter_by(study_digest=digest, kind="round"):
+            row.state = state
+    with refused("study.late"):
+        site.commit(late)
+    with refused("study.late"):
+        site.open(never, second, data=never.raw)
+    assert (landed(centre, late), landed(centre, never)) == ([], [])
+    assert site.deliver(early, first).index == receipt.index, "what landed in time keeps its receipt"
+    assert landed(centre, early) == [f"{early.id}.parcel"]
+
+
+def test_nothing_lands_for_a_study_that_is_closed_or_a_study_assignment_that_has_expired(
+    centre: Centre, site: Site
+) -> None:
+    training, table = centre.submit(draft(id="shut", **TRAINING)), centre.submit(draft(id="table"))
+    answer = site.parcel(training, centre.keys["shut"], content_type="update")
+    rows, again = site.parcel(table, centre.keys["table"]), site.parcel(table, centre.keys["table"])
+    round_ = instructed(centre, training, 1)
+    with centre.store.begin() as session:
+        session.get_one(StudyRow, "shut").state = "closed"
+        row = session.query(AssignmentRow).filter_by(study_digest=table, site="site-a").one()
+        row.state, assignment = "failed", row.id
+    with refused("study.late"):
+        site.open(answer, round_)
+    assert site.deliver(rows, assignment).parcel_id == rows.id, "a steward may send again what was set aside"
+    with centre.store.begin() as session:
+        session.query(AssignmentRow).filter_by(id=assignment).one().state = "expired"
+    with refused("study.late"):
+        site.open(again, assignment)
+
+
+def test_an_instruction_has_one_answer_even_of_several_at_once(centre: Centre, site: Site) -> None:
+    digest = centre.submit(draft(id="once", **TRAINING))
+    round_ = instructed(centre, digest, 1)
+    parcels = [site.parcel(digest, centre.keys["once"], bytes([n]) * 5000, content_type="update") for n in range(6)]
+
+    def codes(parcel: Parcel) -> str:
+        try:
+            return site.open(parcel, round_, data=parcel.raw).receipt.parcel_id
+        except grpc.RpcError as error:
+            return code_of(error)
+
+    with ThreadPoolExecutor(6) as pool:
+        said = list(pool.map(codes, parcels))
+    assert said.count("study.replay") == 5
+    with centre.store.read() as session:
+        assert session.query(ParcelRow).filter_by(assignment_id=round_).one().id in said
+    assert sum(len(landed(centre, parcel)) for parcel in parcels) == 1
+
+
+def test_the_message_of_a_round_that_is_over_is_gone_and_says_so(centre: Centre, site: Site) -> None:
+    digest = centre.submit(draft(id="gone", **TRAINING))
+    blob = centre.store.put_blob("message.bin", b"a model")
+    made = instructed(centre, digest, 1, document=b'{"message": "' + blob.digest.encode() + b'"}')
+    with centre.store.begin() as session:
+        named = [{"name": blob.name, "digest": blob.digest, "size_bytes": blob.size_bytes}]
+        session.query(AssignmentRow).filter_by(id=made).one().blobs = named
+    request = pb.FetchRequest(digest=blob.digest)
+    assert b"".join(chunk.data for chunk in site.models.Fetch(request, timeout=10)) == b"a model"
+    centre.store.drop_blob(blob.digest)
+    with refused("blob.digest"):  # it should be there
+        list(site.models.Fetch(request, timeout=10))
+    with centre.store.begin() as session:
+        session.query(AssignmentRow).filter_by(id=made).one().blobs = []
+    with refused("study.late"):
+        list(site.models.Fetch(request, timeout=10))
 
 
 def test_a_certificate_is_renewed_with_the_identity_key_only(centre: Centre, site: Site) -> None:
