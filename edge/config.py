@@ -113,6 +113,8 @@ class Policy(_Model):
             refused. Both hold at `delta`, as composed by the ledger.
         max_model_bytes: largest model that is fetched and trained here.
         plugins: researchers' models that may run on the dataset, as `name==version`.
+        site_metrics: whether this site's own scores may leave where a study asks for them; without it they are left
+            out, and a study that cannot do without (`qfedavg` weighs sites by their losses) is refused.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
         max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
@@ -138,6 +140,7 @@ class Policy(_Model):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
     max_model_bytes: Bytes = 1 << 30
     plugins: tuple[PluginKey, ...] = ()
+    site_metrics: bool = False
     require_secure_aggregation: bool = False
     min_sites: Annotated[int, Field(ge=3, le=1000)] = 3
     max_colluding: Annotated[int, Field(ge=0, le=332)] = 1

@@ -174,7 +174,7 @@ def _work(
     job = Job(
         study=parse_study(raw), site=head["site"], key=base64.b64decode(head["key"]), roles=dict(head["roles"]),
         patient_system=head["patient_system"], traps=Traps(**head["traps"]),
-        compute=Compute(**head["compute"]),
+        compute=Compute(**head["compute"]), site_metrics=head["site_metrics"] is True,
     )  # fmt: skip
     source, gate = _PipedSource(pipe, blobs), _PipedGate(pipe)
     if load is None:

@@ -93,6 +93,7 @@ class LaneRun:
                 traps=effective.traps,
                 compute=Compute(device=config.limits.device, processes=config.limits.training_processes),
                 plugin=plugins.place(config, study),
+                site_metrics=effective.site_metrics,
             ),
         )
 

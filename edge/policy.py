@@ -63,6 +63,7 @@ class Effective:
     delta_per_year: float = 0.0
     feature_k: int = 1
     max_model_bytes: int = 0
+    site_metrics: bool = False
     traps: Traps = field(default_factory=Traps)
 
 
@@ -132,6 +133,7 @@ def decide(
         max_model_bytes=min(study.training.max_model_bytes if study.training else 0, policy.max_model_bytes),
         feature_k=policy.feature_k or max(study.privacy.k, policy.min_k),
         traps=policy.traps,
+        site_metrics=policy.site_metrics,
     )
     rules = (
         _rule("dataset", study.dataset.name, study.dataset.name, True, "", "policy.dataset"),
@@ -149,6 +151,7 @@ def decide(
         _number("bytes", study.output.max_bytes, policy.max_bytes, effective.max_bytes),
         _model(study, policy.max_model_bytes, effective),
         _epsilon(study, dataset, effective),
+        _site_metrics(study, policy.site_metrics),
         _masks(study, dataset),
         _roster(study, dataset, config.site),
         _consent(study, dataset),
@@ -319,6 +322,18 @@ def _shared_noise(study: Study, dataset: DatasetConfig, effective: Effective) ->
             f"the noise is too little if {policy.max_colluding} sites are in league: privacy.max_colluding is too low"
         )
     return ""
+
+
+def _site_metrics(study: Study, allowed: bool) -> Rule:
+    """The site's own scores are left out where it keeps them; a strategy that weighs sites by them cannot be served."""
+    training, site = study.training, "yes" if allowed else "no"
+    if training is not None and training.strategy == "qfedavg":
+        reason = "the strategy weighs sites by their own losses, which the site keeps"
+        return _rule("site-metrics", "losses", site, allowed, reason, "policy.site-metrics")
+    asked = _list(training.metrics if training and not study.privacy.secure_aggregation else ()) or "none"
+    kept = asked != "none" and not allowed
+    effective, reason = ("withheld", "the site keeps its own metrics") if kept else (asked, "")
+    return Rule(name="site-metrics", asked=asked, site=site, effective=effective, ok=True, reason=reason, code="")
 
 
 def _masks(study: Study, dataset: DatasetConfig) -> Rule:

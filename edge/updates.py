@@ -54,8 +54,10 @@ def check_update(
         raise from_code(made.error) if made.error in CODES else WorkerError("worker.failed")
     training = study.training
     named = {LOSS} if training and training.strategy == "qfedavg" else set()  # approved with the strategy
-    allowed = {EXAMPLES, *named, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
+    own = {*named, *(training.metrics if training else ())}  # what the study may ask for of one site
+    allowed = {EXAMPLES, *own} & {EXAMPLES, *asked.metrics}
     shown = set(training.metrics if training else ()) & set(made.metrics) - named
+    told = own & set(made.metrics)
     examples = made.metrics.get(EXAMPLES)
     bound = training.max_norm if training else 0.0
     right = (asked.kind, asked.round) == (_MESSAGES[instruction.phase], instruction.round)
@@ -68,6 +70,10 @@ def check_update(
             rule="rounded",
             ok=all(made.metrics[name] == round(made.metrics[name], SHOWN_DIGITS) for name in shown),
             reason="a metric with more digits than may leave for one site",
+        ),
+        *(
+            [Check(rule="site-metrics", ok=effective.site_metrics, reason="the site keeps its own metrics")]
+            * bool(told)
         ),
         Check(rule="finite", ok=made.finite, reason="an array or a metric is not finite"),
         Check(rule="norm", ok=made.kind != "train" or made.norm <= bound, reason="norm above training.max_norm"),

@@ -190,6 +190,7 @@ class Worker:
             "key": base64.b64encode(job.key).decode(),
             "roles": dict(job.roles),
             "patient_system": job.patient_system,
+            "site_metrics": job.site_metrics,
             "traps": asdict(job.traps),
             "compute": asdict(job.compute),
             "plugin": None if job.plugin is None else asdict(job.plugin),

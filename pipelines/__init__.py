@@ -49,6 +49,7 @@ class Job:
         traps: the site's thresholds against disclosure, for lanes that release sums.
         compute: on what the site trains.
         plugin: what the worker may load besides.
+        site_metrics: whether the site's own scores may leave, where the study asks for them.
     """
 
     study: Study
@@ -59,6 +60,7 @@ class Job:
     traps: Traps = field(default_factory=Traps)
     compute: Compute = field(default_factory=Compute)
     plugin: PluginPlace | None = None
+    site_metrics: bool = False
 
     def column(self, role: Role) -> str | None:
         """The first column with a role, or None."""

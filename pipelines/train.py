@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from pipelines import Gate, Job, Source, clipping, learners, noising
@@ -59,12 +59,14 @@ class TrainingData:
 
     Attributes:
         rows: the learner's own form of the usable rows.
+        site_metrics: whether the site's own scores may be told where the study asks; a site's job says (`Job`).
     """
 
     study: Study
     site: str
     learner: learners.Learner
     rows: learners.Rows
+    site_metrics: bool = True
 
 
 def load(
@@ -196,9 +198,8 @@ class Session:
     """
 
     def __init__(self, job: Job, source: Source) -> None:
-        self._data = load(
-            job.study, job.site, source.table(), source.documents, job.column("patient"), source.files
-        )  # fmt: skip
+        read = load(job.study, job.site, source.table(), source.documents, job.column("patient"), source.files)
+        self._data = replace(read, site_metrics=job.site_metrics)
         _check_persons(job, source)
         self._data.learner.warm(job.compute)
         self._app = client_app(lambda _context: self._data)
@@ -254,9 +255,9 @@ def _in_range(data: TrainingData, arrays: Arrays, *, norm: bool = False) -> Arra
 
 
 def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:
-    """This site's own metrics, rounded, only where the study asks for them by name; never under masks."""
+    """This site's own metrics, rounded, only where the study names them and the site allows it; never under masks."""
     training = data.study.training
-    hidden = data.study.privacy.secure_aggregation or data.study.privacy.dp != "none"
+    hidden = data.study.privacy.secure_aggregation or data.study.privacy.dp != "none" or not data.site_metrics
     asked = training.metrics if training and not hidden else ()
     return {k: round(v, SHOWN_DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
 

@@ -323,6 +323,11 @@ CODES: dict[str, Code] = {
         "take a smaller model, or ask the site's steward for max_model_bytes",
     ),
     "policy.bytes": Code(PolicyRefused, "the result is larger than the site allows", "select fewer records"),
+    "policy.site-metrics": Code(
+        PolicyRefused,
+        "the study needs each site's own loss, which the site does not release",
+        "choose another strategy than qfedavg, or ask the steward for `site_metrics = true`",
+    ),
     "policy.epsilon": Code(
         PolicyRefused,
         "the site does not release results without this privacy budget",

@@ -71,8 +71,9 @@ class FrameSource:
         return iter(())
 
 
-def session(plan: Study, site: str) -> Session:
-    return Session(Job(study=plan, site=site, key=bytes(32)), FrameSource(frame(site)))
+def session(plan: Study, site: str, *, site_metrics: bool = False) -> Session:
+    job = Job(study=plan, site=site, key=bytes(32), site_metrics=site_metrics)
+    return Session(job, FrameSource(frame(site)))
 
 
 class Consortium:

@@ -87,6 +87,7 @@ def main(folder: Path, hidden: tuple[int, ...]) -> dict[str, int]:
 
     class Effective:
         min_cohort = 1
+        site_metrics = False
 
     item, _ = check_update(study, Effective(), asked, message, reply)  # type: ignore[arg-type]
     batch = Batch(batch_id="b" * 32, study_digest="0" * 64, site="site-00", part=0, last=True, items=(item,))

@@ -32,7 +32,9 @@ from protocol.assignment import RoundPhase
 from protocol.errors import ConflictError, InputError, UnavailableError
 from protocol.study import Study, Training
 
-__all__ = ["Rounds"]
+__all__ = ["WITHHELD", "Rounds"]
+
+WITHHELD = "withheld"  # what a site's own metrics are where the study asks for them and the site keeps them
 
 log = logging.getLogger(__name__)
 
@@ -202,8 +204,8 @@ class Rounds:
         metrics: dict[str, Any] = {k: v for k, v in scores.items() if math.isfinite(v)}
         metrics["rows"] = sum(collected.examples().values()) or rows_of(collected.rows())
         shown = {site: _site_metrics(message, self._training.metrics) for site, message in collected.replies}
-        if any(shown.values()):
-            metrics["sites"] = {site: values for site, values in shown.items() if values}
+        if self._shown and shown:
+            metrics["sites"] = {site: values or WITHHELD for site, values in shown.items()}
         return self._saved(replace(reached, metrics=metrics))
 
     def _same_rows(self, reached: Checkpoint, *, norm: bool = False) -> Check:

@@ -98,6 +98,50 @@ def test_a_round_is_answered_once_and_survives_worker_and_restart(config: EdgeCo
     assert keys == ["r1/0/prepare", "r1/0/prepare/1", "r1/0/prepare/2"]
 
 
+def evaluate_message(asked: Study) -> bytes:
+    import pandas as pd
+
+    from central.federation.flower import identify
+    from pipelines import flower, learners
+    from pipelines.train import PREPROCESSING
+
+    identify(1)
+    made = learners.for_study(asked)
+    table = pd.DataFrame({name: [float(n % 7 + 1) for n in range(30)] for name in ("age", "score", "time")})
+    sums = made.sums(made.rows(table.assign(status=1)), 1)
+    preprocessing = made.agree(sums)
+    content = flower.RecordDict(
+        {
+            flower.ARRAYS: flower.array_record(made.initial(sums, preprocessing)),
+            flower.CONFIG: flower.config_record(1, made.scoring(), ("c-index",), attempt=0),
+            PREPROCESSING: flower.array_record(preprocessing),
+        }
+    )
+    return flower.message_to_bytes(flower.Message(content, 1, "evaluate", group_id="1"), run_id=1, message_id="e1")
+
+
+@pytest.mark.parametrize("allowed", [None, True])
+def test_a_sites_own_metrics_leave_only_where_its_policy_says_so(tmp_path: Path, allowed: bool | None) -> None:
+    from pipelines.replies import describe_reply
+
+    config = site_config(tmp_path, **({} if allowed is None else {"site_metrics": allowed}))
+    office, asked_study = enrolled(config), training_study(metrics=["c-index"])
+    message = evaluate_message(asked_study)
+    with running(config, office):
+        asked = office.submit(asked_study)
+        assert office.wait(asked, timeout_s=90).state is State.DONE, "the study is not refused"
+        round_ = office.instruct(asked, message, round=1, phase=RoundPhase.EVALUATE)
+        assert office.wait(round_, timeout_s=60).state is State.DONE
+        fair = office.wait(office.submit(training_study("fair", strategy="qfedavg")), timeout_s=90)
+    (batch,) = office.opened(round_, read_key(config.state_dir / "identity.key"))
+    shown = set(describe_reply(batch.items[0].data, message).metrics)
+    assert shown == {"num-examples", *(["c-index"] if allowed else [])}
+    lines = (config.state_dir / "journal.jsonl").read_text().splitlines()
+    (passed,) = [line for line in lines if "gate.passed" in line and round_.id in line]
+    assert ("site-metrics" in passed) is bool(allowed)
+    assert (fair.state, fair.code) == ((State.DONE, "") if allowed else (State.REFUSED, "policy.site-metrics"))
+
+
 def test_an_answer_that_comes_too_late_ends_its_round_and_takes_no_room(config: EdgeConfig, office: Office) -> None:
     asked_study = training_study()
     message = prepare_message(asked_study)

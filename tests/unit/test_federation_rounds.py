@@ -138,10 +138,16 @@ def test_the_order_in_which_sites_are_given_does_not_matter() -> None:
 
 
 def test_metrics_are_those_of_summed_counts_and_sites_only_where_asked() -> None:
-    silent, shown = run(study(rounds=1), {}), run(study(rounds=1, metrics=("c-index",)), {})
+    plan = study(rounds=1, metrics=("c-index",))
+    open_ = {site: session(plan, site, site_metrics=site != "site-b").handle for site in SITES}
+    silent, shown = run(study(rounds=1), {}), Rounds(plan, LocalGrid(open_), MemoryCheckpoints()).run()
     assert set(silent.metrics) == {"c-index", "loss", "rows"}
     assert silent.metrics["rows"] == 120
-    assert set(shown.metrics["sites"]) == set(SITES)
+    assert shown.metrics["sites"]["site-b"] == "withheld"
+    assert {site: set(values) for site, values in shown.metrics["sites"].items() if site != "site-b"} == {
+        "site-a": {"c-index"},
+        "site-c": {"c-index"},
+    }
     assert {k: v for k, v in shown.metrics.items() if k != "sites"} == dict(silent.metrics)
 
 

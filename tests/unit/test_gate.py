@@ -407,7 +407,8 @@ def test_a_good_update_passes(exchange: Callable[..., tuple[bytes, bytes]]) -> N
     assert (item.kind, item.data, item.meta) == (ItemKind.MESSAGE, reply, {})
     assert all(c.ok for c in checks)
     message, reply = exchange(metrics={"num-examples": 20, "auc": 0.5}, shown=("auc",))
-    check_update(study("train"), effective(), instruction(), message, reply)
+    _, checks = check_update(study("train"), effective(site_metrics=True), instruction(), message, reply)
+    assert "site-metrics" in {check.rule for check in checks}
     big = {"w": np.full(2, 1e6, dtype=np.float64)}
     message, reply = exchange(big, kind="query.prepare", declared={"w": ("float64", (2,))}, round_=0)
     check_update(study("train"), effective(), instruction(RoundPhase.PREPARE, 0), message, reply)
@@ -417,13 +418,23 @@ def test_the_loss_that_qfedavg_weighs_sites_by_passes_in_such_a_study_alone(
     exchange: Callable[..., tuple[bytes, bytes]],
 ) -> None:
     message, reply = exchange(metrics={"num-examples": 20, "train-loss": 0.5}, shown=("train-loss",))
-    refused(lambda: check_update(study("train"), effective(), instruction(), message, reply), "gate.update")
+    may = effective(site_metrics=True)
+    refused(lambda: check_update(study("train"), may, instruction(), message, reply), "gate.update")
     asked = study("train")
     assert asked.training is not None
     fair = asked.model_copy(update={"training": asked.training.model_copy(update={"strategy": "qfedavg"})})
-    assert check_update(fair, effective(), instruction(), message, reply)[0].data == reply
-    message, reply = exchange(metrics={"num-examples": 20, "train-loss": 0.5})  # nobody asked for it
+    assert check_update(fair, may, instruction(), message, reply)[0].data == reply
     refused(lambda: check_update(fair, effective(), instruction(), message, reply), "gate.update")
+    message, reply = exchange(metrics={"num-examples": 20, "train-loss": 0.5})  # nobody asked for it
+    refused(lambda: check_update(fair, may, instruction(), message, reply), "gate.update")
+
+
+def test_a_sites_own_metrics_pass_only_where_the_site_says_so(exchange: Callable[..., tuple[bytes, bytes]]) -> None:
+    message, reply = exchange(metrics={"num-examples": 20, "auc": 0.5}, shown=("auc",))
+    refused(lambda: check_update(study("train"), effective(), instruction(), message, reply), "gate.update")
+    message, reply = exchange(metrics={"num-examples": 20}, shown=("auc",))  # asked for, and left out
+    _, checks = check_update(study("train"), effective(), instruction(), message, reply)
+    assert "site-metrics" not in {check.rule for check in checks}
 
 
 @pytest.mark.parametrize(

@@ -272,3 +272,22 @@ def test_a_promise_that_the_pipeline_cannot_keep_is_refused() -> None:
 def test_epsilon_without_noise_is_unbounded() -> None:
     made = decide(study(privacy={"epsilon": 0.1, "delta": 1e-6}), config(), INSTALLED)
     assert made.effective.epsilon is None
+
+
+def test_the_site_keeps_its_own_metrics_unless_it_says_otherwise() -> None:
+    training = study("train").training
+    assert training is not None
+
+    def rule(site: EdgeConfig, **changes: Any) -> tuple[str, str, bool]:
+        asked = study("train").model_copy(update={"training": training.model_copy(update=changes)})
+        decision = decide(asked, site, INSTALLED)
+        assert decision.effective.site_metrics is site.datasets["cohort"].policy.site_metrics
+        found = next(rule for rule in decision.rules if rule.name == "site-metrics")
+        return found.effective, found.code, decision.allowed
+
+    keeps, gives = config(), config(site_metrics=True)
+    assert rule(keeps) == rule(gives) == ("none", "", True)
+    assert rule(keeps, metrics=("c-index",)) == ("withheld", "", True)
+    assert rule(gives, metrics=("c-index",)) == ("c-index", "", True)
+    assert rule(keeps, strategy="qfedavg") == ("refused", "policy.site-metrics", False)
+    assert rule(gives, strategy="qfedavg") == ("losses", "", True)

@@ -119,12 +119,14 @@ def evaluation(plan: Study) -> bytes:
     return flower.message_to_bytes(flower.Message(record, 1, "evaluate", group_id="1"), run_id=1, message_id="e")
 
 
-def test_a_sites_own_metric_leaves_only_where_the_study_asks_and_rounded() -> None:
+def test_a_sites_own_metric_leaves_only_where_study_and_site_say_so_and_rounded() -> None:
     asked = evaluation(study())
     silent = replies.describe_reply(session(study(), "site-a").handle(asked))
     assert set(silent.metrics) == {flower.EXAMPLES}
     plan = study(metrics=("c-index",))
-    shown = replies.describe_reply(session(plan, "site-a").handle(asked))
+    kept = replies.describe_reply(session(plan, "site-a").handle(asked))
+    assert set(kept.metrics) == {flower.EXAMPLES}, "the site did not say that they may leave"
+    shown = replies.describe_reply(session(plan, "site-a", site_metrics=True).handle(asked))
     assert set(shown.metrics) == {flower.EXAMPLES, "c-index"}
     assert shown.metrics["c-index"] == round(shown.metrics["c-index"], 3)
 
