@@ -31,6 +31,7 @@ __all__ = ["LIGHT", "Inference", "score_apart"]
 LIGHT = frozenset({"tabular", "survival"})  # learners that are known to predict with NumPy alone
 TIMEOUT_S = 120.0
 _KEPT = 8
+KEPT_BYTES = 1 << 30  # of weights, over all models that are kept ready
 _APART, _WAITING = 2, 4  # models that score apart at once, and requests that wait for their turn
 _LENGTH = struct.Struct(">Q")
 
@@ -99,8 +100,8 @@ class Inference:
         made = (manifest, weights, Scorer(manifest, weights) if light else None)
         with self._lock:
             self._ready[row.manifest] = made
-            while len(self._ready) > _KEPT:
-                self._ready.popitem(last=False)
+            while len(self._ready) > _KEPT or sum(len(kept[1]) for kept in self._ready.values()) > KEPT_BYTES:
+                self._ready.popitem(last=False)  # in the end this one too: what is too large is read each time
         return made
 
 

@@ -256,3 +256,17 @@ def test_the_command_line_scores_a_file(running: Running, tmp_path: Path) -> Non
     pd.testing.assert_frame_equal(made, expected(running).reset_index(drop=True).astype(float), check_dtype=False)
     for bad in (["--input", "rows.csv"], ["--study", "a", "--input", "rows.csv", "--out", "x"], []):
         assert subprocess.run([*base, *bad], cwd=tmp_path, capture_output=True).returncode == 11
+
+
+def test_models_kept_ready_are_bounded_by_their_bytes(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = publish(running.world, _key(running), serial=11, alias="other")[1]
+    publish(running.world, _key(running), serial=12, alias="other")
+    with running.world.store.read() as session:
+        one, two = (session.get_one(ModelRow, ("risk", version)) for version in (11, 12))
+    body = json.dumps({"inputs": _LISTS}).encode()
+    for bytes_, names in ((2 * len(weights), {one.manifest, two.manifest}), (len(weights), {two.manifest}), (1, set())):
+        monkeypatch.setattr(inference, "KEPT_BYTES", bytes_)
+        kept = inference.Inference(running.world.store, SignerKeys(running.centre.signer))
+        scores = [kept.predict(row, body, "application/json") for row in (one, two)]
+        assert set(kept._ready) == names
+        assert scores[0] == scores[1], "what is not kept scores all the same"
