@@ -59,6 +59,9 @@ _KIND_VOIDS = {
         "bounds or settings that were chosen on these rows",
     ),
 }
+_PLUGIN_VOIDS = (
+    "a plug-in that does more than it says: it runs in the process that adds the noise, and each site reviews it"
+)
 
 
 def multiplier(study: Study) -> float:
@@ -102,11 +105,12 @@ def cost(study: Study, phase: RoundPhase | None = None, rounds: int | None = Non
 
     if phase is RoundPhase.EVALUATE:
         raise PolicyRefused("policy.epsilon", "scores are not released in a study with differential privacy")
-    learner = learners.for_study(study)
     if study.privacy.dp == "sample":
-        if learner.schedule is None:
-            raise InputError("input.study", f"privacy.dp: learner {learner.name!r} has no noise of its own")
-        return learner.schedule.cost(phase, rounds)
+        schedule = learners.schedule_of(study)
+        if schedule is None:
+            raise InputError("input.study", "privacy.dp: the learner has no noise of its own")
+        return schedule.cost(phase, rounds)
+    learners.for_study(study)  # raises where its preprocessing would tell of rows
     if phase is RoundPhase.PREPARE:
         return ZERO  # the same for any rows
     one = _one_round(study)
@@ -136,8 +140,8 @@ def guarantee(study: Study, rounds: int) -> dict[str, Any]:
     p, t = study.privacy, study.training
     if p.dp == "none" or p.delta is None or t is None:
         return {}
-    learner = learners.for_study(study)
-    schedule = learner.schedule
+    schedule = learners.schedule_of(study) if p.dp == "sample" else None
+    voids = [*_VOIDS, *_KIND_VOIDS[p.dp], *((_PLUGIN_VOIDS,) if study.pipeline.plugin is not None else ())]
     made: dict[str, Any] = {
         "epsilon": round(cost(study, rounds=rounds).epsilon(p.delta), 6),
         "delta": p.delta,
@@ -146,9 +150,9 @@ def guarantee(study: Study, rounds: int) -> dict[str, Any]:
         "adjacency": _ADJACENCY[p.dp],
         "against": _AGAINST[p.dp],
         "accountant": "rdp",
-        "voids": [*_VOIDS, *_KIND_VOIDS[p.dp]],
+        "voids": voids,
     }
-    if p.dp == "sample" and schedule is not None:
+    if schedule is not None:
         made |= {"mechanism": "Gaussian noise of each site on sums of its clipped rows", "rate": schedule.rate}
         made |= {"multiplier": schedule.gradient, "releases": rounds * schedule.steps}
         if schedule.sums is not None:
