@@ -59,9 +59,7 @@ _KIND_VOIDS = {
         "bounds or settings that were chosen on these rows",
     ),
 }
-_PLUGIN_VOIDS = (
-    "a plug-in that does more than it says: it runs in the process that adds the noise, and each site reviews it"
-)
+_PLUGIN_VOIDS = "a plug-in that does more than it says: it runs where the noise is added, and each site reviews it"
 
 
 def multiplier(study: Study) -> float:

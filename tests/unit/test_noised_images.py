@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -120,23 +121,28 @@ def test_a_patient_counts_as_one_record_however_many_slices_he_has() -> None:
     assert len({int(made._one_each(rows, np.array([3]), 7, step)[0]) for step in range(20)}) == 2
 
 
+class Listening:
+    """A site whose answers are written down."""
+
+    def __init__(self, answer: Callable[[bytes], bytes]) -> None:
+        self.said: list[bytes] = []
+        self._answer = answer
+
+    def __call__(self, raw: bytes) -> bytes:
+        self.said.append(self._answer(raw))
+        return self.said[-1]
+
+
 @pytest.mark.parametrize("learner", ["cnn", "unet"])
 def test_over_the_grid_nothing_but_the_number_of_patients_leaves_without_noise(learner: str) -> None:
     plan = private(learner)
     held = {site: data(plan, site) for site in SITES}
-    said: list[list[bytes]] = []
-    reached = []
+    said, reached = [], []
     for _ in range(2):
-        heard: list[bytes] = []
-
-        def listening(raw: bytes, heard: list[bytes] = heard) -> bytes:
-            heard.append(answer(raw))
-            return heard[-1]
-
-        answer = handler(held["site-a"])
-        sites = {**{site: handler(held[site]) for site in SITES[1:]}, "site-a": listening}
+        site = Listening(handler(held["site-a"]))
+        sites = {**{name: handler(held[name]) for name in SITES[1:]}, "site-a": site}
         reached.append(Rounds(plan, LocalGrid(sites), MemoryCheckpoints()).run())
-        said.append(heard)
+        said.append(site.said)
     assert [one.round for one in reached] == [2, 2]
     assert set(reached[0].metrics) == {"rows"}
     assert not (flat(reached[0].model) == flat(reached[1].model)).any()
