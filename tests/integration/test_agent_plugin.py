@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from corsia.cli import app
 from edge.config import EdgeConfig, load
 from edge.lane import LaneRun
+from edge.ledger import Ledger
 from edge.plugins import installed
 from edge.policy import decide
 from edge.worker import Worker
@@ -192,6 +193,39 @@ def test_a_hostile_plug_in_reaches_neither_key_nor_network_nor_disk(folder: Path
             said = office.wait(office.submit(Study.model_validate(raw)), timeout_s=120)
     assert (said.state, said.code) == (State.DONE, ""), "the plug-in reached something"
     assert not (folder / "written").exists()
+
+
+def test_a_plug_in_trains_with_noise_that_the_ledger_has_paid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site needs nothing of the plug-in to know what a round costs, and nothing of the centre's folder."""
+    config = with_plugins(folder, KEY, allow_unbounded_epsilon=False, delta=1e-5)
+    office, raw = enrolled(config), plan("private").model_dump(by_alias=True, exclude_none=True)
+    raw["privacy"] |= {"dp": "sample", "epsilon": 1.0, "delta": 1e-5}
+    raw["pipeline"]["parameters"] |= {"private": {"bounds": {"age": [0, 110], "score": [0, 40]}, "rate": 0.5}}
+    asked_study = Study.model_validate(raw)
+    centre = learners.for_study(asked_study)
+    first = asked(asked_study, "prepare")
+    agreed = centre.agree({name: np.ones(shape) for name, (_, shape) in centre.preparation().items()})
+    model = centre.initial({}, agreed)
+    second = asked(asked_study, "train", model, agreed)
+    monkeypatch.delenv(FOLDER)
+    with running(config, office):
+        of = office.submit(asked_study)
+        report = office.wait(of, timeout_s=120)
+        assert (report.state, report.code) == (State.DONE, "")
+        sums = answer(config, office, of, first)
+        made = answer(config, office, of, second, round=1, phase=RoundPhase.TRAIN)
+    assert not sums["outcome"].any()
+    assert not any((made[name] == value).any() for name, value in model.items())
+    monkeypatch.setenv(FOLDER, str(folder / "plugins"))
+    ledger = Ledger(config.state_dir / "ledger.db")
+    try:
+        spent = [one.cost for one in ledger.spends()]
+    finally:
+        ledger.close()
+    assert centre.schedule is not None
+    costs = [centre.schedule.cost(phase) for phase in (RoundPhase.PREPARE, RoundPhase.TRAIN)]
+    assert sorted(curve.epsilon(1e-5) for curve in spent) == pytest.approx(sorted(cost.epsilon(1e-5) for cost in costs))
+    assert sum(costs[1:], costs[0]).epsilon(1e-5) <= 1.0
 
 
 # -- lane `infer` ------------------------------------------------------------------------------------------------------
