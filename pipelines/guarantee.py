@@ -29,6 +29,7 @@ _UNIT = {
     "central": "one site: all of its rows together",
     "distributed": "one site: all of its rows together",
 }
+_UNIT_IMAGES = "one patient of one site, with all of his images"
 _ADJACENCY = {
     "sample": "zero-out: one row is replaced by one that adds nothing to any sum; how many rows a site has is public",
     "central": "zero-out: one site's update is replaced by 0; which sites take part is public",
@@ -144,7 +145,7 @@ def guarantee(study: Study, rounds: int) -> dict[str, Any]:
         "epsilon": round(cost(study, rounds=rounds).epsilon(p.delta), 6),
         "delta": p.delta,
         "kind": p.dp,
-        "unit": _UNIT[p.dp],
+        "unit": _UNIT_IMAGES if p.dp == "sample" and study.dataset.images else _UNIT[p.dp],
         "adjacency": _ADJACENCY[p.dp],
         "against": _AGAINST[p.dp],
         "accountant": "rdp",

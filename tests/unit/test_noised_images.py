@@ -20,7 +20,7 @@ from privacy.dp.stream import Stream
 from protocol.assignment import RoundPhase
 from protocol.errors import InputError
 from protocol.study import Study
-from tests.imagekit import SITES, source, study
+from tests.imagekit import SITES, patients, source, study
 
 pytest.importorskip("opacus")
 DELTA = 1e-5
@@ -67,6 +67,7 @@ def test_the_run_costs_what_was_asked_and_the_guarantee_says_the_same(learner: s
     assert said["epsilon"] == pytest.approx(whole, abs=1e-6)
     assert said["multiplier"] == learners.for_study(plan).schedule.gradient  # type: ignore[union-attr]
     assert said["releases"] == 4
+    assert said["unit"].startswith("one patient")
 
 
 @pytest.mark.parametrize(
@@ -173,9 +174,12 @@ def test_it_learns_where_the_budget_is_wide() -> None:
     plan = private(epsilon=5e3, parameters=parameters, rounds=6, local_steps=12, learning_rate=0.02)
     held = {site: data(plan, site) for site in SITES}
     model = Rounds(plan, LocalGrid({s: handler(d) for s, d in held.items()}), MemoryCheckpoints()).run()
-    made: Any = held["site-b"].learner
-    out = made._of_patients(model.model, model.preprocessing, held["site-b"].rows)
-    assert ((out > 0) == (held["site-b"].rows.y == 1)).mean() >= 0.9  # type: ignore[attr-defined]
+    scorer: Any = learners.named("cnn", (), plan.pipeline.parameters)  # as inference does, without any noise
+    scores, withheld = scorer.predict_images(model.model, model.preprocessing, source("site-b", masks=False).files())
+    truth = dict(patients("site-b"))
+    right = [(p > 0.5) == truth[who] for who, p in zip(scores["patient"], scores["probability"], strict=True)]
+    assert (len(right), withheld) == (12, {})
+    assert np.mean(right) >= 0.9
 
 
 def test_scores_are_refused_even_when_asked_for() -> None:
