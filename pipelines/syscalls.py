@@ -1,8 +1,8 @@
 """System calls that no lane's library needs, forbidden by a seccomp filter: what Landlock and namespaces do not reach.
 
 Looking into or stopping other processes, changing the modes, owners, times or attributes of files (in which something
-could be kept between studies), memory shared by name, watching folders, new namespaces (by whichever call: in one a
-process has every capability again) and mounts, kernel interfaces with a history of holes, sockets by a path. A forbidden
+could be kept between studies), memory shared by name, watching folders, new namespaces by whichever call (within one a
+process has every capability again), mounts, kernel interfaces with a history of holes, sockets by a path. A forbidden
 call fails with EPERM; a library that asks for one finds it refused and goes on.
 
 Source: seccomp(2), Linux user-space API guide "Seccomp BPF"; numbers: arch/x86/entry/syscalls/syscall_64.tbl and
