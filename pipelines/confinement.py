@@ -123,8 +123,9 @@ def libraries(hidden: Path) -> list[Path]:
 def close_files(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
     """From now on no file is opened but below these paths, and a few devices; whether the kernel can do that.
 
-    Programs are started from nowhere but the interpreter's own file. It also forbids to look into processes outside
-    and, where the kernel can, to signal them. For this thread and what it starts: call it while there is one.
+    Of files none is started but the interpreter's own (what runs from memory is as confined). It also forbids to look
+    into processes outside and, where the kernel can, to signal them. For this thread and what it starts: call it while
+    there is one.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     abi = _abi(libc)
