@@ -241,6 +241,15 @@ def test_nothing_stays_between_two_studies(start: Callable[..., Worker], state: 
     second.run(JOB, Rows(), lambda _item: None)
 
 
+def test_a_process_that_a_worker_starts_finds_our_packages(start: Callable[..., Worker]) -> None:
+    """As those of torch DDP do, also where Corsia is a source tree, whose folder is closed."""
+    start(
+        "code = f'import sys; sys.path[:] = {sys.path!r}; import pipelines.learners, privacy.deid, protocol.study'\n"
+        "child = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)\n"
+        "assert child.returncode == 0, child.stderr"
+    ).run(JOB, Rows(), lambda _item: None)
+
+
 def test_a_swarm_of_children_is_bounded(start: Callable[..., Worker]) -> None:
     if os.geteuid() == 0:
         pytest.skip("the kernel bounds the processes of every user but root")
