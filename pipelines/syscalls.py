@@ -109,7 +109,8 @@ def _filter(column: int, architecture: int, families: tuple[int, ...]) -> list[b
         "allow": [(_RETURN, _ALLOW, "", "")],
         "refuse": [(_RETURN, _REFUSE, "", "")],
     }
-    at, lines = {}, []
+    at: dict[str, int] = {}
+    lines: list[tuple[int, int, str, str]] = []
     for name, part in parts.items():
         at[name] = len(lines)
         lines += part

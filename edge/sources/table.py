@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 
@@ -32,6 +32,7 @@ _DELIMITERS = (",", ";", "\t", "|")
 _PLAIN = Format()
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 _INTEGER = re.compile(r"^-?(0|[1-9]\d{0,14})$")
+_SEP = re.compile(r'"?sep=([,;\t|])"?[;,]*\s*\Z', re.IGNORECASE)  # Excel's first line: no header, the delimiter
 _MIDNIGHT = re.compile(r" 00:00:00(\.0+)?Z?$")
 
 
@@ -88,7 +89,15 @@ def lines(path: Path, columns: Sequence[str] = (), form: Format = _PLAIN) -> tup
 
 def _opened(path: Path, delimiter: str, form: Format) -> Iterator[list[str]]:
     with _told(form), path.open(encoding=form.codec, newline="") as file:
-        yield from _rows(file, delimiter)
+        yield from _rows(file, delimiter, int(_said(file) is not None))
+
+
+def _said(file: TextIO) -> str | None:
+    """The delimiter that a first line `sep=;` names; the file is read on after it, else from its beginning."""
+    found = _SEP.match(file.readline(16))
+    if found is None:
+        file.seek(0)
+    return found[1] if found else None
 
 
 @contextmanager
@@ -114,24 +123,27 @@ def _typed(series: pd.Series[Any], name: str, form: Format, *, decimal_comma: bo
     return infer(series, decimal_comma=decimal_comma)
 
 
-def _rows(file: Any, delimiter: str) -> Iterator[list[str]]:
-    """Header and rows, all of one width; lines without any content are passed over."""
+def _rows(file: TextIO, delimiter: str, before: int = 0) -> Iterator[list[str]]:
+    """Header and rows, all of one width; lines without any content are passed over. `before`: lines read already."""
     width = 0
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     for row in reader:
         if not any(cell.strip() for cell in row):
             continue
-        width = width or len(row)
+        width, line = width or len(row), reader.line_num + before
         if len(row) != width:
-            raise InputError("input.table", f"line {reader.line_num} has {len(row)} fields, the header has {width}")
+            raise InputError("input.table", f"line {line} has {len(row)} fields, the header has {width}")
         if any("\0" in cell for cell in row):
-            raise InputError("input.table", f"line {reader.line_num} holds binary data")
+            raise InputError("input.table", f"line {line} holds binary data")
         yield row
 
 
 def _delimiter(path: Path, columns: Sequence[str], form: Format) -> str:
     """The delimiter under which the header holds most of the columns that are looked for, then most fields."""
     scores: list[tuple[int, int, int, str]] = []
+    with path.open(encoding=form.codec, newline="") as file:
+        if said := _said(file):
+            return said
     for delimiter in _DELIMITERS:
         with path.open(encoding=form.codec, newline="") as file:
             try:

@@ -11,6 +11,7 @@ import pytest
 from corsia.drafts.column import Kind
 from corsia.drafts.file import read_file
 from corsia.drafts.rows import read_rows
+from corsia.drafts.site import dataset_config
 from edge.sources.table import read
 from protocol.errors import InputError
 
@@ -72,3 +73,32 @@ def test_levels_keep_their_commas_and_missing_numbers_compare_by_value(tmp_path:
     site = read(path, ["stadio", "peso"], (), file.form)
     assert set(site["stadio"]) == {"T1,N0", "T2,N1"}
     assert file.columns["peso"].present == int(site["peso"].notna().sum()) == 20
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_first_line_that_names_the_delimiter_is_no_header(tmp_path: Path, encoding: str) -> None:
+    path = tmp_path / "excel.csv"
+    path.write_bytes("sep=;\r\nnota, altro;peso\r\na,b;70,5\r\nc,d;80\r\n".encode(encoding))
+    file = read_file(path)
+    assert list(file.columns) == ["nota, altro", "peso"]
+    assert read(path, ["peso"], (), file.form)["peso"].tolist() == [70.5, 80.0]
+    path.write_bytes("sep=;\r\na;b\r\n1;2;3\r\n".encode(encoding))
+    with pytest.raises(InputError, match="line 3 has 3 fields"):
+        read_file(path)
+
+
+@pytest.mark.parametrize(
+    ("heading", "is_patient"),
+    [("Cod. Paziente", True), ("patient_id", True), ("N. nosologico", True), ("Nome paziente", False)],
+)
+def test_a_column_of_record_numbers_names_the_patient(tmp_path: Path, heading: str, is_patient: bool) -> None:
+    """Else a person with two rows would count as two, and the numbers would be levels that the study names."""
+    path = tmp_path / "a.csv"
+    path.write_text(f"{heading};peso\n" + "".join(f"P{i // 2:03d};{50 + i}\n" for i in range(40)))
+    file = read_file(path)
+    config = dataset_config(file, ["peso"], table="a.csv")
+    assert (file.columns[heading].role == "patient") is is_patient
+    assert not is_patient or file.columns[heading].kind is Kind.IDENTIFIER
+    assert (config["columns"].get(heading) == "patient", config.get("row_is_person", False)) == (
+        is_patient, not is_patient
+    )  # fmt: skip
