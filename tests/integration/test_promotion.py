@@ -27,9 +27,10 @@ from protocol.errors import (
     InputError,
     IntegrityError,
     PermissionRefused,
+    UnavailableError,
 )
 from protocol.parcel import canonical_json
-from tests.vaultkit import FEATURES, publish
+from tests.vaultkit import FEATURES, draft, publish
 from tests.webkit import Running, running_centre
 
 TRAINING = {"learner": "survival", "features": list(FEATURES), "outcome": ["t", "s"], "publish": {"model": "risk"}}
@@ -89,6 +90,23 @@ def test_two_persons_promote_and_the_manifest_is_signed_logged_and_newest(runnin
         assert [m["promotion"] for m in again.models.list()] == ["", "alice, bob"]
         assert again.models["risk@champion"].version == again.models["risk"].version == 1
     assert serials(running)[1] == ("champion", 3)
+
+
+def test_an_alias_that_two_persons_gave_is_taken_by_no_study(running: Running) -> None:
+    alice, bob = token(running, "alice"), token(running, "bob")
+    promote(running, alice, bob, 1, alias="stable")
+
+    def asked(alias: str) -> dict[str, Any]:
+        publish = {"model": "risk", "alias": alias}
+        return draft(
+            "late", lane="train", pipeline={"name": "train"}, training=TRAINING | {"publish": publish}, output={}
+        )
+
+    with hub(running, alice) as one:
+        with pytest.raises(InputError, match="two operators give 'stable'"):  # not after all its rounds
+            one.studies.submit(asked("stable"))
+        with pytest.raises(UnavailableError):  # no federation runs here, which is asked for the run key
+            one.studies.submit(asked("candidate"))
 
 
 def test_the_first_operator_is_one_person_and_needs_a_second(running: Running) -> None:
