@@ -3,9 +3,6 @@
 The worker is rank 0 and starts the others by `spawn`; they find each other through a file and talk over the loopback
 interface alone (gloo), or between GPUs (nccl). They inherit the worker's limits and its namespace without network, and
 die with it. What goes between them is pickled: it comes from the worker itself, never from the wire.
-
-A confined worker may read the packages of a source tree, but not list the tree (`pipelines.confinement`), and a new
-interpreter finds a package by listing: so it is given a folder of links to those that the worker has found.
 """
 
 from __future__ import annotations
@@ -16,10 +13,8 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -58,9 +53,8 @@ class Ranks:
         self._folder = Path(tempfile.mkdtemp(prefix="ranks-"))
         self._others: list[tuple[BaseProcess, Connection]] = []
         with self._meeting():
-            with _importable(self._folder / "path"):
-                for rank in range(1, world):
-                    self._others.append(self._started(rank))
+            for rank in range(1, world):
+                self._others.append(self._started(rank))
             for _process, pipe in self._others:
                 pipe.recv()  # it runs; of one that could not even start the pipe ends here
             _join(str(self._folder), self._devices[0], 0, world)
@@ -118,34 +112,6 @@ class _Meeting:
         self._ranks.close()
         if isinstance(error, RuntimeError | OSError | EOFError) and not isinstance(error, CorsiaError):
             raise WorkerError("worker.parallel", type(error).__name__) from None
-
-
-@contextmanager
-def _importable(links: Path) -> Iterator[None]:
-    """What this process has found in folders that it may not list, on the search path of those it starts meanwhile."""
-    closed = {Path(entry) for entry in sys.path if entry and not _listable(entry)}
-    links.mkdir()
-    before = list(sys.path)
-    files = [getattr(module, "__file__", None) for name, module in list(sys.modules.items()) if "." not in name]
-    for file in {Path(file) for file in files if file}:
-        path = file.parent if file.name == "__init__.py" else file
-        if path.parent in closed:
-            (links / path.name).symlink_to(path)
-    sys.path.append(str(links))
-    try:
-        yield
-    finally:
-        sys.path[:] = before
-
-
-def _listable(folder: str) -> bool:
-    try:
-        os.scandir(folder).close()
-    except PermissionError:
-        return False
-    except OSError:
-        return True  # an archive, or not there: nothing to link
-    return True
 
 
 def _devices(name: str, world: int) -> list[str]:
