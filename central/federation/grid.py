@@ -55,6 +55,7 @@ _ANSWERS = (
     .where(_PARCELS.c.content_type == ContentType.UPDATE.value)
     .order_by(_PARCELS.c.log_index)
 )
+_KNOWN = select(AssignmentRow).where(AssignmentRow.id.in_(bindparam("ids", expanding=True)))
 _REPORTS = select(_ASSIGNMENTS.c.id, _ASSIGNMENTS.c.code).where(
     _ASSIGNMENTS.c.id.in_(bindparam("ids", expanding=True)), _ASSIGNMENTS.c.state.in_(_FINAL_WITHOUT_ANSWER)
 )
@@ -158,15 +159,18 @@ class FleetGrid(NodeGrid):
         """
         deadline = time.time() + (self._study.training.deadline_s if self._study.training else 0.0)
         ids, new = [], 0
+        wanted = []
+        for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
+            site = self.sites[message.metadata.dst_node_id]
+            config = record_of(message, CONFIG)
+            round_, attempt = int(config["server-round"]), int(config["attempt"])
+            phase, step = place_of(message)
+            place = phase.value if step is None else f"{phase.value}/{step.value}"
+            wanted.append((instruction_id(self._run_id, round_, place, attempt, site), site, message))
         with self._store.begin() as session:
-            for message in sorted(messages, key=lambda m: m.metadata.dst_node_id):
-                site = self.sites[message.metadata.dst_node_id]
-                config = record_of(message, CONFIG)
-                round_, attempt = int(config["server-round"]), int(config["attempt"])
-                phase, step = place_of(message)
-                place = phase.value if step is None else f"{phase.value}/{step.value}"
-                made = instruction_id(self._run_id, round_, place, attempt, site)
-                row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == made))
+            known = {row.id: row for row in session.scalars(_KNOWN, {"ids": [made for made, *_ in wanted]})}
+            for made, site, message in wanted:
+                row = known.get(made)
                 if row is None:
                     row = self._instruct(made, site, message, (round_, phase, step, attempt), deadline)
                     session.add(row)
