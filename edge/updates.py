@@ -43,8 +43,8 @@ def check_update(
         DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
         CorsiaError: the code that the answer names, when it is an error.
     """
-    from pipelines.flower import EXAMPLES, message_from_bytes
-    from pipelines.replies import declared, describe_reply
+    from pipelines.flower import EXAMPLES, LOSS, message_from_bytes
+    from pipelines.replies import SHOWN_DIGITS, declared, describe_reply
 
     try:
         instructed = message_from_bytes(message)
@@ -54,7 +54,9 @@ def check_update(
     if made.error is not None:
         raise from_code(made.error) if made.error in CODES else WorkerError("worker.failed")
     training = study.training
-    allowed = {EXAMPLES, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
+    named = {LOSS} if training and training.strategy == "qfedavg" else set()  # approved with the strategy
+    allowed = {EXAMPLES, *named, *(training.metrics if training else ())} & {EXAMPLES, *asked.metrics}
+    shown = set(training.metrics if training else ()) & set(made.metrics) - named
     examples = made.metrics.get(EXAMPLES)
     bound = training.max_norm if training else 0.0
     right = (asked.kind, asked.round) == (_MESSAGES[instruction.phase], instruction.round)
@@ -63,6 +65,11 @@ def check_update(
         Check(rule="kind", ok=made.kind == asked.kind, reason="an answer of another kind"),
         Check(rule="arrays", ok=dict(made.arrays) == dict(asked.arrays), reason="names, types or shapes of arrays"),
         Check(rule="metrics", ok=set(made.metrics) <= allowed, reason="a metric that was not asked for"),
+        Check(
+            rule="rounded",
+            ok=all(made.metrics[name] == round(made.metrics[name], SHOWN_DIGITS) for name in shown),
+            reason="a metric with more digits than may leave for one site",
+        ),
         Check(rule="finite", ok=made.finite, reason="an array or a metric is not finite"),
         Check(rule="norm", ok=made.kind != "train" or made.norm <= bound, reason="norm above training.max_norm"),
         Check(rule="examples", ok=isinstance(examples, int) and examples > 0, reason="the number of examples"),

@@ -28,7 +28,9 @@ from pipelines.flower import (
 )
 from protocol.errors import InputError
 
-__all__ = ["MessageShape", "ReplyShape", "declared", "describe", "describe_message", "describe_reply"]
+__all__ = ["SHOWN_DIGITS", "MessageShape", "ReplyShape", "declared", "describe", "describe_message", "describe_reply"]
+
+SHOWN_DIGITS = 3  # after the point, of a metric that leaves for one site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

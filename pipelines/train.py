@@ -17,8 +17,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
-
 from pipelines import Gate, Job, Source, clipping, learners, noising
 from pipelines.flower import (
     ARRAYS,
@@ -33,6 +31,7 @@ from pipelines.flower import (
     RecordDict,
     array_record,
     arrays_of,
+    measured,
     message_from_bytes,
     message_to_bytes,
     metric_record,
@@ -40,6 +39,8 @@ from pipelines.flower import (
     reply,
 )
 from pipelines.masking import check_masks
+from pipelines.replies import SHOWN_DIGITS
+from privacy.deid.pseudonym import normalise_id
 from protocol.errors import CorsiaError, DisclosureRefused, InputError
 from protocol.study import Study, needs
 
@@ -50,7 +51,6 @@ __all__ = ["PREPARE", "PREPROCESSING", "Session", "TrainingData", "client_app", 
 
 PREPARE = "query.prepare"
 PREPROCESSING = "preprocessing"  # key of the second ArrayRecord of an instruction
-_DIGITS = 3  # of a metric that leaves for one site
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,8 +151,8 @@ def _check_persons(job: Job, source: Source) -> None:
 
 
 def _persons(frame: pd.DataFrame, patient: str) -> pd.Series[Any]:
-    """Patient ids as they are compared."""
-    return frame[patient].astype(str).str.strip().str.casefold()
+    """Patient ids as they are compared everywhere: two spellings of one are one patient."""
+    return frame[patient].map(lambda value: normalise_id(str(value)))
 
 
 # -- the app -----------------------------------------------------------------------------------------------------------
@@ -246,11 +246,9 @@ def _in_range(data: TrainingData, arrays: Arrays, *, norm: bool = False) -> Arra
     Raises:
         InputError: `input.diverged`.
     """
-    floats = [value for value in arrays.values() if value.dtype.kind == "f"]
     most = data.study.training.max_norm if data.study.training and norm else math.inf
-    with np.errstate(over="ignore", invalid="ignore"):
-        squares = sum(float(np.sum(np.square(value, dtype=np.float64))) for value in floats)
-    if not math.sqrt(squares) <= most or not all(bool(np.isfinite(value).all()) for value in floats):
+    length, finite = measured(arrays)
+    if not finite or not length <= most:
         raise InputError("input.diverged")
     return arrays
 
@@ -260,7 +258,7 @@ def _shown(data: TrainingData, sums: Arrays) -> dict[str, float]:
     training = data.study.training
     hidden = data.study.privacy.secure_aggregation or data.study.privacy.dp != "none"
     asked = training.metrics if training and not hidden else ()
-    return {k: round(v, _DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
+    return {k: round(v, SHOWN_DIGITS) for k, v in data.learner.metrics(sums).items() if k in asked and math.isfinite(v)}
 
 
 def _loss(data: TrainingData, model: Arrays, preprocessing: Arrays) -> dict[str, float]:

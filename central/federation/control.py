@@ -91,13 +91,20 @@ class Unattended:
 
 
 def ask(
-    store: Store, study_id: str, command: Command, *, rounds: int | None = None, discard: bool = False
+    store: Store,
+    study_id: str,
+    command: Command,
+    *,
+    rounds: int | None = None,
+    discard: bool = False,
+    operator: str = "",
 ) -> dict[str, Any]:
     """Note durably what the operator wants; the same wish again changes nothing.
 
     Args:
         rounds: of `extend`: the rounds in all.
         discard: of `stop`: publish nothing. A run that is to be discarded stays so.
+        operator: who asks, for the event.
 
     Returns:
         The orders now, as the API shows them.
@@ -119,6 +126,7 @@ def ask(
             row.revision, row.asked_at = before.revision + 1, time.time()
             session.add(row)
             told: dict[str, Any] = {"command": command.value, "rounds": after.rounds, "discard": after.discard}
+            told |= {"operator": operator} if operator else {}
             store.emit(session, "run.asked", study=study_id, **told)
     log.info("run.asked", extra={"fields": {"study": study_id, "kind": command.value}})
     return {"study": study_id, "wish": after.wish, "rounds": after.rounds, "discard": after.discard}

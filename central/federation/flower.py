@@ -60,6 +60,7 @@ __all__ = [
     "empty_run",
     "identify",
     "restore_state",
+    "simulation",
     "strategy",
     "strategy_state",
     "told",
@@ -132,6 +133,17 @@ def identify(run_id: int) -> None:
     with _identified:
         if TaskIdentity._run_id is None:
             TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = run_id, 1, 1
+
+
+def simulation() -> Any:
+    """Flower's `run_simulation`.
+
+    Raises:
+        ImportError: the extra `simulate` is not installed.
+    """
+    from flwr.simulation import run_simulation
+
+    return run_simulation
 
 
 def empty_run(run_id: int) -> Run:

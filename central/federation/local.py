@@ -15,7 +15,7 @@ from typing import Any
 
 from central.federation.checkpoint import Checkpoint, Checkpoints, MemoryCheckpoints
 from central.federation.collect import place_of
-from central.federation.flower import Grid, NodeGrid, ServerApp, empty_run, identify
+from central.federation.flower import Grid, NodeGrid, ServerApp, empty_run, identify, simulation
 from central.federation.rounds import Rounds
 from pipelines.flower import (
     ARRAYS,
@@ -174,7 +174,8 @@ def simulate(study: Study, data: Mapping[str, TrainingData]) -> Checkpoint:
     os.environ.update(quiet)
     try:
         import ray
-        from flwr.simulation import run_simulation
+
+        run_simulation = simulation()
     except ImportError:
         raise ConfigurationError("config.extra-missing", "pip install 'corsia[simulate]'") from None
     names = sorted(data)

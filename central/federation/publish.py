@@ -23,13 +23,15 @@ from central.federation.columns import example_rows, input_kinds
 from central.federation.plots import card_plots
 from central.registry import Registry, Release, RoundMetrics
 from central.store import Store
-from central.store.models import LogRow, ModelRow, RoundRow, RunRow, StudyRow
+from central.store.models import AssignmentRow, LogRow, ModelRow, RoundRow, RunRow, StudyRow
 from pipelines import learners
 from pipelines.guarantee import guarantee, sentences
 from pipelines.infer import log_leaf
 from pipelines.registry import code_digest
 from privacy.secagg import threshold_of
+from privacy.secagg.session import MAX_COMPLETE
 from protocol import faults
+from protocol.assignment import AssignmentKind, RoundInstruction
 from protocol.errors import IntegrityError
 from protocol.parcel import canonical_json
 from protocol.study import Study, Training
@@ -102,7 +104,7 @@ class Publisher:
         with self.store.read() as session:
             newest = session.scalar(select(func.max(ModelRow.serial)).where(ModelRow.name == training.publish.model))
         learner = learners.for_study(study)
-        promised = guarantee(study, reached.round)
+        promised = guarantee(study, self._asked(digest, reached))
         shown = {k: round(float(v), 6) for k, v in reached.metrics.items() if isinstance(v, int | float)}
         return {
             "name": training.publish.model,
@@ -133,6 +135,18 @@ class Publisher:
             "masked": study.privacy.secure_aggregation,
             "weights": {"sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)},
         }
+
+    def _asked(self, digest: str, reached: Checkpoint) -> int:
+        """How many rounds sites were asked for: of one that was stopped, answers are out all the same."""
+        last = (
+            select(AssignmentRow.document)
+            .where(AssignmentRow.study_digest == digest, AssignmentRow.kind == AssignmentKind.ROUND.value)
+            .order_by(AssignmentRow.seq.desc())
+            .limit(1)
+        )
+        with self.store.read() as session:
+            document = session.scalar(last)
+        return max(reached.round, RoundInstruction.from_bytes(document).round if document else 0)
 
     def _logged(self, leaf: dict[str, str]) -> int:
         """The leaf's index; appended only if it is not there."""
@@ -260,10 +274,12 @@ def _rounds(manifest: dict[str, Any]) -> str:
 def _on_masks(study: Study) -> str:
     if not study.privacy.secure_aggregation:
         return "- Updates are sealed but **not masked**: the federation process sees each site's update."
+    roster = len(study.sites)
+    part = "" if roster <= MAX_COMPLETE else "the larger part of "  # a lying centre may leave out some (ADR 14)
     return (
-        f"- Updates, weights and metrics were **masked** by secure aggregation: the federation learned sums over at "
-        f"least {threshold_of(len(study.sites))} sites and who took part. Metrics of one site are withheld. This does "
-        f"not hide what the sums themselves tell, nor a site from all the others together."
+        f"- Updates, weights and metrics were **masked** by secure aggregation: the federation learned sums over {part}"
+        f"at least {threshold_of(roster)} sites and who took part. Metrics of one site are withheld. This does not "
+        f"hide what the sums themselves tell, nor a site from all the others together."
     )
 
 

@@ -70,6 +70,9 @@ class Studies:
             known = self._known(draft)
             if known is not None:
                 return known
+            publish = draft.training.publish if draft.training else None
+            if publish is not None and self._promoted(publish.model, publish.alias):  # else the end of the run says it
+                raise InputError("input.study", f"training.publish.alias: two operators give {publish.alias!r} now")
             roster = self._roster(draft)
             study = draft.model_copy(update={"recipients": self._recipients(draft), "roster": roster})
             document = dump_study(study)

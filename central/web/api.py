@@ -40,7 +40,12 @@ def _centre(request: Request) -> Centre:
     return centre
 
 
+def _operator(request: Request) -> str:
+    return str(request.state.operator)
+
+
 CentreOf = Annotated[Centre, Depends(_centre)]
+Asking = Annotated[str, Depends(_operator)]  # whose token came with the request
 Limit = Annotated[int, Query(ge=1, le=1000)]
 Offset = Annotated[int, Query(ge=0, le=10**9)]
 
@@ -67,9 +72,9 @@ class ExtendRequest(BaseModel):
 
 
 @router.get("/me")
-def get_me(request: Request) -> dict[str, str]:
+def get_me(operator: Asking) -> dict[str, str]:
     """Which operator the token belongs to."""
-    return {"operator": str(request.state.operator)}
+    return {"operator": operator}
 
 
 @router.get("/sites")
@@ -173,27 +178,28 @@ def get_run(study_id: str, centre: CentreOf) -> dict[str, Any]:
 
 
 @router.post("/runs/{study_id}/pause", status_code=202)
-def post_pause(study_id: str, centre: CentreOf) -> dict[str, Any]:
+def post_pause(study_id: str, centre: CentreOf, operator: Asking) -> dict[str, Any]:
     """Pause a run: the exchange under way is finished, then nothing is asked of the sites until it is resumed."""
-    return ask(centre.store, study_id, Command.PAUSE)
+    return ask(centre.store, study_id, Command.PAUSE, operator=operator)
 
 
 @router.post("/runs/{study_id}/resume", status_code=202)
-def post_resume(study_id: str, centre: CentreOf) -> dict[str, Any]:
+def post_resume(study_id: str, centre: CentreOf, operator: Asking) -> dict[str, Any]:
     """Let a paused run go on."""
-    return ask(centre.store, study_id, Command.RESUME)
+    return ask(centre.store, study_id, Command.RESUME, operator=operator)
 
 
 @router.post("/runs/{study_id}/stop", status_code=202)
-def post_stop(study_id: str, centre: CentreOf, body: StopRequest | None = None) -> dict[str, Any]:
+def post_stop(study_id: str, centre: CentreOf, operator: Asking, body: StopRequest | None = None) -> dict[str, Any]:
     """End a run: the model of its last finished round is published, or with `discard` none."""
-    return ask(centre.store, study_id, Command.STOP, discard=body.discard if body else False)
+    discard = body.discard if body else False
+    return ask(centre.store, study_id, Command.STOP, discard=discard, operator=operator)
 
 
 @router.post("/runs/{study_id}/extend", status_code=202)
-def post_extend(study_id: str, centre: CentreOf, body: ExtendRequest) -> dict[str, Any]:
+def post_extend(study_id: str, centre: CentreOf, operator: Asking, body: ExtendRequest) -> dict[str, Any]:
     """Raise the number of rounds in all, up to the study's `training.max_rounds`, which the sites approved."""
-    return ask(centre.store, study_id, Command.EXTEND, rounds=body.rounds)
+    return ask(centre.store, study_id, Command.EXTEND, rounds=body.rounds, operator=operator)
 
 
 @router.get("/log")

@@ -19,7 +19,7 @@ from central.frames import read_rows
 from central.store import Store
 from central.store.models import ModelRow
 from central.trusted import SignerKeys
-from protocol.errors import CorsiaError, InputError, WorkerError, from_code
+from protocol.errors import CorsiaError, InputError, UnavailableError, WorkerError, from_code
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,6 +31,7 @@ __all__ = ["LIGHT", "Inference", "score_apart"]
 LIGHT = frozenset({"tabular", "survival"})  # learners that are known to predict with NumPy alone
 TIMEOUT_S = 120.0
 _KEPT = 8
+_APART, _WAITING = 2, 4  # models that score apart at once, and requests that wait for their turn
 _LENGTH = struct.Struct(">Q")
 
 
@@ -45,7 +46,8 @@ class Inference:
 
     def __init__(self, store: Store, keys: SignerKeys, timeout_s: float = TIMEOUT_S) -> None:
         self._store, self._keys, self._timeout_s = store, keys, timeout_s
-        self._lock, self._apart = threading.Lock(), threading.BoundedSemaphore(2)
+        self._lock, self._apart = threading.Lock(), threading.BoundedSemaphore(_APART)
+        self._asked = threading.BoundedSemaphore(_APART + _WAITING)
         self._ready: OrderedDict[str, tuple[Manifest, bytes, Scorer | None]] = OrderedDict()
 
     def predict(self, row: ModelRow, body: bytes, content_type: str) -> list[dict[str, Any]]:
@@ -55,18 +57,27 @@ class Inference:
             InputError: what is wrong with the rows, or with this model for them.
             IntegrityError: `model.manifest`, `blob.digest`: the model is not used.
             WorkerError: `worker.killed` for a model that took too long, `worker.failed`.
-            UnavailableError: `unavailable.process` when the signer's key cannot be had.
+            UnavailableError: `unavailable.process` when the signer's key cannot be had, or too many are waiting.
         """
         manifest, weights, scorer = self.ready(row)
         frame = read_rows(body, content_type, tuple(manifest.value["features"]))
         if scorer is not None:
             scored = scorer.predict(frame)
         else:
-            with self._apart:
-                scored = score_apart(manifest, weights, frame, self._timeout_s)
+            scored = self._scored_apart(manifest, weights, frame)
         if len(scored) != len(frame):
             raise InputError("input.rows", "the model did not score every row")
         return _records(scored)
+
+    def _scored_apart(self, manifest: Manifest, weights: bytes, frame: pd.DataFrame) -> pd.DataFrame:
+        """In turn; beyond a few that wait it is refused: each holds one of the threads that all requests share."""
+        if not self._asked.acquire(blocking=False):
+            raise UnavailableError("unavailable.process", "too many predictions are asked for at once")
+        try:
+            with self._apart:
+                return score_apart(manifest, weights, frame, self._timeout_s)
+        finally:
+            self._asked.release()
 
     def ready(self, row: ModelRow) -> tuple[Manifest, bytes, Scorer | None]:
         """Verified manifest and weights, and what scores them here, if that may be.

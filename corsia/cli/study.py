@@ -180,11 +180,12 @@ def _ask(
         return dict(_request(url, token_file, path, json.dumps(more).encode(), kind="application/json"))
     from central.config import load_config, operator_token
     from central.federation.control import Command, ask
+    from central.operators import FIRST
     from central.store import Store
 
     loaded = load_config(_needed(config))
     operator_token(loaded)  # who cannot read it may not command
-    return ask(Store(loaded.state_dir), study_id, Command(command), **more)
+    return ask(Store(loaded.state_dir), study_id, Command(command), operator=FIRST, **more)
 
 
 def _tell(orders: dict[str, Any], json_out: bool) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import plugins
-from pipelines.confinement import close_files, confine, missing, system_paths
+from pipelines.confinement import close_files, confine, missing, relink, system_paths
 from protocol.errors import CODES, CorsiaError, InputError, PolicyRefused, from_code
 from protocol.study import Study, dump_study, parse_study
 
@@ -98,7 +98,9 @@ def main() -> None:
     network = confine(parent, _MEMORY_BYTES)
     try:
         lacks = {"network", "files"} & set(missing(network))
-        if lacks or not close_files([*system_paths(), root], [Path.cwd()]):
+        readable = [*system_paths(), root]
+        relink(Path.cwd())
+        if lacks or not close_files(readable, [Path.cwd()]):
             raise PolicyRefused("policy.plugin", "this machine cannot isolate a plug-in")
         made = _built(parse_study(raw), root, key, expected)
         status = 0

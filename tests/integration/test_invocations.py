@@ -7,7 +7,9 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ import pytest
 
 import corsia
 from central import frames
+from central.store.models import ModelRow
 from central.trusted import SignerKeys
 from central.web import inference
 from pipelines.infer import Manifest, Scorer
 from privacy.envelope import SecretKey, read_key
-from protocol.errors import CODES, CorsiaError, InputError, WorkerError
+from protocol.errors import CODES, CorsiaError, InputError, UnavailableError, WorkerError
 from tests.vaultkit import FEATURES, publish
 from tests.webkit import Running, running_centre
 
@@ -166,8 +169,6 @@ def test_a_model_that_may_need_torch_scores_in_a_process_of_its_own(
     monkeypatch.setattr(inference, "LIGHT", frozenset())
     apart = inference.Inference(running.world.store, SignerKeys(running.centre.signer))
     with running.world.store.read() as session:
-        from central.store.models import ModelRow
-
         row = session.get_one(ModelRow, ("risk", 1))
     body = json.dumps({"inputs": _LISTS}).encode()
     assert apart.predict(row, body, "application/json") == here["predictions"]
@@ -181,6 +182,38 @@ def test_a_model_that_may_need_torch_scores_in_a_process_of_its_own(
     with pytest.raises(CorsiaError) as failed:
         inference.score_apart(broken, weights, frame, timeout_s=60)
     assert failed.value.code == "worker.failed"
+
+
+def test_requests_that_would_wait_too_long_for_a_slow_model_are_refused(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else as many slow predictions as the web process has threads would keep an operator from stopping a run."""
+    monkeypatch.setattr(inference, "LIGHT", frozenset())
+    gate = threading.Event()
+
+    def slow(_manifest: Manifest, _weights: bytes, frame: pd.DataFrame, _timeout_s: float) -> pd.DataFrame:
+        assert gate.wait(60)
+        return frame
+
+    monkeypatch.setattr(inference, "score_apart", slow)
+    apart = inference.Inference(running.world.store, SignerKeys(running.centre.signer))
+    with running.world.store.read() as session:
+        row = session.get_one(ModelRow, ("risk", 1))
+    body = json.dumps({"inputs": _LISTS}).encode()
+    with ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(apart.predict, row, body, "application/json") for _ in range(12)]
+        ended, waiting = wait(asked, timeout=60, return_when="FIRST_COMPLETED")
+        try:
+            while len(ended) < 6:
+                more, waiting = wait(waiting, timeout=60, return_when="FIRST_COMPLETED")
+                assert more, "they all wait"
+                ended |= more
+            for refused in ended:
+                assert isinstance(refused.exception(), UnavailableError)
+        finally:
+            gate.set()
+    assert [one.exception() for one in waiting] == [None] * 6
+    assert len(apart.predict(row, body, "application/json")) == 3  # and then it is free again
 
 
 def test_predictions_that_are_not_finite_are_null() -> None:
@@ -221,5 +254,13 @@ def test_the_command_line_scores_a_file(running: Running, tmp_path: Path) -> Non
     assert json.loads(done.stdout)["rows"] == 3
     made = pd.read_csv(tmp_path / "scores.csv")
     pd.testing.assert_frame_equal(made, expected(running).reset_index(drop=True).astype(float), check_dtype=False)
+    (tmp_path / "odd.csv").write_text("age;count;other\n-9,0;1;a\n80,5;1;b\n")
+    done = subprocess.run([*base, "--input", "odd.csv", "--out", "odd-scores.csv", "--missing", "-9"], cwd=tmp_path,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "counted as missing: -9" in done.stderr
+    with corsia.connect(running.url, running.token) as hub:
+        meant = hub.models["risk"].predict(pd.DataFrame({"age": [None, 80.5], "count": [1, 1]}))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "odd-scores.csv"), meant.astype(float), check_dtype=False)
     for bad in (["--input", "rows.csv"], ["--study", "a", "--input", "rows.csv", "--out", "x"], []):
         assert subprocess.run([*base, *bad], cwd=tmp_path, capture_output=True).returncode == 11

@@ -10,6 +10,7 @@ import pytest
 from central.federation.checkpoint import Checkpoint, MemoryCheckpoints
 from central.federation.collect import MAX_ATTEMPTS, place_of
 from central.federation.local import LocalGrid, handler, masked_locally
+from central.federation.publish import model_card
 from central.federation.rounds import Rounds
 from pipelines.flower import ARRAYS, Message, array_record, arrays_of
 from pipelines.masking import MASKED, Attempt, MaskedSite, check_masks
@@ -133,3 +134,16 @@ def test_a_round_under_another_runs_name_is_the_same_round() -> None:
         for lost in ("", "d"):
             with pytest.raises(ConflictError):
                 release(run, lost, attempt=0 if run == "second/train" else 1)
+
+
+@pytest.mark.parametrize(("many", "said"), [(64, "over at least 43"), (70, "over the larger part of at least 47")])
+def test_the_card_promises_no_more_than_the_graph_keeps(many: int, said: str) -> None:
+    """In a drawn graph a lying centre may leave out of the sum some of those that answered (ADR 14)."""
+    plan = masked(study(sites=SITES[:many]))
+    learner = {"name": "survival", "version": "1", "digest": "0" * 64}
+    manifest = {
+        "name": "m", "version": 1, "study": "0" * 64, "learner": learner, "strategy": "fedavg", "sites": [*plan.sites],
+        "rounds": 1, "rounds_run": 1, "ended": "rounds", "features": ["x0"], "outcome": ["time", "status"],
+        "log": {"index": 0}, "alias": "candidate", "privacy": {},
+    }  # fmt: skip
+    assert f"learned sums {said} sites" in model_card(plan, manifest, ())

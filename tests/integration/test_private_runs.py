@@ -149,6 +149,14 @@ def test_a_site_that_does_not_cut_is_left_out() -> None:
     assert reached.sites == ("site-a", "site-c")
 
 
+def test_a_patient_under_two_spellings_is_one() -> None:
+    """`A1`, ` a1` and, as some exports have it, full-width letters: the noise is for the patient, not the spelling."""
+    plan = private("sample")
+    table = frame("site-a", 120)
+    table["pid"] = [f"{'Aa'[i % 2]}{i // 3}" if i % 3 else f" \uff21{i // 3}" for i in range(120)]
+    assert load(plan, "site-a", table, patient="pid").rows.count == 40
+
+
 def test_of_a_patient_with_many_rows_one_is_used() -> None:
     plan = private("sample")
     table = frame("site-a").assign(pid=[f"p{i % 40}" for i in range(120)])

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 
 import corsia
-from central.store.models import RunRow, StudyRow
+from central.store.models import EventRow, RunRow, StudyRow
 from corsia.cli import main
 from protocol.errors import ConflictError, InputError, StudyRefused, UnavailableError
 from tests.webkit import Running, running_centre
@@ -82,6 +83,18 @@ def test_a_bad_command_is_one_problem(running: Running, fed: str, path: str, bod
     with running.operator() as http:
         answer = http.post(f"/api/v1{path.format(fed)}", json=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
+
+
+def test_who_asked_is_written_down(running: Running, fed: str) -> None:
+    with corsia.connect(running.url, running.centre.operators.add("alice")) as alice:
+        alice.studies[fed].run.pause()
+    with running.operator() as http:
+        assert http.post(f"/api/v1/runs/{fed}/stop", json={"discard": True}).status_code == 202
+    with running.world.store.read() as session:
+        rows = session.scalars(select(EventRow).where(EventRow.kind == "run.asked", EventRow.study == fed))
+        assert [(row.fields["command"], row.fields["operator"]) for row in rows] == [
+            ("pause", "alice"), ("stop", "operator"),
+        ]  # fmt: skip
 
 
 def test_a_study_of_another_lane_has_no_run(running: Running) -> None:

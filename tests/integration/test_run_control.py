@@ -17,6 +17,7 @@ from central.federation.checkpoint import MemoryCheckpoints, join_arrays
 from central.federation.control import Command, ask
 from central.federation.local import train_locally
 from central.store.models import AssignmentRow, ControlRow, EventRow, ModelRow, ParcelRow, RunRow, StudyRow
+from pipelines.guarantee import guarantee
 from pipelines.train import load
 from protocol.assignment import RoundInstruction, RoundPhase
 from protocol.errors import ConflictError, CorsiaError, InputError, StudyRefused
@@ -24,6 +25,7 @@ from protocol.study import Study
 from tests.federation_hospital import Consortium, Hospitals, frame, study
 from tests.federation_process import federation
 from tests.integration.test_masked_runs import masked
+from tests.integration.test_private_fleet import plan as private
 from tests.mlflowkit import store_in
 
 Tamper = Callable[[str, RoundInstruction, bytes], bytes | None]
@@ -162,6 +164,17 @@ def test_a_stopped_run_publishes_the_last_finished_round(tmp_path: Path, phase: 
     assert states <= {"done", "expired"}
 
 
+def test_a_stopped_private_run_counts_the_round_whose_answers_are_out(tmp_path: Path) -> None:
+    """Round 2 is in no model, but sites have noised and sent their answers: its epsilon is spent, and said."""
+    bench = Bench(tmp_path, private("sample", False))
+    with Hospitals(bench.consortium, at(2, RoundPhase.TRAIN, lambda: bench.ask("stop"))), bench.attended() as thread:
+        thread.join(60)
+    _, manifest = bench.model()
+    told, steps = manifest["privacy"], bench.consortium.study.training.local_steps  # type: ignore[union-attr]
+    assert (manifest["rounds"], told["releases"]) == (1, 2 * steps)
+    assert manifest["epsilon"] == told["epsilon"] == guarantee(bench.consortium.study, 2)["epsilon"]
+
+
 def test_stopping_does_not_wait_for_a_deadline(tmp_path: Path) -> None:
     bench = Bench(tmp_path, study(rounds=2, deadline_s=3600.0))
     with Hospitals(bench.consortium, silent=("site-c",)), bench.attended() as thread:
@@ -192,6 +205,8 @@ def test_a_discarded_run_publishes_nothing_and_leaves_nothing(tmp_path: Path, wh
     assert (bench.run().state, bench.study_state()) == ("stopped", "closed")
     with bench.store.read() as reading:
         assert reading.scalars(select(ModelRow)).all() == []
+    # A site that was still answering when the run was stopped has landed its update since: the next look removes it.
+    federation(bench.consortium.root, bench.uri, threading.Event()).clean_late()
     assert list(bench.consortium.landing.iterdir()) == []
     for command in ("pause", "resume", "stop"):
         with pytest.raises(ConflictError) as error:

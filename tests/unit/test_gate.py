@@ -413,6 +413,19 @@ def test_a_good_update_passes(exchange: Callable[..., tuple[bytes, bytes]]) -> N
     check_update(study("train"), effective(), instruction(RoundPhase.PREPARE, 0), message, reply)
 
 
+def test_the_loss_that_qfedavg_weighs_sites_by_passes_in_such_a_study_alone(
+    exchange: Callable[..., tuple[bytes, bytes]],
+) -> None:
+    message, reply = exchange(metrics={"num-examples": 20, "train-loss": 0.5}, shown=("train-loss",))
+    refused(lambda: check_update(study("train"), effective(), instruction(), message, reply), "gate.update")
+    asked = study("train")
+    assert asked.training is not None
+    fair = asked.model_copy(update={"training": asked.training.model_copy(update={"strategy": "qfedavg"})})
+    assert check_update(fair, effective(), instruction(), message, reply)[0].data == reply
+    message, reply = exchange(metrics={"num-examples": 20, "train-loss": 0.5})  # nobody asked for it
+    refused(lambda: check_update(fair, effective(), instruction(), message, reply), "gate.update")
+
+
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -430,6 +443,7 @@ def test_a_good_update_passes(exchange: Callable[..., tuple[bytes, bytes]]) -> N
         ({"metrics": {"num-examples": [1, 2]}}, "gate.update"),
         ({"metrics": {"num-examples": 20, "auc": 0.5}}, "gate.update"),
         ({"metrics": {"num-examples": 20, "auc": float("nan")}, "shown": ("auc",)}, "gate.update"),
+        ({"metrics": {"num-examples": 20, "auc": 0.51234}, "shown": ("auc",)}, "gate.update"),
         ({"metrics": {"num-examples": 20, "other": 1.0}, "shown": ("other",)}, "gate.update"),
         ({"metrics": {"num-examples": 4}}, "gate.cohort"),
         ({"kind": "evaluate"}, "gate.update"),
