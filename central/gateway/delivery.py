@@ -43,6 +43,7 @@ CONTENT_OF_LANE = {
     Lane.EXTRACT: ContentType.FEATURES,
     Lane.TRAIN: ContentType.UPDATE,
 }
+_COMMITTED = select(ParcelRow).where(ParcelRow.id == bindparam("id"))
 _DOCUMENT = select(StudyRow.document).where(StudyRow.digest == bindparam("digest"))
 _ASSIGNED = select(AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind).where(
     AssignmentRow.id == bindparam("id")
@@ -209,7 +210,7 @@ class Delivery:
 
     def _row(self, parcel_id: str) -> ParcelRow | None:
         with self._store.read() as session:
-            return session.get(ParcelRow, parcel_id)
+            return session.scalar(_COMMITTED, {"id": parcel_id})
 
 
 def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:
