@@ -222,7 +222,7 @@ class Models:
             `{"id", "name", "version", "serial"}` of the new manifest.
 
         Raises:
-            InputError: `input.usage` when there is no such proposal.
+            InputError: `input.usage` when there is no such proposal, or several are open and none is named.
             PermissionRefused: `permission.second-person` for one's own.
             ConflictError: `conflict.state` when it is not open, or the alias has moved since.
         """
@@ -233,6 +233,8 @@ class Models:
         ]
         if not found:
             raise InputError("input.usage", f"no proposal for {name} waits for approval")
+        if len(found) > 1:
+            raise InputError("input.usage", f"{len(found)} proposals for {name} wait: say which by its id")
         statement = base64.b64decode(found[0]["statement"])
         asked = Proposal.from_bytes(statement)  # what is signed is what it says, not what the list says of it
         if (asked.name, asked.version, asked.alias) != (name, found[0]["version"], found[0]["alias"]):

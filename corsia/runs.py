@@ -30,8 +30,9 @@ class RunEvent:
 
     Attributes:
         kind: `round.begun` (asked), `round.answered` (answered of asked), `round.late`, `round.dropped` (code),
-            `round.retried`, `round.finished` (metrics), `run.asked`, `run.paused`, `run.resumed`, `run.stopped`,
-            `run.waiting`, `run.failed`, `parcel.rejected`, `model.published`, `study.done`, ...
+            `round.skipped` (code), `round.retried`, `round.finished` (metrics), `run.asked`, `run.paused`,
+            `run.resumed`, `run.stopped`, `run.waiting`, `run.failed`, `parcel.rejected`, `model.published`,
+            `study.done`, ...
         seq: place in the centre's feed.
         at: Unix seconds.
         site: whom it is about, or empty.

@@ -25,6 +25,7 @@ from protocol.study import Lane, Study, dump_study, parse_study
 __all__ = ["Trial", "read_study", "run_trial"]
 
 _MARKER = ".corsia-trial"
+_WRITTEN = ("centre", "mlflow", "sites", "logs", "studies", "model")
 _FINAL = ("refused", "failed", "expired")
 Tell = Callable[[str], None]
 
@@ -74,7 +75,7 @@ def run_trial(
     """Train, publish and measure.
 
     Args:
-        out: a new or empty folder, or one that an earlier trial wrote (which is replaced).
+        out: a new or empty folder, or one that an earlier trial wrote (what that wrote is replaced).
         missing: words that mean missing, besides those that are known.
         keep: called with the result while everything still runs.
 
@@ -126,7 +127,8 @@ def _asked(study: Study) -> list[str]:
 
 
 def _checked(study: Study, path: Path, missing: tuple[str, ...]) -> CsvFile:
-    file = read_file(path, missing=missing)
+    declared = study.pipeline.parameters.get("categorical")
+    file = read_file(path, missing=missing, categorical=list(declared) if isinstance(declared, Mapping) else ())
     file.require(_asked(study))
     return file
 
@@ -151,7 +153,9 @@ def _prepare(out: Path) -> None:
     if out.exists() and any(out.iterdir()):
         if not (out / _MARKER).exists():
             raise ConflictError("conflict.exists", f"{out} is not empty and not a trial's folder")
-        shutil.rmtree(out)
+        for name in _WRITTEN:  # and nothing that somebody put beside it
+            if (out / name).exists():
+                shutil.rmtree(out / name)
     out.mkdir(parents=True, exist_ok=True)
     (out / _MARKER).touch()
 

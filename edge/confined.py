@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from pipelines.confinement import close_files, confine, libraries, missing
+from pipelines.confinement import close_files, confine, libraries, missing, relink
 from protocol.errors import CorsiaError, PolicyRefused, WorkerError
 from protocol.parcel import Item
 
@@ -206,7 +206,9 @@ def _close(plugin: Mapping[str, Any] | None) -> None:
     """
     home = Path.cwd()
     roots = [] if plugin is None else [Path(str(plugin["root"]))]
-    if not close_files([*libraries(home.parent.parent), *roots], [home]):
+    readable = [*libraries(home.parent.parent), *roots]
+    relink(home)
+    if not close_files(readable, [home]):
         raise WorkerError("worker.failed", "the files could not be closed")
 
 

@@ -22,7 +22,7 @@ from pipelines import Job, SourceFile, noising
 from pipelines.compute import Compute
 from privacy.deid.pseudonym import study_key
 from privacy.dp.accountant import Curve
-from privacy.envelope.keys import SecretKey, read_key
+from privacy.envelope.keys import SecretKey, read_seed
 from protocol.errors import PermissionRefused
 from protocol.parcel import Item, ItemKind
 from protocol.study import Lane, Study
@@ -188,4 +188,4 @@ def job_key(state_dir: Path, digest: str) -> bytes:
     if not path.exists():
         with named_errors():
             write_file(path, SecretKey.generate().to_bytes())
-    return study_key(read_key(path).to_bytes(), digest)
+    return study_key(read_seed(path), digest)

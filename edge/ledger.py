@@ -20,13 +20,13 @@ from pathlib import Path
 
 from edge.spends import Limits, Row, Spend, Total, cost_text, greatest, spend_of, total_of
 from edge.storage import named_errors
+from edge.totals import GENESIS, Totals
 from privacy.dp.accountant import Curve
 from privacy.dp.budget import Budget
 from protocol.errors import BudgetExceeded, ConflictError, StorageError
 
 __all__ = ["GENESIS", "YEAR_S", "Ledger", "Limits", "Spend", "Total"]
 
-GENESIS = "0" * 64
 YEAR_S = 365 * 86_400.0
 _COLUMNS = "seq, at, event, key, dataset, study, k, cohort, bytes, epsilon, persons, memory, prev, hash"
 _SCHEMA = """
@@ -51,6 +51,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
         self._verified = False
+        self._totals = Totals()
         with named_errors(), _sqlite_errors():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
@@ -167,7 +168,7 @@ class Ledger:
         """
         with self._lock, _sqlite_errors():
             since = time.time() - YEAR_S
-            others = [s for s in self._spends(dataset, since, None) if s.study != study]
+            others = [s for s in self._caught_up().spends(dataset, since) if s.study != study]
             spent = total_of(others).cost
             Budget(epsilon=limits.epsilon_per_year, delta=limits.delta_per_year, spent=spent).require(cost, "365 days")
             most = limits.epsilon if limits.epsilon is not None else 0.0
@@ -176,12 +177,12 @@ class Ledger:
     def total(self, dataset: str, since: float = 0.0, *, study: str | None = None) -> Total:
         """What a dataset has spent since a time (Unix seconds), by all studies or by one."""
         with self._lock, _sqlite_errors():
-            return self._total(dataset, since, study)
+            return total_of(self._spends(dataset, since, study))
 
     def year(self, dataset: str, epsilon: float, delta: float) -> Budget:
         """What the noised releases of 365 days leave of a limit."""
         with self._lock, _sqlite_errors():
-            return self._year(dataset, epsilon, delta)
+            return self._year(self._spends(dataset, time.time() - YEAR_S, None), epsilon, delta)
 
     def spends(self) -> list[Spend]:
         """Every key's spend, oldest first."""
@@ -287,26 +288,39 @@ class Ledger:
                 keys.setdefault(row.key, []).append(row)
         return [s for rows in keys.values() if (s := spend_of(rows)) is not None and s.at >= since]
 
-    def _total(self, dataset: str, since: float, study: str | None) -> Total:
-        return total_of(self._spends(dataset, since, study))
-
-    def _year(self, dataset: str, epsilon: float, delta: float, but: str = "") -> Budget:
-        spends = [s for s in self._spends(dataset, time.time() - YEAR_S, None) if s.key != but]
+    def _year(self, spends: list[Spend], epsilon: float, delta: float) -> Budget:
         return Budget(epsilon=epsilon, delta=delta, spent=total_of(spends).cost)
+
+    def _caught_up(self) -> Totals:
+        """The sums with every row that this process or another has written since.
+
+        Raises:
+            BudgetExceeded: `budget.ledger` when the chain does not go on from where it was.
+        """
+        totals, last = self._totals, self._last()
+        if last != (totals.seq, totals.head):
+            for row in self._rows("seq > ?", (totals.seq,)):
+                totals.add(row)
+            if last != (totals.seq, totals.head):
+                raise BudgetExceeded("budget.ledger", "the ledger lacks a row that it once had")
+        return totals
 
     def _check_cost(self, key: str, dataset: str, study: str, cost: Curve | None, limits: Limits) -> None:
         """Refuse what does not fit beside everything else that was spent, this key's earlier reservation apart."""
         if cost is None:
             return
-        self._year(dataset, limits.epsilon_per_year, limits.delta_per_year, key).require(cost, "365 days")
-        own = [s for s in self._spends(dataset, 0.0, study) if s.key != key]
+        totals = self._caught_up()
+        recent = [s for s in totals.spends(dataset, time.time() - YEAR_S) if s.key != key]
+        self._year(recent, limits.epsilon_per_year, limits.delta_per_year).require(cost, "365 days")
+        own = [s for s in totals.spends(dataset, 0.0, study) if s.key != key]
         most = limits.epsilon if limits.epsilon is not None else 0.0
         Budget(epsilon=most, delta=limits.delta, spent=total_of(own).cost).require(cost, "study")
 
     def _check(self, dataset: str, study: str | None, size: int, limits: Limits) -> None:
-        if self._total(dataset, time.time() - YEAR_S, None).bytes + size > limits.max_bytes_per_year:
+        totals = self._caught_up()
+        if totals.since(dataset, time.time() - YEAR_S) + size > limits.max_bytes_per_year:
             raise BudgetExceeded("budget.bytes", "the dataset's bytes of 365 days are spent")
-        if study is not None and self._total(dataset, 0.0, study).bytes + size > limits.max_bytes:
+        if study is not None and totals.of_study(dataset, study) + size > limits.max_bytes:
             raise BudgetExceeded("budget.bytes", "the study's bytes are spent")
 
     def _verify(self, remembered: str | None) -> int:

@@ -10,9 +10,10 @@ from collections.abc import Mapping
 
 from edge.config import EdgeConfig
 from edge.state import SiteState
+from edge.studies import parsed
 from pipelines import PluginPlace, plugins
 from protocol.errors import InputError, PolicyRefused
-from protocol.study import Study, parse_study
+from protocol.study import Study
 
 __all__ = ["PluginCode", "installed", "place"]
 
@@ -67,6 +68,6 @@ class PluginCode:
     def _key(self, study_digest: str) -> str | None:
         record = self._state.study(study_digest)
         try:
-            return None if record is None else parse_study(record.assignment.document).pipeline.plugin
+            return None if record is None else parsed(record.assignment.document).pipeline.plugin
         except InputError:  # a document that is no study: it is refused when its turn comes
             return None

@@ -14,7 +14,7 @@ from typing import Protocol
 from privacy.dp.accountant import ZERO, Curve, compose
 from protocol.parcel import canonical_json
 
-__all__ = ["Limits", "Row", "Spend", "Total", "cost_text", "greatest", "spend_of", "total_of"]
+__all__ = ["Limits", "Row", "Spend", "Total", "cost_text", "extended", "greatest", "spend_of", "total_of"]
 
 UNBOUNDED = "unbounded"
 
@@ -121,24 +121,37 @@ def cost_text(cost: Curve | None) -> str:
 
 
 def spend_of(rows: Sequence[Row]) -> Spend | None:
-    """The greatest of a key's reservations, or its commit; `at` is the latest row's, so that unsure stays spent.
+    """What the rows of one key say together, None where there are none."""
+    spend: Spend | None = None
+    for row in rows:
+        spend = extended(spend, row)
+    return spend
 
-    A commit of fewer bytes gives bytes back, never privacy: noise may have been drawn, and seen.
+
+def extended(spend: Spend | None, row: Row) -> Spend:
+    """A key's spend after one more row of it.
+
+    It is the greatest of a key's reservations, or its commit; `at` is the latest row's, so that unsure stays spent. A
+    commit of fewer bytes gives bytes back, never privacy: noise may have been drawn, and seen.
     """
-    if not rows:
-        return None
-    done = next((row for row in rows if row.event == "commit"), None)
+    cost, committed = row.cost(), row.event == "commit"
+    size, persons = row.bytes, row.persons
+    if spend is not None:
+        cost, persons = greatest([spend.cost, cost]), max(spend.persons, persons)
+        if spend.state == "committed" or not committed:
+            size = spend.bytes if spend.state == "committed" else max(spend.bytes, size)
+        committed = committed or spend.state == "committed"
     return Spend(
-        key=rows[0].key,
-        dataset=rows[0].dataset,
-        study=rows[0].study,
-        k=rows[-1].k,
-        cohort=rows[-1].cohort,
-        bytes=done.bytes if done else max(row.bytes for row in rows),
-        cost=greatest([row.cost() for row in rows]),
-        persons=max(row.persons for row in rows),
-        state="committed" if done else "reserved",
-        at=rows[-1].at,
+        key=row.key,
+        dataset=spend.dataset if spend else row.dataset,
+        study=spend.study if spend else row.study,
+        k=row.k,
+        cohort=row.cohort,
+        bytes=size,
+        cost=cost,
+        persons=persons,
+        state="committed" if committed else "reserved",
+        at=row.at,
     )
 
 

@@ -43,11 +43,12 @@ def check_update(
         DisclosureRefused: `gate.update`, `gate.cohort`; nothing may leave.
         CorsiaError: the code that the answer names, when it is an error.
     """
-    from pipelines.flower import EXAMPLES, LOSS
-    from pipelines.replies import SHOWN_DIGITS, describe_message, describe_reply
+    from pipelines.flower import EXAMPLES, LOSS, message_from_bytes
+    from pipelines.replies import SHOWN_DIGITS, declared, describe_reply
 
     try:
-        asked, made = describe_message(message), describe_reply(reply, message)
+        instructed = message_from_bytes(message)
+        asked, made = declared(instructed), describe_reply(reply, instructed)
     except InputError:
         raise refusal("gate.update", "the answer is not one that the instruction asks for") from None
     if made.error is not None:

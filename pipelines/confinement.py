@@ -22,7 +22,7 @@ from pathlib import Path
 
 from pipelines import syscalls
 
-__all__ = ["LACKS", "close_files", "confine", "libraries", "missing", "system_paths"]
+__all__ = ["LACKS", "close_files", "confine", "libraries", "missing", "relink", "system_paths"]
 
 LACKS = ("network", "files", "signals", "calls")  # what `missing` may name
 _PR_SET_PDEATHSIG, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 24, 38
@@ -95,20 +95,41 @@ def missing(network: str) -> tuple[str, ...]:
 def system_paths() -> list[Path]:
     """What Python and its libraries read: the system's folders, the environment, what the search path holds of code."""
     whole = [Path(path) for path in (*_SYSTEM, sys.prefix, sys.base_prefix)]
-    return [path for path in (*whole, *_searched(whole)) if path.exists()]
+    searched = [Path(entry) for entry in sys.path if entry]
+    beside = [folder for folder in searched if not any(folder.is_relative_to(known) for known in whole)]
+    code = [path for folder in beside for path in (_packages(folder) if _is_tree(folder) else (folder,))]
+    return [path for path in (*whole, *code) if path.exists()]
 
 
-def _searched(whole: list[Path]) -> Iterator[Path]:
+def _is_tree(folder: Path) -> bool:
+    return folder.is_dir() and folder.name not in ("site-packages", "dist-packages", "lib-dynload")
+
+
+def _packages(folder: Path) -> Iterator[Path]:
     """Of a source tree on the search path the packages alone: whatever else lies there is nobody's library."""
-    for folder in (Path(entry) for entry in sys.path if entry):
-        if any(folder.is_relative_to(known) for known in whole):
+    for path in folder.iterdir():
+        if path.suffix in (".py", ".so", ".pth", ".dist-info", ".egg-info") or (path / "__init__.py").exists():
+            yield path
+
+
+def relink(home: Path) -> None:
+    """Search a source tree's packages in a folder of links from now on: the tree itself is about to be closed.
+
+    Python finds no package in a folder that it may not list. What this process starts takes the search path over.
+
+    Args:
+        home: where the links are made.
+    """
+    whole = [Path(path) for path in (*_SYSTEM, sys.prefix, sys.base_prefix)]
+    for at, entry in enumerate(sys.path):
+        folder = Path(entry)
+        if not entry or not _is_tree(folder) or any(folder.is_relative_to(known) for known in whole):
             continue
-        if folder.name in ("site-packages", "dist-packages") or not folder.is_dir():
-            yield folder
-            continue
-        for path in folder.iterdir():
-            if path.suffix in (".py", ".so", ".pth", ".dist-info", ".egg-info") or (path / "__init__.py").exists():
-                yield path
+        links = home / f".path-{at}"
+        links.mkdir(mode=0o700)
+        for path in _packages(folder):
+            (links / path.name).symlink_to(path.resolve())
+        sys.path[at] = str(links)
 
 
 def libraries(hidden: Path) -> list[Path]:
@@ -123,8 +144,9 @@ def libraries(hidden: Path) -> list[Path]:
 def close_files(readable: Iterable[Path], writable: Iterable[Path]) -> bool:
     """From now on no file is opened but below these paths, and a few devices; whether the kernel can do that.
 
-    Programs are started from nowhere but the interpreter's own file. It also forbids to look into processes outside
-    and, where the kernel can, to signal them. For this thread and what it starts: call it while there is one.
+    Of files none is started but the interpreter's own (what runs from memory is as confined). It also forbids to look
+    into processes outside and, where the kernel can, to signal them. For this thread and what it starts: call it while
+    there is one.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     abi = _abi(libc)

@@ -29,6 +29,7 @@ _UNIT = {
     "central": "one site: all of its rows together",
     "distributed": "one site: all of its rows together",
 }
+_UNIT_IMAGES = "one patient of one site, with all of his images"
 _ADJACENCY = {
     "sample": "zero-out: one row is replaced by one that adds nothing to any sum; how many rows a site has is public",
     "central": "zero-out: one site's update is replaced by 0; which sites take part is public",
@@ -59,6 +60,7 @@ _KIND_VOIDS = {
         "bounds or settings that were chosen on these rows",
     ),
 }
+_PLUGIN_VOIDS = "a plug-in that does more than it says: it runs where the noise is added, and each site reviews it"
 
 
 def multiplier(study: Study) -> float:
@@ -102,11 +104,12 @@ def cost(study: Study, phase: RoundPhase | None = None, rounds: int | None = Non
 
     if phase is RoundPhase.EVALUATE:
         raise PolicyRefused("policy.epsilon", "scores are not released in a study with differential privacy")
-    learner = learners.for_study(study)
     if study.privacy.dp == "sample":
-        if learner.schedule is None:
-            raise InputError("input.study", f"privacy.dp: learner {learner.name!r} has no noise of its own")
-        return learner.schedule.cost(phase, rounds)
+        schedule = learners.schedule_of(study)
+        if schedule is None:
+            raise InputError("input.study", "privacy.dp: the learner has no noise of its own")
+        return schedule.cost(phase, rounds)
+    learners.for_study(study)  # raises where its preprocessing would tell of rows
     if phase is RoundPhase.PREPARE:
         return ZERO  # the same for any rows
     one = _one_round(study)
@@ -136,19 +139,19 @@ def guarantee(study: Study, rounds: int) -> dict[str, Any]:
     p, t = study.privacy, study.training
     if p.dp == "none" or p.delta is None or t is None:
         return {}
-    learner = learners.for_study(study)
-    schedule = learner.schedule
+    schedule = learners.schedule_of(study) if p.dp == "sample" else None
+    voids = [*_VOIDS, *_KIND_VOIDS[p.dp], *((_PLUGIN_VOIDS,) if study.pipeline.plugin is not None else ())]
     made: dict[str, Any] = {
         "epsilon": round(cost(study, rounds=rounds).epsilon(p.delta), 6),
         "delta": p.delta,
         "kind": p.dp,
-        "unit": _UNIT[p.dp],
+        "unit": _UNIT_IMAGES if p.dp == "sample" and study.dataset.images else _UNIT[p.dp],
         "adjacency": _ADJACENCY[p.dp],
         "against": _AGAINST[p.dp],
         "accountant": "rdp",
-        "voids": [*_VOIDS, *_KIND_VOIDS[p.dp]],
+        "voids": voids,
     }
-    if p.dp == "sample" and schedule is not None:
+    if schedule is not None:
         made |= {"mechanism": "Gaussian noise of each site on sums of its clipped rows", "rate": schedule.rate}
         made |= {"multiplier": schedule.gradient, "releases": rounds * schedule.steps}
         if schedule.sums is not None:

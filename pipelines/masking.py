@@ -163,15 +163,16 @@ def decode(study: Study, phase: RoundPhase, shapes: Shapes, total: Ring) -> tupl
     """Arrays (the weighted mean, or the sum) and the number of examples of a total over sites.
 
     Raises:
-        InputError: `input.message` for a total of another size, or of no examples.
+        InputError: `input.message` for a total of another size, or of no examples, or more than there can be.
     """
     if total.shape != (vector_size(study, phase, shapes),):
         raise InputError("input.message", "secure aggregation: a total of another size")
     summed = _summed(study, phase)
     values = from_digits(total) if summed else _quantizer(study).decode(total)
+    most = len(study.sites) * (study.privacy.max_examples or MAX_EXAMPLES)
+    if not 0.5 < float(values[-1]) < most + 0.5:
+        raise InputError("input.message", "secure aggregation: a total of no examples, or of too many")
     examples = round(float(values[-1]))
-    if examples < 1:
-        raise InputError("input.message", "secure aggregation: a total of no examples")
     if not summed:
         values /= examples
     parts = _layout(shapes).split(values[:-1])

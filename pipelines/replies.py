@@ -28,7 +28,7 @@ from pipelines.flower import (
 )
 from protocol.errors import InputError
 
-__all__ = ["SHOWN_DIGITS", "MessageShape", "ReplyShape", "describe", "describe_message", "describe_reply"]
+__all__ = ["SHOWN_DIGITS", "MessageShape", "ReplyShape", "declared", "describe", "describe_message", "describe_reply"]
 
 SHOWN_DIGITS = 3  # after the point, of a metric that leaves for one site
 
@@ -81,23 +81,27 @@ def describe_message(raw: bytes | memoryview) -> MessageShape:
     Raises:
         InputError: `input.message`.
     """
-    message = message_from_bytes(raw)
+    return declared(message_from_bytes(raw))
+
+
+def declared(message: Message) -> MessageShape:
+    """As `describe_message`, of a message that has been read."""
     try:
         config = record_of(message, CONFIG)
-        declared = json.loads(str(config["reply"]))
-        shapes = {str(k): (_dtype(d), tuple(_size(n) for n in s)) for k, (d, s) in declared["arrays"].items()}
+        said = json.loads(str(config["reply"]))
+        shapes = {str(k): (_dtype(d), tuple(_size(n) for n in s)) for k, (d, s) in said["arrays"].items()}
         return MessageShape(
             kind=str(message.metadata.message_type),
             message_id=str(message.metadata.message_id),
             round=_size(config["server-round"]),
             arrays=shapes,
-            metrics=tuple(str(m) for m in declared["metrics"]),
+            metrics=tuple(str(m) for m in said["metrics"]),
         )
     except MALFORMED:
         raise InputError("input.message", "the instruction does not declare its reply") from None
 
 
-def describe_reply(raw: bytes | memoryview, instruction: bytes | memoryview | None = None) -> ReplyShape:
+def describe_reply(raw: bytes | memoryview, instruction: bytes | memoryview | Message | None = None) -> ReplyShape:
     """What a reply holds, read defensively: the bytes may come from any code.
 
     Args:
@@ -111,7 +115,8 @@ def describe_reply(raw: bytes | memoryview, instruction: bytes | memoryview | No
     """
     message = message_from_bytes(raw)
     if instruction is not None:
-        _check_metadata(message, message_from_bytes(instruction))
+        asked = instruction if isinstance(instruction, Message) else message_from_bytes(instruction)
+        _check_metadata(message, asked)
     return describe(message)
 
 

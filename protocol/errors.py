@@ -484,6 +484,11 @@ CODES: dict[str, Code] = {
         "a message of secure aggregation out of order, repeated, or on another set of sites",
         "nothing was released; if the centre did not restart, treat it as an attack",
     ),
+    "masks.total": Code(
+        IntegrityError,
+        "what the sites' masked answers add up to is no model within the study's bounds",
+        "a site did not keep to training.max_norm; masks hide which: ask the sites, or run without one of them",
+    ),
     "parcel.signature": Code(
         IntegrityError, "the parcel's signature does not verify", "do not use it; ask who sent it"
     ),

@@ -46,6 +46,7 @@ from protocol.study import Study, Training, needs
 __all__ = [
     "MAX_ATTEMPTS",
     "PHASES",
+    "PREPARED",
     "Collected",
     "Collector",
     "Expected",
@@ -58,7 +59,7 @@ __all__ = [
 Check = Callable[[str, Arrays, int], None]  # site, arrays, number of examples -> raises InputError
 Drop = Callable[[str, str], None]  # site, code of why it is left out
 MAX_ATTEMPTS = 3
-_ROWS = "masked/rows"  # in a checkpoint's state
+_ROWS, PREPARED = "masked/rows", "masked/prepared"  # in a checkpoint's state: of its round, of the preparation
 MAX_EXAMPLES = 10**9
 PHASES = {PREPARE: RoundPhase.PREPARE, "train": RoundPhase.TRAIN, "evaluate": RoundPhase.EVALUATE}
 log = logging.getLogger(__name__)
@@ -104,8 +105,25 @@ class Collected:
         return {s: 0 for s in self.total.sites} if self.total else {s: _examples(m) for s, m in self.replies}
 
     def rows(self) -> Arrays:
-        """Rows in all, where masks hide those of each site."""
+        """Rows in all, where masks hide those of each site; in a checkpoint's state."""
         return {_ROWS: np.array([self.total.examples], np.int64)} if self.total else {}
+
+    def prepared(self) -> Arrays:
+        """The same of the preparation, against which `fits` holds later answers."""
+        rows = self.rows()
+        return {**rows, PREPARED: rows[_ROWS]} if rows else rows
+
+    def fits(self, prepared: Mapping[str, Any], state: Mapping[str, np.ndarray[Any, Any]]) -> bool:
+        """Whether under masks it can be of the preparation's rows: as many from the same sites, fewer from fewer.
+
+        Args:
+            prepared: whose keys are the sites of the preparation.
+            state: a checkpoint's.
+        """
+        if self.total is None or PREPARED not in state:
+            return True
+        rows, examples = int(state[PREPARED][0]), self.total.examples
+        return examples == rows if set(self.total.sites) == set(prepared) else examples < rows
 
     def messages(self) -> list[Message]:
         """For the strategy, once: of a mean or total one answer that stands for all, weighted by all examples."""
@@ -181,8 +199,7 @@ class Collector:
             self._codes = []
             try:
                 return Collected(total=exchange.run())
-            except ConflictError as error:
-                log.warning("round.skipped", extra={"fields": {"round": round_, "code": error.code}})
+            except ConflictError:
                 return None
             except UnavailableError as error:
                 if error.code != "unavailable.survivors":

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from central.store import Store
@@ -31,6 +31,7 @@ from protocol.study import Lane, Study, Training, parse_study
 __all__ = ["Command", "Control", "Orders", "Stopped", "StoreControl", "Unattended", "ask", "end_of", "orders_of"]
 
 log = logging.getLogger(__name__)
+_WISH = select(ControlRow.wish).where(ControlRow.study_digest == bindparam("digest"))  # made once
 _POLL_S = 0.1
 _LOOK_S = 2.0
 
@@ -167,7 +168,7 @@ class StoreControl:
 
     def stopped(self) -> bool:
         """Whether the run is to stop."""
-        return self.orders().wish == "stop"
+        return any(wish == "stop" for (wish,) in self._store.rows(_WISH, digest=self._digest))
 
     def heed(self) -> Orders:
         """See `Control.heed`. The run's state says that it is paused."""

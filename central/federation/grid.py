@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import bindparam, select, update
 
 from central.federation.collect import place_of
 from central.federation.control import Stopped
@@ -28,7 +28,7 @@ from central.federation.flower import NodeGrid, empty_run, identify
 from central.federation.leftovers import forget
 from central.store import Store
 from central.store.changes import Changes
-from central.store.models import AssignmentRow, ParcelRow, SiteRow
+from central.store.models import AssignmentRow, Base, ParcelRow, SiteRow
 from pipelines.flower import CONFIG, Message, error_reply, message_from_bytes, message_head, message_parts, record_of
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, unseal_into
 from protocol import faults
@@ -45,6 +45,36 @@ _LOOK_S = 0.25  # for the end of the process or of the deadline; an answer wakes
 _SWARM_S = 0.025
 _FINAL = [state.value for state in State if state.final]
 _FINAL_WITHOUT_ANSWER = (State.REFUSED.value, State.FAILED.value, State.EXPIRED.value)
+# Made once, and without the mapper: they run at every change while answers are waited for.
+_PARCELS, _ASSIGNMENTS = (Base.metadata.tables[row.__tablename__] for row in (ParcelRow, AssignmentRow))
+_COLUMNS = tuple(_PARCELS.c[name] for name in ("id", "site", "assignment_id", "state", "landed_at"))
+_ANSWERS = (
+    select(*_COLUMNS)
+    .where(
+        _PARCELS.c.assignment_id.in_(bindparam("ids", expanding=True)), _PARCELS.c.study_digest == bindparam("study")
+    )
+    .where(_PARCELS.c.content_type == ContentType.UPDATE.value)
+    .order_by(_PARCELS.c.log_index)
+)
+_KNOWN = select(AssignmentRow).where(AssignmentRow.id.in_(bindparam("ids", expanding=True)))
+_REPORTS = select(_ASSIGNMENTS.c.id, _ASSIGNMENTS.c.code).where(
+    _ASSIGNMENTS.c.id.in_(bindparam("ids", expanding=True)), _ASSIGNMENTS.c.state.in_(_FINAL_WITHOUT_ANSWER)
+)
+_LATE = (
+    select(*_COLUMNS)
+    .join(_ASSIGNMENTS, _ASSIGNMENTS.c.id == _PARCELS.c.assignment_id)
+    .where(_PARCELS.c.state == "landed", _PARCELS.c.content_type == ContentType.UPDATE.value)
+    .where(_PARCELS.c.study_digest == bindparam("study"), _ASSIGNMENTS.c.state == State.EXPIRED.value)
+    .where(_PARCELS.c.landed_at > _ASSIGNMENTS.c.updated_at)
+)
+_MARK = (
+    update(_PARCELS).where(_PARCELS.c.id == bindparam("parcel")).values(state=bindparam("now"), code=bindparam("why"))
+)
+_DONE = (
+    update(_ASSIGNMENTS)
+    .where(_ASSIGNMENTS.c.id == bindparam("assignment"), *(_ASSIGNMENTS.c.state != state for state in _FINAL))
+    .values(state=State.DONE.value, updated_at=bindparam("at"))
+)
 
 
 def instruction_id(run: str, round_: int, phase: str, attempt: int, site: str) -> str:
@@ -67,11 +97,22 @@ class _Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class _Parcel:
+    """What is needed of a parcel's row, in the order of `_COLUMNS`."""
+
+    id: str
+    site: str
+    assignment_id: str
+    state: str
+    landed_at: float
+
+
+@dataclass(frozen=True, slots=True)
 class _Answer:
     """What a site has answered: a parcel that has not been opened yet, or a code."""
 
     sent: _Sent
-    parcel: ParcelRow | None = None
+    parcel: _Parcel | None = None
     code: str = ""
 
 
@@ -105,6 +146,10 @@ class FleetGrid(NodeGrid):
         self.sites = {order[site]: site for site in sorted(sites)}
         self._sent: dict[str, _Sent] = {}
         self._at: tuple[int, RoundPhase] | None = None  # what is under way
+        self._unmarked: list[_Parcel] = []  # answers of which the database does not say yet that they count
+        self._unmarked_since = 0.0
+        self._identities: dict[str, PublicKey] = {}
+        self._changes = Changes(store.engine)
 
     # -- Flower's Grid ---------------------------------------------------------------------------------------------
 
@@ -116,17 +161,20 @@ class FleetGrid(NodeGrid):
         """
         deadline = time.time() + (self._study.training.deadline_s if self._study.training else 0.0)
         ids, new = [], 0
+        wanted = []
         ordered = sorted(messages, key=lambda m: m.metadata.dst_node_id)
         self._begin(ordered)
+        for message in ordered:
+            site = self.sites[message.metadata.dst_node_id]
+            config = record_of(message, CONFIG)
+            round_, attempt = int(config["server-round"]), int(config["attempt"])
+            phase, step = place_of(message)
+            place = phase.value if step is None else f"{phase.value}/{step.value}"
+            wanted.append((instruction_id(self._run_id, round_, place, attempt, site), site, message))
         with self._store.begin() as session:
-            for message in ordered:
-                site = self.sites[message.metadata.dst_node_id]
-                config = record_of(message, CONFIG)
-                round_, attempt = int(config["server-round"]), int(config["attempt"])
-                phase, step = place_of(message)
-                place = phase.value if step is None else f"{phase.value}/{step.value}"
-                made = instruction_id(self._run_id, round_, place, attempt, site)
-                row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == made))
+            known = {row.id: row for row in session.scalars(_KNOWN, {"ids": [made for made, *_ in wanted]})}
+            for made, site, message in wanted:
+                row = known.get(made)
                 if row is None:
                     row = self._instruct(made, site, message, (round_, phase, step, attempt), deadline)
                     session.add(row)
@@ -155,35 +203,31 @@ class FleetGrid(NodeGrid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies that are there now, errors among them, by the names of their sites; each is given once."""
-        return self._read(self._arrived(message_ids))
+        answers = self._arrived(message_ids)
+        self._mark_answers()
+        return self._read(answers)
 
     def _arrived(self, message_ids: Iterable[str]) -> list[_Answer]:
         """Who has answered meanwhile. What is in the parcels is not looked at, so that no model waits in memory."""
         wanted = [i for i in message_ids if i in self._sent]
-        with self._store.read() as session:
-            parcels = session.scalars(
-                select(ParcelRow)
-                .where(ParcelRow.assignment_id.in_(wanted), ParcelRow.study_digest == self._digest)
-                .where(ParcelRow.content_type == ContentType.UPDATE.value)
-                .order_by(ParcelRow.log_index)
-            ).all()
-            reports = session.scalars(
-                select(AssignmentRow).where(
-                    AssignmentRow.id.in_(wanted), AssignmentRow.state.in_(_FINAL_WITHOUT_ANSWER)
-                )
-            ).all()
-        answers, opened = [], []
-        for parcel in parcels:
+        reports = self._store.rows(_REPORTS, ids=wanted)  # first, since a parcel that has landed counts for more
+        answers = []
+        for parcel in (_Parcel(*row) for row in self._store.rows(_ANSWERS, ids=wanted, study=self._digest)):
             sent = self._sent.get(parcel.assignment_id)
             if sent is not None and _counts(parcel, sent):
                 answers.append(_Answer(self._sent.pop(parcel.assignment_id), parcel))
                 if parcel.state == "landed":
-                    opened.append(parcel)
-        self._mark(opened, "opened")
-        for report in reports:
-            if report.id in self._sent and report.state in _FINAL_WITHOUT_ANSWER:
-                answers.append(_Answer(self._sent.pop(report.id), code=report.code or "worker.failed"))
+                    self._unmarked_since = self._unmarked_since if self._unmarked else time.monotonic()
+                    self._unmarked.append(parcel)
+        for made, code in reports:
+            if made in self._sent:
+                answers.append(_Answer(self._sent.pop(made), code=code or "worker.failed"))
         return answers
+
+    def _mark_answers(self) -> None:
+        """Note answers that came together in one transaction: a landed parcel is durable by itself."""
+        parcels, self._unmarked = self._unmarked, []
+        self._mark(parcels, "opened")
 
     def _read(self, answers: list[_Answer]) -> Iterator[Message]:
         """Open one answer after the other, when it is asked for; the caller lets go of each before the next."""
@@ -204,24 +248,28 @@ class FleetGrid(NodeGrid):
         left = min([self._sent[i].deadline - time.time() for i in ids] + ([timeout] if timeout is not None else []))
         until = time.monotonic() + left  # a clock that is set meanwhile changes nothing
         answers: list[_Answer] = []
-        changes = Changes(self._store.engine)
+        looked = False
         while True:
-            changed = changes.wait(max(0.0, min(_LOOK_S, until - time.monotonic())))
+            changed = self._changes.wait(max(0.0, min(_LOOK_S, until - time.monotonic()))) or not looked
+            looked = True
             late = time.monotonic() >= until
             if changed and not late:  # answers come in swarms: the more are awaited, the longer for the next ones
                 self._stop.wait(min(_SWARM_S, _SWARM_S / 50 * len(self._sent)))
             if changed or late:
                 answers += self._arrived(ids)
-                if self._stopped():
-                    self._expire([i for i in ids if i in self._sent])
-                    raise Stopped
+            missing = [i for i in ids if i in self._sent]
+            if late or not missing or time.monotonic() - self._unmarked_since > _LOOK_S:
+                self._mark_answers()
+            if (changed or late) and self._stopped():
+                self._mark_answers()
+                self._expire(missing)
+                raise Stopped
             if late:
-                self._expire([i for i in ids if i in self._sent])
-            if not any(i in self._sent for i in ids):
+                self._expire(missing)
+            if late or not missing:
                 break
             if self._stop.is_set():
                 raise UnavailableError("unavailable.process", "the federation is asked to end")
-        changes.close()
         self._discard_late()
         faults.point("federation.collected")
         return self._read(answers)
@@ -278,7 +326,7 @@ class FleetGrid(NodeGrid):
             self._mark([parcel], "rejected", code)
             return error_reply(sent.message, code)
 
-    def _opened(self, parcel: ParcelRow, sent: _Sent) -> Message:
+    def _opened(self, parcel: _Parcel, sent: _Sent) -> Message:
         expect = ParcelInfo(
             parcel_id=parcel.id, study=self._digest, site=sent.site, content_type=ContentType.UPDATE.value
         )
@@ -297,27 +345,25 @@ class FleetGrid(NodeGrid):
 
     def _identity(self, site: str) -> PublicKey:
         """The site's key, which must be the one that the signed study names."""
+        if site in self._identities:  # the roster pins it for the whole run
+            return self._identities[site]
         row: SiteRow | None = self._store.site(site)
         if row is None:
             raise IntegrityError("parcel.signature", "an unknown site")
         key = PublicKey.from_base64(row.identity)
         if key.fingerprint != self._study.roster.get(site):
             raise IntegrityError("parcel.signature", "another identity than the study's roster names")
+        self._identities[site] = key
         return key
 
-    def _mark(self, parcels: list[ParcelRow], state: str, code: str = "") -> None:
+    def _mark(self, parcels: list[_Parcel], state: str, code: str = "") -> None:
         """Note what became of parcels; their instructions are answered then, whatever the answer is worth."""
         if not parcels:
             return
         with self._store.begin() as session:
-            session.execute(
-                update(ParcelRow).where(ParcelRow.id.in_([p.id for p in parcels])).values(state=state, code=code)
-            )
-            session.execute(
-                update(AssignmentRow)
-                .where(AssignmentRow.id.in_([p.assignment_id for p in parcels]), AssignmentRow.state.not_in(_FINAL))
-                .values(state=State.DONE.value, updated_at=time.time())
-            )
+            at = time.time()
+            session.execute(_MARK, [{"parcel": p.id, "now": state, "why": code} for p in parcels])
+            session.execute(_DONE, [{"assignment": p.assignment_id, "at": at} for p in parcels])
             before = self._asked - len(self._sent) - len(parcels)
             for number, parcel in enumerate(parcels, start=1):
                 told: dict[str, Any] = {"parcel": parcel.id, "code": code}
@@ -330,15 +376,8 @@ class FleetGrid(NodeGrid):
 
     def _discard_late(self) -> None:
         """Reject answers that landed after their instruction was closed, and tell."""
-        with self._store.read() as session:
-            late = session.scalars(
-                select(ParcelRow)
-                .join(AssignmentRow, AssignmentRow.id == ParcelRow.assignment_id)
-                .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.UPDATE.value)
-                .where(ParcelRow.study_digest == self._digest, AssignmentRow.state == State.EXPIRED.value)
-                .where(ParcelRow.landed_at > AssignmentRow.updated_at)
-            ).all()
-        self._mark(list(late), "rejected", "study.late")
+        late = [_Parcel(*row) for row in self._store.rows(_LATE, study=self._digest)]
+        self._mark(late, "rejected", "study.late")
 
     def _expire(self, ids: list[str]) -> None:
         """Close instructions whose deadline has passed; an answer that comes later is not used."""
@@ -353,7 +392,7 @@ class FleetGrid(NodeGrid):
             self._sent.pop(made, None)
 
 
-def _counts(parcel: ParcelRow, sent: _Sent) -> bool:
+def _counts(parcel: _Parcel, sent: _Sent) -> bool:
     """Whether a parcel is its site's answer, and in time."""
     late = sent.punctual and parcel.landed_at > sent.deadline
     return parcel.state != "rejected" and parcel.site == sent.site and not late

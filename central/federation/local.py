@@ -102,16 +102,23 @@ def train_locally(study: Study, data: Mapping[str, TrainingData], checkpoints: C
     return Rounds(study, LocalGrid(handlers), checkpoints or MemoryCheckpoints()).run()
 
 
-def masked_locally(study: Study, handlers: Mapping[str, Handler]) -> tuple[Study, dict[str, Handler]]:
-    """Sites that mask what their handlers answer, each under an identity made here, and the study that names them."""
+def masked_locally(
+    study: Study, handlers: Mapping[str, Handler], member: Callable[..., MaskedSite] = MaskedSite
+) -> tuple[Study, dict[str, Handler]]:
+    """Sites that mask what their handlers answer, each under an identity made here, and the study that names them.
+
+    Args:
+        member: makes a site's side of the masks; for sites that do not keep to it.
+    """
     keys = {site: SecretKey.generate() for site in handlers}
     study = study.model_copy(update={"roster": {site: key.public.fingerprint for site, key in keys.items()}})
-    return study, {site: _masked(study, site, keys[site], plain) for site, plain in handlers.items()}
+    return study, {
+        site: _masked(member(study, LocalGrid.digest, site, keys[site], MemoryGuard()), plain)
+        for site, plain in handlers.items()
+    }
 
 
-def _masked(study: Study, site: str, key: SecretKey, plain: Handler) -> Handler:
-    masks = MaskedSite(study, LocalGrid.digest, site, key, MemoryGuard())
-
+def _masked(masks: MaskedSite, plain: Handler) -> Handler:
     def answer(raw: bytes) -> bytes:
         asked = message_from_bytes(raw)
         config = asked.content.config_records[CONFIG]

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from central.federation.checkpoint import Checkpoint, Checkpoints
-from central.federation.collect import Check, Collector, Expected, SiteGrid, rows_of
+from central.federation.collect import PREPARED, Check, Collected, Collector, Expected, SiteGrid, rows_of
 from central.federation.control import Control, Stopped, Unattended
 from central.federation.flower import aggregate, asked, restore_state, strategy, strategy_state, told
 from central.federation.stopping import judge
@@ -29,13 +29,14 @@ from pipelines.flower import CONFIG, METRICS, Arrays, Message, RecordDict, array
 from pipelines.train import PREPARE, PREPROCESSING, check_supported
 from protocol import faults
 from protocol.assignment import RoundPhase
-from protocol.errors import ConflictError, InputError, UnavailableError
+from protocol.errors import ConflictError, InputError, UnavailableError, from_code
 from protocol.study import Study, Training
 
-__all__ = ["WITHHELD", "Rounds"]
+__all__ = ["MAX_SKIPPED", "WITHHELD", "Rounds"]
 
 WITHHELD = "withheld"  # what a site's own metrics are where the study asks for them and the site keeps them
-
+MAX_SKIPPED = 3  # rounds in a row
+_SKIPPED = "masked/skipped"  # in a checkpoint's state
 log = logging.getLogger(__name__)
 
 
@@ -72,7 +73,9 @@ class Rounds:
             UnavailableError: `unavailable.quorum` when too few sites gave a usable answer, again and again.
             InputError: what the sites' sums show to be unusable (`input.rows`, `input.table`), `input.diverged`,
                 `input.model-size`, `input.study` for a metric to watch that there is not.
-            ConflictError: `conflict.stopped` when the operator stopped the run before a round was finished.
+            ConflictError: `conflict.stopped` when the operator stopped the run before a round was finished,
+                `conflict.round` when round after round stayed masked.
+            IntegrityError: `masks.total` when round after round the masked answers added up to no model.
         """
         try:
             return self._final(self._to_the_end(self._checkpoints.latest() or self._prepare()))
@@ -145,7 +148,7 @@ class Rounds:
             round=0,
             model=self._learner.initial(sums, preprocessing),
             preprocessing=preprocessing,
-            state=collected.rows(),
+            state=collected.prepared(),
             examples=collected.examples(),
             sites=collected.sites,
             started_at=started,
@@ -171,24 +174,59 @@ class Rounds:
         collected = self._collector.collect(
             round_, RoundPhase.TRAIN, messages, expected, asked(self._strategy, self._collector.quorum)
         )
-        if collected is None:  # it stays masked for ever: the round is skipped, the model unchanged
-            return self._saved(replace(reached, round=round_, metrics={}, sites=(), started_at=started))
-        if collected.total is not None and not self._sums and norm_of(collected.total.arrays) > self._training.max_norm:
-            raise InputError("input.message", "a mean above the study's bound: a site did not keep to it")
-        aggregated = aggregate(self._strategy, round_, collected.messages())
-        model = self._learner.combine(reached.model, aggregated)
-        if not all(bool(np.isfinite(v).all()) for v in model.values()):
-            raise InputError("input.diverged", "the aggregated model is not finite")
+        if collected is None:
+            return self._skipped(reached, started, "conflict.round")  # it stays masked for ever
+        model = self._combined(reached, round_, collected)
+        if model is None:
+            return self._skipped(reached, started, "masks.total")
         checkpoint = replace(
             reached,
             round=round_,
             model=model,
-            state=strategy_state(self._strategy) | collected.rows(),
+            state=strategy_state(self._strategy) | collected.rows() | _prepared(reached),
             metrics={},
             sites=collected.sites,
             started_at=started,
         )
         return self._saved(checkpoint)
+
+    def _combined(self, reached: Checkpoint, round_: int, collected: Collected) -> Arrays | None:
+        """The next model; None where what masks hide, of one site perhaps, spoils the total: the site has no name.
+
+        Raises:
+            InputError: `input.diverged`.
+        """
+        hidden = collected.total is not None
+        if not collected.fits(reached.examples, reached.state):
+            return None
+        if collected.total is not None and not self._sums and norm_of(collected.total.arrays) > self._training.max_norm:
+            return None
+        try:
+            model = self._learner.combine(reached.model, aggregate(self._strategy, round_, collected.messages()))
+        except (ArithmeticError, ValueError):
+            if hidden:
+                return None
+            raise
+        if all(bool(np.isfinite(v).all()) for v in model.values()):
+            return model
+        if hidden and self._sums:
+            return None
+        raise InputError("input.diverged", "the aggregated model is not finite")
+
+    def _skipped(self, reached: Checkpoint, started: float, code: str) -> Checkpoint:
+        """The round is over, the model unchanged, and told; so many times in a row at most.
+
+        Raises:
+            CorsiaError: that code, after the last of them, or when no round of the run gave a model.
+        """
+        restore_state(self._strategy, reached.state)
+        round_, many = reached.round + 1, int(reached.state[_SKIPPED][0]) + 1 if _SKIPPED in reached.state else 1
+        log.warning("round.skipped", extra={"fields": {"round": round_, "code": code}})
+        self._checkpoints.tell("round.skipped", round=round_, code=code)
+        if many >= min(MAX_SKIPPED, self._training.rounds):
+            raise from_code(code)
+        state = {**reached.state, _SKIPPED: np.array([many], np.int64)}
+        return self._saved(replace(reached, round=round_, state=state, metrics={}, sites=(), started_at=started))
 
     def _evaluate(self, reached: Checkpoint) -> Checkpoint:
         if not self._learner.scoring():
@@ -198,9 +236,14 @@ class Rounds:
         expected = Expected(arrays=self._learner.scoring(), metrics=self._shown, check=self._same_rows(reached))
         messages = self._configured(self._strategy.configure_evaluate, reached.round, reached, expected)
         collected = self._collector.collect(reached.round, RoundPhase.EVALUATE, messages, expected)
-        if collected is None:
+        if collected is None or not collected.fits(reached.examples, reached.state):
             return self._saved(replace(reached, metrics={"rows": _rows(reached)}))
-        scores = self._learner.metrics(collected.sums())
+        try:
+            scores = self._learner.metrics(collected.sums())
+        except (ArithmeticError, ValueError):
+            if collected.total is None:
+                raise
+            scores = {}  # what masks hide can spoil the scores of a round, not the run
         metrics: dict[str, Any] = {k: v for k, v in scores.items() if math.isfinite(v)}
         metrics["rows"] = sum(collected.examples().values()) or rows_of(collected.rows())
         shown = {site: _site_metrics(message, self._training.metrics) for site, message in collected.replies}
@@ -244,6 +287,10 @@ class Rounds:
 
 def _rows(reached: Checkpoint) -> int:
     return rows_of(reached.state) or sum(reached.examples.values())
+
+
+def _prepared(reached: Checkpoint) -> Arrays:
+    return {name: value for name, value in reached.state.items() if name == PREPARED}
 
 
 def _site_metrics(message: Message, asked: tuple[str, ...]) -> Mapping[str, float]:

@@ -47,6 +47,12 @@ __all__ = ["Federation"]
 log = logging.getLogger(__name__)
 _LOOK_S = 0.25  # for the end of the process; a commit wakes us
 _RETRY_S = 2.0
+_LATE = (  # made once: it is asked at every look
+    select(ParcelRow.study_digest)
+    .join(StudyRow, StudyRow.digest == ParcelRow.study_digest)
+    .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.UPDATE.value, StudyRow.state != "open")
+    .distinct()
+)
 _MAX_FAILURES = 5  # of a kind that has no name, one after the other
 
 
@@ -89,6 +95,7 @@ class Federation:
                     self._clean_all()
                     cleaned = True
                 if changes.wait(_LOOK_S) or time.monotonic() - looked_at > _RETRY_S:
+                    self.clean_late()
                     self._start_threads()
                     looked_at = time.monotonic()
                     self._stop.wait(_LOOK_S)  # a round under way commits all the time: that is no new study
@@ -324,6 +331,11 @@ class Federation:
                 select(StudyRow.digest).where(StudyRow.lane == Lane.TRAIN.value, StudyRow.state != "open")
             ).all()
         for digest in closed:
+            self._clean(digest)
+
+    def clean_late(self) -> None:
+        """Remove updates that landed after their study was closed, of sites that were answering just then."""
+        for (digest,) in self._store.rows(_LATE):
             self._clean(digest)
 
     def _clean(self, digest: str) -> None:

@@ -31,6 +31,11 @@ _REGISTERED = (  # made once: it is asked at every call
     .join(SiteRow, SiteRow.name == CertificateRow.site)
     .where(CertificateRow.serial == bindparam("serial"), CertificateRow.site == bindparam("site"))
 )
+_VALID = (
+    select(CertificateRow.serial, CertificateRow.revoked, SiteRow.revoked)
+    .outerjoin(SiteRow, SiteRow.name == CertificateRow.site)
+    .where(CertificateRow.serial.in_(bindparam("serials", expanding=True)))
+)
 _log = logging.getLogger("central.gateway")
 
 
@@ -148,22 +153,15 @@ class Admission:
             return sorted({c.site for c in self._calls if c.method.endswith("/Watch") and c.closed is None})
 
     def _check_register(self, peer: _Peer) -> None:
-        with self._store.read() as session:
-            found = session.execute(_REGISTERED, {"serial": peer.serial, "site": peer.site}).one_or_none()
+        found = next(iter(self._store.rows(_REGISTERED, serial=peer.serial, site=peer.site)), None)
         if found is None or peer.not_after < time.time():
             raise AuthenticationError("auth.certificate")
         if any(found):
             raise AuthenticationError("auth.revoked")
 
     def _revoked(self, serials: set[str]) -> set[str]:
-        with self._store.read() as session:
-            rows = session.execute(
-                select(CertificateRow.serial, CertificateRow.revoked, SiteRow.revoked)
-                .outerjoin(SiteRow, SiteRow.name == CertificateRow.site)
-                .where(CertificateRow.serial.in_(serials))
-            )
-            valid = {serial for serial, revoked, site_revoked in rows if not revoked and site_revoked is False}
-        return serials - valid
+        rows = self._store.rows(_VALID, serials=sorted(serials))
+        return serials - {serial for serial, revoked, site_revoked in rows if not revoked and site_revoked is False}
 
 
 def check_tls(context: grpc.ServicerContext) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from central import ipc
@@ -33,6 +33,10 @@ PAGE = 1000
 ALONG_BYTES = 64 << 10
 RENEW_TIMEOUT_S = 10.0
 _FINAL = [s.value for s in State if s.final]
+_NEW = (  # made once: it is asked at every commit
+    select(AssignmentRow).where(AssignmentRow.seq > bindparam("last")).order_by(AssignmentRow.seq).limit(PAGE)
+)
+_NEWEST = select(func.max(AssignmentRow.seq))
 _log = logging.getLogger("central.gateway")
 
 
@@ -44,7 +48,7 @@ class Feed:
         self._lock = threading.Lock()
         self._streams: dict[Call, queue.SimpleQueue[AssignmentRow | None]] = {}
         with store.read() as session:
-            self._last = session.scalar(select(func.max(AssignmentRow.seq))) or 0
+            self._last = session.scalar(_NEWEST) or 0
 
     def follow(self, call: Call) -> Iterator[AssignmentRow]:
         """All rows of the caller's site that are not final, then new ones until the call ends."""
@@ -73,12 +77,11 @@ class Feed:
 
     def poll(self) -> bool:
         """Hand over what is new; returns whether there is more. Run often, by one thread."""
+        ((newest,),) = self._store.rows(_NEWEST)
+        if (newest or 0) <= self._last:
+            return False
         with self._store.read() as session:
-            rows = list(
-                session.scalars(
-                    select(AssignmentRow).where(AssignmentRow.seq > self._last).order_by(AssignmentRow.seq).limit(PAGE)
-                )
-            )
+            rows = list(session.scalars(_NEW, {"last": self._last}))
         if not rows:
             return False
         with self._lock:

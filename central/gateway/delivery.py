@@ -43,6 +43,7 @@ CONTENT_OF_LANE = {
     Lane.EXTRACT: ContentType.FEATURES,
     Lane.TRAIN: ContentType.UPDATE,
 }
+_COMMITTED = select(ParcelRow).where(ParcelRow.id == bindparam("id"))
 _STUDY = select(StudyRow.document, StudyRow.state).where(StudyRow.digest == bindparam("digest"))
 _ASSIGNED = select(AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind, AssignmentRow.state).where(
     AssignmentRow.id == bindparam("id")
@@ -229,7 +230,7 @@ class Delivery:
 
     def _row(self, parcel_id: str) -> ParcelRow | None:
         with self._store.read() as session:
-            return session.get(ParcelRow, parcel_id)
+            return session.scalar(_COMMITTED, {"id": parcel_id})
 
 
 def _is_over(kind: AssignmentKind, state: State) -> bool:

@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from central.gateway.landing import Announced
 from central.store import Store
-from central.store.models import CheckpointRow, LogRow, ParcelRow
+from central.store.models import Base, CheckpointRow, LogRow, ParcelRow
 from privacy.envelope import SecretKey, read_key, write_key, write_public
 from privacy.inclusion import LogProof
 from privacy.transparency import Checkpoint, Tree, open_checkpoint, sign_checkpoint
@@ -27,6 +27,11 @@ from protocol.parcel import Receipt
 
 __all__ = ["Log", "open_log_key"]
 
+# Made once, and without the mapper: they run many times a round.
+_PARCEL, _CHECKPOINT = (insert(Base.metadata.tables[row.__tablename__]) for row in (ParcelRow, CheckpointRow))
+_SIGNED = select(CheckpointRow.size, CheckpointRow.text).where(CheckpointRow.size == bindparam("size"))
+_LEAVES = select(LogRow.index, LogRow.leaf).where(LogRow.index >= bindparam("size")).order_by(LogRow.index)
+_LAST = select(func.max(LogRow.index))
 _log = logging.getLogger("central.gateway")
 
 
@@ -115,8 +120,7 @@ class Log:
 
     def tick(self) -> None:
         """Sign a checkpoint if the log has grown since the last one."""
-        with self._store.read() as session:
-            last = session.scalar(select(func.max(LogRow.index)))
+        ((last,),) = self._store.rows(_LAST)
         if last is None or last + 1 <= self._checkpoint[0]:
             return
         with self._changing():
@@ -137,29 +141,28 @@ class Log:
             index = self._store.append_leaf(session, leaf)
             if tree.append(leaf) != index:
                 raise IntegrityError("log.proof", "the log has a gap")
-            row = ParcelRow(
-                id=what.parcel_id,
-                site=entry.site,
-                study_digest=what.study_digest,
-                assignment_id=what.assignment_id,
-                content_type=what.content_type.value,
-                digest=what.digest,
-                size_bytes=what.size_bytes,
-                log_index=index,
-                landed_at=time.time(),
-            )
-            session.add(row)
+            values = {
+                "id": what.parcel_id,
+                "site": entry.site,
+                "study_digest": what.study_digest,
+                "assignment_id": what.assignment_id,
+                "content_type": what.content_type.value,
+                "digest": what.digest,
+                "size_bytes": what.size_bytes,
+                "log_index": index,
+                "state": "landed",
+                "code": "",
+                "landed_at": time.time(),
+            }
+            session.execute(_PARCEL, values)
             fields = {"parcel": what.parcel_id, "bytes": what.size_bytes, "type": what.content_type.value}
             self._store.emit(session, "parcel.landed", site=entry.site, study=study, **fields)
-            return row, self._sign(session, tree)
+            return ParcelRow(**values), self._sign(session, tree)
 
     def _current(self, session: Session) -> Tree:
         """The tree of all rows, those of other processes included."""
         tree = self._tree if self._tree is not None else Tree()
-        rows = session.execute(
-            select(LogRow.index, LogRow.leaf).where(LogRow.index >= tree.size).order_by(LogRow.index)
-        )
-        for index, leaf in rows:
+        for index, leaf in session.execute(_LEAVES, {"size": tree.size}):
             if tree.append(leaf) != index:
                 self._tree = None
                 raise IntegrityError("log.proof", "the log has a gap")
@@ -167,12 +170,12 @@ class Log:
         return tree
 
     def _sign(self, session: Session, tree: Tree) -> tuple[int, str]:
-        known = session.get(CheckpointRow, tree.size)
+        known = session.execute(_SIGNED, {"size": tree.size}).one_or_none()
         if known is not None:
             return known.size, known.text
         checkpoint = Checkpoint(origin=self._origin, size=tree.size, root=tree.root(), time=int(time.time()))
         text = sign_checkpoint(checkpoint, self._key)
-        session.add(CheckpointRow(size=tree.size, text=text))
+        session.execute(_CHECKPOINT, {"size": tree.size, "text": text})
         return tree.size, text
 
     @contextmanager

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine, event, func, select
+from sqlalchemy import Executable, bindparam, create_engine, event, func, insert, select
 from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
@@ -25,6 +25,11 @@ from protocol.errors import IntegrityError, StorageError
 from protocol.parcel import canonical_json
 
 __all__ = ["Store"]
+
+# Made once, and without the mapper: they run many times a round.
+_EVENT, _LEAF = (insert(Base.metadata.tables[row.__tablename__]) for row in (EventRow, LogRow))
+_LAST_LEAF = select(func.max(LogRow.index))
+_SITE = select(SiteRow).where(SiteRow.name == bindparam("name"))
 
 
 class Store:
@@ -50,16 +55,21 @@ class Store:
         with Session(self._reader, expire_on_commit=False) as session:
             yield session
 
+    def rows(self, statement: Executable, **values: Any) -> Sequence[Any]:
+        """What a statement made beforehand reads, without a session's cost."""
+        with self._reader.connect() as connection:
+            return connection.execute(statement, values).all()
+
     def emit(self, session: Session, kind: str, *, site: str = "", study: str = "", **fields: Any) -> None:
         """Add an event for the dashboard: ids, codes and counts only."""
-        session.add(EventRow(at=time.time(), kind=kind, site=site, study=study, fields=fields))
+        session.execute(_EVENT, {"at": time.time(), "kind": kind, "site": site, "study": study, "fields": fields})
 
     def append_leaf(self, session: Session, value: dict[str, Any] | bytes) -> int:
         """Append a leaf to the log within the caller's transaction; returns its index."""
-        last = session.scalar(select(func.max(LogRow.index)))
-        index = 0 if last is None else last + 1
-        session.add(LogRow(index=index, leaf=value if isinstance(value, bytes) else canonical_json(value)))
-        session.flush()
+        last = session.scalar(_LAST_LEAF)
+        index: int = 0 if last is None else last + 1
+        leaf = value if isinstance(value, bytes) else canonical_json(value)
+        session.execute(_LEAF, {"index": index, "leaf": leaf})
         return index
 
     def put_blob(self, name: str, data: bytes | Sequence[bytes | memoryview]) -> Blob:
@@ -118,7 +128,7 @@ class Store:
     def site(self, name: str) -> SiteRow | None:
         """A site by name."""
         with self.read() as session:
-            return session.get(SiteRow, name)
+            return session.scalar(_SITE, {"name": name})
 
 
 def _engine(url: str) -> Engine:

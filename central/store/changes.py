@@ -21,7 +21,7 @@ __all__ = ["Changes"]
 
 POLL_S = 0.05  # where nothing wakes us
 LOOK_S = 0.5  # a look all the same, should a wake-up get lost
-_COMMITTING_S, _STEP_S = 0.05, 0.002  # how long after a write its commit is looked for, and how often
+_COMMITTING_S, _STEP_S = 0.05, 0.001  # how long after a write its commit is looked for, and from how soon on
 _IN_MODIFY = 0x2
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,8 +87,8 @@ class Changes:
     def _sleep(self, left_s: float) -> None:
         if self._watch is None:
             time.sleep(min(left_s, POLL_S))
-        elif time.monotonic() < self._written_at + _COMMITTING_S:
-            time.sleep(min(left_s, _STEP_S))
+        elif (since := time.monotonic() - self._written_at) < _COMMITTING_S:  # the longer it takes, the less often
+            time.sleep(min(left_s, max(_STEP_S, since / 2)))
         else:
             poll = select.poll()
             poll.register(self._watch, select.POLLIN)

@@ -136,6 +136,9 @@ def federation(
     rounds: Annotated[int, typer.Option(min=3, help="Warm rounds of each kind.")] = 30,
     scale: Annotated[int, typer.Option(min=0, max=64, help="So many sites on this machine, 20 rounds; 0: not.")] = 0,
     parameters: Annotated[int, typer.Option(min=1, help="Numbers of the model whose masked sum is timed.")] = 10**7,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Measure this part alone: round, flower, nvflare, arrays, secagg or scale.")
+    ] = None,
 ) -> None:
     """What a federated round costs, plain and masked, beside stock Flower and NVFLARE; real processes, mutual TLS.
 
@@ -145,19 +148,20 @@ def federation(
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends by way of `finally`: no process is left behind
     result = bench_federation(
-        lambda line: sys.stderr.write(line + "\n"), peers=peers, rounds=rounds, scale=scale, parameters=parameters
-    )
+        lambda line: sys.stderr.write(line + "\n"),
+        peers=peers, rounds=rounds, scale=scale, parameters=parameters, only=only or (),
+    )  # fmt: skip
     if json_out:
         typer.echo(json.dumps(result))
         return
-    for name in ("plain", "secagg"):
+    for name in ("plain", "secagg") if result["round"] else ():
         figures = result["round"][name]
         typer.echo(f"round, {name:<7} median {figures['median_s']:.3f} s, p90 {figures['p90_s']:.3f} s")
     for name, ratio in result["ratio"].items():
-        typer.echo(
-            f"{name:<14} " + (f"{result[name]['round_s']} s, {ratio} times" if ratio else result[name]["reason"])
-        )
-    masked = result["secagg"]
-    typer.echo(f"masked sum     {masked['parameters']} numbers x {masked['sites']} sites: {masked['seconds']} s")
+        if result[name]:
+            spoken = f"{result[name]['round_s']} s" + (f", {ratio} times" if ratio else "")
+            typer.echo(f"{name:<14} " + (result[name]["reason"] if result[name]["round_s"] is None else spoken))
+    if masked := result["secagg"]:
+        typer.echo(f"masked sum     {masked['parameters']} numbers x {masked['sites']} sites: {masked['seconds']} s")
     if result["scale"]:
         typer.echo(f"scale          {result['scale']}")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["app"]
 
-app = typer.Typer(invoke_without_command=True, help="Models that this site has accepted.")
+app = typer.Typer(invoke_without_command=True)
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _DEFAULT = Path("edge.toml")

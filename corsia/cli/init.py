@@ -152,17 +152,12 @@ def study(
 
 
 def _columns(path: Path) -> dict[str, str]:
-    import csv
-
-    from edge.sources.table import read
+    from edge.sources.table import lines, read
 
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            line = file.readline()
-    except (OSError, UnicodeDecodeError):
-        raise InputError("input.table", f"{path} cannot be read as CSV UTF-8") from None
-    delimiter = max(",;\t", key=line.count)
-    header = next(csv.reader([line], delimiter=delimiter), [])
+        header = [cell.strip() for cell in next(lines(path)[1], [])]
+    except OSError as error:
+        raise InputError("input.table", f"{path.name}: {(error.strerror or 'cannot be read').lower()}") from None
     frame = read(path, header, ())
     names = {"i": "int", "f": "float", "b": "bool", "M": "date"}
     return {str(c): names.get(frame[c].dtype.kind, "string") for c in frame.columns}

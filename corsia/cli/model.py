@@ -110,6 +110,9 @@ def predict(
     study: Annotated[str | None, typer.Option("--study", help="Study whose curated rows are scored.")] = None,
     source: Annotated[Path | None, typer.Option("--input", help="A CSV of rows to score at the centre.")] = None,
     out: Annotated[Path | None, typer.Option("--out", help="The CSV of predictions, a row a row of --input.")] = None,
+    missing: Annotated[
+        list[str] | None, typer.Option("--missing", help="Of --input: a word or number that means missing; repeatable.")
+    ] = None,
     version: Version = None,
     alias: Annotated[str, typer.Option("--alias", help="By alias, as in `champion`.")] = "",
     url: Url = None,
@@ -126,7 +129,7 @@ def predict(
         raise InputError("input.usage", "give --study, or --input and --out")
     with _connect(url, token_file, config) as hub:
         model = _model(hub, name, version, alias) if version or alias else _serving(hub, name)
-        made = model.score(study) if study is not None else _score_file(model, source, out)
+        made = model.score(study) if study is not None else _score_file(model, source, out, missing or [])
     _print(made) if as_json else typer.echo(f"{made['rows']} rows scored by {name} version {made['version']}")
 
 
@@ -196,23 +199,34 @@ def manifest(
     url: Url = None,
     token_file: TokenFile = None,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
     """Write a version's signed manifest, as for `corsia edge models rollback` at a site.
 
     Example: corsia model manifest lung-survival --version 1 --out manifest.json --config central.toml
     """
     with _connect(url, token_file, config) as hub:
-        out.write_bytes(_model(hub, name, version).document())
-    typer.echo(f"wrote {out}")
+        model = _model(hub, name, version)
+        document = model.document()
+    try:
+        out.write_bytes(document)
+    except OSError:
+        raise StorageError("storage.failed", f"{out} cannot be written") from None
+    made = {"model": model.name, "version": model.version, "written": str(out)}
+    _print(made) if as_json else typer.echo(f"wrote {out}")
 
 
-def _score_file(model: Model, source: Path | None, out: Path | None) -> dict[str, Any]:
+def _score_file(model: Model, source: Path | None, out: Path | None, missing: list[str]) -> dict[str, Any]:
     """Only the model's own columns are read and sent; the file may be any spreadsheet's CSV."""
     from corsia.drafts.rows import read_rows
 
     if source is None or out is None:
         raise InputError("input.usage", "give --input and --out")
-    made = model.predict(read_rows(source, list(model.manifest["features"])))
+
+    def tell(line: str) -> None:
+        typer.echo(f"  {line}", err=True)
+
+    made = model.predict(read_rows(source, list(model.manifest["features"]), missing=missing, tell=tell))
     try:
         made.to_csv(out, index=False)
     except OSError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from corsia.roles import role_of
+from edge.sources.numbers import numbers
 from pipelines.learners.vocabulary import level
 from privacy.deid.columns import heading_kind
 from privacy.deid.deny import fold
@@ -20,14 +20,12 @@ from protocol.errors import ConfigurationError
 if TYPE_CHECKING:
     from privacy.deid.text import TextEngine
 
-__all__ = ["Column", "Kind", "describe", "is_marker", "is_number"]
+__all__ = ["Column", "Kind", "describe", "is_marker"]
 
 _MARKERS = frozenset(
     "? ?? na n/a nan null #n/a #na n.a. nd n.d. n/d nc n.c. #div/0! #valore! #value! #num! inf -inf +inf infinity "
     "-infinity 1.#inf 1.#qnan".split()
 )
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?\Z")
-_CODE = re.compile(r"[+-]?0\d+\Z|[+-]?\d{16,}\Z")  # leading zeros, or more digits than a number carries
 _DATES = (
     re.compile(r"(18|19|20)\d\d[-/.](0?[1-9]|1[0-2])[-/.](0?[1-9]|[12]\d|3[01])([T ].*)?\Z"),
     re.compile(r"(0?[1-9]|[12]\d|3[01])[-/.](0?[1-9]|[12]\d|3[01])[-/.]((18|19|20)\d\d|\d\d)([T ].*)?\Z"),
@@ -80,11 +78,6 @@ def is_marker(cell: str) -> bool:
     return cell.casefold() in _MARKERS
 
 
-def is_number(cell: str) -> bool:
-    """Whether a cell is a finite number with a decimal point, and no code."""
-    return bool(_NUMBER.match(cell)) and not _CODE.match(cell) and math.isfinite(float(cell))
-
-
 def describe(name: str, cells: Sequence[str], *, decimal_comma: bool = False, code: bool = False) -> Column:
     """What a column is.
 
@@ -100,19 +93,20 @@ def describe(name: str, cells: Sequence[str], *, decimal_comma: bool = False, co
     if _mostly(present, _is_date) and not (role == "value" and _few_whole(present)):
         kind_role = "birthdate" if role == "birthdate" else "date"
         return Column(name=name, kind=Kind.DATE, role=kind_role, present=len(present))
-    plain = [cell.replace(",", ".") if decimal_comma and cell.count(",") == 1 else cell for cell in present]
-    numbers = [float(cell) for cell in plain if is_number(cell)]
-    if _names_person(name, role, present, numbers):
+    read = numbers(present, decimal_comma=decimal_comma)  # as the site's agent will
+    known = [value for value in read if value is not None]
+    if _names_person(name, role, present, known):
         return Column(name=name, kind=Kind.IDENTIFIER, role=_identifier_role(role), present=len(present))
-    if len(numbers) >= 0.9 * len(plain) and not code:
+    if len(known) >= 0.9 * len(present) and not code:
         return Column(
-            name=name, kind=Kind.NUMBER, role=role if role == "quasi" else "value", present=len(numbers),
-            stray=len(plain) - len(numbers), values=Counter(numbers),
+            name=name, kind=Kind.NUMBER, role=role if role == "quasi" else "value", present=len(known),
+            stray=len(present) - len(known), values=Counter(known),
         )  # fmt: skip
     if _is_prose(present):
         return Column(name=name, kind=Kind.TEXT, role="text", present=len(present))
     role = role if role == "quasi" else "value"
-    return Column(name=name, kind=Kind.CATEGORY, role=role, present=len(present), levels=Counter(map(level, plain)))
+    levels = Counter(map(level, known if len(known) == len(present) else present))
+    return Column(name=name, kind=Kind.CATEGORY, role=role, present=len(present), levels=levels)
 
 
 def _mostly(cells: Sequence[str], test: Callable[[str], bool]) -> bool:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corsia.drafts.column import Column, Kind, describe, is_marker, is_number
+from corsia.drafts.column import Column, Kind, describe, is_marker
 from corsia.drafts.names import near
 from edge.sources.format import Format
+from edge.sources.numbers import is_number, missing_word
 from edge.sources.table import lines
 from protocol.errors import InputError
 
 __all__ = ["CsvFile", "read_file"]
 
 _SENTINELS = ("-9", "-99", "-999", "999", "9999", "-1")
+_NEARLY = re.compile(r"[<>]?\s*[+-]?\d[\d.,'\s]*%?\Z")
 _MAX_BYTES = 1 << 30
 
 
@@ -77,8 +80,8 @@ def read_file(path: Path, *, missing: Sequence[str] = (), categorical: Sequence[
     cells = {name: [row[i].strip() for row in table[1:]] for i, name in named}
     comma = delimiter == ";" or _decimal_commas(cells.values())
     words = _markers(cells.values(), missing)
-    gone = {word.casefold() for word in words}
-    kept = {name: ["" if cell.casefold() in gone else cell for cell in column] for name, column in cells.items()}
+    gone = {missing_word(word) for word in words}
+    kept = {name: ["" if missing_word(cell) in gone else cell for cell in column] for name, column in cells.items()}
     columns = {
         name: describe(name, column, decimal_comma=comma, code=name in categorical) for name, column in kept.items()
     }
@@ -90,7 +93,7 @@ def read_file(path: Path, *, missing: Sequence[str] = (), categorical: Sequence[
     )
     if words:
         told.append("counted as missing: " + ", ".join(words))
-    told += _odd_numbers(columns)
+    told += _odd_numbers(columns) + _nearly_numbers(columns, kept)
     return CsvFile(
         path=path, form=form, delimiter=delimiter, columns=columns, rows=len(table) - 1, cells=kept, notes=tuple(told)
     )
@@ -174,6 +177,22 @@ def _odd_numbers(columns: Mapping[str, Column]) -> list[str]:
             count = column.values.get(float(text), 0)
             if count >= 2 and _stands_apart(float(text), column):
                 told.append(f"{name!r}: {count} cells are {text}: if that means missing, add --missing {text}")
+    return told
+
+
+def _nearly_numbers(columns: Mapping[str, Column], cells: Mapping[str, Sequence[str]]) -> list[str]:
+    """Columns of words that may be meant as quantities: with a mark of thousands, both decimal marks, a sign."""
+    told = []
+    for name, column in columns.items():
+        if column.kind not in (Kind.CATEGORY, Kind.TEXT):
+            continue
+        different = {cell for cell in cells[name] if cell}
+        meant = sum(bool(_NEARLY.match(cell)) and not cell.isdigit() for cell in different)
+        if meant > 0.5 * len(different) and sum(map(bool, map(_NEARLY.match, different))) >= 0.9 * len(different):
+            told.append(
+                f"{name!r}: read as words: if these are quantities, write plain numbers with one decimal mark, "
+                "no mark of thousands, no < and no %"
+            )
     return told
 
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from corsia.drafts.cohort import Cohort
-from corsia.drafts.column import Kind, is_number
+from corsia.drafts.column import Kind
+from edge.sources.numbers import is_number
 from pipelines.learners.vocabulary import level
 
 __all__ = ["copies"]

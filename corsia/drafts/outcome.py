@@ -108,7 +108,7 @@ def _column(cohort: Cohort, name: str) -> Shared:
         raise InputError("input.usage", f"column {name!r} is not at {', '.join(missing)}")
     alike = near(name, [n for file in cohort.files.values() for n in file.columns])
     hint = f"; did you mean {' or '.join(map(repr, alike))}?" if alike else ""
-    named = ", ".join(map(repr, candidates(cohort)[:12]))
+    named = ", ".join(map(repr, candidates(cohort)[:12])) or "none found"
     raise InputError("input.usage", f"no column {name!r}{hint} Possible: {named}" if hint else
                      f"no column {name!r}; possible: {named}")  # fmt: skip
 

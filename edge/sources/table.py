@@ -12,12 +12,13 @@ import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import pandas as pd
 
 from edge.sources.consent import parse_date
 from edge.sources.format import Format
+from edge.sources.numbers import missing_word, numbers
 from protocol.errors import InputError, StorageError
 from protocol.study import Condition
 
@@ -31,9 +32,8 @@ _DELIMITERS = (",", ";", "\t", "|")
 _PLAIN = Format()
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
 _INTEGER = re.compile(r"^-?(0|[1-9]\d{0,14})$")
-_NUMBER = re.compile(r"^[+-]?(0|[1-9]\d*)?(\.\d*)?([eE][+-]?\d{1,3})?$")
+_SEP = re.compile(r'"?sep=([,;\t|])"?[;,]*\s*\Z', re.IGNORECASE)  # Excel's first line: no header, the delimiter
 _MIDNIGHT = re.compile(r" 00:00:00(\.0+)?Z?$")
-_COMMA = re.compile(r"^[+-]?(0|[1-9]\d*),\d+$")
 
 
 def read(path: Path, columns: Sequence[str], text: Collection[str], form: Format = _PLAIN) -> pd.DataFrame:
@@ -89,7 +89,15 @@ def lines(path: Path, columns: Sequence[str] = (), form: Format = _PLAIN) -> tup
 
 def _opened(path: Path, delimiter: str, form: Format) -> Iterator[list[str]]:
     with _told(form), path.open(encoding=form.codec, newline="") as file:
-        yield from _rows(file, delimiter)
+        yield from _rows(file, delimiter, int(_said(file) is not None))
+
+
+def _said(file: TextIO) -> str | None:
+    """The delimiter that a first line `sep=;` names; the file is read on after it, else from its beginning."""
+    found = _SEP.match(file.readline(16))
+    if found is None:
+        file.seek(0)
+    return found[1] if found else None
 
 
 @contextmanager
@@ -107,40 +115,35 @@ def _told(form: Format) -> Iterator[None]:
 def _typed(series: pd.Series[Any], name: str, form: Format, *, decimal_comma: bool = False) -> pd.Series[Any]:
     """`infer` after the words that the site calls missing are gone."""
     if form.missing:
-        gone = {_word(word) for word in form.missing}
-        series = series.mask(series.map(lambda cell: _word(str(cell)) in gone, na_action="ignore").eq(True))
+        gone = {missing_word(word) for word in form.missing}
+        series = series.mask(series.map(lambda cell: missing_word(str(cell)) in gone, na_action="ignore").eq(True))
     if name in form.numeric:
-        words = series.map(lambda cell: str(cell).strip(), na_action="ignore")
-        if decimal_comma:
-            words = words.str.replace(_COMMA, lambda m: m[0].replace(",", "."), regex=True)
-        return words.map(lambda w: float(w) if _is_number(w) else None, na_action="ignore").astype("float64")
+        words = [str(cell).strip() for cell in series.fillna("")]
+        return pd.Series(numbers(words, decimal_comma=decimal_comma), index=series.index, dtype="float64")
     return infer(series, decimal_comma=decimal_comma)
 
 
-def _word(text: str) -> str:
-    """A word as missing ones are compared: without case, numbers by their value."""
-    text = text.strip().casefold().replace(",", ".")
-    return str(float(text)) if _is_number(text) else text
-
-
-def _rows(file: Any, delimiter: str) -> Iterator[list[str]]:
-    """Header and rows, all of one width; lines without any content are passed over."""
+def _rows(file: TextIO, delimiter: str, before: int = 0) -> Iterator[list[str]]:
+    """Header and rows, all of one width; lines without any content are passed over. `before`: lines read already."""
     width = 0
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     for row in reader:
         if not any(cell.strip() for cell in row):
             continue
-        width = width or len(row)
+        width, line = width or len(row), reader.line_num + before
         if len(row) != width:
-            raise InputError("input.table", f"line {reader.line_num} has {len(row)} fields, the header has {width}")
+            raise InputError("input.table", f"line {line} has {len(row)} fields, the header has {width}")
         if any("\0" in cell for cell in row):
-            raise InputError("input.table", f"line {reader.line_num} holds binary data")
+            raise InputError("input.table", f"line {line} holds binary data")
         yield row
 
 
 def _delimiter(path: Path, columns: Sequence[str], form: Format) -> str:
     """The delimiter under which the header holds most of the columns that are looked for, then most fields."""
     scores: list[tuple[int, int, int, str]] = []
+    with path.open(encoding=form.codec, newline="") as file:
+        if said := _said(file):
+            return said
     for delimiter in _DELIMITERS:
         with path.open(encoding=form.codec, newline="") as file:
             try:
@@ -198,27 +201,17 @@ def _column(values: pa.ChunkedArray, text: bool) -> pd.Series[Any]:
 def infer(series: pd.Series[Any], *, decimal_comma: bool = False) -> pd.Series[Any]:
     """Type a column of text: int64, else float64 (missing = NaN), else as it is.
 
-    Leading zeros and more than 15 digits mean a code, not a number. Words such as NA count as missing only in a
-    column whose other cells are all numbers.
+    Words such as NA count as missing only in a column whose other cells are all numbers (`numbers`).
     """
     words = series.fillna("").astype(object).map(lambda cell: str(cell).strip())
     missing = words.str.lower().isin(_MISSING)
     present = words[~missing]
-    if decimal_comma and len(present) and present.map(lambda w: bool(_COMMA.match(w) or _INTEGER.match(w))).all():
-        present = present.str.replace(",", ".", regex=False)
-    if not len(present) or not present.map(_is_number).all():
+    made = numbers(present.tolist(), decimal_comma=decimal_comma)
+    if not made or None in made:
         return series
     if len(present) == len(series) and present.map(lambda w: bool(_INTEGER.match(w))).all():
         return present.astype("int64")
-    return present.astype("float64").reindex(series.index)
-
-
-def _is_number(word: str) -> bool:
-    return (
-        bool(_NUMBER.match(word))
-        and any(c.isdigit() for c in word.split("e")[0].split("E")[0])
-        and (len(word.lstrip("+-").split(".")[0]) <= 15)
-    )
+    return pd.Series(made, index=present.index, dtype="float64").reindex(series.index)
 
 
 def select(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LEARNERS", "Arrays", "Averaged", "Documents", "Files", "ImageModel", "Learner", "Rows", "Shapes", "for_study",
-    "named", "proximal",
+    "named", "proximal", "schedule_of",
 ]  # fmt: skip
 
 Arrays = dict[str, "np.ndarray[Any, Any]"]
@@ -215,6 +215,19 @@ def for_study(study: Study) -> Learner:
         kept = ", ".join(sorted(learner.noised)) or "none"
         raise InputError("input.study", f"privacy.dp: learner {learner.name!r} can keep: {kept}")
     return learner
+
+
+def schedule_of(study: Study) -> Schedule | None:
+    """Of the noise that a study's learner adds itself; of a plug-in nothing need be installed for it.
+
+    Raises:
+        InputError: `input.study`.
+    """
+    if study.pipeline.plugin is None:
+        return for_study(study).schedule
+    from pipelines.learners.described import outlined
+
+    return cast(Learner, outlined(study)).schedule
 
 
 def named(name: str, features: tuple[str, ...], settings: Mapping[str, Any], version: str = "1") -> Learner:

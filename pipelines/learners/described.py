@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines import plugins
-from pipelines.confinement import close_files, confine, missing, system_paths
+from pipelines.confinement import close_files, confine, missing, relink, system_paths
 from protocol.errors import CODES, CorsiaError, InputError, PolicyRefused, from_code
 from protocol.study import Study, dump_study, parse_study
 
 if TYPE_CHECKING:
     import numpy as np
 
-__all__ = ["FOLDER", "described", "main"]
+__all__ = ["FOLDER", "described", "main", "outlined"]
 
 FOLDER = "CORSIA_PLUGINS"  # the centre's folder of plug-ins; without it such studies are refused there
 _TIMEOUT_S = 300.0
@@ -40,22 +40,37 @@ def described(study: Study) -> Any:
         PolicyRefused: `policy.plugin` when the operator has put no such plug-in into the centre's folder.
         InputError: `input.study` as the plug-in's own classes raise.
     """
-    from pipelines.learners.imaging import ImageLearner
-    from pipelines.learners.torchmodel import TorchLearner
-
     training, key = study.training, study.pipeline.plugin or ""
     root = Path(os.environ[FOLDER]) if os.environ.get(FOLDER) else None
     plugin = plugins.found(root).get(key)
     if training is None or plugin is None or root is None:
         raise PolicyRefused("policy.plugin", f"plug-in {key!r} is not in the centre's folder ({FOLDER})")
-    parent = ImageLearner if study.dataset.images else TorchLearner
 
     def initial(_self: Any, sums: Arrays, preprocessing: Arrays) -> Arrays:
         del sums, preprocessing
         return _first(study, root, plugin)
 
-    made = type("Described", (parent,), {"name": training.learner, "version": key, "initial": initial})
-    return made.from_study(study)  # type: ignore[attr-defined]
+    return _made(study, initial=initial)
+
+
+def outlined(study: Study) -> Any:
+    """The same without first weights, for which nothing of the plug-in is needed: what its noise costs, at a site.
+
+    Raises:
+        InputError: `input.study`.
+    """
+    return _made(study)
+
+
+def _made(study: Study, **parts: Any) -> Any:
+    from pipelines.learners.imaging import ImageLearner
+    from pipelines.learners.torchmodel import TorchLearner
+
+    if study.training is None:
+        raise InputError("input.study", "training: the study has no such table")
+    parent: Any = ImageLearner if study.dataset.images else TorchLearner
+    named = {"name": study.training.learner, "version": study.pipeline.plugin}
+    return type("Described", (parent,), {**named, **parts}).from_study(study)  # type: ignore[attr-defined]
 
 
 def _first(study: Study, root: Path, plugin: plugins.Plugin) -> Arrays:
@@ -98,7 +113,9 @@ def main() -> None:
     network = confine(parent, _MEMORY_BYTES)
     try:
         lacks = {"network", "files"} & set(missing(network))
-        if lacks or not close_files([*system_paths(), root], [Path.cwd()]):
+        readable = [*system_paths(), root]
+        relink(Path.cwd())
+        if lacks or not close_files(readable, [Path.cwd()]):
             raise PolicyRefused("policy.plugin", "this machine cannot isolate a plug-in")
         made = _built(parse_study(raw), root, key, expected)
         status = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, cast
 
 import numpy as np
 from pydantic import Field, ValidationError, model_validator
@@ -18,6 +18,7 @@ from pipelines import SourceFile
 from pipelines.learners import Documents, Files, columns, measures, proximal
 from pipelines.learners.images import Grid, ImageCase, check_images, gridded, read, volume
 from pipelines.learners.samples import ImageFeed, ImageRows, gathered, people
+from pipelines.learners.schedule import Steps
 from pipelines.learners.torchmodel import Local, TorchModel
 from pipelines.learners.vocabulary import LARGEST, level
 from privacy.deid.pseudonym import normalise_id
@@ -48,6 +49,7 @@ class ImageSettings(Grid):
         positive, negative: the outcome's values, as of learner `tabular`.
         local: the local steps.
         model: what a plug-in's `build` is given.
+        private: for studies with sample-level privacy; `bounds` are of an outcome that is a number.
     """
 
     task: Literal["binary", "continuous"] = "binary"
@@ -55,6 +57,7 @@ class ImageSettings(Grid):
     negative: bool | int | float | str | None = None
     local: Local = Local()
     model: dict[str, Any] = Field(default_factory=dict)
+    private: Steps | None = None
 
     @model_validator(mode="after")
     def _outcome(self) -> ImageSettings:
@@ -125,12 +128,16 @@ class ImageLearner(TorchModel):
         if t is None:
             raise InputError("input.study", "training: the study has no such table")
         check_images(study.dataset.images)
+        given: dict[str, Any] = {
+            "features": t.features, "settings": study.pipeline.parameters, "outcome": t.outcome,
+            "steps": t.local_steps, "learning_rate": t.learning_rate, "seed": t.seed, "pull": proximal(t),
+            "least": study.privacy.k,
+        }  # fmt: skip
         if study.privacy.dp != "none":
-            raise InputError("input.study", "privacy.dp: not available for images")
-        return cls(
-            features=t.features, settings=study.pipeline.parameters, outcome=t.outcome, steps=t.local_steps,
-            learning_rate=t.learning_rate, seed=t.seed, pull=proximal(t), least=study.privacy.k,
-        )  # fmt: skip
+            from pipelines.learners.noised import private
+
+            return cast(ImageLearner, private(cls, given, study))
+        return cls(**given)
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
@@ -326,9 +333,9 @@ class Cnn(ImageLearner):
         return Classifier(self.settings.channels, self.settings.dimensions, self.settings.dropout)
 
     def initial(self, sums: Arrays, preprocessing: Arrays) -> Arrays:
-        """As built under the study's seed; the last bias is the outcome's log odds."""
+        """As built under the study's seed; the last bias is the outcome's log odds, where they are told."""
         made = super().initial(sums, preprocessing)
-        if self.settings.task == "binary":
-            no, yes = sums["outcome"]
+        no, yes = sums["outcome"]
+        if self.settings.task == "binary" and min(no, yes) > 0:
             made["head.bias"] = np.array([math.log(yes / no)], np.float32)
         return made

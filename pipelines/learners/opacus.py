@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from privacy.dp.stream import Stream
 
-__all__ = ["descend", "network", "warm"]
+__all__ = ["checked", "descend", "network", "warm"]
 
 Arrays = dict[str, NDArray[Any]]
 Losses = Callable[[Any, NDArray[np.int64]], Any]  # the model and row numbers -> the loss of each of these rows
@@ -142,18 +142,23 @@ def network(
     return {name: p.detach().numpy().copy() for name, p in zip(_names(model), weights, strict=True)}
 
 
-def _wrapped(module: Any) -> Any:
-    """The model with a gradient for each row.
+def checked(module: Any) -> Any:
+    """The module, in training mode, if Opacus can tell a gradient for each row.
 
     Raises:
         InputError: `input.study`.
     """
-    opacus: Any = importlib.import_module("opacus")
     validator: Any = importlib.import_module("opacus.validators").ModuleValidator
     module.train()
     if validator.validate(module, strict=False) or any(True for _ in module.buffers()):
         raise InputError("input.study", "privacy.dp: the model has a layer in which rows see one another")
-    return opacus.GradSampleModule(module, loss_reduction="sum")
+    return module
+
+
+def _wrapped(module: Any) -> Any:
+    """The model with a gradient for each row. Raises as `checked`."""
+    opacus: Any = importlib.import_module("opacus")
+    return opacus.GradSampleModule(checked(module), loss_reduction="sum")
 
 
 def _gradients(wrapped: Any, losses: Losses, chosen: NDArray[np.int64]) -> None:
@@ -168,7 +173,9 @@ def _gradients(wrapped: Any, losses: Losses, chosen: NDArray[np.int64]) -> None:
     for parameter in trained:
         if not len(chosen):
             parameter.grad_sample = torch.zeros((0, *parameter.shape), device=parameter.device)
-        elif parameter.grad_sample is not None:
+        elif parameter.grad_sample is None:  # no part of any loss
+            parameter.grad_sample = torch.zeros((len(chosen), *parameter.shape), device=parameter.device)
+        else:
             torch.nan_to_num_(parameter.grad_sample, nan=0.0, posinf=0.0, neginf=0.0)
 
 

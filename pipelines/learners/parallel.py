@@ -52,16 +52,21 @@ class Ranks:
         self._share, self._world = share, world
         self._folder = Path(tempfile.mkdtemp(prefix="ranks-"))
         self._others: list[tuple[BaseProcess, Connection]] = []
-        context = multiprocessing.get_context("spawn")
-        for rank in range(1, world):
-            ours, theirs = context.Pipe()
-            arguments = (theirs, share, str(self._folder), self._devices[rank], rank, world, os.getpid())
-            process = context.Process(target=_follow, args=arguments, daemon=True)
-            process.start()
-            theirs.close()
-            self._others.append((process, ours))
         with self._meeting():
+            for rank in range(1, world):
+                self._others.append(self._started(rank))
+            for _process, pipe in self._others:
+                pipe.recv()  # it runs; of one that could not even start the pipe ends here
             _join(str(self._folder), self._devices[0], 0, world)
+
+    def _started(self, rank: int) -> tuple[BaseProcess, Connection]:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        place = (str(self._folder), self._devices[rank], rank, self._world, os.getpid())
+        process = context.Process(target=_follow, args=(theirs, self._share, *place), daemon=True)
+        process.start()
+        theirs.close()
+        return process, ours
 
     def fit(self, model: Arrays, preprocessing: Arrays, seed: int) -> Arrays:
         """One round's local steps.
@@ -142,6 +147,7 @@ def _follow(pipe: Connection, share: Share, folder: str, device: str, rank: int,
     if os.getppid() != parent:
         os._exit(0)
     try:
+        pipe.send(rank)
         _join(folder, device, rank, world)
         while True:
             model, preprocessing, seed = pipe.recv()

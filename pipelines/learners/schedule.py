@@ -9,7 +9,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from protocol.assignment import RoundPhase
 from protocol.errors import InputError
@@ -18,7 +20,28 @@ from protocol.study import Study
 if TYPE_CHECKING:
     from privacy.dp.accountant import Curve
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "Steps"]
+
+
+class Steps(BaseModel):
+    """What a study says of noised steps; `[pipeline.parameters.private]`.
+
+    Attributes:
+        bounds: column -> usual range, public knowledge.
+        clip: largest length of one record's gradient.
+        rate: with which a record is in a step, each on its own; 1: all records in every step.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    bounds: dict[str, tuple[float, float]] = Field(default_factory=dict)
+    clip: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+    @model_validator(mode="after")
+    def _rising(self) -> Steps:
+        if any(not low < high for low, high in self.bounds.values()):
+            raise ValueError("bounds: low before high")
+        return self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pipelines.compute import Compute
 from pipelines.learners import Averaged, Documents, Files, columns, measures, network, proximal
+from pipelines.learners.schedule import Steps
 from pipelines.learners.vocabulary import LARGEST, Vocabulary, level, standardised
 from protocol.errors import InputError
 from protocol.study import Study
@@ -31,28 +32,17 @@ Arrays = dict[str, Array]
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
 
-class Private(BaseModel):
+class Private(Steps):
     """What differential privacy needs to know in advance (`pipelines.learners.bounded`, `private`).
 
     Attributes:
         bounds: numeric feature (and outcome) -> usual range, public knowledge: scales follow from it, and values beyond
             are cut where they are summed.
-        clip: largest length of one row's gradient.
         share: of the budget that goes to the preparation.
-        rate: with which a row is in a step, each on its own; 1: all rows in every step.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     bounds: dict[str, tuple[float, float]]
-    clip: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     share: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    rate: Annotated[float, Field(gt=0, le=1)] = 1.0
-
-    @model_validator(mode="after")
-    def _rising(self) -> Private:
-        if any(not low < high for low, high in self.bounds.values()):
-            raise ValueError("bounds: low before high")
-        return self
 
 
 class Settings(BaseModel):

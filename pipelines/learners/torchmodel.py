@@ -8,7 +8,7 @@ round 1, local steps, scores and predictions are done here; see `docs/learners.m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -18,7 +18,6 @@ from pipelines.learners import Averaged
 from pipelines.learners.tabular import Settings as TableSettings
 from pipelines.learners.tabular import Tabular, TabularRows
 from pipelines.learners.vocabulary import standardised
-from protocol.errors import InputError
 from protocol.study import Study
 
 if TYPE_CHECKING:
@@ -271,10 +270,12 @@ class TorchLearner(TorchModel, Tabular):
         """The learner with a study's settings.
 
         Raises:
-            InputError: `input.study`; differential privacy is not offered for plug-ins.
+            InputError: `input.study`.
         """
         if study.privacy.dp != "none":
-            raise InputError("input.study", "privacy.dp: not available for a plug-in")
+            from pipelines.learners.noised import private
+
+            return cast(TorchLearner, private(cls, cls.arguments(study), study))
         return cls(**cls.arguments(study))
 
     @property

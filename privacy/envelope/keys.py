@@ -16,6 +16,7 @@ import hashlib
 import os
 import secrets
 import stat
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -39,6 +40,7 @@ __all__ = [
     "derive",
     "read_key",
     "read_public",
+    "read_seed",
     "write_key",
     "write_public",
 ]
@@ -111,14 +113,7 @@ class PublicKey:
         Raises:
             InputError: `input.message`.
         """
-        try:
-            raw = base64.b64decode(text.encode("ascii"), validate=True)
-        except (ValueError, binascii.Error):
-            raise InputError("input.message", "a public key is not base64") from None
-        key = cls.from_bytes(raw)
-        if key.to_base64() != text:
-            raise InputError("input.message", "a public key is not canonical base64")
-        return key
+        return _from_base64(text)
 
     def to_base64(self) -> str:
         """Base64 of the public bytes, on one line."""
@@ -160,6 +155,18 @@ class PublicKey:
 
     def __repr__(self) -> str:
         return f"PublicKey({self.fingerprint[:16]})"
+
+
+@lru_cache(maxsize=256)  # the same few keys verify and wrap again and again
+def _from_base64(text: str) -> PublicKey:
+    try:
+        raw = base64.b64decode(text.encode("ascii"), validate=True)
+    except (ValueError, binascii.Error):
+        raise InputError("input.message", "a public key is not base64") from None
+    key = PublicKey.from_bytes(raw)
+    if key.to_base64() != text:
+        raise InputError("input.message", "a public key is not canonical base64")
+    return key
 
 
 class SecretKey:
@@ -231,7 +238,12 @@ class SecretKey:
 
 
 def read_key(path: Path | str) -> SecretKey:
-    """Read a key file: exactly 32 raw bytes, mode 0600 or stricter.
+    """Read a key file. Raises as `read_seed`."""
+    return SecretKey.from_bytes(read_seed(path))
+
+
+def read_seed(path: Path | str) -> bytes:
+    """A key file's bytes: exactly 32, mode 0600 or stricter; for what derives keys of its own from them.
 
     Raises:
         ConfigurationError: `config.key-mode`, or `config.missing` when it cannot be read.
@@ -250,7 +262,7 @@ def read_key(path: Path | str) -> SecretKey:
         raw = file.read(KEY_BYTES + 1)
     if len(raw) != KEY_BYTES:
         raise ConfigurationError("config.key-mode", f"key file {path} is not exactly {KEY_BYTES} raw bytes")
-    return SecretKey.from_bytes(raw)
+    return raw
 
 
 def write_key(path: Path | str, key: SecretKey) -> None:

@@ -105,8 +105,10 @@ def seal(
     hasher = hashlib.sha256(head)
     _write(target, head)
     cipher = AESGCM(_payload_key(file_key, head))
-    out = memoryview(bytearray(_SEALED))
+    out = memoryview(b"")
     for index, (plain, last) in enumerate(_chunked(chunks)):
+        if len(out) < len(plain) + TAG_BYTES:  # no more than there is to seal: most parcels are small
+            out = memoryview(bytearray(len(plain) + TAG_BYTES))
         sealed = out[: len(plain) + TAG_BYTES]
         cipher.encrypt_into(_nonce(index, last), plain, None, sealed)
         hasher.update(sealed)
@@ -283,8 +285,9 @@ def _opened(source: BinaryIO, key: SecretKey, sender: PublicKey, expect: ParcelI
 
 
 def _decrypted(source: BinaryIO, cipher: AESGCM, structure: Structure, witness: _Witness) -> Iterator[memoryview]:
-    sealed, plain = memoryview(bytearray(_SEALED)), memoryview(bytearray(CHUNK_BYTES))
     left = structure.plaintext_bytes
+    longest = min(left, CHUNK_BYTES)
+    sealed, plain = memoryview(bytearray(longest + TAG_BYTES)), memoryview(bytearray(longest))
     for index in range(structure.chunks):
         size = min(left, CHUNK_BYTES)
         chunk = sealed[: size + TAG_BYTES]

@@ -6,22 +6,26 @@ import json
 import os
 import socket
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from safetensors.numpy import save
 from typer.testing import CliRunner
 
 from corsia.cli import app
 from edge.config import EdgeConfig, load
 from edge.lane import LaneRun
+from edge.ledger import Ledger
 from edge.plugins import installed
 from edge.policy import decide
 from edge.worker import Worker
 from pipelines import learners
 from pipelines.flower import ARRAYS, arrays_of, message_from_bytes, record_of
-from pipelines.learners.described import FOLDER
+from pipelines.learners.described import FOLDER, outlined
 from pipelines.registry import INSTALLED
 from privacy.envelope import read_key
 from protocol.assignment import Assignment, RoundPhase, State
@@ -29,6 +33,7 @@ from protocol.errors import PolicyRefused
 from protocol.study import Study
 from tests.agentkit import Office, enrolled, running, site_config, study
 from tests.integration.test_agent_imaging import asked
+from tests.integration.test_agent_models import Shelf
 from tests.pluginkit import KEY, install
 
 SETTINGS = {"positive": 1, "local": {"batch": 8}, "model": {"width": 6}}
@@ -164,23 +169,153 @@ HOSTILE = """
         width"""
 
 
+def tries(folder: Path, config: EdgeConfig, server: socket.socket) -> dict[str, Any]:
+    """What the hostile plug-in is told to reach."""
+    return {
+        "port": server.getsockname()[1], "pid": os.getpid(), "folder": str(folder),
+        "paths": [
+            str(config.state_dir / "identity.key"), str(folder / "data" / "table.csv"), str(folder / "edge.toml"),
+            f"/proc/{os.getpid()}/environ", f"/proc/{os.getpid()}/mem", "/etc/shadow",
+        ],
+    }  # fmt: skip
+
+
 def test_a_hostile_plug_in_reaches_neither_key_nor_network_nor_disk(folder: Path) -> None:
     install(folder / "plugins", change=("\n        width", HOSTILE))
     config = with_plugins(folder, KEY)
     office = enrolled(config)
     with socket.create_server(("127.0.0.1", 0)) as server:
-        model = {
-            "port": server.getsockname()[1], "pid": os.getpid(), "folder": str(folder),
-            "paths": [
-                str(config.state_dir / "identity.key"), str(folder / "data" / "table.csv"), str(folder / "edge.toml"),
-                f"/proc/{os.getpid()}/environ", f"/proc/{os.getpid()}/mem", "/etc/shadow",
-            ],
-        }  # fmt: skip
+        model = tries(folder, config, server)
         asked_study = plan()
         raw = asked_study.model_dump(by_alias=True, exclude_none=True)
         raw["pipeline"]["parameters"] = {**SETTINGS, "model": model}
         with running(config, office):
             said = office.wait(office.submit(Study.model_validate(raw)), timeout_s=120)
+    assert (said.state, said.code) == (State.DONE, ""), "the plug-in reached something"
+    assert not (folder / "written").exists()
+
+
+def test_a_plug_in_trains_with_noise_that_the_ledger_has_paid(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The site needs nothing of the plug-in to know what a round costs, and nothing of the centre's folder."""
+    config = with_plugins(folder, KEY, allow_unbounded_epsilon=False, delta=1e-5)
+    office, raw = enrolled(config), plan("private").model_dump(by_alias=True, exclude_none=True)
+    raw["privacy"] |= {"dp": "sample", "epsilon": 1.0, "delta": 1e-5}
+    raw["pipeline"]["parameters"] |= {"private": {"bounds": {"age": [0, 110], "score": [0, 40]}, "rate": 0.5}}
+    asked_study = Study.model_validate(raw)
+    centre = learners.for_study(asked_study)
+    first = asked(asked_study, "prepare")
+    agreed = centre.agree({name: np.ones(shape) for name, (_, shape) in centre.preparation().items()})
+    model = centre.initial({}, agreed)
+    second = asked(asked_study, "train", model, agreed)
+    monkeypatch.delenv(FOLDER)
+    with running(config, office):
+        of = office.submit(asked_study)
+        report = office.wait(of, timeout_s=120)
+        assert (report.state, report.code) == (State.DONE, "")
+        sums = answer(config, office, of, first)
+        made = answer(config, office, of, second, round=1, phase=RoundPhase.TRAIN)
+    assert not sums["outcome"].any()
+    assert not any((made[name] == value).any() for name, value in model.items())
+    monkeypatch.setenv(FOLDER, str(folder / "plugins"))
+    ledger = Ledger(config.state_dir / "ledger.db")
+    try:
+        spent = [one.cost for one in ledger.spends()]
+    finally:
+        ledger.close()
+    assert centre.schedule is not None
+    costs = [centre.schedule.cost(phase) for phase in (RoundPhase.PREPARE, RoundPhase.TRAIN)]
+    assert sorted(curve.epsilon(1e-5) for curve in spent) == pytest.approx(sorted(cost.epsilon(1e-5) for cost in costs))
+    assert sum(costs[1:], costs[0]).epsilon(1e-5) <= 1.0
+
+
+# -- lane `infer` ------------------------------------------------------------------------------------------------------
+
+
+def scoring(name: str = "score", key: str | None = KEY) -> Study:
+    pipeline = {"name": "infer"} if key is None else {"name": "infer", "plugin": key}
+    return study(
+        name, lane="infer", dataset={"name": "cohort", "columns": ["age", "score"]}, pipeline=pipeline, output={},
+        model={"name": "wide"},
+    )  # fmt: skip
+
+
+def trained(office: Office, table: pd.DataFrame, model: dict[str, Any] | None = None, key: str = KEY) -> Any:
+    """A published model of the plug-in: weights, preprocessing, and what an assignment brings."""
+    centre, draw = outlined(plan()), np.random.default_rng(1)
+    agreed = centre.agree(centre.sums(centre.rows(table), 5))
+    shapes = {"0.weight": (6, 2), "0.bias": (6,), "2.weight": (1, 6), "2.bias": (1,)}
+    weights = {name: draw.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays = {f"model/{k}": v for k, v in weights.items()} | {f"preprocessing/{k}": v for k, v in agreed.items()}
+    shelf = Shelf(office, save(arrays))
+    learner = {"name": "wide-net", "version": key, "settings": {**SETTINGS, "model": {"width": 6, **(model or {})}}}
+    blobs = shelf.blobs(shelf.document(1, name="wide", features=["age", "score"], learner=learner))
+    return weights, agreed, blobs
+
+
+def cohort(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "data" / "table.csv")
+
+
+def test_a_plug_in_scores_at_the_site_and_the_agent_does_not_import_it(folder: Path) -> None:
+    config = with_plugins(folder, KEY)
+    office, table = enrolled(config), cohort(folder)
+    weights, agreed, blobs = trained(office, table)
+    with running(config, office):
+        said = office.wait(office.submit(scoring(), blobs=blobs), timeout_s=120)
+        assert (said.state, said.code) == (State.DONE, "")
+    made = pd.read_parquet(config.state_dir / "results" / "score.parquet")
+    assert said.counts["rows"] == len(made) > 10
+    assert [column for column in made.columns if column not in ("row", "pseudonym")] == ["probability"]
+    chosen = table[table["consent"] == "yes"] if "consent" in table else table
+    x = (chosen[["age", "score"]].to_numpy(float) - agreed["mean"]) / agreed["scale"]
+    hidden = np.tanh(x @ weights["0.weight"].T + weights["0.bias"])
+    logits = (hidden @ weights["2.weight"].T + weights["2.bias"])[:, 0]
+    assert np.sort(made["probability"]) == pytest.approx(np.sort(1 / (1 + np.exp(-logits))), abs=1e-5)
+    assert "corsia_example" not in sys.modules
+    assert list((config.state_dir / "work").glob("*")) == []
+    assert office.parcels == {}
+
+
+def test_a_model_runs_with_the_plug_in_that_its_study_names_alone(folder: Path) -> None:
+    other = "corsia-example==2.0.0"
+    install(folder / "plugins", version="2.0.0")
+    config = with_plugins(folder, KEY, other)
+    office = enrolled(config)
+    _, _, blobs = trained(office, cohort(folder))
+    with running(config, office):
+        for name, key in (("none", None), ("other", other), ("absent", "corsia-example==3.0.0")):
+            said = office.wait(office.submit(scoring(name, key), blobs=blobs), timeout_s=120)
+            assert said.code == "policy.plugin"
+        assert office.wait(office.submit(scoring(), blobs=blobs), timeout_s=120).state is State.DONE
+    assert [path.name for path in (config.state_dir / "results").iterdir()] == ["score.parquet"]
+
+
+def test_an_approval_to_score_is_of_the_plug_in_as_it_was(folder: Path) -> None:
+    config = with_plugins(folder, KEY, approve="manual")
+    office = enrolled(config)
+    _, _, blobs = trained(office, cohort(folder))
+
+    with running(config, office):
+        of = office.submit(scoring(), blobs=blobs)
+        office.wait(of, State.PENDING, timeout_s=60)
+        done = CliRunner().invoke(app, ["edge", "approve", "score", "--config", str(folder / "edge.toml"), "--json"])
+        assert done.exit_code == 0, done.output
+        assert office.wait(of, timeout_s=120).state is State.DONE
+        install(folder / "plugins", change=("Tanh", "ReLU"))
+        again = replace(of, id="e" * 32)  # the same study, once more
+        office.assign(again)
+        said = office.wait(again, State.PENDING, *(state for state in State if state.final), timeout_s=60)
+        assert (said.state, said.code) == (State.PENDING, "approval.changed")
+
+
+def test_a_hostile_plug_in_reaches_nothing_when_it_scores_either(folder: Path) -> None:
+    install(folder / "plugins", change=("\n        width", HOSTILE))
+    config = with_plugins(folder, KEY)
+    office = enrolled(config)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        _, _, blobs = trained(office, cohort(folder), tries(folder, config, server))
+        with running(config, office):
+            said = office.wait(office.submit(scoring(), blobs=blobs), timeout_s=120)
     assert (said.state, said.code) == (State.DONE, ""), "the plug-in reached something"
     assert not (folder / "written").exists()
 

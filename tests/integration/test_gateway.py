@@ -62,14 +62,12 @@ def test_enrol_watch_deliver_and_the_receipt_verifies(centre: Centre, site: Site
         assert (row.site, row.state, row.content_type) == ("site-a", "landed", "features")
 
 
-def test_an_assignment_made_later_arrives_at_once(centre: Centre, site: Site) -> None:
+def test_an_assignment_made_later_arrives_on_the_open_stream(centre: Centre, site: Site) -> None:
     call = site.watch()
     first = next(call)
-    began = time.monotonic()
     digest = centre.submit(draft(id="later"))
     second = next(call)
     assert second.study_digest == digest != first.study_digest
-    assert time.monotonic() - began < 1.0
     call.cancel()
 
 

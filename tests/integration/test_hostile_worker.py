@@ -135,6 +135,15 @@ def start(tmp_path: Path, state: Path) -> Iterator[Callable[..., Worker]]:
             id="opens a connection",
         ),
         pytest.param("calls", "refused(lambda: socket.socket(socket.AF_UNIX), 1)", id="opens a socket by path"),
+        pytest.param(
+            "calls",
+            "for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK):\n"
+            "    refused(lambda: socket.socketpair(socket.AF_UNIX, kind), 1)\n"
+            "one, other = socket.socketpair()\n"
+            "one.sendall(b'x')\n"
+            "assert other.recv(1) == b'x'",
+            id="sends to a path from a pair",
+        ),
         pytest.param("calls", "refused(lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW), 1)", id="raw socket"),
         pytest.param(
             "files",
@@ -175,6 +184,27 @@ def start(tmp_path: Path, state: Path) -> Iterator[Callable[..., Worker]]:
             if os.uname().machine == "x86_64" else "pass",
             id="makes a namespace or a mount",
         ),
+        pytest.param(
+            "calls",
+            "number = 56 if os.uname().machine == 'x86_64' else 220\n"
+            "def clone(flags, *, new):\n"
+            "    made = libc.syscall(435, (ctypes.c_uint64 * 11)(flags, 0, 0, 0, signal.SIGCHLD), 88) if new else"
+            " libc.syscall(number, flags | signal.SIGCHLD, 0, 0, 0, 0)\n"
+            "    if made == 0: os._exit(0)\n"
+            "    if made < 0: raise OSError(ctypes.get_errno(), '')\n"
+            "    os.waitpid(made, 0)\n"
+            "clone(0, new=False)\n"
+            "for flag in (0x10000000, 0x50000000, 0x20000000, 0x02000000): refused(lambda: clone(flag, new=False), 1)\n"
+            "refused(lambda: clone(0x10000000, new=True), 38)\n"
+            "import threading\n"
+            "thread = threading.Thread(target=int); thread.start(); thread.join()",
+            id="starts a child in a namespace with every capability",
+        ),
+        pytest.param(
+            "calls",
+            "refused(lambda: call(294 if os.uname().machine == 'x86_64' else 26, 0), 1)",
+            id="watches what others write",
+        ),
     ],
 )  # fmt: skip
 def test_an_attempt_against_the_machine_ends_in_a_refusal(
@@ -209,6 +239,15 @@ def test_nothing_stays_between_two_studies(start: Callable[..., Worker], state: 
         f"refused(lambda: os.listdir({str(state / 'work')!r}), 13)"
     )
     second.run(JOB, Rows(), lambda _item: None)
+
+
+def test_a_process_that_a_worker_starts_finds_our_packages(start: Callable[..., Worker]) -> None:
+    """As those of torch DDP do, also where Corsia is a source tree, whose folder is closed."""
+    start(
+        "code = f'import sys; sys.path[:] = {sys.path!r}; import pipelines.learners, privacy.deid, protocol.study'\n"
+        "child = subprocess.run([sys.executable, '-I', '-S', '-c', code], capture_output=True, text=True)\n"
+        "assert child.returncode == 0, child.stderr"
+    ).run(JOB, Rows(), lambda _item: None)
 
 
 def test_a_swarm_of_children_is_bounded(start: Callable[..., Worker]) -> None:

@@ -254,6 +254,14 @@ def test_the_command_line_scores_a_file(running: Running, tmp_path: Path) -> Non
     assert json.loads(done.stdout)["rows"] == 3
     made = pd.read_csv(tmp_path / "scores.csv")
     pd.testing.assert_frame_equal(made, expected(running).reset_index(drop=True).astype(float), check_dtype=False)
+    (tmp_path / "odd.csv").write_text("age;count;other\n-9,0;1;a\n80,5;1;b\n")
+    done = subprocess.run([*base, "--input", "odd.csv", "--out", "odd-scores.csv", "--missing", "-9"], cwd=tmp_path,
+                          capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "counted as missing: -9" in done.stderr
+    with corsia.connect(running.url, running.token) as hub:
+        meant = hub.models["risk"].predict(pd.DataFrame({"age": [None, 80.5], "count": [1, 1]}))
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "odd-scores.csv"), meant.astype(float), check_dtype=False)
     for bad in (["--input", "rows.csv"], ["--study", "a", "--input", "rows.csv", "--out", "x"], []):
         assert subprocess.run([*base, *bad], cwd=tmp_path, capture_output=True).returncode == 11
 

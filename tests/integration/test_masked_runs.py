@@ -15,7 +15,7 @@ from central.federation.checkpoint import Checkpoint, MemoryCheckpoints, StoreCh
 from central.federation.collect import place_of
 from central.federation.grid import FleetGrid
 from central.federation.local import LocalGrid, handler, masked_locally, train_locally
-from central.federation.rounds import Rounds
+from central.federation.rounds import MAX_SKIPPED, Rounds
 from central.store.models import ModelRow, ParcelRow, RunRow
 from edge.config import EdgeConfig
 from edge.masking import Masking
@@ -40,7 +40,7 @@ from pipelines.train import load
 from privacy.envelope import SecretKey, read_key, unseal
 from privacy.secagg import Advert, Bundle, MemoryGuard, Release, Survivors, Tally
 from protocol.assignment import Assignment, MaskStep, RoundInstruction, RoundPhase, State
-from protocol.errors import CorsiaError, IntegrityError, StudyRefused, UnavailableError
+from protocol.errors import ConflictError, CorsiaError, IntegrityError, StudyRefused, UnavailableError
 from protocol.study import Study
 from tests.agentkit import Office, enrolled, running, site_config
 from tests.fault.test_federation_kill import attend
@@ -172,10 +172,13 @@ class Lossy(LocalGrid):
         return super().send_and_receive(heard, timeout=timeout)
 
 
-def lossy(plan: Study, lost: dict[tuple[str, str], tuple[str, ...]], attempts: int = 99) -> tuple[Checkpoint, Lossy]:
+def lossy(
+    plan: Study, lost: dict[tuple[str, str], tuple[str, ...]], attempts: int = 99,
+    kept: MemoryCheckpoints | None = None,
+) -> tuple[Checkpoint, Lossy]:  # fmt: skip
     named, handlers = masked_locally(plan, {site: handler(one) for site, one in data(plan).items()})
     grid = Lossy(handlers, lost, attempts)
-    return Rounds(named, grid, MemoryCheckpoints()).run(), grid
+    return Rounds(named, grid, kept or MemoryCheckpoints()).run(), grid
 
 
 STEPS = [step.value for step in MaskStep]
@@ -206,13 +209,16 @@ def test_below_the_threshold_the_attempt_is_made_again_under_fresh_masks(step: s
 
 
 def test_once_released_a_round_is_skipped_and_never_tried_again() -> None:
-    plan = masked(study(sites=FIVE, rounds=2, quorum=0.8))
-    reached, grid = lossy(plan, {("train", "release"): ("site-b", "site-c")})
-    assert reached.round == 2
-    assert reached.sites == ()
-    assert {asked[3] for asked in grid.asked} == {0}
-    start, _ = lossy(masked(study(sites=FIVE, rounds=1, quorum=0.8)), {("train", "release"): ("site-b", "site-c")})
-    assert join_arrays(reached.model, {}) == join_arrays(start.model, {})  # unchanged
+    plan, kept = masked(study(sites=FIVE, rounds=4, quorum=0.8)), MemoryCheckpoints()
+    with pytest.raises(ConflictError) as error:
+        lossy(plan, {("train", "release"): ("site-b", "site-c")}, kept=kept)
+    assert error.value.code == "conflict.round"
+    reached = kept.all[-1]
+    assert (reached.round, reached.sites) == (MAX_SKIPPED - 1, ())
+    assert join_arrays(reached.model, {}) == join_arrays(kept.all[0].model, {})  # unchanged
+    assert [(n, more["code"]) for kind, _, more in kept.told if kind == "round.skipped" for n in [more["round"]]] == [
+        (n, "conflict.round") for n in range(1, MAX_SKIPPED + 1)
+    ]
     with pytest.raises(UnavailableError):  # the preparation cannot be skipped
         lossy(plan, {("prepare", "release"): ("site-b", "site-c")})
 

@@ -266,6 +266,17 @@ def test_a_new_proposal_replaces_the_open_one(running: Running) -> None:
             two.models.approve("risk")
 
 
+def test_of_several_open_proposals_none_is_approved_unnamed(running: Running) -> None:
+    """Bob must not sign what he did not mean because it came last."""
+    alice, bob = token(running, "alice"), token(running, "bob")
+    with hub(running, alice) as one, hub(running, bob) as two:
+        first = one.models["risk/1"].promote("champion")
+        one.models["risk/2"].promote("challenger")
+        with pytest.raises(InputError, match="2 proposals for risk wait"):
+            two.models.approve("risk")
+        assert two.models.approve("risk", first["id"])["version"] == 1
+
+
 def test_the_command_line_adds_persons_promotes_and_approves(running: Running, tmp_path: Path) -> None:
     config = running.world.root.parent / "central.toml"
     config.write_text(f'name = "consortium"\nstate_dir = "{running.world.root.name}"\n')
@@ -295,9 +306,6 @@ def test_the_command_line_adds_persons_promotes_and_approves(running: Running, t
     assert run("model", "promotions", "risk", *where, "bob.token")["promotions"][0]["state"] == "approved"
     run("central", "operator", "remove", "bob", "--config", str(config))
     assert run("model", "ls", *where, "bob.token", code=12)["error"]["code"] == "auth.token"
-    done = subprocess.run(
-        [sys.executable, "-m", "corsia", "model", "manifest", "risk", "--out", "m.json", *where, "alice.token"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    written = run("model", "manifest", "risk", "--out", "m.json", *where, "alice.token")
+    assert written == {"model": "risk", "version": 2, "written": "m.json"}
     assert Manifest.from_bytes((tmp_path / "m.json").read_bytes()).serial == 3

@@ -127,6 +127,11 @@ class LedgerMachine(RuleBasedStateMachine):
         assert total.cost.epsilon(DELTA) == pytest.approx(COST.times(len(self.noised)).epsilon(DELTA))
         assert total.cost.epsilon(DELTA) <= 1.0 + 1e-9
         assert total.bytes <= 150
+        kept = self.ledger._caught_up()  # the running sums are those of all rows read anew
+        assert kept.since("d", 0.0) == total.bytes
+        assert kept.spends("d") == self.ledger._spends("d", 0.0, None)
+        for study in ("s1", "s2"):
+            assert kept.of_study("d", study) == self.ledger.total("d", study=study).bytes
         head = self.ledger.head()
         if head != self.heads[-1]:
             self.heads.append(head)

@@ -363,3 +363,11 @@ def test_what_was_drafted_trains(say: Say, tmp_path: Path, outcome: list[str], m
     reached = train_locally(study, data)
     assert reached.metrics[metric] > least
     assert sum(one.rows.count for one in data.values()) == 240
+
+
+def test_one_file_is_described_by_the_same_reader(say: Say, tmp_path: Path) -> None:
+    status, found, _ = say("--from-csv", "nessuno.csv")
+    assert (status, found["error"]["message"]) == (11, "nessuno.csv: no such file or directory")
+    Path("uno.csv").write_text('id|"peso, kg"|sesso\n1|70.5|M\n2|81|F\n')
+    status, found, _ = say("--from-csv", "uno.csv")
+    assert (status, found["columns"]) == (0, ["id", "peso, kg", "sesso"])

@@ -163,6 +163,24 @@ def test_a_device_that_is_not_there_is_told_not_replaced(name: str) -> None:
     assert engine.device_of("cpu") == CPU
 
 
+class Unopened:
+    """A share that no further process can make out of what it is sent."""
+
+    def __reduce__(self) -> Any:
+        return open, ("/nowhere/at/all",)
+
+    def __call__(self, *_given: Any) -> Any:
+        raise AssertionError("never called")
+
+
+def test_a_process_that_cannot_start_is_told_at_once() -> None:
+    """Its pipe ends; without it the others would wait for it in vain until their patience ends (10 minutes)."""
+    with pytest.raises(WorkerError) as error:
+        Ranks(Unopened(), "cpu", 2)
+    assert error.value.code == "worker.parallel"
+    assert not torch.distributed.is_initialized()
+
+
 def test_two_processes_share_each_batch() -> None:
     """As one process up to rounding, the same bytes each round; divergence keeps its code, a death gets one."""
     alone = share(first(), {}, 5, "cpu", 0, 1)

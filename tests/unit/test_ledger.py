@@ -188,6 +188,54 @@ def test_a_year_later_the_budget_is_back(ledger: Ledger, monkeypatch: pytest.Mon
     refused(lambda: ledger.check("lung", 901, Limits(1000, 10**6), study="s1"), BudgetExceeded, "budget.bytes")
 
 
+def test_a_clock_that_is_set_back_gives_nothing_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, limits = time.time(), Limits(study=1000, year=250)
+    spend(ledger, "a", limits=limits)
+    monkeypatch.setattr(time, "time", lambda: now + YEAR_S + 60)
+    spend(ledger, "b", study="s2", limits=limits)
+    ledger.check("lung", 150, limits)  # "a" is more than a year ago
+    monkeypatch.setattr(time, "time", lambda: now + 60)
+    refused(lambda: ledger.check("lung", 51, limits), BudgetExceeded, "budget.bytes")
+    ledger.check("lung", 50, limits)
+    monkeypatch.setattr(time, "time", lambda: now + 2 * YEAR_S)
+    ledger.check("lung", 150, limits)
+
+
+def test_a_late_commit_counts_from_then_on(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, limits = time.time(), Limits(study=1000, year=100)
+    spend(ledger, "a", limits=limits)
+    monkeypatch.setattr(time, "time", lambda: now + YEAR_S + 60)
+    ledger.check("lung", 100, limits)
+    ledger.commit("a", 80)
+    ledger.check("lung", 20, limits)
+    refused(lambda: ledger.check("lung", 21, limits), BudgetExceeded, "budget.bytes")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DELETE FROM ledger WHERE seq = 3",
+        "DELETE FROM ledger",
+        "UPDATE ledger SET bytes = 1 WHERE seq = 3",
+        "UPDATE ledger SET hash = prev WHERE seq = 3",
+    ],
+)
+def test_rows_of_another_process_go_on_from_what_was_read(ledger: Ledger, tmp_path: Path, sql: str) -> None:
+    limits, other = Limits(), Ledger(tmp_path / "ledger.db")
+    spend(ledger, "a", limits=limits)
+    spend(other, "b", limits=limits)
+    ledger.check("lung", 10**9 - 200, limits)
+    if "DELETE" in sql:
+        spend(ledger, "c", limits=limits)
+        ledger.check("lung", 0, limits)
+    else:
+        spend(other, "c", limits=limits)
+    with sqlite3.connect(tmp_path / "ledger.db") as database:
+        database.execute(sql)
+    database.close()
+    refused(lambda: spend(ledger, "d", limits=limits), BudgetExceeded, "budget.ledger")
+
+
 def test_it_lies_durably_for_the_owner_alone(ledger: Ledger, tmp_path: Path) -> None:
     assert ledger._db.execute("PRAGMA synchronous").fetchone() == (2,)
     spend(ledger)
