@@ -260,7 +260,7 @@ def test_the_command_line_scores_a_file(running: Running, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     assert "counted as missing: -9" in done.stderr
     with corsia.connect(running.url, running.token) as hub:
-        meant = hub.models["risk"].predict(pd.DataFrame({"age": [None, 80.5], "count": [1, 1]}))
+        meant = hub.models["risk@champion"].predict(pd.DataFrame({"age": [None, 80.5], "count": [1, 1]}))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "odd-scores.csv"), meant.astype(float), check_dtype=False)
     for bad in (["--input", "rows.csv"], ["--study", "a", "--input", "rows.csv", "--out", "x"], []):
         assert subprocess.run([*base, *bad], cwd=tmp_path, capture_output=True).returncode == 11
