@@ -84,6 +84,7 @@ class Consortium:
         self.root, self.store = root, Store(root)
         self.landing = root / "landing"
         self.landing.mkdir(exist_ok=True)
+        self.sent: dict[str, bytes] = {}  # every parcel that has landed: a run forgets those of earlier phases
         self.keys = RunKeys(root / "federation" / "keys")
         self.signer = SecretKey.from_bytes(b"\x07" * 32)  # tests.federation_process.STUDY_KEY
         self.identities = {s: SecretKey.from_bytes(hashlib.sha256(s.encode()).digest()) for s in draft.sites}
@@ -128,7 +129,8 @@ class Consortium:
         digest = seal(
             pack_batch(batch), target, info=info, recipients=[recipient], signer=signer or self.identities[site]
         )
-        (self.landing / f"{parcel}.parcel").write_bytes(target.getvalue())
+        self.sent[parcel] = target.getvalue()
+        (self.landing / f"{parcel}.parcel").write_bytes(self.sent[parcel])
         with self.store.begin() as session:
             index = self.store.append_leaf(session, Receipt.leaf(parcel, digest))
             session.add(

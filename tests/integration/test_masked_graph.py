@@ -12,8 +12,8 @@ from central.federation.collect import MAX_ATTEMPTS, place_of
 from central.federation.local import LocalGrid, handler, masked_locally
 from central.federation.publish import model_card
 from central.federation.rounds import Rounds
-from pipelines.flower import ARRAYS, Message, array_record, arrays_of
-from pipelines.masking import MASKED, Attempt, MaskedSite, check_masks
+from pipelines.flower import Message
+from pipelines.masking import Attempt, MaskedSite, check_masks
 from pipelines.train import load
 from privacy.envelope import SecretKey
 from privacy.secagg import ATTEMPTS, Member, MemoryGuard, Release, Session
@@ -87,28 +87,6 @@ def test_a_site_answers_no_more_attempts_than_the_graph_is_made_for() -> None:
     assert len({advertise(attempt) for attempt in range(ATTEMPTS)}) == ATTEMPTS
     with pytest.raises(ConflictError):
         advertise(ATTEMPTS)
-
-
-class Liar(LocalGrid):
-    """One site's masked vector of training says that it had fewer than no examples."""
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        for message in super().send_and_receive(messages, timeout=timeout):
-            arrays = message.content.array_records.get(ARRAYS)
-            if self.sites[message.metadata.src_node_id] == "site-a" and message.metadata.message_type == "train":
-                assert arrays is not None
-                vector = arrays_of(arrays)[MASKED]
-                vector[-1] -= 2**61
-                message.content[ARRAYS] = array_record({MASKED: vector})
-            yield message
-
-
-def test_a_total_that_makes_no_sense_skips_its_round_and_does_not_end_the_run() -> None:
-    sites = ("site-a", "site-b", "site-c")
-    plan = masked(study(sites=sites, rounds=1))
-    named, handlers = masked_locally(plan, {site: handler(load(plan, site, frame(site))) for site in sites})
-    reached = Rounds(named, Liar(handlers), MemoryCheckpoints()).run()
-    assert (reached.round, reached.sites) == (1, ())
 
 
 def test_a_round_under_another_runs_name_is_the_same_round() -> None:
