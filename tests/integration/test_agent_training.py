@@ -134,7 +134,7 @@ def evaluate_message(asked: Study) -> bytes:
     return round_message(asked, "evaluate", model, preprocessing, learners.for_study(asked).scoring(), "c-index")
 
 
-# Those that ask a site for something of their own run always; the others, which differ at the centre alone, at full size.
+# Those that ask a site for something of their own run always; the others differ at the centre alone.
 FULL = (
     "fedavg",
     "fedavgm",
