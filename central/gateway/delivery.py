@@ -1,8 +1,8 @@
 """Delivery: Open, Upload, Commit, Carry. A parcel lands once, whole and verified, or not at all.
 
 The gateway checks who sends, for which study and assignment (`permits.py`), to whom it is sealed and by whom it is
-signed; it cannot read what it carries. What has been verified lands in groups (`commits.py`). A repeated Commit gives the
-same receipt with a fresh proof.
+signed; it cannot read what it carries. What has been verified lands in groups (`commits.py`). A repeated Commit gives
+the same receipt with a fresh proof.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from central.gateway import wire
 from central.gateway.admission import Call
@@ -29,7 +29,9 @@ from protocol.errors import (
     InputError,
     IntegrityError,
     PermissionRefused,
+    StorageError,
     StudyRefused,
+    UnavailableError,
 )
 from protocol.parcel import ContentType
 from protocol.study import Study
@@ -39,6 +41,7 @@ __all__ = ["Delivery"]
 
 _PAGE = 500
 _log = logging.getLogger("central.gateway")
+_PASSING = (StorageError, UnavailableError, ConflictError)
 _Parcel = tuple[Announced, bytes]
 _Outcome = ParcelRow | CorsiaError
 
@@ -164,8 +167,11 @@ class Delivery:
             permits = self._permits.of([entry for entry, _ in parcels])
             outcomes: list[_Outcome | Ready] = []
             answered: set[str] = set()
+            halted: CorsiaError | None = None
             for (entry, data), study in zip(parcels, permits, strict=True):
-                outcome = self._judged(entry, data, study, known, answered)
+                outcome = halted or self._judged(entry, data, study, known, answered)
+                if isinstance(outcome, _PASSING):
+                    halted = outcome  # nothing overtakes what is to come again
                 if isinstance(outcome, Ready) and entry.what.content_type is ContentType.UPDATE:
                     answered.add(entry.what.assignment_id)
                 outcomes.append(outcome)
@@ -227,7 +233,9 @@ class Delivery:
             parcel = verify(content, sender=PublicKey.from_base64(site.identity), expect=info)
         except IntegrityError:
             content.seek(0)
-            _check_digest(entry, hashlib.file_digest(content, "sha256").hexdigest())  # the plainer word, where it fits
+            _check_digest(
+                entry, hashlib.file_digest(cast(io.BytesIO, content), "sha256").hexdigest()
+            )  # the plainer word, where it fits
             raise
         _check_digest(entry, parcel.sha256)
         key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")

@@ -63,13 +63,14 @@ def enroll(
     """
     from edge.identity import enrol
     from edge.journal import Journal
+    from edge.route import Route
 
     site = _load(config)
     if code == "-":
         code = sys.stdin.readline()
     if not code.strip():
         raise InputError("input.usage", "give --code with the join code")
-    identity = enrol(site.site, site.state_dir, code.strip(), force=force)
+    identity = enrol(site.site, site.state_dir, code.strip(), force=force, route=Route.of(site.delivery))
     Journal(site.state_dir / "journal.jsonl").append("site.enrolled", site=identity.site)
     fingerprint = identity.key.public.fingerprint
     value = {
