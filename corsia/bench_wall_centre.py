@@ -168,7 +168,7 @@ class BenchCentre:
             self.processes[name] = subprocess.Popen(
                 command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
             )
-            _await(lambda name=name: _answers(config, name), name)  # type: ignore[misc]
+            _await(lambda name=name: _answers(config, name), name)
         token = operator_token(config)
         for site in self.sites:
             reply = ipc.call(config.socket("signer"), "invite", token=token, site=site)

@@ -1,8 +1,8 @@
 """What nobody can be much faster than: the same bytes over one mutual-TLS connection, plain, and from disk to disk.
 
 `python -m corsia.bench_wall_floor receive|send CREDENTIALS FOLDER SIZE DISK`: two processes, Python's own `ssl`, TLS
-1.3, one connection, pieces of 1 MiB. With a disk the sender writes the bytes and syncs them before it sends, and the receiver what comes,
-syncing once.
+1.3, one connection, pieces of 1 MiB. With a disk the sender writes the bytes and syncs them before it sends, and the
+receiver writes what comes, syncing once.
 """
 
 from __future__ import annotations

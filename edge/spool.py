@@ -387,4 +387,5 @@ class Spool:
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         (self._root / "meta" / f"{path.stem}.json").unlink(missing_ok=True)
-        (self._root / "bad" / f"{path.stem}.json").unlink(missing_ok=True)
+        if path.parent.name == "bad":
+            (self._root / "bad" / f"{path.stem}.json").unlink(missing_ok=True)

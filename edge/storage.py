@@ -51,9 +51,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     temporaries = {name: folder / (TEMPORARY + name) for name in files}
     try:
         for name, data in files.items():
-            temporaries[name].unlink(missing_ok=True)
-            handle = os.open(temporaries[name], os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            with os.fdopen(handle, "wb") as target:
+            with os.fdopen(_fresh(temporaries[name]), "wb") as target:
                 target.write(data)
         sync_files(list(temporaries.values()))
         for name, temporary in temporaries.items():
@@ -64,6 +62,16 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         raise
     if files:
         sync_folder(folder)
+
+
+def _fresh(path: Path) -> int:
+    """A new file of this name; what a crash left under it goes first."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        path.unlink(missing_ok=True)
+        return os.open(path, flags, 0o600)
 
 
 def read_json(path: Path) -> dict[str, Any]:

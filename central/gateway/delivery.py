@@ -139,7 +139,7 @@ class Delivery:
             if not content.exists() or content.stat().st_size < entry.what.size_bytes:
                 raise ConflictError("conflict.state", "the parcel is not complete: open it again and send the rest")
             with content.open("rb") as file:
-                self._verified(entry, study, file)
+                self._verified(entry, study, self._sender(entry.site), file)
             (row,) = self.commits.land([Ready(entry=entry, study=study.id)])
         self._landing.forget(parcel_id)
         _told(entry, study.id)
@@ -164,12 +164,13 @@ class Delivery:
             for name in sorted({_answer_to(entry) for entry, _ in parcels}):  # after all ids, as in `_land`
                 held.enter_context(self._landing.locked(name))
             known = self._permits.committed([entry.what.parcel_id for entry, _ in parcels])
+            sender = self._sender(parcels[0][0].site)  # one call, one site
             permits = self._permits.of([entry for entry, _ in parcels])
             outcomes: list[_Outcome | Ready] = []
             answered: set[str] = set()
             halted: CorsiaError | None = None
             for (entry, data), study in zip(parcels, permits, strict=True):
-                outcome = halted or self._judged(entry, data, study, known, answered)
+                outcome = halted or self._judged(entry, data, study, sender, known, answered)
                 if isinstance(outcome, _PASSING):
                     halted = outcome  # nothing overtakes what is to come again
                 if isinstance(outcome, Ready) and entry.what.content_type is ContentType.UPDATE:
@@ -178,7 +179,6 @@ class Delivery:
             ready = [outcome for outcome in outcomes if isinstance(outcome, Ready)]
             rows = iter(self.commits.land(ready))
             for parcel in ready:
-                self._landing.forget(parcel.entry.what.parcel_id)
                 _told(parcel.entry, parcel.study)
             return [next(rows) if isinstance(outcome, Ready) else outcome for outcome in outcomes]
 
@@ -187,6 +187,7 @@ class Delivery:
         entry: Announced,
         data: bytes,
         study: Study | CorsiaError,
+        sender: PublicKey,
         known: Mapping[str, ParcelRow],
         answered: set[str],
     ) -> _Outcome | Ready:
@@ -196,14 +197,15 @@ class Delivery:
             row = _same(entry, known.get(parcel_id))
             if row is not None:
                 return row
-            self._announced(parcel_id, entry.site)
+            if self._announced(parcel_id, entry.site) is not None:
+                self._landing.forget(parcel_id)  # begun in parts: what is here now is the whole
             if isinstance(study, StudyRefused):
                 self._landing.discard(parcel_id)
             if isinstance(study, CorsiaError):
                 return study
             if entry.what.assignment_id in answered:
                 raise StudyRefused("study.replay", "the instruction has its one answer")
-            self._verified(entry, study, io.BytesIO(data))
+            self._verified(entry, study, sender, io.BytesIO(data))
             self._landing.place(parcel_id, data)
         except CorsiaError as error:
             return error
@@ -211,36 +213,23 @@ class Delivery:
 
     # --- both
 
-    def _verified(self, entry: Announced, study: Study, content: BinaryIO) -> None:
+    def _sender(self, site: str) -> PublicKey:
+        """The key that a site's parcels are signed by."""
+        row = self._store.site(site)
+        if row is None:
+            raise ConflictError("conflict.state", "the site is not known")
+        return PublicKey.from_base64(row.identity)
+
+    def _verified(self, entry: Announced, study: Study, sender: PublicKey, content: BinaryIO) -> None:
         """Check bytes in one pass; those that will never land are dropped, and the site starts afresh."""
         try:
-            self._verify(entry, study, content)
+            _verify(entry, study, sender, content)
         except (IntegrityError, InputError) as error:
             self._landing.discard(entry.what.parcel_id)
             with self._store.begin() as session:
                 fields = {"parcel": entry.what.parcel_id, "code": error.code}
                 self._store.emit(session, "parcel.refused", site=entry.site, study=study.id, **fields)
             raise
-
-    def _verify(self, entry: Announced, study: Study, content: BinaryIO) -> None:
-        what, site = entry.what, self._store.site(entry.site)
-        if site is None:
-            raise ConflictError("conflict.state", "the site is not known")
-        info = ParcelInfo(
-            parcel_id=what.parcel_id, study=what.study_digest, site=entry.site, content_type=what.content_type.value
-        )
-        try:
-            parcel = verify(content, sender=PublicKey.from_base64(site.identity), expect=info)
-        except IntegrityError:
-            content.seek(0)
-            _check_digest(
-                entry, hashlib.file_digest(cast(io.BytesIO, content), "sha256").hexdigest()
-            )  # the plainer word, where it fits
-            raise
-        _check_digest(entry, parcel.sha256)
-        key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
-        if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in parcel.header.recipients}:
-            raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 
     def _announced(self, parcel_id: str, site: str) -> Announced | None:
         entry = self._landing.announced(parcel_id)
@@ -254,6 +243,24 @@ class Delivery:
 
     def _receipt(self, row: ParcelRow) -> pb.CommitReply:
         return wire.receipt_message(self._log.receipt(row))
+
+
+def _verify(entry: Announced, study: Study, sender: PublicKey, content: BinaryIO) -> None:
+    what = entry.what
+    info = ParcelInfo(
+        parcel_id=what.parcel_id, study=what.study_digest, site=entry.site, content_type=what.content_type.value
+    )
+    try:
+        parcel = verify(content, sender=sender, expect=info)
+    except IntegrityError:
+        content.seek(0)
+        digest = hashlib.file_digest(cast(io.BytesIO, content), "sha256").hexdigest()
+        _check_digest(entry, digest)  # the plainer word, where it fits
+        raise
+    _check_digest(entry, parcel.sha256)
+    key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
+    if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in parcel.header.recipients}:
+        raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 
 
 def outcomes_of(parcels: Sequence[_Parcel], outcomes: Sequence[_Outcome]) -> list[tuple[str, str]]:
