@@ -21,6 +21,7 @@ from corsia.bench_wall_certificate import write_credentials
 from corsia.bench_wall_floor import floor
 from edge.identity import Identity
 from edge.sealing import PART_BYTES
+from protocol.errors import UnavailableError
 
 __all__ = ["SIZE_BYTES", "bench_wall"]
 
@@ -88,7 +89,8 @@ def _memory(size_bytes: int) -> Path | None:
 def _ratio(root: Path, size: int, part: int, repeats: int, tell: Tell, *, disk: bool) -> Figures:
     """The product's way beside the floor, taking turns."""
     ours, floors = [], []
-    with BenchCentre(root / "centre", ("site-00",)) as centre:
+    gateway = "central.gateway" if disk else "corsia.bench_wall_memory"
+    with BenchCentre(root / "centre", ("site-00",), gateway) as centre:
         folder = centre.site("site-00")
         credentials = write_credentials(root / "credentials")
         sender = Identity.load(folder).key.public.to_base64()
@@ -100,14 +102,14 @@ def _ratio(root: Path, size: int, part: int, repeats: int, tell: Tell, *, disk: 
             before = {name: cpu_s(pid) for name, pid in pids.items()}
             for _ in range(repeats):
                 floors.append(floor(root, credentials, size, disk=disk))
-                opener.begin("open", total=size)
                 began = time.monotonic()
                 if disk:
-                    site.ask("hold", bytes=part, count=size // part)
-                    site.ask("deliver")
+                    opener.begin("open", total=size)
+                    _done(site.ask("hold", bytes=part, count=size // part))
+                    _done(site.ask("deliver"))
+                    opener.end()
                 else:
-                    site.ask("stream", bytes=part, total=size)
-                opener.end()
+                    _done(site.ask("stream", bytes=part, total=size))
                 ours.append(time.monotonic() - began)
                 tell(f"{'durable' if disk else 'raw'}: floor {floors[-1]:.2f} s, ours {ours[-1]:.2f} s")
             used = {name: round((cpu_s(pid) - before[name]) * 1e9 / size / repeats, 2) for name, pid in pids.items()}
@@ -124,6 +126,11 @@ def _ratio(root: Path, size: int, part: int, repeats: int, tell: Tell, *, disk: 
         "cpu_s_per_gb": used,
         "peak_mb": peaks,
     }
+
+
+def _done(reply: Figures) -> None:
+    if reply["failed"]:
+        raise UnavailableError("unavailable.process", f"a site of the benchmark failed: {reply['failed'][0]}")
 
 
 def _small(root: Path, count: int, tell: Tell) -> Figures:

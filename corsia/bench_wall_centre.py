@@ -100,10 +100,15 @@ class Program:
 
 @dataclass(slots=True)
 class BenchCentre:
-    """Signer and gateway over a new folder; a context manager."""
+    """Signer and gateway over a new folder; a context manager.
+
+    Attributes:
+        gateway: the module that is run as the gateway.
+    """
 
     root: Path
     sites: tuple[str, ...]
+    gateway: str = "central.gateway"
     key: SecretKey = field(default_factory=SecretKey.generate)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     _stop: threading.Event = field(default_factory=threading.Event)
@@ -163,8 +168,8 @@ class BenchCentre:
             target=ipc.serve, args=(config.socket("vault"), handlers, self._stop), daemon=True
         )
         self._keys.start()
-        for name in ("signer", "gateway"):
-            command = [sys.executable, "-m", f"central.{name}", "--config", str(path)]
+        for name, module in (("signer", "central.signer"), ("gateway", self.gateway)):
+            command = [sys.executable, "-m", module, "--config", str(path)]
             self.processes[name] = subprocess.Popen(
                 command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
             )

@@ -6,7 +6,6 @@ sealed is noise; everything after it is the product's own code.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import queue
@@ -15,13 +14,15 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
+from corsia.bench_wall_memory import Memory
 from edge.deliver import Delivery
 from edge.entry import ParcelMeta, SpoolEntry
 from edge.identity import Identity
 from edge.journal import Journal
 from edge.logview import LogView
+from edge.sealing import PART_BYTES, sealed_bound
 from edge.spool import Spool
 from edge.state import SiteState
 from edge.uplink import Uplink
@@ -103,14 +104,14 @@ class Hospital:
 
     def stream(self, payload: bytes, size_bytes: int) -> int:
         """Seal parcel after parcel in memory while those before are sent; how many bytes left."""
-        sealed: queue.Queue[tuple[SpoolEntry, bytes] | None] = queue.Queue(_ROOM)
+        sealed: queue.Queue[tuple[SpoolEntry, Memory] | None] = queue.Queue(_ROOM)
         errors: list[BaseException] = []
 
         def send() -> None:
             try:
                 while (one := sealed.get()) is not None:
                     entry, data = one
-                    self.uplink.deliver(entry, io.BytesIO(data), self.stop.is_set)
+                    self.uplink.deliver(entry, cast(BinaryIO, data), self.stop.is_set)
             except BaseException as error:
                 errors.append(error)
                 while sealed.get() is not None:
@@ -141,15 +142,14 @@ class Hospital:
         )
 
 
-def _in_memory(meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, bytes]:
-    target = io.BytesIO()
+def _in_memory(meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:
+    target = Memory(sealed_bound(PART_BYTES))
     digest = write(target)
-    data = target.getvalue()  # shares the buffer, copies nothing
     entry = SpoolEntry(
         parcel_id=meta.parcel_id, sequence=0, assignment_id=meta.assignment_id, study_digest=meta.study_digest,
-        content_type=meta.content_type, digest=digest, size_bytes=len(data), path=Path("memory"),
+        content_type=meta.content_type, digest=digest, size_bytes=target.at, path=Path("memory"),
     )  # fmt: skip
-    return entry, data
+    return entry, target
 
 
 def _all(hospitals: list[Hospital], work: Callable[[Hospital], int]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from edge.pace import Pace
 from edge.route import DIRECT, Route
 from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, Blob, SiteReport
+from protocol.chunk import Chunk, encode
 from protocol.errors import (
     AuthenticationError,
     ConflictError,
@@ -51,6 +52,7 @@ MAX_MESSAGE_BYTES = 8 << 20
 _SLOWEST_BYTES_PER_S = 64 << 10  # a transfer slower than this is given up and resumed
 _FETCH_ATTEMPTS = 5
 _STOP_POLL_S = 0.05
+_UPLOAD = "/corsia.v1.Delivery/Upload"
 _Reply = TypeVar("_Reply")
 
 
@@ -94,6 +96,9 @@ class Uplink:
         self._channel = _channel(self._address, credentials, route)
         self._assignments = rpc.AssignmentsStub(self._channel)  # type: ignore[no-untyped-call]
         self._delivery = rpc.DeliveryStub(self._channel)  # type: ignore[no-untyped-call]
+        self._send: Any = self._channel.stream_unary(
+            _UPLOAD, request_serializer=None, response_deserializer=pb.UploadReply.FromString
+        )
         self._models = rpc.ModelsStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -290,11 +295,9 @@ class Uplink:
 
     def _upload(self, entry: SpoolEntry, read: BinaryIO, offset: int, should_stop: Callable[[], bool]) -> None:
         source = Chunks(read, offset, entry.size_bytes, should_stop, self._pace)
-        messages = (
-            pb.Chunk(parcel_id=entry.parcel_id if at == offset else "", offset=at, data=data) for at, data in source
-        )
+        messages = (encode(Chunk(entry.parcel_id if at == offset else "", at, data)) for at, data in source)
         with self._named():
-            call = self._delivery.Upload.future(messages, timeout=self._patience(entry.size_bytes))
+            call = self._send.future(messages, timeout=self._patience(entry.size_bytes))
             try:
                 reply = _wait(call, should_stop)
             except grpc.RpcError:

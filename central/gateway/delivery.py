@@ -23,6 +23,7 @@ from central.gateway.receipts import Log
 from central.store import Store
 from central.store.models import ParcelRow
 from privacy.envelope import ParcelInfo, PublicKey, verify
+from protocol.chunk import Chunk
 from protocol.errors import (
     ConflictError,
     CorsiaError,
@@ -62,15 +63,15 @@ class Delivery:
         if request.data:
             (landed,) = self._take([(entry, request.data)])
             row = _raised(landed)
-            return pb.OpenReply(offset=row.size_bytes, committed=True, receipt=self._receipt(row))
+            return wire.opened(row.size_bytes, committed=True, receipt=self._log.receipt(row))
         parcel_id = entry.what.parcel_id
         with self._landing.locked(parcel_id):
             committed = self._committed(entry)
             if committed is not None:
-                return pb.OpenReply(offset=committed.size_bytes, committed=True)
+                return wire.opened(committed.size_bytes, committed=True)
             self._announced(parcel_id, call.site)
             self._admitted(entry)
-            return pb.OpenReply(offset=self._landing.announce(entry))
+            return wire.opened(self._landing.announce(entry))
 
     def Carry(self, request: pb.CarryRequest, call: Call) -> pb.CarryReply:
         """Land several small parcels that come along whole; each has its own outcome, and all one checkpoint."""
@@ -80,7 +81,7 @@ class Delivery:
         receipts = {receipt.parcel_id: receipt for receipt in self._log.receipts(rows)}
         return wire.carried(outcomes_of(parcels, outcomes), receipts)
 
-    def Upload(self, requests: Iterator[pb.Chunk], call: Call) -> pb.UploadReply:
+    def Upload(self, requests: Iterator[Chunk], call: Call) -> pb.UploadReply:
         """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
         first = next(requests, None)
         if first is None:
@@ -93,7 +94,7 @@ class Delivery:
                 _append(writer, first, call)
             for chunk in requests:
                 _append(writer, chunk, call)
-        return pb.UploadReply(offset=writer.position)
+        return wire.uploaded(writer.position)
 
     def Commit(self, request: pb.CommitRequest, call: Call) -> pb.CommitReply:
         """Verify, land and log a parcel; the receipt is durable before it is sent."""
@@ -105,7 +106,7 @@ class Delivery:
                 if entry is None:
                     raise ConflictError("conflict.state", "open the parcel first")
                 row = self._land(entry)
-        return self._receipt(row)
+        return wire.receipt_message(self._log.receipt(row))
 
     def recover(self) -> int:
         """Finish what a crash left between landing zone and database; how many parcels landed so."""
@@ -241,9 +242,6 @@ class Delivery:
         parcel_id = entry.what.parcel_id
         return _same(entry, self._permits.committed([parcel_id]).get(parcel_id))
 
-    def _receipt(self, row: ParcelRow) -> pb.CommitReply:
-        return wire.receipt_message(self._log.receipt(row))
-
 
 def _verify(entry: Announced, study: Study, sender: PublicKey, content: BinaryIO) -> None:
     what = entry.what
@@ -305,7 +303,7 @@ def _told(entry: Announced, study: str) -> None:
     _log.info("parcel.landed", extra={"fields": seen})
 
 
-def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:
+def _append(writer: Writer, chunk: Chunk, call: Call) -> None:
     call.check()
     if chunk.parcel_id not in ("", writer.entry.what.parcel_id):
         raise InputError("input.message", "another parcel's chunk")

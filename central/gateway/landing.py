@@ -62,7 +62,7 @@ class Writer:
         self.entry = entry
         self.position = os.fstat(descriptor).st_size
 
-    def append(self, offset: int, data: bytes) -> None:
+    def append(self, offset: int, data: bytes | memoryview) -> None:
         """Write the next bytes.
 
         Raises:
