@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from corsia.bench_wall_agents import AGENTS, IDLE_SITES, all_at_once, idle_centre
 from corsia.bench_wall_centre import BenchCentre, Program, cpu_s, peak_mb
 from corsia.bench_wall_certificate import write_credentials
 from corsia.bench_wall_floor import floor
@@ -27,7 +28,6 @@ __all__ = ["SIZE_BYTES", "bench_wall"]
 
 SIZE_BYTES = 2 << 30
 SMALL, SMALL_BYTES, SMALL_SITES, SMALL_PROCESSES = 4096, 2048, 4, 2
-AGENTS, IDLE_SITES, IDLE_S, HEARTBEAT_S = 200, 51, 30.0, 10.0
 _REPEATS = 3
 _SITE, _OPEN = "corsia.bench_wall_site", "corsia.bench_wall_open"
 _SHM = Path("/dev/shm")  # noqa: S108 - memory, under a folder of our own
@@ -42,6 +42,8 @@ def bench_wall(
     small: int = SMALL,
     repeats: int = _REPEATS,
     folder: Path | None = None,
+    idle: int = IDLE_SITES,
+    agents: int = AGENTS,
 ) -> Figures:
     """Every figure of the command.
 
@@ -51,10 +53,12 @@ def bench_wall(
         small: how many small parcels.
         repeats: how often each of the two ratios is measured, floor beside it; the best of each counts.
         folder: on whose disk; the system's temporary folder when None.
+        idle: so many agents at rest; 0 leaves it out.
+        agents: so many that connect and deliver at once; 0 leaves it out.
 
     Returns:
         `ratio_to_raw` and `ratio_to_durable` (1 is as fast as the floor), `small_per_s`, `peak_rss_mb` (the largest of
-        site, gateway and opener) and what they are made of.
+        site, gateway and opener on the durable way; in memory parcels are held on purpose) and what they are made of.
     """
     part = min(PART_BYTES, max(1 << 20, size_bytes // 8))
     size = -(-size_bytes // part) * part
@@ -65,7 +69,8 @@ def bench_wall(
             raw = _ratio(Path(fast), size, part, repeats, tell, disk=False)
         durable = _ratio(root / "durable", size, part, repeats, tell, disk=True)
         many = _small(root / "small", small, tell)
-    peaks = {name: max(raw["peak_mb"][name], durable["peak_mb"][name]) for name in raw["peak_mb"]}
+        resting = idle_centre(root / "idle", idle, tell) if idle else None
+        crowd = all_at_once(root / "crowd", agents, tell) if agents else None
     return {
         "machine": {"cores": os.cpu_count(), "python": platform.python_version(), "load": round(os.getloadavg()[0], 2)},
         "size_bytes": size,
@@ -73,10 +78,12 @@ def bench_wall(
         "ratio_to_raw": raw["ratio"],
         "ratio_to_durable": durable["ratio"],
         "small_per_s": many["per_s"],
-        "peak_rss_mb": max(peaks.values()),
+        "peak_rss_mb": max(durable["peak_mb"].values()),
         "raw": raw,
         "durable": durable,
         "small": many,
+        "idle": resting,
+        "agents": crowd,
     }
 
 

@@ -177,7 +177,7 @@ class BenchCentre:
         token = operator_token(config)
         for site in self.sites:
             reply = ipc.call(config.socket("signer"), "invite", token=token, site=site)
-            enrol(site, self.site(site), str(reply["code"]))
+            _patiently(lambda site=site, reply=reply: enrol(site, self.site(site), str(reply["code"])))
         ipc.call(config.socket("signer"), "submit", 60.0, token=token, draft=_draft(self.sites))
 
     def connected(self) -> int:
@@ -200,6 +200,19 @@ def _await(ready: Any, what: str) -> None:
         if time.monotonic() > until:
             raise UnavailableError("unavailable.process", f"{what} did not become ready in {_PATIENCE_S:.0f} s")
         time.sleep(0.05)
+
+
+def _patiently(call: Any) -> None:
+    """Enrolment takes a hundred from one address at once and then one a second."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            call()
+            return
+        except UnavailableError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.5)
 
 
 def _quietly(call: Any) -> None:

@@ -26,10 +26,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edge.channel import enrol_call
 from edge.handshake import presented_certificates
 from edge.route import DIRECT, Route
 from edge.storage import named_errors, read_json, sync_folder, write_file
-from edge.uplink import enrol_call
 from privacy.envelope import PublicKey, SecretKey, read_key
 from protocol.errors import AuthenticationError, ConflictError, InputError, IntegrityError
 from protocol.parcel import canonical_json

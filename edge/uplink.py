@@ -1,9 +1,9 @@
 """The wire as the hospital sees it: outward calls over mutual TLS, values in and values out.
 
 Place in the flow: the watch thread takes assignments from here, the delivery thread hands sealed parcels over, the
-worker's models are fetched here. With `callerrors` it is the only module of the edge that imports grpc; whatever a peer
-sends is checked (`edge/messages.py`) and becomes a frozen value or one error. It may not verify what the centre signed
-(the agent does), open a parcel, or write a file.
+worker's models are fetched here. With `channel` and `callerrors` it is all of the edge that imports grpc; whatever a
+peer sends is checked (`edge/messages.py`) and becomes a frozen value or one error. It may not verify what the centre
+signed (the agent does), open a parcel, or write a file.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 import grpc
 
 from edge.callerrors import NotOffered, named_errors
+from edge.channel import channel
 from edge.chunks import Chunks
 from edge.flight import IN_FLIGHT, SMALL_BYTES
 from edge.handshake import check_answers
@@ -46,9 +47,8 @@ if TYPE_CHECKING:
     from edge.identity import Identity
     from edge.spool import SpoolEntry
 
-__all__ = ["MAX_BLOB_BYTES", "MAX_MESSAGE_BYTES", "Uplink", "enrol_call"]
+__all__ = ["MAX_BLOB_BYTES", "Uplink"]
 
-MAX_MESSAGE_BYTES = 8 << 20
 _SLOWEST_BYTES_PER_S = 64 << 10  # a transfer slower than this is given up and resumed
 _FETCH_ATTEMPTS = 5
 _STOP_POLL_S = 0.05
@@ -93,7 +93,7 @@ class Uplink:
         self._along = Along()
         self._pace = pace or Pace()
         self._address, self._ca_pem, self._route = fleet or identity.fleet, identity.ca_pem, route
-        self._channel = _channel(self._address, credentials, route)
+        self._channel = channel(self._address, credentials, route)
         self._assignments = rpc.AssignmentsStub(self._channel)  # type: ignore[no-untyped-call]
         self._delivery = rpc.DeliveryStub(self._channel)  # type: ignore[no-untyped-call]
         self._send: Any = self._channel.stream_unary(
@@ -324,57 +324,6 @@ class Uplink:
                 call.cancel()
         if data.tell() < blob.size_bytes:
             raise UnavailableError("unavailable.centre", "the object's stream ended early")
-
-
-def enrol_call(
-    address: str,
-    ca_pem: bytes,
-    *,
-    site: str,
-    secret: bytes,
-    csr_der: bytes,
-    identity_public: bytes,
-    signature: bytes,
-    timeout_s: float = 30.0,
-    route: Route = DIRECT,
-) -> tuple[bytes, bytes, bytes]:
-    """Enrol at the server-authenticated port; the CA given is the only root.
-
-    Returns:
-        The certificate chain (PEM), the trust bundle and its signature, all unchecked.
-
-    Raises:
-        CorsiaError: as every call of `Uplink`; `auth.join-code` when the secret is not accepted.
-    """
-    channel = _channel(address, grpc.ssl_channel_credentials(root_certificates=ca_pem), route)
-    try:
-        with named_errors(threading.Event()):
-            message = pb.EnrolRequest(
-                site=site, secret=secret, csr_der=csr_der, identity_public=identity_public, signature=signature
-            )
-            stub = rpc.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
-            reply = stub.Enrol(message, timeout=timeout_s)
-    finally:
-        channel.close()
-    return bytes(reply.certificate_pem), bytes(reply.trust), bytes(reply.trust_signature)
-
-
-def _channel(address: str, credentials: grpc.ChannelCredentials, route: Route) -> grpc.Channel:
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # Not more often: a server's default counts frequent pings as an attack and ends the connection.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_retries", 0),
-    ]
-    proxy = route.proxy_of(address)
-    options.append(("grpc.enable_http_proxy", 0) if proxy is None else ("grpc.http_proxy", proxy))
-    return grpc.secure_channel(address, credentials, options=options)
 
 
 def _announcement(entry: SpoolEntry, along: bytes) -> pb.OpenRequest:

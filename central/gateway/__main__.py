@@ -36,7 +36,7 @@ __all__ = ["Gateway", "main"]
 
 SWEEP_S = 0.25
 ASK_S = 0.5  # revocation, also when nothing seems to have changed: a call may be admitted while it happens
-BEATS_S = 2.0  # heartbeats are written down together
+BEATS_S = 5.0  # heartbeats are written down together
 CERTIFY_S = 86_400.0
 SIGNER_TIMEOUT_S = 60.0
 _log = logging.getLogger("central.gateway")
