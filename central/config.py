@@ -18,6 +18,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from privacy.envelope.keyfile import guard
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.events import configure
 from protocol.study import Slug
@@ -27,6 +28,7 @@ __all__ = [
     "PROCESSES",
     "CentralConfig",
     "GatewayConfig",
+    "KeysConfig",
     "LimitsConfig",
     "MlflowConfig",
     "WebConfig",
@@ -86,6 +88,16 @@ class MlflowConfig(_Model):
     tracking_uri: Annotated[str, Field(max_length=2048)] = "http://127.0.0.1:5000"
 
 
+class KeysConfig(_Model):
+    """How the centre's keys lie on the disk (docs/keys.md).
+
+    Attributes:
+        passphrase_file: the file whose text locks them, mode 0600; absolute after `load_config`.
+    """
+
+    passphrase_file: Path | None = None
+
+
 class LimitsConfig(_Model):
     """Bounds on what sites may send, in bytes."""
 
@@ -107,6 +119,7 @@ class CentralConfig(_Model):
     web: WebConfig = WebConfig()
     mlflow: MlflowConfig = MlflowConfig()
     limits: LimitsConfig = LimitsConfig()
+    keys: KeysConfig = KeysConfig()
     sites: dict[Slug, Slug] = Field(default_factory=dict)
     plugins: Path | None = None
 
@@ -142,7 +155,9 @@ def load_config(path: Path) -> CentralConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("config.missing", f"{path}: {type(error).__name__}") from None
-    return read_config(text, path)
+    config = read_config(text, path)
+    guard(config.state_dir, config.keys.passphrase_file)
+    return config
 
 
 def read_config(text: str, path: Path) -> CentralConfig:
@@ -160,7 +175,9 @@ def read_config(text: str, path: Path) -> CentralConfig:
     base = path.resolve().parent
     state_dir = (base / config.state_dir.expanduser()).resolve()
     plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
-    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins})
+    locked = config.keys.passphrase_file
+    keys = KeysConfig(passphrase_file=None if locked is None else (base / locked.expanduser()).resolve())
+    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins, "keys": keys})
 
 
 def operator_token(config: CentralConfig) -> str:

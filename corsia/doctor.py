@@ -116,7 +116,8 @@ def _site(path: Path) -> Iterator[Finding]:
         yield _skew(config.state_dir)
     except CorsiaError as error:
         yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
-    yield _mode(path.parent)
+    else:
+        yield from _keys(config.state_dir)
 
 
 def _reachable(address: str) -> Finding:
@@ -149,9 +150,16 @@ def _skew(state_dir: Path) -> Finding:
     return Finding(check="clock against the centre", ok=ok, found=found, advice="set the clock (NTP)")
 
 
-def _mode(folder: Path) -> Finding:
-    open_ = [p.name for p in folder.glob("**/*.key") if p.stat().st_mode & 0o077]
-    return Finding(check="key files", ok=not open_, found=", ".join(open_) or "all private", advice="chmod 600")
+def _keys(folder: Path) -> Iterator[Finding]:
+    """Who else may read the key files, and whether they lie locked."""
+    from corsia.cli.keys import key_files, lies_locked
+
+    files = list(key_files(folder))
+    open_ = [path.name for path in files if path.stat().st_mode & 0o177]
+    yield Finding(check="key files", ok=not open_, found=", ".join(open_) or "all private", advice="chmod 600")
+    plain = [path.name for path in files if not lies_locked(path)]
+    found = f"plain: {', '.join(plain)}" if plain else "locked by a passphrase"
+    yield Finding(check="keys at rest", ok=True, found=found if files else "none yet")
 
 
 def _try(check: str, probe: Callable[[], str], advice: str) -> Finding:

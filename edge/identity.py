@@ -30,6 +30,7 @@ from edge.handshake import presented_certificates
 from edge.storage import named_errors, read_json, sync_folder, write_file
 from edge.uplink import enrol_call
 from privacy.envelope import PublicKey, SecretKey, read_key
+from privacy.envelope.keyfile import at_rest, read_secret
 from protocol.errors import AuthenticationError, ConflictError, InputError, IntegrityError
 from protocol.parcel import canonical_json
 from protocol.trust import JoinCode, Purpose, TrustBundle, site_uri
@@ -115,7 +116,7 @@ class Identity:
         Raises:
             AuthenticationError: `auth.not-enrolled`; `auth.certificate` when the certificate is expired, foreign or
                 not for our key; `auth.fingerprint` when the trust bundle is not what the pinned key signed.
-            ConfigurationError: `config.key-mode`.
+            ConfigurationError: `config.key-mode`, `config.passphrase`.
             StorageError: `storage.failed`.
         """
         value = read_json(state_dir / "enrolment.json")
@@ -221,8 +222,8 @@ def renew(identity: Identity, ask: Callable[[bytes, bytes], bytes]) -> Identity:
         CorsiaError: what `ask` raises.
     """
     with named_errors():
-        if identity.tls_key_path.read_bytes() != identity.tls_key:  # a renewal was cut short: finish it first
-            write_file(identity.tls_key_path, identity.tls_key)
+        if read_secret(identity.tls_key_path) != identity.tls_key:  # a renewal was cut short: finish it first
+            write_file(identity.tls_key_path, at_rest(identity.tls_key_path, identity.tls_key))
     tls_key = _new_channel_key()
     csr = _csr(tls_key, identity.site)
     chain = ask(csr, identity.key.sign(Purpose.RENEW, csr))
@@ -235,7 +236,8 @@ def renew(identity: Identity, ask: Callable[[bytes, bytes], bytes]) -> Identity:
 def _identity_key(path: Path) -> SecretKey:
     if not path.exists():
         with named_errors():
-            write_file(path, SecretKey.generate().to_bytes())  # whole or absent, whenever the machine stops
+            seed = at_rest(path, SecretKey.generate().to_bytes())
+            write_file(path, seed)  # whole or absent, whenever the machine stops
     return read_key(path)
 
 
@@ -314,7 +316,7 @@ def _verified_leaf(chain: bytes, trust: TrustBundle, site: str, public: bytes, n
 
 def _store_certificate(state_dir: Path, tls_key: bytes, chain: bytes) -> None:
     """Key and chain are two files: between the renames the next key is the one that fits (see `_channel_key`)."""
-    write_file(state_dir / "tls.next.key", tls_key)
+    write_file(state_dir / "tls.next.key", at_rest(state_dir, tls_key))
     write_file(state_dir / "tls.pem", chain)
     os.rename(state_dir / "tls.next.key", state_dir / "tls.key")
     sync_folder(state_dir)
@@ -330,7 +332,7 @@ def _channel_key(state_dir: Path, chain: bytes) -> bytes:
         )
         for name in ("tls.key", "tls.next.key"):
             path = state_dir / name
-            if path.is_file() and _public(raw := path.read_bytes()) == spki:
+            if path.is_file() and _public(raw := read_secret(path)) == spki:
                 return raw
     except (ValueError, TypeError):
         raise AuthenticationError("auth.certificate", "the stored certificate or its key is damaged") from None

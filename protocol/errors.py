@@ -185,6 +185,11 @@ CODES: dict[str, Code] = {
         "a key file is readable by others, or is not 32 bytes",
         "chmod 600 the file; a key is exactly 32 raw bytes",
     ),
+    "config.passphrase": Code(
+        ConfigurationError,
+        "the keys are locked, and the passphrase is missing, wrong or lost",
+        "set CORSIA_PASSPHRASE_FILE or [keys] passphrase_file (mode 0600); a lost one cannot be replaced: docs/keys.md",
+    ),
     "config.extra-missing": Code(
         ConfigurationError,
         "an optional part of corsia is not installed",

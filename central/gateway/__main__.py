@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -133,11 +132,8 @@ def _certified(config: CentralConfig, folder: Path, stop: threading.Event) -> Ke
             if stop.wait(0.1) or time.monotonic() > until:
                 raise
     chain, ca = str(reply["certificate_pem"]).encode(), str(reply["ca_pem"]).encode()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    for name, data in (("tls.key", private), ("tls.pem", chain)):
-        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-    return private, chain, ca
+    (folder / "tls.key").unlink(missing_ok=True)  # as an earlier version left it: the key lives in memory alone
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), chain, ca
 
 
 def main() -> int:

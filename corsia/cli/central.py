@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corsia.cli import operator
+from corsia.cli.keys import centre_stopped, keys_app
 from protocol.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Config = Annotated[Path, typer.Option("--config", help="The centre's configurati
 Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]
 Site = Annotated[str, typer.Argument(help="The site's name, as its edge.toml says.", metavar="SITE")]
 CONFIG = Path("central.toml")
+app.add_typer(keys_app("central", CONFIG, lambda path: _load(path).state_dir, centre_stopped), name="keys")
 
 
 @app.command()
@@ -87,6 +89,12 @@ def status(config: Config = CONFIG, json_out: Json = False) -> None:
         typer.echo(f"site {site['name']:20} {word}{' (paused)' if site['paused'] else ''}  {site['fingerprint']}")
     for study in value["studies"]:
         typer.echo(f"study {study['id']:19} {study['lane']:10} {study['state']}")
+
+
+def _load(config: Path) -> CentralConfig:
+    from central.config import load_config
+
+    return load_config(config)
 
 
 def _announce(config: CentralConfig, json_out: bool) -> None:

@@ -18,8 +18,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from edge.handshake import is_loopback, presented_certificates
 from edge.identity import Identity, enrol, renew
+from edge.storage import write_file
 from edge.uplink import Uplink
 from privacy.envelope import SecretKey, read_key
+from privacy.envelope.keyfile import guard
+from privacy.envelope.locked import is_locked
 from protocol.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -164,9 +167,10 @@ def test_load_refuses_what_was_changed(centre: Centre, tmp_path: Path) -> None:
     changed("tls.pem", b"", "auth.certificate")
     changed("tls.key", b"x", "auth.certificate")
     Identity.load(tmp_path)
-    (tmp_path / "identity.key").chmod(0o644)
-    refused(lambda: Identity.load(tmp_path), ConfigurationError, "config.key-mode")
-    (tmp_path / "identity.key").chmod(0o600)
+    for name in ("identity.key", "tls.key"):
+        (tmp_path / name).chmod(0o644)
+        refused(lambda: Identity.load(tmp_path), ConfigurationError, "config.key-mode")
+        (tmp_path / name).chmod(0o600)
     (tmp_path / "trust.sig").unlink()
     refused(lambda: Identity.load(tmp_path), AuthenticationError, "auth.not-enrolled")
 
@@ -194,8 +198,8 @@ def test_a_crash_between_the_two_files_of_a_renewal_is_survived(centre: Centre, 
     made = enrol("site-a", tmp_path, centre.code())
     old = made.tls_key
     renewed = renew(made, Uplink(made).renew)
-    (tmp_path / "tls.next.key").write_bytes(renewed.tls_key)  # the certificate is new, the rename did not come
-    (tmp_path / "tls.key").write_bytes(old)
+    write_file(tmp_path / "tls.next.key", renewed.tls_key)  # the certificate is new, the rename did not come
+    write_file(tmp_path / "tls.key", old)
     assert Identity.load(tmp_path).tls_key == renewed.tls_key
     (tmp_path / "tls.pem").write_bytes(made.certificate_pem)  # the next key is there, the certificate is old
     assert Identity.load(tmp_path).tls_key == old
@@ -205,7 +209,7 @@ def test_a_renewal_after_such_a_crash_keeps_a_pair_that_fits(centre: Centre, tmp
     made = enrol("site-a", tmp_path, centre.code())
     renewed = renew(made, Uplink(made).renew)
     os.rename(tmp_path / "tls.key", tmp_path / "tls.next.key")
-    (tmp_path / "tls.key").write_bytes(made.tls_key)
+    write_file(tmp_path / "tls.key", made.tls_key)
     loaded = Identity.load(tmp_path)
     assert loaded.serial == renewed.serial
 
@@ -215,6 +219,22 @@ def test_a_renewal_after_such_a_crash_keeps_a_pair_that_fits(centre: Centre, tmp
     refused(lambda: renew(loaded, fails), UnavailableError, "unavailable.centre")
     assert (tmp_path / "tls.key").read_bytes() == renewed.tls_key  # before the next key may be overwritten
     assert Identity.load(tmp_path).serial == renewed.serial
+
+
+def test_identity_and_channel_key_lie_locked_where_a_passphrase_is_set(centre: Centre, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    write_file(tmp_path / "passphrase", b"a passphrase of a site\n")
+    guard(state, tmp_path / "passphrase")
+    try:
+        made = enrol("site-a", state, centre.code())
+        renewed = renew(made, Uplink(made).renew)
+        for name in ("identity.key", "tls.key"):
+            assert is_locked((state / name).read_bytes()), name
+        assert Identity.load(state).serial == renewed.serial
+        guard(state, None)
+        refused(lambda: Identity.load(state), ConfigurationError, "config.passphrase")
+    finally:
+        guard(state, None)
 
 
 # --- the unverified handshake
