@@ -21,6 +21,8 @@ __all__ = ["named_errors"]
 
 # What only this side may say: a peer that sends such a code is not believed.
 _OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
+# What it says of a certificate of the right CA that is not valid now: the clock is wrong, on one side or the other.
+_UNTIMELY = ("certificate has expired", "certificate is not yet valid")
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
 _FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
 
@@ -49,6 +51,8 @@ def _error_of(error: grpc.RpcError) -> CorsiaError:
             return _said(str(item.value))
     status, details = error.code(), error.details() or ""
     if status is grpc.StatusCode.UNAVAILABLE:
+        if any(word in details.lower() for word in _UNTIMELY):
+            return AuthenticationError("auth.clock", "the centre's certificate is not valid by this machine's clock")
         if any(word in details.lower() for word in _FOREIGN):
             return AuthenticationError("auth.fingerprint", "the server's certificate is not one of the pinned CA")
     elif status is grpc.StatusCode.UNAUTHENTICATED:

@@ -114,8 +114,9 @@ class Identity:
         """Read and verify what enrolment stored.
 
         Raises:
-            AuthenticationError: `auth.not-enrolled`; `auth.certificate` when the certificate is expired, foreign or
-                not for our key; `auth.fingerprint` when the trust bundle is not what the pinned key signed.
+            AuthenticationError: `auth.not-enrolled`; `auth.expired`; `auth.clock` when the certificate is not valid
+                yet; `auth.certificate` when it is foreign or not for our key; `auth.fingerprint` when the trust
+                bundle is not what the pinned key signed.
             ConfigurationError: `config.key-mode`, `config.passphrase`.
             StorageError: `storage.failed`.
         """
@@ -156,7 +157,8 @@ def enrol(site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, for
         state_dir: made with mode 0700 when absent.
         code: what `corsia central invite SITE` printed.
         timeout_s: of each of the two connections.
-        force: enrol anew although the site is enrolled; the identity key is kept.
+        force: enrol anew although the site is enrolled; the identity key is kept. One whose certificate has expired,
+            or is damaged, needs no force.
 
     Raises:
         InputError: `input.usage` for a mistyped code.
@@ -169,8 +171,8 @@ def enrol(site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, for
     join = JoinCode.decode(code)
     if join.site != site or not _SITE.match(site):
         raise AuthenticationError("auth.join-code", f"the join code is for another site than {site!r}")
-    if (state_dir / "enrolment.json").exists() and not force:
-        raise ConflictError("conflict.exists", "this site is enrolled already")
+    if not force and _stands(state_dir):
+        raise ConflictError("conflict.exists", "this site is enrolled already; --force enrols it anew")
     with named_errors():
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         state_dir.chmod(0o700)
@@ -210,12 +212,13 @@ def enrol(site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, for
     return Identity.load(state_dir)
 
 
-def renew(identity: Identity, ask: Callable[[bytes, bytes], bytes]) -> Identity:
+def renew(identity: Identity, ask: Callable[[bytes, bytes], bytes], now: datetime | None = None) -> Identity:
     """Replace the channel key and certificate; the old pair stays in force until the new one is durable.
 
     Args:
         identity: the present one.
         ask: `Uplink.renew`: (CSR in DER, signature by the identity key) -> PEM chain.
+        now: the time by the centre's clock, where it is known: this machine's may be wrong.
 
     Raises:
         AuthenticationError: `auth.certificate` when the new certificate is not ours; nothing changed.
@@ -227,10 +230,19 @@ def renew(identity: Identity, ask: Callable[[bytes, bytes], bytes]) -> Identity:
     tls_key = _new_channel_key()
     csr = _csr(tls_key, identity.site)
     chain = ask(csr, identity.key.sign(Purpose.RENEW, csr))
-    _verified_leaf(chain, identity.trust, identity.site, _public(tls_key), datetime.now(UTC))
+    _verified_leaf(chain, identity.trust, identity.site, _public(tls_key), now or datetime.now(UTC))
     with named_errors():
         _store_certificate(identity.state_dir, tls_key, chain)
-    return Identity.load(identity.state_dir)
+    return Identity.load(identity.state_dir, now)
+
+
+def _stands(state_dir: Path) -> bool:
+    """Whether an enrolment is here that may still be used."""
+    try:
+        Identity.load(state_dir)
+    except AuthenticationError:
+        return False
+    return True
 
 
 def _identity_key(path: Path) -> SecretKey:
@@ -308,9 +320,9 @@ def _verified_leaf(chain: bytes, trust: TrustBundle, site: str, public: bytes, n
     if names.get_values_for_type(x509.UniformResourceIdentifier) != [site_uri(site)] or spki != public:
         raise AuthenticationError("auth.certificate", "the certificate is not for this site's name and key")
     if leaf.not_valid_before_utc > now + _CLOCK_SKEW:
-        raise AuthenticationError("auth.certificate", "the certificate is not valid yet: check this machine's clock")
+        raise AuthenticationError("auth.clock", "the certificate is not valid yet by this machine's clock")
     if leaf.not_valid_after_utc <= now:
-        raise AuthenticationError("auth.certificate", "the certificate has expired")
+        raise AuthenticationError("auth.expired", f"the certificate expired on {leaf.not_valid_after_utc:%F %R} UTC")
     return leaf
 
 

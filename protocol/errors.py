@@ -269,11 +269,24 @@ CODES: dict[str, Code] = {
     ),
     "auth.certificate": Code(
         AuthenticationError,
-        "the certificate is missing, foreign, expired or not valid",
-        "enrol this site again",
+        "the certificate is missing, foreign or not valid",
+        "enrol this site again: `corsia edge enroll --force --code CODE`; its identity key and spool are kept",
+    ),
+    "auth.expired": Code(
+        AuthenticationError,
+        "the site's certificate has expired",
+        "check the clock; then `corsia central invite SITE` there and `corsia edge enroll --code CODE` here: "
+        "identity key and spool are kept",
+    ),
+    "auth.clock": Code(
+        AuthenticationError,
+        "a certificate is not valid by this machine's clock",
+        "set the clock (NTP); if it is right, tell the consortium: the centre's certificate was not renewed",
     ),
     "auth.revoked": Code(
-        AuthenticationError, "the certificate has been revoked", "ask the consortium why, then enrol again"
+        AuthenticationError,
+        "the certificate has been revoked",
+        "ask the consortium why; after a new invite: `corsia edge enroll --force --code CODE`",
     ),
     "auth.tls-version": Code(
         AuthenticationError,

@@ -135,7 +135,7 @@ class Admission:
                 _log.warning("call.revoked", extra={"fields": {"site": call.site, "serial": call.serial}})
                 call.close(AuthenticationError("auth.revoked"))
             elif call.not_after < time.time():
-                call.close(AuthenticationError("auth.certificate", "the certificate ran out"))
+                call.close(AuthenticationError("auth.expired"))
 
     def end(self) -> None:
         """End all calls and admit no more: the gateway stops."""
@@ -154,8 +154,10 @@ class Admission:
 
     def _check_register(self, peer: _Peer) -> None:
         found = next(iter(self._store.rows(_REGISTERED, serial=peer.serial, site=peer.site)), None)
-        if found is None or peer.not_after < time.time():
+        if found is None:
             raise AuthenticationError("auth.certificate")
+        if peer.not_after < time.time():
+            raise AuthenticationError("auth.expired")
         if any(found):
             raise AuthenticationError("auth.revoked")
 

@@ -8,13 +8,16 @@ import ssl
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from edge.handshake import is_loopback, presented_certificates
 from edge.identity import Identity, enrol, renew
@@ -138,21 +141,47 @@ def test_a_bundle_of_other_keys_is_refused(centre: Centre, tmp_path: Path, field
     refused(lambda: enrol("site-a", tmp_path, centre.code()), AuthenticationError, "auth.fingerprint")
 
 
-@pytest.mark.parametrize(
-    ("ago", "life"), [(timedelta(days=8), timedelta(days=7)), (timedelta(days=-1), timedelta(days=7))]
-)
-def test_an_expired_or_future_certificate_is_refused(
-    centre: Centre, tmp_path: Path, ago: timedelta, life: timedelta
+@pytest.mark.parametrize(("days", "code"), [(8, "auth.expired"), (-1, "auth.clock")])
+def test_an_expired_or_future_certificate_is_refused(centre: Centre, tmp_path: Path, days: int, code: str) -> None:
+    centre.ago, centre.life = timedelta(days=days), timedelta(days=7)
+    refused(lambda: enrol("site-a", tmp_path, centre.code()), AuthenticationError, code)
+
+
+def test_a_site_whose_certificate_expired_comes_back_by_a_new_code(centre: Centre, tmp_path: Path) -> None:
+    made = enrol("site-a", tmp_path, centre.code())
+    key = load_pem_private_key(made.tls_key, None).public_key()
+    old = centre.authority.site("site-a", key, life=timedelta(days=7), ago=timedelta(days=8))
+    write_file(tmp_path / "tls.pem", old)
+    with pytest.raises(AuthenticationError, match=r"auth\.expired") as caught:
+        Identity.load(tmp_path)
+    assert "enroll" in caught.value.hint
+    again = enrol("site-a", tmp_path, centre.code())  # without force: there is nothing to overwrite
+    assert again.key.to_bytes() == made.key.to_bytes()
+    assert Identity.load(tmp_path).serial == again.serial != made.serial
+
+
+@pytest.mark.parametrize(("days", "life"), [(40, 30), (-2, 30)])
+def test_a_centre_whose_certificate_is_untimely_is_a_matter_of_clocks_not_of_trust(
+    centre: Centre, tmp_path: Path, days: int, life: int
 ) -> None:
-    centre.ago, centre.life = ago, life
-    refused(lambda: enrol("site-a", tmp_path, centre.code()), AuthenticationError, "auth.certificate")
+    identity = enrol("site-a", tmp_path, centre.code())
+    untimely = centre.authority.server(life=timedelta(days=life), ago=timedelta(days=days))
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([untimely], identity.ca_pem, True))
+    server.start()
+    uplink = Uplink(identity, f"127.0.0.1:{port}")
+    try:
+        refused(lambda: uplink.renew(b"", b""), AuthenticationError, "auth.clock")
+    finally:
+        uplink.close()
+        server.stop(0)
 
 
 def test_load_refuses_what_was_changed(centre: Centre, tmp_path: Path) -> None:
     refused(lambda: Identity.load(tmp_path / "nowhere"), AuthenticationError, "auth.not-enrolled")
     made = enrol("site-a", tmp_path, centre.code())
     late = made.not_after + timedelta(seconds=1)
-    refused(lambda: Identity.load(tmp_path, now=late), AuthenticationError, "auth.certificate")
+    refused(lambda: Identity.load(tmp_path, now=late), AuthenticationError, "auth.expired")
 
     def changed(name: str, data: bytes, code: str) -> None:
         kept = (tmp_path / name).read_bytes()

@@ -27,7 +27,7 @@ from edge.memory import Release, admitted
 from privacy.disclosure.traps import Traps
 from privacy.envelope import SecretKey, read_key, write_key
 from privacy.envelope.keyfile import CREDENTIAL, at_rest, guard, passphrase_of, read_secret
-from privacy.envelope.locked import HEADER_BYTES, MAX_SECRET_BYTES, is_locked, lock, unlock
+from privacy.envelope.locked import MAX_SECRET_BYTES, is_locked, lock, unlock
 from protocol.errors import ConfigurationError, ConflictError
 
 PASSPHRASE = b"correct horse battery staple"
@@ -55,10 +55,12 @@ def passphrase(tmp_path: Path) -> Iterator[Path]:
 
 def test_a_locked_secret_opens_with_its_passphrase_alone() -> None:
     assert unlock(LOCKED, PASSPHRASE) == b"s" * 32
-    assert is_locked(LOCKED) and not is_locked(b"corsiakf" + bytes(24))  # 32 bytes are always a plain key
+    assert is_locked(LOCKED)
+    assert not is_locked(b"corsiakf" + bytes(24))  # 32 bytes are always a plain key
     refused(lambda: unlock(LOCKED, PASSPHRASE + b" "), "config.passphrase")
     again = lock(b"s" * 32, PASSPHRASE, work=14)
-    assert again[28:] != LOCKED[28:] and again[12:28] == LOCKED[12:28]  # one scrypt for all, a key of its own for each
+    assert again[12:28] == LOCKED[12:28]  # one scrypt for all, a key of its own for each
+    assert again[28:60] != LOCKED[28:60]
     for size in (1, MAX_SECRET_BYTES):
         assert unlock(lock(b"x" * size, PASSPHRASE, work=14), PASSPHRASE) == b"x" * size
     for secret, work in ((b"", 14), (b"x" * (MAX_SECRET_BYTES + 1), 14), (b"x", 13), (b"x", 21)):
@@ -73,7 +75,10 @@ def test_every_changed_byte_is_found(at: int) -> None:
     refused(lambda: unlock(bytes(raw), PASSPHRASE), "config.passphrase")
 
 
-@pytest.mark.parametrize(("work", "block", "lanes"), [(13, 8, 1), (21, 8, 1), (40, 8, 1), (14, 0, 1), (14, 9, 1), (14, 8, 0), (14, 8, 5)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("work", "block", "lanes"),
+    [(13, 8, 1), (21, 8, 1), (40, 8, 1), (14, 0, 1), (14, 9, 1), (14, 8, 0), (14, 8, 5)],
+)
 def test_work_is_bounded_before_it_is_done(work: int, block: int, lanes: int) -> None:
     raw = LOCKED[:9] + struct.pack("3B", work, block, lanes) + LOCKED[12:]
     refused(lambda: unlock(raw, PASSPHRASE), "config.passphrase")
@@ -109,7 +114,15 @@ def test_the_passphrase_is_looked_for_in_three_places(
     refused(lambda: passphrase_of(key), "config.passphrase")  # not the next best one
 
 
-@pytest.mark.parametrize(("text", "mode", "code"), [(b"x" * 11, 0o600, "config.passphrase"), (b"", 0o600, "config.passphrase"), (b"x" * 4097, 0o600, "config.passphrase"), (PASSPHRASE, 0o640, "config.key-mode")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "mode", "code"),
+    [
+        (b"x" * 11, 0o600, "config.passphrase"),
+        (b"", 0o600, "config.passphrase"),
+        (b"x" * 4097, 0o600, "config.passphrase"),
+        (PASSPHRASE, 0o640, "config.key-mode"),
+    ],
+)
 def test_a_passphrase_file_that_will_not_do(passphrase: Path, text: bytes, mode: int, code: str) -> None:
     passphrase.write_bytes(text)
     passphrase.chmod(mode)
@@ -119,7 +132,8 @@ def test_a_passphrase_file_that_will_not_do(passphrase: Path, text: bytes, mode:
 def test_a_key_that_is_written_where_a_passphrase_is_set_is_locked(tmp_path: Path, passphrase: Path) -> None:
     key, path = SecretKey.generate(), tmp_path / "state" / "k.key"
     write_key(path, key)
-    assert is_locked(path.read_bytes()) and key.to_bytes() not in path.read_bytes()
+    assert is_locked(path.read_bytes())
+    assert key.to_bytes() not in path.read_bytes()
     assert read_key(path).public == key.public
     write_key(tmp_path / "state" / "plain.key", key, plain=True)
     assert (tmp_path / "state" / "plain.key").read_bytes() == key.to_bytes()
