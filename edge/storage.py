@@ -15,6 +15,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from protocol.durable import sync_folder
 from protocol.errors import StorageError
 
 __all__ = ["TEMPORARY", "CountedFile", "named_errors", "read_json", "sync_folder", "write_file"]
@@ -30,15 +31,6 @@ def named_errors() -> Iterator[None]:
     except OSError as error:
         full = error.errno in (ENOSPC, EDQUOT, EFBIG)
         raise StorageError("storage.full" if full else "storage.failed") from error
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -1,28 +1,28 @@
-"""Delivery: Open, Upload, Commit. A parcel lands once, whole and verified, or not at all.
+"""Delivery: Open, Upload, Commit, Carry. A parcel lands once, whole and verified, or not at all.
 
-The gateway checks who sends, for which study and assignment, to whom it is sealed and by whom it is signed; it
-cannot read what it carries. A repeated Commit gives the same receipt with a fresh proof.
+The gateway checks who sends, for which study and assignment (`permits.py`), to whom it is sealed and by whom it is
+signed; it cannot read what it carries. What has been verified lands in groups (`commits.py`). A repeated Commit gives the
+same receipt with a fresh proof.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
-from collections.abc import Iterator
-from datetime import UTC, datetime
-from functools import lru_cache
-
-from sqlalchemy import bindparam, select
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from typing import BinaryIO
 
 from central.gateway import wire
 from central.gateway.admission import Call
+from central.gateway.commits import Commits, Ready
 from central.gateway.landing import Announced, Landing, Writer
+from central.gateway.permits import Permits
 from central.gateway.receipts import Log
 from central.store import Store
-from central.store.models import AssignmentRow, ParcelRow, StudyRow
+from central.store.models import ParcelRow
 from privacy.envelope import ParcelInfo, PublicKey, verify
-from protocol import faults
-from protocol.assignment import AssignmentKind, State
 from protocol.errors import (
     ConflictError,
     CorsiaError,
@@ -32,25 +32,15 @@ from protocol.errors import (
     StudyRefused,
 )
 from protocol.parcel import ContentType
-from protocol.study import Lane, Study, parse_study
+from protocol.study import Study
 from protocol.v1 import fleet_pb2 as pb
 
 __all__ = ["Delivery"]
 
-CONTENT_OF_LANE = {
-    Lane.HARVEST: ContentType.RECORDS,
-    Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
-    Lane.EXTRACT: ContentType.FEATURES,
-    Lane.TRAIN: ContentType.UPDATE,
-}
-_COMMITTED = select(ParcelRow).where(ParcelRow.id == bindparam("id"))
-_STUDY = select(StudyRow.document, StudyRow.state).where(StudyRow.digest == bindparam("digest"))
-_ASSIGNED = select(AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind, AssignmentRow.state).where(
-    AssignmentRow.id == bindparam("id")
-)
-_ANSWER = select(ParcelRow.id).where(ParcelRow.assignment_id == bindparam("id")).limit(1)
+_PAGE = 500
 _log = logging.getLogger("central.gateway")
-_parsed = lru_cache(maxsize=64)(parse_study)
+_Parcel = tuple[Announced, bytes]
+_Outcome = ParcelRow | CorsiaError
 
 
 class Delivery:
@@ -60,42 +50,39 @@ class Delivery:
         self._store = store
         self._landing = landing
         self._log = log
-        self._max_parcel_bytes = max_parcel_bytes
+        self._permits = Permits(store, max_parcel_bytes)
+        self.commits = Commits(landing, log)
 
     def Open(self, request: pb.OpenRequest, call: Call) -> pb.OpenReply:
         """Announce a parcel; answers from where to send, or that it has landed. One that comes along lands at once."""
         entry = Announced(site=call.site, what=wire.announcement(request))
+        if request.data:
+            (landed,) = self._take([(entry, request.data)])
+            row = _raised(landed)
+            return pb.OpenReply(offset=row.size_bytes, committed=True, receipt=self._receipt(row))
         parcel_id = entry.what.parcel_id
         with self._landing.locked(parcel_id):
-            row = self._committed(parcel_id, call)
-            if row is not None:
-                if row.digest != entry.what.digest:
-                    raise IntegrityError("parcel.replay")
-                return self._opened(row, bool(request.data))
-            self._announced(parcel_id, call)
-            if entry.what.size_bytes > self._max_parcel_bytes:
-                raise InputError("input.message", "the parcel is larger than max_parcel_bytes")
-            study = self._admitted(entry)
-            offset = self._landing.announce(entry)
-            if not request.data:
-                return pb.OpenReply(offset=offset)
-            if offset < entry.what.size_bytes:
-                with self._landing.writer(entry) as writer:
-                    writer.append(offset, request.data[offset:])
-            return self._opened(self._land(entry, study), True)
+            committed = self._committed(entry)
+            if committed is not None:
+                return pb.OpenReply(offset=committed.size_bytes, committed=True)
+            self._announced(parcel_id, call.site)
+            self._admitted(entry)
+            return pb.OpenReply(offset=self._landing.announce(entry))
 
-    def _opened(self, row: ParcelRow, along: bool) -> pb.OpenReply:
-        """The answer for a parcel that has landed."""
-        receipt = wire.receipt_message(self._log.receipt(row)) if along else None
-        return pb.OpenReply(offset=row.size_bytes, committed=True, receipt=receipt)
+    def Carry(self, request: pb.CarryRequest, call: Call) -> pb.CarryReply:
+        """Land several small parcels that come along whole; each has its own outcome, and all one checkpoint."""
+        parcels = [(Announced(site=call.site, what=what), data) for what, data in wire.announcements(request)]
+        outcomes = self._take(parcels)
+        rows = [outcome for outcome in outcomes if isinstance(outcome, ParcelRow)]
+        receipts = {receipt.parcel_id: receipt for receipt in self._log.receipts(rows)}
+        return wire.carried(outcomes_of(parcels, outcomes), receipts)
 
     def Upload(self, requests: Iterator[pb.Chunk], call: Call) -> pb.UploadReply:
         """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
         first = next(requests, None)
         if first is None:
             raise InputError("input.message", "an empty upload")
-        parcel_id = wire.identifier(first.parcel_id)
-        entry = self._announced(parcel_id, call)
+        entry = self._announced(wire.identifier(first.parcel_id), call.site)
         if entry is None:
             raise ConflictError("conflict.state", "open the parcel first")
         with self._landing.writer(entry) as writer:
@@ -109,13 +96,13 @@ class Delivery:
         """Verify, land and log a parcel; the receipt is durable before it is sent."""
         parcel_id = wire.identifier(request.parcel_id)
         with self._landing.locked(parcel_id):
-            row = self._committed(parcel_id, call)
+            row = _own(self._permits.committed([parcel_id]).get(parcel_id), call.site)
             if row is None:
-                entry = self._announced(parcel_id, call)
+                entry = self._announced(parcel_id, call.site)
                 if entry is None:
                     raise ConflictError("conflict.state", "open the parcel first")
                 row = self._land(entry)
-        return wire.receipt_message(self._log.receipt(row))
+        return self._receipt(row)
 
     def recover(self) -> int:
         """Finish what a crash left between landing zone and database; how many parcels landed so."""
@@ -123,7 +110,7 @@ class Delivery:
         for entry in self._landing.pending():
             parcel_id = entry.what.parcel_id
             with self._landing.locked(parcel_id):
-                if self._row(parcel_id) is not None:
+                if parcel_id in self._permits.committed([parcel_id]):
                     self._landing.forget(parcel_id)
                 elif self._landing.path(parcel_id).exists():
                     try:
@@ -131,111 +118,176 @@ class Delivery:
                         landed += 1
                     except CorsiaError as error:
                         _log.warning("parcel.refused", extra={"fields": {"parcel": parcel_id, "code": error.code}})
+        ids = self._landing.unannounced()  # what came along whole and was not logged: the site sends it again
+        for at in range(0, len(ids), _PAGE):
+            page = ids[at : at + _PAGE]
+            for parcel_id in set(page) - set(self._permits.committed(page)):
+                self._landing.discard(parcel_id)
         return landed
 
-    def _land(self, entry: Announced, study: Study | None = None) -> ParcelRow:
+    # --- parcels in parts
+
+    def _land(self, entry: Announced) -> ParcelRow:
         """Under the assignment's lock too: of two answers to one instruction that come at once, one lands."""
-        with self._landing.locked(f"answer to {entry.what.assignment_id}"):  # no parcel id
-            known = None if entry.what.content_type is ContentType.UPDATE else study
-            return self._landed(entry, known or self._admitted(entry))
-
-    def _landed(self, entry: Announced, study: Study) -> ParcelRow:
         parcel_id = entry.what.parcel_id
-        try:
-            self._verify(entry, study)
-        except (IntegrityError, InputError) as error:  # these bytes will never land: the site starts afresh
-            self._landing.discard(parcel_id)
-            with self._store.begin() as session:
-                fields = {"parcel": parcel_id, "code": error.code}
-                self._store.emit(session, "parcel.refused", site=entry.site, study=study.id, **fields)
-            raise
-        self._landing.settle(parcel_id)
-        faults.point("gateway.commit")
-        row = self._log.land(entry, study.id)
-        faults.point("gateway.committed")
+        with self._landing.locked(_answer_to(entry)):
+            study = self._admitted(entry)
+            content = self._landing.content(parcel_id)
+            if not content.exists() or content.stat().st_size < entry.what.size_bytes:
+                raise ConflictError("conflict.state", "the parcel is not complete: open it again and send the rest")
+            with content.open("rb") as file:
+                self._verified(entry, study, file)
+            (row,) = self.commits.land([Ready(entry=entry, study=study.id)])
         self._landing.forget(parcel_id)
-        seen = {"parcel": parcel_id, "site": entry.site, "study": study.id, "bytes": entry.what.size_bytes}
-        _log.info("parcel.landed", extra={"fields": seen})
+        _told(entry, study.id)
         return row
-
-    def _verify(self, entry: Announced, study: Study) -> None:
-        what = entry.what
-        content = self._landing.content(what.parcel_id)
-        site = self._store.site(entry.site)
-        if site is None or not content.exists() or content.stat().st_size < what.size_bytes:
-            raise ConflictError("conflict.state", "the parcel is not complete: open it again and send the rest")
-        with content.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != what.digest:
-                raise IntegrityError("parcel.chunk", "the bytes are not those announced")
-            file.seek(0)
-            header = verify(
-                file,
-                sender=PublicKey.from_base64(site.identity),
-                expect=ParcelInfo(
-                    parcel_id=what.parcel_id,
-                    study=what.study_digest,
-                    site=entry.site,
-                    content_type=what.content_type.value,
-                ),
-            )
-        key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
-        if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in header.recipients}:
-            raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 
     def _admitted(self, entry: Announced) -> Study:
         """The study of a parcel that may land; of one that never will, nothing stays on the disk."""
-        try:
-            return self._authorise(entry)
-        except StudyRefused:
+        (study,) = self._permits.of([entry])
+        if isinstance(study, StudyRefused):
             self._landing.discard(entry.what.parcel_id)
-            raise
-
-    def _authorise(self, entry: Announced) -> Study:
-        """Whether a parcel that has not landed may: its study is open, its assignment the site's and not over."""
-        what = entry.what
-        with self._store.read() as session:
-            found = session.execute(_STUDY, {"digest": what.study_digest}).one_or_none()
-            assignment = session.execute(_ASSIGNED, {"id": what.assignment_id}).one_or_none()
-            answered = session.scalar(_ANSWER, {"id": what.assignment_id}) is not None
-        if found is None:
-            raise StudyRefused("study.unknown")
-        study = _parsed(found.document)
-        study.check_valid_at(datetime.now(UTC))
-        if (
-            entry.site not in study.sites
-            or assignment is None
-            or (assignment.site, assignment.study_digest) != (entry.site, what.study_digest)
-        ):
-            raise PermissionRefused("permission.site")
-        kind = AssignmentKind.ROUND if what.content_type is ContentType.UPDATE else AssignmentKind.STUDY
-        if CONTENT_OF_LANE.get(study.lane) is not what.content_type or assignment.kind != kind.value:
-            raise IntegrityError("parcel.context", "this lane does not send parcels of this content type")
-        if kind is AssignmentKind.ROUND and answered:
-            raise StudyRefused("study.replay", "the instruction has its one answer")
-        if found.state != "open" or _is_over(kind, State(assignment.state)):
-            raise StudyRefused("study.late")
+        if isinstance(study, CorsiaError):
+            raise study
         return study
 
-    def _announced(self, parcel_id: str, call: Call) -> Announced | None:
+    # --- whole parcels
+
+    def _take(self, parcels: Sequence[_Parcel]) -> list[_Outcome]:
+        """Land parcels that came along whole, in their order; for each its row, or why it has not landed."""
+        with ExitStack() as held:
+            for name in sorted({entry.what.parcel_id for entry, _ in parcels}):
+                held.enter_context(self._landing.locked(name))
+            for name in sorted({_answer_to(entry) for entry, _ in parcels}):  # after all ids, as in `_land`
+                held.enter_context(self._landing.locked(name))
+            known = self._permits.committed([entry.what.parcel_id for entry, _ in parcels])
+            permits = self._permits.of([entry for entry, _ in parcels])
+            outcomes: list[_Outcome | Ready] = []
+            answered: set[str] = set()
+            for (entry, data), study in zip(parcels, permits, strict=True):
+                outcome = self._judged(entry, data, study, known, answered)
+                if isinstance(outcome, Ready) and entry.what.content_type is ContentType.UPDATE:
+                    answered.add(entry.what.assignment_id)
+                outcomes.append(outcome)
+            ready = [outcome for outcome in outcomes if isinstance(outcome, Ready)]
+            rows = iter(self.commits.land(ready))
+            for parcel in ready:
+                self._landing.forget(parcel.entry.what.parcel_id)
+                _told(parcel.entry, parcel.study)
+            return [next(rows) if isinstance(outcome, Ready) else outcome for outcome in outcomes]
+
+    def _judged(
+        self,
+        entry: Announced,
+        data: bytes,
+        study: Study | CorsiaError,
+        known: Mapping[str, ParcelRow],
+        answered: set[str],
+    ) -> _Outcome | Ready:
+        """What becomes of a whole parcel: its row, why not, or its bytes verified and in the landing zone."""
+        parcel_id = entry.what.parcel_id
+        try:
+            row = _same(entry, known.get(parcel_id))
+            if row is not None:
+                return row
+            self._announced(parcel_id, entry.site)
+            if isinstance(study, StudyRefused):
+                self._landing.discard(parcel_id)
+            if isinstance(study, CorsiaError):
+                return study
+            if entry.what.assignment_id in answered:
+                raise StudyRefused("study.replay", "the instruction has its one answer")
+            self._verified(entry, study, io.BytesIO(data))
+            self._landing.place(parcel_id, data)
+        except CorsiaError as error:
+            return error
+        return Ready(entry=entry, study=study.id)
+
+    # --- both
+
+    def _verified(self, entry: Announced, study: Study, content: BinaryIO) -> None:
+        """Check bytes in one pass; those that will never land are dropped, and the site starts afresh."""
+        try:
+            self._verify(entry, study, content)
+        except (IntegrityError, InputError) as error:
+            self._landing.discard(entry.what.parcel_id)
+            with self._store.begin() as session:
+                fields = {"parcel": entry.what.parcel_id, "code": error.code}
+                self._store.emit(session, "parcel.refused", site=entry.site, study=study.id, **fields)
+            raise
+
+    def _verify(self, entry: Announced, study: Study, content: BinaryIO) -> None:
+        what, site = entry.what, self._store.site(entry.site)
+        if site is None:
+            raise ConflictError("conflict.state", "the site is not known")
+        info = ParcelInfo(
+            parcel_id=what.parcel_id, study=what.study_digest, site=entry.site, content_type=what.content_type.value
+        )
+        try:
+            parcel = verify(content, sender=PublicKey.from_base64(site.identity), expect=info)
+        except IntegrityError:
+            content.seek(0)
+            _check_digest(entry, hashlib.file_digest(content, "sha256").hexdigest())  # the plainer word, where it fits
+            raise
+        _check_digest(entry, parcel.sha256)
+        key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
+        if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in parcel.header.recipients}:
+            raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
+
+    def _announced(self, parcel_id: str, site: str) -> Announced | None:
         entry = self._landing.announced(parcel_id)
-        if entry is not None and entry.site != call.site:
+        if entry is not None and entry.site != site:
             raise PermissionRefused("permission.site", "another site's parcel")
         return entry
 
-    def _committed(self, parcel_id: str, call: Call) -> ParcelRow | None:
-        row = self._row(parcel_id)
-        if row is not None and row.site != call.site:
-            raise PermissionRefused("permission.site", "another site's parcel")
-        return row
+    def _committed(self, entry: Announced) -> ParcelRow | None:
+        parcel_id = entry.what.parcel_id
+        return _same(entry, self._permits.committed([parcel_id]).get(parcel_id))
 
-    def _row(self, parcel_id: str) -> ParcelRow | None:
-        with self._store.read() as session:
-            return session.scalar(_COMMITTED, {"id": parcel_id})
+    def _receipt(self, row: ParcelRow) -> pb.CommitReply:
+        return wire.receipt_message(self._log.receipt(row))
 
 
-def _is_over(kind: AssignmentKind, state: State) -> bool:
-    """Whether nothing may come any more. A study's parcel that a steward sends again may come after its failure."""
-    return state.final if kind is AssignmentKind.ROUND else state is State.EXPIRED
+def outcomes_of(parcels: Sequence[_Parcel], outcomes: Sequence[_Outcome]) -> list[tuple[str, str]]:
+    """Each parcel's id with the code of why it has not landed, empty when it has."""
+    return [
+        (entry.what.parcel_id, outcome.code if isinstance(outcome, CorsiaError) else "")
+        for (entry, _), outcome in zip(parcels, outcomes, strict=True)
+    ]
+
+
+def _raised(outcome: _Outcome) -> ParcelRow:
+    if isinstance(outcome, CorsiaError):
+        raise outcome
+    return outcome
+
+
+def _own(row: ParcelRow | None, site: str) -> ParcelRow | None:
+    if row is not None and row.site != site:
+        raise PermissionRefused("permission.site", "another site's parcel")
+    return row
+
+
+def _same(entry: Announced, row: ParcelRow | None) -> ParcelRow | None:
+    """The row of a parcel that has landed, when it is the same parcel."""
+    row = _own(row, entry.site)
+    if row is not None and row.digest != entry.what.digest:
+        raise IntegrityError("parcel.replay")
+    return row
+
+
+def _answer_to(entry: Announced) -> str:
+    return f"answer to {entry.what.assignment_id}"  # no parcel id
+
+
+def _check_digest(entry: Announced, digest: str) -> None:
+    if digest != entry.what.digest:
+        raise IntegrityError("parcel.chunk", "the bytes are not those announced")
+
+
+def _told(entry: Announced, study: str) -> None:
+    seen = {"parcel": entry.what.parcel_id, "site": entry.site, "study": study, "bytes": entry.what.size_bytes}
+    _log.info("parcel.landed", extra={"fields": seen})
 
 
 def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:

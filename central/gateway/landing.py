@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 
 from central.gateway.wire import Announcement
 from protocol import faults
+from protocol.durable import sync_files, sync_folder
 from protocol.errors import ConflictError, InputError, StorageError
 from protocol.parcel import ContentType
 
@@ -99,7 +100,7 @@ class Landing:
 
     @contextmanager
     def locked(self, parcel_id: str) -> Iterator[None]:
-        """Hold one parcel; reentrant."""
+        """Hold one parcel, or whatever else has a name; reentrant."""
         with self._guard:
             lock, users = self._locks.get(parcel_id, (threading.RLock(), 0))
             self._locks[parcel_id] = (lock, users + 1)
@@ -143,9 +144,12 @@ class Landing:
                 self.path(parcel_id).unlink(missing_ok=True)
                 self._part(parcel_id).unlink(missing_ok=True)
                 offset = self._durable(parcel_id)
-            if shutil.disk_usage(self._root).free < entry.what.size_bytes - offset + RESERVE_BYTES:
-                raise StorageError("storage.full")
+            self._check_room(entry.what.size_bytes - offset)
             return offset
+
+    def _check_room(self, size_bytes: int) -> None:
+        if shutil.disk_usage(self._root).free < size_bytes + RESERVE_BYTES:
+            raise StorageError("storage.full")
 
     @contextmanager
     def writer(self, entry: Announced) -> Iterator[Writer]:
@@ -176,15 +180,31 @@ class Landing:
         path = self.path(parcel_id)
         return path if path.exists() else self._part(parcel_id)
 
-    def settle(self, parcel_id: str) -> None:
-        """Move a verified partial file to its place, durably. Repeatable."""
+    def place(self, parcel_id: str, data: bytes) -> None:
+        """Write a whole verified parcel as if it had been sent in parts; it is durable once settled.
+
+        Raises:
+            StorageError: the disk refused; `storage.full` when it has no room.
+        """
+        with self.locked(parcel_id), _disk():
+            self._writers.pop(parcel_id, None)
+            self._check_room(len(data))
+            part = os.open(self._part(parcel_id), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            with open(part, "wb", buffering=0) as file:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[file.write(rest) :]
+
+    def settle(self, ids: Sequence[str]) -> None:
+        """Move verified partial files to their places, durably and together. Repeatable."""
         with _disk():
-            if not self.path(parcel_id).exists():
+            parts = [(parcel_id, part) for parcel_id in ids if (part := self._part(parcel_id)).exists()]
+            for parcel_id, _ in parts:
                 self._writers.pop(parcel_id, None)
-                with self._part(parcel_id).open("rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(self._part(parcel_id), self.path(parcel_id))
-            _sync_folder(self._root)
+            sync_files([part for _, part in parts])
+            for parcel_id, part in parts:
+                os.replace(part, self.path(parcel_id))
+            sync_folder(self._root)
 
     def forget(self, parcel_id: str) -> None:
         """Drop the announcement of a parcel that is in the database."""
@@ -199,13 +219,20 @@ class Landing:
             self.forget(parcel_id)
 
     def pending(self) -> list[Announced]:
-        """All announcements; those abandoned for two weeks are dropped first."""
+        """All announcements; those abandoned for two weeks are dropped first, and bytes that nobody announced."""
         for file in self._partial.glob(".*"):
             file.unlink()
+        for file in self._partial.glob("*.part"):
+            if not file.with_suffix(".json").exists():
+                file.unlink()
         for file in self._partial.glob("*.json"):
             if self.announced(file.stem) is None or file.stat().st_mtime < time.time() - STALE_S:
                 self.discard(file.stem)
         return [a for a in (self.announced(f.stem) for f in sorted(self._partial.glob("*.json"))) if a is not None]
+
+    def unannounced(self) -> list[str]:
+        """Ids of whole parcels without announcement: in the database, or a crash came before they were."""
+        return sorted(file.stem for file in self._root.glob("*.parcel") if not self._sidecar(file.stem).exists())
 
     def _make_room(self, site: str) -> None:
         with self._guard:
@@ -241,14 +268,6 @@ def _age(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

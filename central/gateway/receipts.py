@@ -1,7 +1,7 @@
 """The transparency log as the gateway keeps it: leaves in the database, the tree in memory, receipts for sites.
 
-A parcel's row, its leaf and a signed checkpoint are written in one transaction, so a receipt never promises what a
-crash could lose. Leaves of other processes (studies, models) get their checkpoint from `tick`.
+The rows of a group of parcels, their leaves and one signed checkpoint are written in one transaction, so a receipt never
+promises what a crash could lose. Leaves of other processes (studies, models) get their checkpoint from `tick`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,17 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from central.gateway.landing import Announced
 from central.store import Store
-from central.store.models import Base, CheckpointRow, LogRow, ParcelRow
+from central.store.models import Base, CheckpointRow, EventRow, LogRow, ParcelRow
 from privacy.envelope import SecretKey, read_key, write_key, write_public
 from privacy.inclusion import LogProof
 from privacy.transparency import Checkpoint, Tree, open_checkpoint, sign_checkpoint
@@ -28,7 +29,9 @@ from protocol.parcel import Receipt
 __all__ = ["Log", "open_log_key"]
 
 # Made once, and without the mapper: they run many times a round.
-_PARCEL, _CHECKPOINT = (insert(Base.metadata.tables[row.__tablename__]) for row in (ParcelRow, CheckpointRow))
+_PARCEL, _CHECKPOINT, _EVENT = (
+    insert(Base.metadata.tables[row.__tablename__]) for row in (ParcelRow, CheckpointRow, EventRow)
+)
 _SIGNED = select(CheckpointRow.size, CheckpointRow.text).where(CheckpointRow.size == bindparam("size"))
 _LEAVES = select(LogRow.index, LogRow.leaf).where(LogRow.index >= bindparam("size")).order_by(LogRow.index)
 _LAST = select(func.max(LogRow.index))
@@ -72,22 +75,22 @@ class Log:
                 self._checkpoint = (last.size, last.text)
         self.tick()
 
-    def land(self, entry: Announced, study: str) -> ParcelRow:
-        """Record a parcel that is durable in the landing zone: row, leaf, checkpoint, event, in one transaction.
+    def land(self, parcels: Sequence[tuple[Announced, str]]) -> list[ParcelRow]:
+        """Record parcels that are durable in the landing zone: rows, leaves, events and one checkpoint, all or none.
 
         Args:
-            entry: the parcel.
-            study: the study's id, for the event.
+            parcels: each with its study's id, for the event; they are logged in this order.
         """
         with self._changing():
-            row, self._checkpoint = self._land(entry, study)
-        return row
+            rows, self._checkpoint = self._land(parcels)
+        return rows
 
-    def receipt(self, row: ParcelRow) -> Receipt:
-        """The receipt of a committed parcel, with a proof to the newest checkpoint."""
+    def receipts(self, rows: Sequence[ParcelRow]) -> list[Receipt]:
+        """The receipts of committed parcels, with proofs to one checkpoint, the newest."""
         with self._lock:
             size, text = self._checkpoint
-            if self._tree is None or row.log_index >= size:  # signed by an earlier process, or rebuilt
+            last = max((row.log_index for row in rows), default=-1)
+            if self._tree is None or last >= size:  # signed by an earlier process, or rebuilt
                 with self._store.read() as session:
                     self._current(session)
                 self.tick()
@@ -95,8 +98,15 @@ class Log:
             tree = self._tree
             if tree is None:
                 raise IntegrityError("log.proof", "the log cannot be rebuilt")
-            proof = tuple(value.hex() for value in tree.inclusion(row.log_index, size))
-        return Receipt(parcel_id=row.id, digest=row.digest, index=row.log_index, proof=proof, checkpoint=text)
+            proofs = [tuple(value.hex() for value in tree.inclusion(row.log_index, size)) for row in rows]
+        return [
+            Receipt(parcel_id=row.id, digest=row.digest, index=row.log_index, proof=proof, checkpoint=text)
+            for row, proof in zip(rows, proofs, strict=True)
+        ]
+
+    def receipt(self, row: ParcelRow) -> Receipt:
+        """The receipt of one parcel."""
+        return self.receipts([row])[0]
 
     def prove(self, index: int, seen: int, to: int = 0) -> LogProof:
         """That a leaf is in the newest checkpoint, which extends the one of size `seen`; or that size `to` does.
@@ -133,31 +143,18 @@ class Log:
         """Size of the newest checkpoint."""
         return {"size": self._checkpoint[0]}
 
-    def _land(self, entry: Announced, study: str) -> tuple[ParcelRow, tuple[int, str]]:
-        what = entry.what
+    def _land(self, parcels: Sequence[tuple[Announced, str]]) -> tuple[list[ParcelRow], tuple[int, str]]:
+        now = time.time()
         with self._store.begin() as session:
             tree = self._current(session)
-            leaf = Receipt.leaf(what.parcel_id, what.digest)
-            index = self._store.append_leaf(session, leaf)
-            if tree.append(leaf) != index:
+            leaves = [Receipt.leaf(entry.what.parcel_id, entry.what.digest) for entry, _ in parcels]
+            first = self._store.append_leaves(session, leaves)
+            if [tree.append(leaf) for leaf in leaves] != list(range(first, first + len(leaves))):
                 raise IntegrityError("log.proof", "the log has a gap")
-            values = {
-                "id": what.parcel_id,
-                "site": entry.site,
-                "study_digest": what.study_digest,
-                "assignment_id": what.assignment_id,
-                "content_type": what.content_type.value,
-                "digest": what.digest,
-                "size_bytes": what.size_bytes,
-                "log_index": index,
-                "state": "landed",
-                "code": "",
-                "landed_at": time.time(),
-            }
+            values = [_values(entry, index, now) for index, (entry, _) in enumerate(parcels, first)]
             session.execute(_PARCEL, values)
-            fields = {"parcel": what.parcel_id, "bytes": what.size_bytes, "type": what.content_type.value}
-            self._store.emit(session, "parcel.landed", site=entry.site, study=study, **fields)
-            return ParcelRow(**values), self._sign(session, tree)
+            session.execute(_EVENT, [_event(entry, study, now) for entry, study in parcels])
+            return [ParcelRow(**value) for value in values], self._sign(session, tree)
 
     def _current(self, session: Session) -> Tree:
         """The tree of all rows, those of other processes included."""
@@ -187,3 +184,28 @@ class Log:
             except BaseException:
                 self._tree = None
                 raise
+
+
+def _values(entry: Announced, index: int, now: float) -> dict[str, Any]:
+    """A parcel's row."""
+    what = entry.what
+    return {
+        "id": what.parcel_id,
+        "site": entry.site,
+        "study_digest": what.study_digest,
+        "assignment_id": what.assignment_id,
+        "content_type": what.content_type.value,
+        "digest": what.digest,
+        "size_bytes": what.size_bytes,
+        "log_index": index,
+        "state": "landed",
+        "code": "",
+        "landed_at": now,
+    }
+
+
+def _event(entry: Announced, study: str, now: float) -> dict[str, Any]:
+    """What the dashboard is told: ids and counts only."""
+    what = entry.what
+    fields = {"parcel": what.parcel_id, "bytes": what.size_bytes, "type": what.content_type.value}
+    return {"at": now, "kind": "parcel.landed", "site": entry.site, "study": study, "fields": fields}

@@ -7,8 +7,8 @@ unbounded numbers and unknown codes are refused with `input.message`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
@@ -21,7 +21,9 @@ __all__ = [
     "Announcement",
     "Enrolment",
     "announcement",
+    "announcements",
     "assignment_message",
+    "carried",
     "enrolment",
     "fetch",
     "identifier",
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 CHUNK_BYTES = 1 << 20
+MAX_CARRIED = 256
 MAX_COUNTS = 64
 MAX_COUNT = 1 << 53
 _ID = re.compile(r"[0-9a-f]{32}")
@@ -106,6 +109,28 @@ def announcement(message: pb.OpenRequest) -> Announcement:
         size_bytes=message.size_bytes,
         digest=_matched(_DIGEST, message.digest, "digest"),
     )
+
+
+def announcements(message: pb.CarryRequest) -> list[tuple[Announcement, bytes]]:
+    """Check a CarryRequest: whole small parcels, each once."""
+    parcels = [(announcement(one), one.data) for one in message.parcels]
+    if not 1 <= len(parcels) <= MAX_CARRIED or not all(data for _, data in parcels):
+        raise InputError("input.message", "parcels")
+    if len({what.parcel_id for what, _ in parcels}) != len(parcels):
+        raise InputError("input.message", "parcel_id")
+    return parcels
+
+
+def carried(outcomes: Sequence[tuple[str, str]], receipts: Mapping[str, Receipt]) -> pb.CarryReply:
+    """Ids with codes, and receipts that have their checkpoint in common, as a message that holds it once."""
+    reply = pb.CarryReply()
+    for parcel_id, code in outcomes:
+        one = reply.parcels.add(code=code)
+        if not code:
+            receipt = receipts[parcel_id]
+            reply.checkpoint = receipt.checkpoint
+            one.receipt.CopyFrom(receipt_message(replace(receipt, checkpoint="")))
+    return reply
 
 
 def site_report(message: pb.SiteReport) -> SiteReport:

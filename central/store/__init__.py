@@ -66,11 +66,14 @@ class Store:
 
     def append_leaf(self, session: Session, value: dict[str, Any] | bytes) -> int:
         """Append a leaf to the log within the caller's transaction; returns its index."""
+        return self.append_leaves(session, [value if isinstance(value, bytes) else canonical_json(value)])
+
+    def append_leaves(self, session: Session, leaves: Sequence[bytes]) -> int:
+        """Append leaves to the log, in order, within the caller's transaction; returns the first one's index."""
         last = session.scalar(_LAST_LEAF)
-        index: int = 0 if last is None else last + 1
-        leaf = value if isinstance(value, bytes) else canonical_json(value)
-        session.execute(_LEAF, {"index": index, "leaf": leaf})
-        return index
+        first: int = 0 if last is None else last + 1
+        session.execute(_LEAF, [{"index": index, "leaf": leaf} for index, leaf in enumerate(leaves, first)])
+        return first
 
     def put_blob(self, name: str, data: bytes | Sequence[bytes | memoryview]) -> Blob:
         """Store bytes durably under their SHA-256; a large object may come in pieces.

@@ -158,7 +158,7 @@ def inspect(source: BinaryIO) -> Structure:
     return _scan(source).structure
 
 
-def verify(source: BinaryIO, *, sender: PublicKey, expect: ParcelInfo | None = None) -> Header:
+def verify(source: BinaryIO, *, sender: PublicKey, expect: ParcelInfo | None = None) -> Structure:
     """Check a whole parcel and who signed it, without opening it, in one pass from the current position to the end.
 
     Args:
@@ -166,10 +166,13 @@ def verify(source: BinaryIO, *, sender: PublicKey, expect: ParcelInfo | None = N
         sender: whose signature must stand under it.
         expect: what the parcel must say that it is.
 
+    Returns:
+        What it is made of; header and digest are authentic now.
+
     Raises:
         IntegrityError: `parcel.*`, one code for each fault; the source is left anywhere.
     """
-    return _verified(source, sender, expect, None).header
+    return _verified(source, sender, expect, None)
 
 
 def _verified(

@@ -212,6 +212,28 @@ class CommitReply(_message.Message):
     checkpoint: str
     def __init__(self, parcel_id: _Optional[str] = ..., digest: _Optional[str] = ..., index: _Optional[int] = ..., proof: _Optional[_Iterable[str]] = ..., checkpoint: _Optional[str] = ...) -> None: ...
 
+class CarryRequest(_message.Message):
+    __slots__ = ("parcels",)
+    PARCELS_FIELD_NUMBER: _ClassVar[int]
+    parcels: _containers.RepeatedCompositeFieldContainer[OpenRequest]
+    def __init__(self, parcels: _Optional[_Iterable[_Union[OpenRequest, _Mapping]]] = ...) -> None: ...
+
+class CarryReply(_message.Message):
+    __slots__ = ("parcels", "checkpoint")
+    PARCELS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    parcels: _containers.RepeatedCompositeFieldContainer[Carried]
+    checkpoint: str
+    def __init__(self, parcels: _Optional[_Iterable[_Union[Carried, _Mapping]]] = ..., checkpoint: _Optional[str] = ...) -> None: ...
+
+class Carried(_message.Message):
+    __slots__ = ("code", "receipt")
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    RECEIPT_FIELD_NUMBER: _ClassVar[int]
+    code: str
+    receipt: CommitReply
+    def __init__(self, code: _Optional[str] = ..., receipt: _Optional[_Union[CommitReply, _Mapping]] = ...) -> None: ...
+
 class FetchRequest(_message.Message):
     __slots__ = ("digest", "offset")
     DIGEST_FIELD_NUMBER: _ClassVar[int]

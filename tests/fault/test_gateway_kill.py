@@ -161,9 +161,9 @@ def test_a_failed_transaction_leaves_no_leaf_in_memory(tmp_path: Path) -> None:
     with running(tmp_path, gateway=False) as centre:
         log = Log(centre.store, open_log_key(centre.config.state_dir / "gateway"), "corsia/x")
         entry = announced(b"x")
-        log.land(entry, "lung")
+        log.land([(entry, "lung")])
         with pytest.raises(Exception, match="UNIQUE"):
-            log.land(entry, "lung")
+            log.land([(entry, "lung")])
         other = announced(b"x", parcel_id="e" * 32)
         log.land(other, "lung")
         with centre.store.read() as session:

@@ -272,7 +272,7 @@ def test_a_file_that_shrinks_meanwhile() -> None:
 def test_expectation(name: str) -> None:
     about = info()
     parcel = sealed(b"x", about)
-    assert verify(io.BytesIO(parcel), sender=SENDER.public, expect=about).info == about
+    assert verify(io.BytesIO(parcel), sender=SENDER.public, expect=about).header.info == about
     wrong = replace(about, **{name: "0" * 32})
     for check in (
         lambda: verify(io.BytesIO(parcel), sender=SENDER.public, expect=wrong),

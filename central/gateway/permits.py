@@ -1,0 +1,119 @@
+"""Whether announced parcels may land: the study is open, the assignment the site's own and not over.
+
+Asked for many at once: what the database says of all of them is four queries. Nothing here knows their bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import bindparam, select
+
+from central.gateway.landing import Announced
+from central.store import Store
+from central.store.models import AssignmentRow, ParcelRow, StudyRow
+from protocol.assignment import AssignmentKind, State
+from protocol.errors import CorsiaError, InputError, IntegrityError, PermissionRefused, StudyRefused
+from protocol.parcel import ContentType
+from protocol.study import Lane, Study, parse_study
+
+__all__ = ["Permits"]
+
+CONTENT_OF_LANE = {
+    Lane.HARVEST: ContentType.RECORDS,
+    Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
+    Lane.EXTRACT: ContentType.FEATURES,
+    Lane.TRAIN: ContentType.UPDATE,
+}
+
+
+def _among(*columns: Any, of: Any) -> Any:
+    """A query made once, for any number of ids."""
+    return select(*columns).where(of.in_(bindparam("ids", expanding=True)))
+
+
+_STUDIES = _among(StudyRow.digest, StudyRow.document, StudyRow.state, of=StudyRow.digest)
+_ASSIGNED = _among(
+    AssignmentRow.id, AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind, AssignmentRow.state,
+    of=AssignmentRow.id,
+)  # fmt: skip
+_ANSWERED = _among(ParcelRow.assignment_id, of=ParcelRow.assignment_id).distinct()
+_COMMITTED = _among(ParcelRow, of=ParcelRow.id)
+_parsed = lru_cache(maxsize=64)(parse_study)
+
+
+class Permits:
+    """What the database says of parcels that have been announced.
+
+    Args:
+        store: the central database.
+        max_parcel_bytes: the largest parcel that is taken.
+    """
+
+    def __init__(self, store: Store, max_parcel_bytes: int) -> None:
+        self._store = store
+        self._max_parcel_bytes = max_parcel_bytes
+
+    def committed(self, ids: Sequence[str]) -> dict[str, ParcelRow]:
+        """Those of the parcels that have landed."""
+        with self._store.read() as session:
+            return {row.id: row for row in session.scalars(_COMMITTED, {"ids": list(ids)})}
+
+    def of(self, entries: Sequence[Announced]) -> list[Study | CorsiaError]:
+        """The study of each parcel that may land; of each other one, why it may not."""
+        assignments = list({entry.what.assignment_id for entry in entries})
+        with self._store.read() as session:
+            studies = {
+                digest: (document, state)
+                for digest, document, state in session.execute(
+                    _STUDIES, {"ids": list({entry.what.study_digest for entry in entries})}
+                )
+            }
+            assigned = {row[0]: row for row in session.execute(_ASSIGNED, {"ids": assignments})}
+            answered = set(session.scalars(_ANSWERED, {"ids": assignments}))
+
+        def judge(entry: Announced) -> Study:
+            what = entry.what
+            if what.size_bytes > self._max_parcel_bytes:
+                raise InputError("input.message", "the parcel is larger than max_parcel_bytes")
+            document, state = studies.get(what.study_digest, (b"", ""))
+            if not state:
+                raise StudyRefused("study.unknown")
+            assignment = assigned.get(what.assignment_id)
+            return _judged(entry, _parsed(document), state, assignment, what.assignment_id in answered)
+
+        return [_result(judge, entry) for entry in entries]
+
+
+def _judged(entry: Announced, study: Study, state: str, assignment: Any, answered: bool) -> Study:
+    what = entry.what
+    study.check_valid_at(datetime.now(UTC))
+    if (
+        entry.site not in study.sites
+        or assignment is None
+        or (assignment.site, assignment.study_digest) != (entry.site, what.study_digest)
+    ):
+        raise PermissionRefused("permission.site")
+    kind = AssignmentKind.ROUND if what.content_type is ContentType.UPDATE else AssignmentKind.STUDY
+    if CONTENT_OF_LANE.get(study.lane) is not what.content_type or assignment.kind != kind.value:
+        raise IntegrityError("parcel.context", "this lane does not send parcels of this content type")
+    if kind is AssignmentKind.ROUND and answered:
+        raise StudyRefused("study.replay", "the instruction has its one answer")
+    if state != "open" or _is_over(kind, State(assignment.state)):
+        raise StudyRefused("study.late")
+    return study
+
+
+def _is_over(kind: AssignmentKind, state: State) -> bool:
+    """Whether nothing may come any more. A study's parcel that a steward sends again may come after its failure."""
+    return state.final if kind is AssignmentKind.ROUND else state is State.EXPIRED
+
+
+def _result(judge: Callable[[Announced], Study], entry: Announced) -> Study | CorsiaError:
+    try:
+        return judge(entry)
+    except CorsiaError as error:
+        return error
