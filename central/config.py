@@ -14,9 +14,9 @@ import sys
 import threading
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from privacy.envelope.keyfile import guard
 from protocol.errors import AuthenticationError, ConfigurationError
@@ -31,6 +31,7 @@ __all__ = [
     "KeysConfig",
     "LimitsConfig",
     "MlflowConfig",
+    "SiteLimits",
     "WebConfig",
     "enter_process",
     "load_config",
@@ -98,11 +99,58 @@ class KeysConfig(_Model):
     passphrase_file: Path | None = None
 
 
+class SiteLimits(_Model):
+    """What one site may ask and send, so that none can harm another.
+
+    Attributes:
+        bytes_per_day: landed in any 24 hours, counted by the hour.
+        parcels_per_day: likewise.
+        open_uploads: parcels begun and not committed; one more and the oldest is dropped.
+        streams: streams of assignments at a time; the newest wins.
+        calls: calls at a time, streams included.
+        calls_per_s: on average; twice as many at once. A change that is written down counts as twenty.
+        idle_s: a call that moves nothing for so long is ended; streams of assignments may be silent.
+    """
+
+    bytes_per_day: Annotated[int, Field(ge=1024, le=10**15)] = 200_000_000_000
+    parcels_per_day: Annotated[int, Field(ge=1, le=10**9)] = 1_000_000
+    open_uploads: Annotated[int, Field(ge=1, le=1024)] = 16
+    streams: Annotated[int, Field(ge=1, le=16)] = 2
+    calls: Annotated[int, Field(ge=3, le=64)] = 16
+    calls_per_s: Annotated[float, Field(ge=1, le=100_000)] = 2000.0
+    idle_s: Annotated[float, Field(ge=1, le=3600)] = 120.0
+
+
 class LimitsConfig(_Model):
-    """Bounds on what sites may send, in bytes."""
+    """Bounds on what sites may send.
+
+    Attributes:
+        max_parcel_bytes: largest parcel.
+        max_message_bytes: largest message.
+        site: what each site may.
+        sites: where one site's limits differ; a field that is left out is that of `site`.
+    """
 
     max_parcel_bytes: Annotated[int, Field(ge=1024, le=10**13)] = 10_000_000_000
     max_message_bytes: Annotated[int, Field(ge=2_097_152, le=67_108_864)] = 8_388_608
+    site: SiteLimits = SiteLimits()
+    sites: dict[Slug, SiteLimits] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, value: Any) -> Any:
+        """Each site's own limits over those of all."""
+        if not isinstance(value, dict) or not isinstance(value.get("sites"), dict):
+            return value
+        common = value.get("site", {})
+        if not isinstance(common, dict):
+            return value
+        own = {name: {**common, **one} if isinstance(one, dict) else one for name, one in value["sites"].items()}
+        return {**value, "sites": own}
+
+    def of(self, site: str) -> SiteLimits:
+        """What a site may."""
+        return self.sites.get(site, self.site)
 
 
 class CentralConfig(_Model):

@@ -23,6 +23,8 @@ __all__ = ["named_errors"]
 _OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
 # What it says of a certificate of the right CA that is not valid now: the clock is wrong, on one side or the other.
 _UNTIMELY = ("certificate has expired", "certificate is not yet valid")
+_CROWDED = "concurrent rpc limit"  # grpc: so many calls, of all sites, that it did not look at this one
+_LONGEST_WAIT_S = 3600.0
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
 _FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
 
@@ -48,7 +50,7 @@ def _error_of(error: grpc.RpcError) -> CorsiaError:
         return UnavailableError("unavailable.centre")
     for item in error.trailing_metadata() or ():
         if item.key == "corsia-code":
-            return _said(str(item.value))
+            return _patient(_said(str(item.value)), error)
     status, details = error.code(), error.details() or ""
     if status is grpc.StatusCode.UNAVAILABLE:
         if any(word in details.lower() for word in _UNTIMELY):
@@ -59,9 +61,17 @@ def _error_of(error: grpc.RpcError) -> CorsiaError:
         return AuthenticationError("auth.certificate")
     elif status is grpc.StatusCode.PERMISSION_DENIED:
         return PermissionRefused("permission.site")
-    elif status in _MALFORMED:
+    elif status in _MALFORMED and _CROWDED not in details.lower():
         return InputError("input.message", f"status {status.name}")
     return UnavailableError("unavailable.centre", f"status {status.name}")
+
+
+def _patient(error: CorsiaError, call: grpc.Call) -> CorsiaError:
+    """With the wait that the centre asks for, within reason."""
+    asked = next((str(value) for key, value in call.trailing_metadata() or () if key == "corsia-retry-s"), "")
+    if isinstance(error, UnavailableError) and asked.isdecimal() and len(asked) < 9:
+        error.retry_s = min(float(asked), _LONGEST_WAIT_S)
+    return error
 
 
 def _said(code: str) -> CorsiaError:

@@ -59,6 +59,7 @@ class CorsiaError(Exception):
     """
 
     exit_status: ClassVar[int] = 70
+    retry_s: float = 0.0  # after how many seconds a retry makes sense, where that is known
 
     def __init__(self, code: str, message: str = "") -> None:
         entry = CODES.get(code)
@@ -138,9 +139,17 @@ class StorageError(CorsiaError):
 
 
 class UnavailableError(CorsiaError):
-    """The other side does not answer now; retried with back-off."""
+    """The other side does not answer now; retried with back-off.
+
+    Args:
+        retry_s: after how many seconds a retry makes sense, where that is known; else 0.
+    """
 
     exit_status = 21
+
+    def __init__(self, code: str, message: str = "", *, retry_s: float = 0.0) -> None:
+        super().__init__(code, message)
+        self.retry_s = retry_s
 
 
 class Paused(CorsiaError):
@@ -308,6 +317,11 @@ CODES: dict[str, Code] = {
     ),
     # permission
     "permission.site": Code(PermissionRefused, "this site is not part of the study", "ask the operator of the study"),
+    "permission.size": Code(
+        PermissionRefused,
+        "the parcel is larger than the centre takes",
+        "select fewer records, or ask the consortium to raise limits.max_parcel_bytes",
+    ),
     "permission.role": Code(PermissionRefused, "your role does not allow this", "ask the operator"),
     "permission.second-person": Code(
         PermissionRefused,
@@ -538,6 +552,22 @@ CODES: dict[str, Code] = {
     "storage.failed": Code(StorageError, "a file cannot be written or read", "check the disk and its rights"),
     # transient
     "unavailable.centre": Code(UnavailableError, "the centre does not answer", "none: it is retried"),
+    "unavailable.rate": Code(
+        UnavailableError,
+        "this site asks more often than the centre lets one site",
+        "none: it is retried later; else ask the consortium for more: [limits.sites.NAME] in central.toml",
+    ),
+    "unavailable.quota": Code(
+        UnavailableError,
+        "this site has sent what the centre takes of one site in a day",
+        "none: it is retried; else ask the consortium for more: [limits.sites.NAME] in central.toml",
+    ),
+    "unavailable.busy": Code(
+        UnavailableError, "this site has as many calls open as the centre lets one site", "none: it is retried"
+    ),
+    "unavailable.idle": Code(
+        UnavailableError, "a call stood still for too long and was ended", "none: it is retried from where it stood"
+    ),
     "unavailable.process": Code(UnavailableError, "a process of the centre does not answer", "none: it is retried"),
     "unavailable.mlflow": Code(UnavailableError, "MLflow does not answer", "start it; publishing is retried"),
     "unavailable.survivors": Code(

@@ -51,9 +51,9 @@ class Gateway:
         self._changes = Changes(store.engine)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")
-        delivery = Delivery(store, landing, self._log, config.limits.max_parcel_bytes)
+        delivery = Delivery(store, landing, self._log, config.limits)
         delivery.recover()
-        self._admission = Admission(store)
+        self._admission = Admission(store, config.limits)
         self._feed = Feed(store)
         self._assignments = Assignments(config, store, self._feed)
         self._fleet = build_fleet_server(
