@@ -14,7 +14,7 @@ import sys
 import threading
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -157,12 +157,15 @@ class CentralConfig(_Model):
     """The whole file. Paths are absolute after `load_config`.
 
     Attributes:
+        two_person: what takes two operators; without "sites" an invite alone admits a site. With it a second operator
+            is asked as soon as there is one.
         plugins: folder of researchers' plug-ins (`pipelines.plugins`), which the federation looks at in a process of
             its own; without it studies with a plug-in are refused.
     """
 
     name: Slug
     state_dir: Path = Path("state")
+    two_person: tuple[Literal["models", "exports", "sites"], ...] = ("models", "exports", "sites")
     gateway: GatewayConfig = GatewayConfig()
     web: WebConfig = WebConfig()
     mlflow: MlflowConfig = MlflowConfig()
@@ -170,6 +173,13 @@ class CentralConfig(_Model):
     keys: KeysConfig = KeysConfig()
     sites: dict[Slug, Slug] = Field(default_factory=dict)
     plugins: Path | None = None
+
+    @field_validator("two_person")
+    @classmethod
+    def _kept(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not {"models", "exports"} <= set(value):
+            raise ValueError("models and exports always take two persons")
+        return value
 
     @field_validator("gateway")
     @classmethod

@@ -325,8 +325,13 @@ CODES: dict[str, Code] = {
     "permission.role": Code(PermissionRefused, "your role does not allow this", "ask the operator"),
     "permission.second-person": Code(
         PermissionRefused,
-        "who proposed a promotion may not approve it",
-        "another operator runs `corsia model approve`; `corsia central operator add NAME` makes one",
+        "who asked for it may not approve it",
+        "another operator approves; `corsia central operator add NAME` makes one",
+    ),
+    "permission.admission": Code(
+        PermissionRefused,
+        "the site has enrolled and waits for two operators to admit it",
+        "compare its fingerprint by telephone, then two of them run `corsia central admit SITE`",
     ),
     # policy of the site
     "policy.dataset": Code(PolicyRefused, "the dataset is not offered by this site", "see what the site advertises"),

@@ -18,6 +18,9 @@ _TEMPLATE = """\
 # The centre of a Corsia consortium. Start it with `corsia central serve --config {file}`.
 name = "{name}"                        # lower-case letters, digits, dashes; names the log for good
 state_dir = "state"                    # keys, database, parcels; relative to this file
+# What takes two operators (docs/operators.md). Without "sites" an invite alone admits a site; with it a second operator
+# is asked as soon as there is one.
+two_person = ["models", "exports", "sites"]
 
 [gateway]                              # the only part that hospitals reach
 host = "127.0.0.1"                     # address to listen on; "0.0.0.0" for all
