@@ -14,10 +14,11 @@ import sys
 import threading
 import tomllib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from privacy.envelope.keyfile import guard
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.events import configure
 from protocol.study import Slug
@@ -27,8 +28,10 @@ __all__ = [
     "PROCESSES",
     "CentralConfig",
     "GatewayConfig",
+    "KeysConfig",
     "LimitsConfig",
     "MlflowConfig",
+    "SiteLimits",
     "WebConfig",
     "enter_process",
     "load_config",
@@ -86,29 +89,97 @@ class MlflowConfig(_Model):
     tracking_uri: Annotated[str, Field(max_length=2048)] = "http://127.0.0.1:5000"
 
 
+class KeysConfig(_Model):
+    """How the centre's keys lie on the disk (docs/keys.md).
+
+    Attributes:
+        passphrase_file: the file whose text locks them, mode 0600; absolute after `load_config`.
+    """
+
+    passphrase_file: Path | None = None
+
+
+class SiteLimits(_Model):
+    """What one site may ask and send, so that none can harm another.
+
+    Attributes:
+        bytes_per_day: landed in any 24 hours, counted by the hour.
+        parcels_per_day: likewise.
+        open_uploads: parcels begun and not committed; one more and the oldest is dropped.
+        streams: streams of assignments at a time; the newest wins.
+        calls: calls at a time, streams included.
+        calls_per_s: on average; twice as many at once. A change that is written down counts as twenty.
+        idle_s: a call that moves nothing for so long is ended; streams of assignments may be silent.
+    """
+
+    bytes_per_day: Annotated[int, Field(ge=1024, le=10**15)] = 200_000_000_000
+    parcels_per_day: Annotated[int, Field(ge=1, le=10**9)] = 1_000_000
+    open_uploads: Annotated[int, Field(ge=1, le=1024)] = 16
+    streams: Annotated[int, Field(ge=1, le=16)] = 2
+    calls: Annotated[int, Field(ge=3, le=64)] = 16
+    calls_per_s: Annotated[float, Field(ge=1, le=100_000)] = 2000.0
+    idle_s: Annotated[float, Field(ge=1, le=3600)] = 120.0
+
+
 class LimitsConfig(_Model):
-    """Bounds on what sites may send, in bytes."""
+    """Bounds on what sites may send.
+
+    Attributes:
+        max_parcel_bytes: largest parcel.
+        max_message_bytes: largest message.
+        site: what each site may.
+        sites: where one site's limits differ; a field that is left out is that of `site`.
+    """
 
     max_parcel_bytes: Annotated[int, Field(ge=1024, le=10**13)] = 10_000_000_000
     max_message_bytes: Annotated[int, Field(ge=2_097_152, le=67_108_864)] = 8_388_608
+    site: SiteLimits = SiteLimits()
+    sites: dict[Slug, SiteLimits] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _completed(cls, value: Any) -> Any:
+        """Each site's own limits over those of all."""
+        if not isinstance(value, dict) or not isinstance(value.get("sites"), dict):
+            return value
+        common = value.get("site", {})
+        if not isinstance(common, dict):
+            return value
+        own = {name: {**common, **one} if isinstance(one, dict) else one for name, one in value["sites"].items()}
+        return {**value, "sites": own}
+
+    def of(self, site: str) -> SiteLimits:
+        """What a site may."""
+        return self.sites.get(site, self.site)
 
 
 class CentralConfig(_Model):
     """The whole file. Paths are absolute after `load_config`.
 
     Attributes:
+        two_person: what takes two operators; without "sites" an invite alone admits a site. With it a second operator
+            is asked as soon as there is one.
         plugins: folder of researchers' plug-ins (`pipelines.plugins`), which the federation looks at in a process of
             its own; without it studies with a plug-in are refused.
     """
 
     name: Slug
     state_dir: Path = Path("state")
+    two_person: tuple[Literal["models", "exports", "sites"], ...] = ("models", "exports", "sites")
     gateway: GatewayConfig = GatewayConfig()
     web: WebConfig = WebConfig()
     mlflow: MlflowConfig = MlflowConfig()
     limits: LimitsConfig = LimitsConfig()
+    keys: KeysConfig = KeysConfig()
     sites: dict[Slug, Slug] = Field(default_factory=dict)
     plugins: Path | None = None
+
+    @field_validator("two_person")
+    @classmethod
+    def _kept(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not {"models", "exports"} <= set(value):
+            raise ValueError("models and exports always take two persons")
+        return value
 
     @field_validator("gateway")
     @classmethod
@@ -142,7 +213,9 @@ def load_config(path: Path) -> CentralConfig:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("config.missing", f"{path}: {type(error).__name__}") from None
-    return read_config(text, path)
+    config = read_config(text, path)
+    guard(config.state_dir, config.keys.passphrase_file)
+    return config
 
 
 def read_config(text: str, path: Path) -> CentralConfig:
@@ -160,7 +233,9 @@ def read_config(text: str, path: Path) -> CentralConfig:
     base = path.resolve().parent
     state_dir = (base / config.state_dir.expanduser()).resolve()
     plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
-    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins})
+    locked = config.keys.passphrase_file
+    keys = KeysConfig(passphrase_file=None if locked is None else (base / locked.expanduser()).resolve())
+    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins, "keys": keys})
 
 
 def operator_token(config: CentralConfig) -> str:

@@ -14,8 +14,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from protocol.errors import CorsiaError
+
+if TYPE_CHECKING:
+    from edge.identity import Identity
 
 __all__ = ["Finding", "examine"]
 
@@ -109,14 +113,28 @@ def _site(path: Path) -> Iterator[Finding]:
 
     try:
         config = load(path)
-        yield Finding(check="configuration", ok=True, found=str(path))
+    except CorsiaError as error:
+        yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
+        return
+    yield Finding(check="configuration", ok=True, found=str(path))
+    try:
         identity = Identity.load(config.state_dir)
         yield Finding(check="enrolment", ok=True, found=identity.site)
+        yield _certificate(identity)
         yield _reachable(identity.fleet)
         yield _skew(config.state_dir)
     except CorsiaError as error:
         yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
-    yield _mode(path.parent)
+    yield from _keys(config.state_dir)
+
+
+def _certificate(identity: Identity) -> Finding:
+    """Whether the daemon renews the certificate: it does so when a third of its life is left."""
+    life = (identity.not_after - identity.not_before).total_seconds()
+    late = identity.remaining_s() < life / 6
+    found = f"until {identity.not_after:%Y-%m-%d %H:%M} UTC"
+    advice = "renewal fails, or the daemon does not run: look for renewal.failed in log.jsonl"
+    return Finding(check="certificate", ok=not late, found=found, advice=advice)
 
 
 def _reachable(address: str) -> Finding:
@@ -149,9 +167,16 @@ def _skew(state_dir: Path) -> Finding:
     return Finding(check="clock against the centre", ok=ok, found=found, advice="set the clock (NTP)")
 
 
-def _mode(folder: Path) -> Finding:
-    open_ = [p.name for p in folder.glob("**/*.key") if p.stat().st_mode & 0o077]
-    return Finding(check="key files", ok=not open_, found=", ".join(open_) or "all private", advice="chmod 600")
+def _keys(folder: Path) -> Iterator[Finding]:
+    """Who else may read the key files, and whether they lie locked."""
+    from corsia.cli.keys import key_files, lies_locked
+
+    files = list(key_files(folder))
+    open_ = [path.name for path in files if path.stat().st_mode & 0o177]
+    yield Finding(check="key files", ok=not open_, found=", ".join(open_) or "all private", advice="chmod 600")
+    plain = [path.name for path in files if not lies_locked(path)]
+    found = f"plain: {', '.join(plain)}" if plain else "locked by a passphrase"
+    yield Finding(check="keys at rest", ok=True, found=found if files else "none yet")
 
 
 def _try(check: str, probe: Callable[[], str], advice: str) -> Finding:

@@ -106,6 +106,7 @@ class Fleet:
         config = {
             "name": "demo",
             "state_dir": "state",
+            "two_person": ["models", "exports"],  # one person invites the demo's hospitals
             "gateway": {
                 "host": "127.0.0.1",
                 "port": self.ports["fleet"],

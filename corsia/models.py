@@ -154,7 +154,7 @@ class Model:
             IntegrityError: `model.rollback` for a lower version without `rollback`.
             ConflictError: `conflict.state` when the version has the alias already.
         """
-        from central.promotions import Proposal, sign
+        from central.decisions import Proposal, sign
 
         operator, key = self.hub.operator()
         holders = [row for row in self.hub.models.list() if (row["name"], row["alias"]) == (self.name, alias)]
@@ -226,7 +226,7 @@ class Models:
             PermissionRefused: `permission.second-person` for one's own.
             ConflictError: `conflict.state` when it is not open, or the alias has moved since.
         """
-        from central.promotions import Approval, Proposal, sign
+        from central.decisions import Approval, Proposal, sign
 
         found = [
             row for row in self.promotions(name) if row["id"] == proposal or (not proposal and row["state"] == "open")

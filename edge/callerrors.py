@@ -22,6 +22,10 @@ __all__ = ["NotOffered", "named_errors", "said"]
 
 # What only this side may say: a peer that sends such a code is not believed.
 _OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
+# What it says of a certificate of the right CA that is not valid now: the clock is wrong, on one side or the other.
+_UNTIMELY = ("certificate has expired", "certificate is not yet valid")
+_CROWDED = "concurrent rpc limit"  # grpc: so many calls, of all sites, that it did not look at this one
+_LONGEST_WAIT_S = 3600.0
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
 _PROXY = re.compile(r"HTTP proxy returned response code (401|403|407)\b")
 _FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
@@ -52,28 +56,38 @@ def _error_of(error: grpc.RpcError) -> CorsiaError:
         return UnavailableError("unavailable.centre")
     for item in error.trailing_metadata() or ():
         if item.key == "corsia-code":
-            return said(str(item.value))
+            return _patient(said(str(item.value)), error)
     status, details = error.code(), error.details() or ""
     if status is grpc.StatusCode.UNAVAILABLE:
         return _unreached(details)
     if status is grpc.StatusCode.UNAUTHENTICATED:
         return AuthenticationError("auth.certificate")
-    elif status is grpc.StatusCode.PERMISSION_DENIED:
+    if status is grpc.StatusCode.PERMISSION_DENIED:
         return PermissionRefused("permission.site")
-    elif status is grpc.StatusCode.UNIMPLEMENTED:
+    if status is grpc.StatusCode.UNIMPLEMENTED:
         return NotOffered("input.message", f"status {status.name}")
-    elif status in _MALFORMED:
+    if status in _MALFORMED and _CROWDED not in details.lower():
         return InputError("input.message", f"status {status.name}")
     return UnavailableError("unavailable.centre", f"status {status.name}")
 
 
 def _unreached(details: str) -> CorsiaError:
     """Why no connection came about."""
+    if any(word in details.lower() for word in _UNTIMELY):
+        return AuthenticationError("auth.clock", "the centre's certificate is not valid by this machine's clock")
     if any(word in details.lower() for word in _FOREIGN):
         return AuthenticationError("auth.fingerprint", "the server's certificate is not one of the pinned CA")
     if _PROXY.search(details):
         return AuthenticationError("auth.proxy", "the proxy does not let this site through")
     return UnavailableError("unavailable.centre", "status UNAVAILABLE")
+
+
+def _patient(error: CorsiaError, call: grpc.Call) -> CorsiaError:
+    """With the wait that the centre asks for, within reason."""
+    asked = next((str(value) for key, value in call.trailing_metadata() or () if key == "corsia-retry-s"), "")
+    if isinstance(error, UnavailableError) and asked.isdecimal() and len(asked) < 9:
+        error.retry_s = min(float(asked), _LONGEST_WAIT_S)
+    return error
 
 
 def said(code: str) -> CorsiaError:

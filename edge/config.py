@@ -18,11 +18,12 @@ from edge.pace import quiet, span_of
 from edge.sources.format import Format
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
+from privacy.envelope.keyfile import guard
 from protocol.errors import ConfigurationError
 from protocol.study import Lane, PluginKey
 from protocol.validation import first_fault
 
-__all__ = ["Centre", "Consent", "DatasetConfig", "Delivery", "EdgeConfig", "Limits", "Policy", "load"]
+__all__ = ["Centre", "Consent", "DatasetConfig", "Delivery", "EdgeConfig", "Keys", "Limits", "Policy", "load"]
 
 MAX_CONFIG_BYTES = 1 << 20
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -58,6 +59,17 @@ class Centre(_Model):
     """Where to dial. Optional: the join code brings it at enrolment."""
 
     fleet: Address
+
+
+class Keys(_Model):
+    """How the site's keys lie on the disk (docs/keys.md).
+
+    Attributes:
+        passphrase_file: the file whose text locks them, mode 0600, absolute after `load`; best on another disk, or
+            given by systemd's LoadCredential instead.
+    """
+
+    passphrase_file: Path | None = None
 
 
 class Limits(_Model):
@@ -245,6 +257,7 @@ class EdgeConfig(_Model):
     centre: Centre | None = None
     limits: Limits = Field(default_factory=Limits)
     delivery: Delivery = Field(default_factory=Delivery)
+    keys: Keys = Field(default_factory=Keys)
     plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 
@@ -269,9 +282,11 @@ def load(path: Path) -> EdgeConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigurationError("config.invalid", f"{path}: not TOML: {error}") from None
     try:
-        return EdgeConfig.model_validate(_completed(value, path.resolve().parent))
+        config = EdgeConfig.model_validate(_completed(value, path.resolve().parent))
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
+    guard(config.state_dir, config.keys.passphrase_file)
+    return config
 
 
 def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
@@ -283,6 +298,8 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
         made["delivery"] = value["delivery"] | {"proxy_auth": _under(base, value["delivery"]["proxy_auth"])}
     if "plugins" in value:
         made["plugins"] = _under(base, value["plugins"])
+    if isinstance(keys := value.get("keys"), dict) and "passphrase_file" in keys:
+        made["keys"] = keys | {"passphrase_file": _under(base, keys["passphrase_file"])}
     if fleet := os.environ.get("CORSIA_EDGE_FLEET"):
         made["centre"] = {"fleet": fleet}
     if isinstance(value.get("datasets"), dict):

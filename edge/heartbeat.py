@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import random
 from dataclasses import replace
+from datetime import UTC, datetime
 
-from edge.identity import renew
+from edge.identity import Identity, renew
 from edge.site import Site, is_paused
 from edge.state import Record
 from protocol.assignment import AssignmentKind, State
@@ -42,8 +43,8 @@ class Heartbeat:
                 delay = 0.5
                 site.news.wait(site.config.limits.heartbeat_s)
             except CorsiaError as error:
-                site.note("heartbeat.failed", error)
-                site.stop.wait(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                site.note("heartbeat.failed", self._named(error))
+                site.stop.wait(max(delay, error.retry_s) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 delay = min(2 * delay, site.config.limits.heartbeat_s, 10.0)
 
     def beat(self) -> None:
@@ -53,6 +54,7 @@ class Heartbeat:
             UnavailableError, AuthenticationError, StorageError: nothing is lost; try again.
         """
         site = self._site
+        self._renew()  # first: a centre that refuses a report may still renew
         status = site.status()
         news = [] if is_paused(site.config.state_dir) else self._news()
         for record in news:
@@ -60,7 +62,6 @@ class Heartbeat:
         if not news:
             self._check_clock(site.link.report(status))
         site.remember()
-        self._renew()
 
     def _news(self) -> list[Record]:
         """What is to be told. Of a study's rounds that go well the newest alone: the centre has the others' answers."""
@@ -102,9 +103,30 @@ class Heartbeat:
     def _renew(self) -> None:
         """At two thirds of the certificate's life, spread over sites; a failure is tried again after minutes."""
         site = self._site
-        if not site.identity.needs_renewal() or site.now() < self._next_renewal:
+        heard = site.centre_now()
+        now = None if heard is None else datetime.fromtimestamp(heard, UTC)
+        if not site.identity.needs_renewal(now) or site.now() < self._next_renewal:
             return
         self._next_renewal = site.now() + 300 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
-        identity = renew(site.identity, site.link.renew)
+        try:
+            identity = renew(site.identity, site.link.renew, now)
+        except CorsiaError as error:  # a third of its life is left to try again
+            site.note("renewal.failed", error)
+            return
         site.journal.append("certificate.renewed", serial=identity.serial)
         site.reconnect(identity)
+
+    def _named(self, error: CorsiaError) -> CorsiaError:
+        """What a failed beat is to be called; an enrolment made anew beside the running daemon is taken up."""
+        site = self._site
+        expired = site.identity.remaining_s() <= 0
+        if not expired and not isinstance(error, AuthenticationError):
+            return error
+        try:
+            identity = Identity.load(site.config.state_dir)
+        except CorsiaError as found:
+            return found  # the centre cannot say it: TLS ends before a word
+        if identity.serial != site.identity.serial:
+            _log.info("certificate.replaced", extra={"fields": {"serial": identity.serial}})
+            site.reconnect(identity)
+        return error

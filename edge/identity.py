@@ -31,6 +31,7 @@ from edge.handshake import presented_certificates
 from edge.route import DIRECT, Route
 from edge.storage import named_errors, read_json, sync_folder, write_file
 from privacy.envelope import PublicKey, SecretKey, read_key
+from privacy.envelope.keyfile import at_rest, read_secret
 from protocol.errors import AuthenticationError, ConflictError, InputError, IntegrityError
 from protocol.parcel import canonical_json
 from protocol.trust import JoinCode, Purpose, TrustBundle, site_uri
@@ -114,9 +115,10 @@ class Identity:
         """Read and verify what enrolment stored.
 
         Raises:
-            AuthenticationError: `auth.not-enrolled`; `auth.certificate` when the certificate is expired, foreign or
-                not for our key; `auth.fingerprint` when the trust bundle is not what the pinned key signed.
-            ConfigurationError: `config.key-mode`.
+            AuthenticationError: `auth.not-enrolled`; `auth.expired`; `auth.clock` when the certificate is not valid
+                yet; `auth.certificate` when it is foreign or not for our key; `auth.fingerprint` when the trust
+                bundle is not what the pinned key signed.
+            ConfigurationError: `config.key-mode`, `config.passphrase`.
             StorageError: `storage.failed`.
         """
         value = read_json(state_dir / "enrolment.json")
@@ -158,7 +160,8 @@ def enrol(
         state_dir: made with mode 0700 when absent.
         code: what `corsia central invite SITE` printed.
         timeout_s: of each of the two connections.
-        force: enrol anew although the site is enrolled; the identity key is kept.
+        force: enrol anew although the site is enrolled; the identity key is kept. One whose certificate has expired,
+            or is damaged, needs no force.
         route: by what way.
 
     Raises:
@@ -172,8 +175,8 @@ def enrol(
     join = JoinCode.decode(code)
     if join.site != site or not _SITE.match(site):
         raise AuthenticationError("auth.join-code", f"the join code is for another site than {site!r}")
-    if (state_dir / "enrolment.json").exists() and not force:
-        raise ConflictError("conflict.exists", "this site is enrolled already")
+    if not force and _stands(state_dir):
+        raise ConflictError("conflict.exists", "this site is enrolled already; --force enrols it anew")
     with named_errors():
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         state_dir.chmod(0o700)
@@ -214,33 +217,44 @@ def enrol(
     return Identity.load(state_dir)
 
 
-def renew(identity: Identity, ask: Callable[[bytes, bytes], bytes]) -> Identity:
+def renew(identity: Identity, ask: Callable[[bytes, bytes], bytes], now: datetime | None = None) -> Identity:
     """Replace the channel key and certificate; the old pair stays in force until the new one is durable.
 
     Args:
         identity: the present one.
         ask: `Uplink.renew`: (CSR in DER, signature by the identity key) -> PEM chain.
+        now: the time by the centre's clock, where it is known: this machine's may be wrong.
 
     Raises:
         AuthenticationError: `auth.certificate` when the new certificate is not ours; nothing changed.
         CorsiaError: what `ask` raises.
     """
     with named_errors():
-        if identity.tls_key_path.read_bytes() != identity.tls_key:  # a renewal was cut short: finish it first
-            write_file(identity.tls_key_path, identity.tls_key)
+        if read_secret(identity.tls_key_path) != identity.tls_key:  # a renewal was cut short: finish it first
+            write_file(identity.tls_key_path, at_rest(identity.tls_key_path, identity.tls_key))
     tls_key = _new_channel_key()
     csr = _csr(tls_key, identity.site)
     chain = ask(csr, identity.key.sign(Purpose.RENEW, csr))
-    _verified_leaf(chain, identity.trust, identity.site, _public(tls_key), datetime.now(UTC))
+    _verified_leaf(chain, identity.trust, identity.site, _public(tls_key), now or datetime.now(UTC))
     with named_errors():
         _store_certificate(identity.state_dir, tls_key, chain)
-    return Identity.load(identity.state_dir)
+    return Identity.load(identity.state_dir, now)
+
+
+def _stands(state_dir: Path) -> bool:
+    """Whether an enrolment is here that may still be used."""
+    try:
+        Identity.load(state_dir)
+    except AuthenticationError:
+        return False
+    return True
 
 
 def _identity_key(path: Path) -> SecretKey:
     if not path.exists():
         with named_errors():
-            write_file(path, SecretKey.generate().to_bytes())  # whole or absent, whenever the machine stops
+            seed = at_rest(path, SecretKey.generate().to_bytes())
+            write_file(path, seed)  # whole or absent, whenever the machine stops
     return read_key(path)
 
 
@@ -311,15 +325,15 @@ def _verified_leaf(chain: bytes, trust: TrustBundle, site: str, public: bytes, n
     if names.get_values_for_type(x509.UniformResourceIdentifier) != [site_uri(site)] or spki != public:
         raise AuthenticationError("auth.certificate", "the certificate is not for this site's name and key")
     if leaf.not_valid_before_utc > now + _CLOCK_SKEW:
-        raise AuthenticationError("auth.certificate", "the certificate is not valid yet: check this machine's clock")
+        raise AuthenticationError("auth.clock", "the certificate is not valid yet by this machine's clock")
     if leaf.not_valid_after_utc <= now:
-        raise AuthenticationError("auth.certificate", "the certificate has expired")
+        raise AuthenticationError("auth.expired", f"the certificate expired on {leaf.not_valid_after_utc:%F %R} UTC")
     return leaf
 
 
 def _store_certificate(state_dir: Path, tls_key: bytes, chain: bytes) -> None:
     """Key and chain are two files: between the renames the next key is the one that fits (see `_channel_key`)."""
-    write_file(state_dir / "tls.next.key", tls_key)
+    write_file(state_dir / "tls.next.key", at_rest(state_dir, tls_key))
     write_file(state_dir / "tls.pem", chain)
     os.rename(state_dir / "tls.next.key", state_dir / "tls.key")
     sync_folder(state_dir)
@@ -335,7 +349,7 @@ def _channel_key(state_dir: Path, chain: bytes) -> bytes:
         )
         for name in ("tls.key", "tls.next.key"):
             path = state_dir / name
-            if path.is_file() and _public(raw := path.read_bytes()) == spki:
+            if path.is_file() and _public(raw := read_secret(path)) == spki:
                 return raw
     except (ValueError, TypeError):
         raise AuthenticationError("auth.certificate", "the stored certificate or its key is damaged") from None

@@ -22,7 +22,8 @@ from pipelines import Job, SourceFile, noising
 from pipelines.compute import Compute
 from privacy.deid.pseudonym import study_key
 from privacy.dp.accountant import Curve
-from privacy.envelope.keys import SecretKey, read_seed
+from privacy.envelope.keyfile import at_rest, read_seed
+from privacy.envelope.keys import SecretKey
 from protocol.errors import PermissionRefused
 from protocol.parcel import Item, ItemKind
 from protocol.study import Lane, Study
@@ -181,11 +182,11 @@ def job_key(state_dir: Path, digest: str) -> bytes:
     """The key of one study at this site (`study_key`), from the site's pseudonym key, which is made at first use.
 
     Raises:
-        ConfigurationError: `config.key-mode`.
+        ConfigurationError: `config.key-mode`, `config.passphrase`.
         StorageError: the key cannot be written.
     """
     path = state_dir / "pseudonym.key"
     if not path.exists():
         with named_errors():
-            write_file(path, SecretKey.generate().to_bytes())
+            write_file(path, at_rest(path, SecretKey.generate().to_bytes()))
     return study_key(read_seed(path), digest)

@@ -19,7 +19,8 @@ from pathlib import Path
 from edge.storage import named_errors, write_file
 from privacy.disclosure.differencing import CohortMemory
 from privacy.disclosure.traps import Traps
-from protocol.errors import BudgetExceeded, IntegrityError
+from privacy.envelope.keyfile import at_rest, read_secret
+from protocol.errors import BudgetExceeded, ConfigurationError, IntegrityError
 from protocol.parcel import canonical_json
 
 __all__ = ["KEY_FILE", "Release", "admitted", "look"]
@@ -101,11 +102,13 @@ def _key(state_dir: Path, *, fresh: bool) -> bytes:
     path = state_dir / KEY_FILE
     with named_errors():
         if fresh and not path.exists():
-            write_file(path, secrets.token_bytes(_KEY_BYTES))
-        try:
-            key = path.read_bytes()
-        except FileNotFoundError:
-            key = b""
+            write_file(path, at_rest(path, secrets.token_bytes(_KEY_BYTES)))
+    try:
+        key = read_secret(path)
+    except ConfigurationError as error:
+        if error.code != "config.missing":
+            raise
+        key = b""
     if len(key) != _KEY_BYTES:
         raise BudgetExceeded("budget.ledger", "the key of the memory of cohorts is lost")
     return key

@@ -59,6 +59,7 @@ class CorsiaError(Exception):
     """
 
     exit_status: ClassVar[int] = 70
+    retry_s: float = 0.0  # after how many seconds a retry makes sense, where that is known
 
     def __init__(self, code: str, message: str = "") -> None:
         entry = CODES.get(code)
@@ -138,9 +139,17 @@ class StorageError(CorsiaError):
 
 
 class UnavailableError(CorsiaError):
-    """The other side does not answer now; retried with back-off."""
+    """The other side does not answer now; retried with back-off.
+
+    Args:
+        retry_s: after how many seconds a retry makes sense, where that is known; else 0.
+    """
 
     exit_status = 21
+
+    def __init__(self, code: str, message: str = "", *, retry_s: float = 0.0) -> None:
+        super().__init__(code, message)
+        self.retry_s = retry_s
 
 
 class Paused(CorsiaError):
@@ -184,6 +193,11 @@ CODES: dict[str, Code] = {
         ConfigurationError,
         "a key file is readable by others, or is not 32 bytes",
         "chmod 600 the file; a key is exactly 32 raw bytes",
+    ),
+    "config.passphrase": Code(
+        ConfigurationError,
+        "the keys are locked, and the passphrase is missing, wrong or lost",
+        "set CORSIA_PASSPHRASE_FILE or [keys] passphrase_file (mode 0600); a lost one cannot be replaced: docs/keys.md",
     ),
     "config.extra-missing": Code(
         ConfigurationError,
@@ -274,11 +288,24 @@ CODES: dict[str, Code] = {
     ),
     "auth.certificate": Code(
         AuthenticationError,
-        "the certificate is missing, foreign, expired or not valid",
-        "enrol this site again",
+        "the certificate is missing, foreign or not valid",
+        "enrol this site again: `corsia edge enroll --force --code CODE`; its identity key and spool are kept",
+    ),
+    "auth.expired": Code(
+        AuthenticationError,
+        "the site's certificate has expired",
+        "check the clock; then `corsia central invite SITE` there and `corsia edge enroll --code CODE` here: "
+        "identity key and spool are kept",
+    ),
+    "auth.clock": Code(
+        AuthenticationError,
+        "a certificate is not valid by this machine's clock",
+        "set the clock (NTP); if it is right, tell the consortium: the centre's certificate was not renewed",
     ),
     "auth.revoked": Code(
-        AuthenticationError, "the certificate has been revoked", "ask the consortium why, then enrol again"
+        AuthenticationError,
+        "the certificate has been revoked",
+        "ask the consortium why; after a new invite: `corsia edge enroll --force --code CODE`",
     ),
     "auth.tls-version": Code(
         AuthenticationError,
@@ -300,11 +327,21 @@ CODES: dict[str, Code] = {
     ),
     # permission
     "permission.site": Code(PermissionRefused, "this site is not part of the study", "ask the operator of the study"),
+    "permission.size": Code(
+        PermissionRefused,
+        "the parcel is larger than the centre takes",
+        "select fewer records, or ask the consortium to raise limits.max_parcel_bytes",
+    ),
     "permission.role": Code(PermissionRefused, "your role does not allow this", "ask the operator"),
     "permission.second-person": Code(
         PermissionRefused,
-        "who proposed a promotion may not approve it",
-        "another operator runs `corsia model approve`; `corsia central operator add NAME` makes one",
+        "who asked for it may not approve it",
+        "another operator approves; `corsia central operator add NAME` makes one",
+    ),
+    "permission.admission": Code(
+        PermissionRefused,
+        "the site has enrolled and waits for two operators to admit it",
+        "compare its fingerprint by telephone, then two of them run `corsia central admit SITE`",
     ),
     # policy of the site
     "policy.dataset": Code(PolicyRefused, "the dataset is not offered by this site", "see what the site advertises"),
@@ -530,6 +567,22 @@ CODES: dict[str, Code] = {
     "storage.failed": Code(StorageError, "a file cannot be written or read", "check the disk and its rights"),
     # transient
     "unavailable.centre": Code(UnavailableError, "the centre does not answer", "none: it is retried"),
+    "unavailable.rate": Code(
+        UnavailableError,
+        "this site asks more often than the centre lets one site",
+        "none: it is retried later; else ask the consortium for more: [limits.sites.NAME] in central.toml",
+    ),
+    "unavailable.quota": Code(
+        UnavailableError,
+        "this site has sent what the centre takes of one site in a day",
+        "none: it is retried; else ask the consortium for more: [limits.sites.NAME] in central.toml",
+    ),
+    "unavailable.busy": Code(
+        UnavailableError, "this site has as many calls open as the centre lets one site", "none: it is retried"
+    ),
+    "unavailable.idle": Code(
+        UnavailableError, "a call stood still for too long and was ended", "none: it is retried from where it stood"
+    ),
     "unavailable.process": Code(UnavailableError, "a process of the centre does not answer", "none: it is retried"),
     "unavailable.mlflow": Code(UnavailableError, "MLflow does not answer", "start it; publishing is retried"),
     "unavailable.survivors": Code(

@@ -32,7 +32,7 @@ class Purpose:
     MANIFEST = b"corsia/v1/manifest"
     PARCEL = b"corsia/v1/parcel"
     MASKS = b"corsia/v1/masks"
-    PROMOTION = b"corsia/v1/promotion"
+    DECISION = b"corsia/v1/decision"
 
 
 def site_uri(site: str) -> str:

@@ -41,11 +41,11 @@ class Authority:
         self.pem = self.certificate.public_bytes(PEM)
         self.pin = hashlib.sha256(self.certificate.public_bytes(DER)).digest()
 
-    def server(self) -> tuple[bytes, bytes]:
+    def server(self, **life: timedelta) -> tuple[bytes, bytes]:
         """(key, chain with the CA) for 127.0.0.1 and localhost."""
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
-        return _pem(key), self._issue("server", key.public_key(), names).public_bytes(PEM) + self.pem
+        return _pem(key), self._issue("server", key.public_key(), names, **life).public_bytes(PEM) + self.pem
 
     def site(self, site: str, public: Any, life: timedelta = timedelta(days=7), ago: timedelta | None = None) -> bytes:
         """A site's chain, leaf first."""

@@ -21,7 +21,8 @@ from central.operators import Operators
 from central.signer import Signer
 from central.store.models import CheckpointRow, LogRow
 from central.vault import Analysis
-from central.vault.service import handlers
+from central.vault.exports import Exports
+from central.vault.service import handlers, pack
 from central.web import Centre
 from central.web.__main__ import serve
 from privacy.envelope import PublicKey, SecretKey, read_key, write_key, write_public
@@ -88,6 +89,7 @@ def running_centre(root: Path) -> Iterator[Running]:
 
     stop = threading.Event()
     analysis = Analysis(world.store, world.lake, publication_key)
+    exports = Exports(world.store, world.keys, Operators(config), analysis.table, pack, root / "vault" / "exports")
     centre = Centre(
         name=config.name,
         store=world.store,
@@ -99,10 +101,11 @@ def running_centre(root: Path) -> Iterator[Running]:
         mlflow_uri=config.mlflow.tracking_uri,
         stop=stop,
     )
+    answers = handlers(world.keys, analysis) | exports.handlers
     port = free_port()
     threads = [
         threading.Thread(target=ipc.serve, args=(config.socket("signer"), signer.handlers, stop)),
-        threading.Thread(target=ipc.serve, args=(config.socket("vault"), handlers(world.keys, analysis), stop)),
+        threading.Thread(target=ipc.serve, args=(config.socket("vault"), answers, stop)),
         threading.Thread(target=serve, args=(centre, "127.0.0.1", port)),
     ]
     for thread in threads:

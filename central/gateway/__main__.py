@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import threading
 import time
@@ -61,9 +60,9 @@ class Gateway:
         self._changes = Changes(store.engine)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")
-        delivery = deliver(store, landing, self._log, config.limits.max_parcel_bytes)
+        delivery = deliver(store, landing, self._log, config.limits)
         delivery.recover()
-        self._admission = Admission(store)
+        self._admission = Admission(store, config.limits)
         self._feed = Feed(store)
         self._assignments = Assignments(config, store, self._feed)
         self._fleet = build_fleet_server(
@@ -142,11 +141,8 @@ def _certified(config: CentralConfig, folder: Path, stop: threading.Event) -> Ke
             if stop.wait(0.1) or time.monotonic() > until:
                 raise
     chain, ca = str(reply["certificate_pem"]).encode(), str(reply["ca_pem"]).encode()
-    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    for name, data in (("tls.key", private), ("tls.pem", chain)):
-        with open(os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(data)
-    return private, chain, ca
+    (folder / "tls.key").unlink(missing_ok=True)  # as an earlier version left it: the key lives in memory alone
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), chain, ca
 
 
 def main() -> int:

@@ -16,6 +16,8 @@ import grpc
 from cryptography import x509
 from sqlalchemy import bindparam, select
 
+from central.config import LimitsConfig
+from central.gateway.quota import Calls
 from central.store import Store
 from central.store.models import CertificateRow, SiteRow
 from protocol.errors import AuthenticationError, CorsiaError, UnavailableError
@@ -23,8 +25,7 @@ from protocol.trust import site_of_uri
 
 __all__ = ["Admission", "Call", "check_tls"]
 
-MAX_CALLS = 16  # of one site at a time; the thread pool is for all of them
-MAX_WATCHES = 2
+OPENING_COST = 20.0  # of a stream, which is written down and reads all that is open
 CUT_S = 0.4  # what a closed call has to end by itself, with its code
 _REGISTERED = (  # made once: it is asked at every call
     select(CertificateRow.revoked, SiteRow.revoked)
@@ -49,7 +50,7 @@ class _Peer:
 class Call:
     """One admitted RPC of a site."""
 
-    def __init__(self, context: grpc.ServicerContext, peer: _Peer, method: str) -> None:
+    def __init__(self, context: grpc.ServicerContext, peer: _Peer, method: str, calls: Calls) -> None:
         self.site = peer.site
         self.serial = peer.serial
         self.not_after = peer.not_after
@@ -57,13 +58,29 @@ class Call:
         self.protocol = _protocol(context)
         self.closed: CorsiaError | None = None
         self._closed_at = 0.0
+        self._moved = time.monotonic()
+        self._calls = calls
         self._context = context
         self._wake: Callable[[], None] = lambda: None
 
     def check(self) -> None:
-        """Raise what this call was closed with, if it was."""
+        """Raise what this call was closed with, if it was; else it has moved."""
+        self._moved = time.monotonic()
         if self.closed is not None:
             raise self.closed
+
+    def charge(self, cost: float) -> None:
+        """Let the site pay for what costs more than a call. UnavailableError: `unavailable.rate`."""
+        self._calls.take(self.site, cost)
+
+    def idle_s(self) -> float:
+        """For how long nothing has moved; a stream of assignments is allowed to be silent."""
+        return 0.0 if self.watches else time.monotonic() - self._moved
+
+    @property
+    def watches(self) -> bool:
+        """Whether this is a stream of assignments."""
+        return self.method.endswith("/Watch")
 
     def active(self) -> bool:
         """Whether the site still listens."""
@@ -87,8 +104,10 @@ class Call:
 class Admission:
     """Admits calls of the mutual-TLS port and ends those of revoked sites."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, limits: LimitsConfig) -> None:
         self._store = store
+        self._limits = limits
+        self._rates = Calls(limits)
         self._lock = threading.Lock()
         self._calls: dict[Call, None] = {}  # in the order of admission
         self._ending: CorsiaError | None = None
@@ -98,21 +117,24 @@ class Admission:
 
         Raises:
             AuthenticationError: `auth.tls-version`, `auth.certificate` or `auth.revoked`.
-            UnavailableError: too many calls of this site at once, or the gateway stops.
+            UnavailableError: `unavailable.rate`, `unavailable.busy` for too many calls of this site; or the gateway
+                stops.
         """
         check_tls(context)
         peer = _peer(context)
         self._check_register(peer)
-        call = Call(context, peer, method)
+        call = Call(context, peer, method, self._rates)
+        call.charge(OPENING_COST if call.watches else 1.0)
+        limits = self._limits.of(call.site)
         with self._lock:
             if self._ending is not None:
                 raise self._ending
             mine = [c for c in self._calls if c.site == call.site and c.closed is None]
-            if len(mine) >= MAX_CALLS:
-                raise UnavailableError("unavailable.centre", "too many calls of one site")
-            watches = [c for c in mine if c.method == method] if method.endswith("/Watch") else []
+            if len(mine) >= limits.calls:
+                raise UnavailableError("unavailable.busy", retry_s=1.0)
+            watches = [c for c in mine if c.watches] if call.watches else []
             self._calls[call] = None
-        for old in watches[: max(0, len(watches) + 1 - MAX_WATCHES)]:  # a broken connection may linger
+        for old in watches[: max(0, len(watches) + 1 - limits.streams)]:  # a broken connection may linger
             old.close(UnavailableError("unavailable.centre", "a newer stream of this site took over"))
         return call
 
@@ -135,7 +157,9 @@ class Admission:
                 _log.warning("call.revoked", extra={"fields": {"site": call.site, "serial": call.serial}})
                 call.close(AuthenticationError("auth.revoked"))
             elif call.not_after < time.time():
-                call.close(AuthenticationError("auth.certificate", "the certificate ran out"))
+                call.close(AuthenticationError("auth.expired"))
+            elif call.idle_s() > self._limits.of(call.site).idle_s:
+                call.close(UnavailableError("unavailable.idle"))
 
     def end(self) -> None:
         """End all calls and admit no more: the gateway stops."""
@@ -150,12 +174,14 @@ class Admission:
     def connected(self) -> list[str]:
         """Sites that have a stream open."""
         with self._lock:
-            return sorted({c.site for c in self._calls if c.method.endswith("/Watch") and c.closed is None})
+            return sorted({c.site for c in self._calls if c.watches and c.closed is None})
 
     def _check_register(self, peer: _Peer) -> None:
         found = next(iter(self._store.rows(_REGISTERED, serial=peer.serial, site=peer.site)), None)
-        if found is None or peer.not_after < time.time():
+        if found is None:
             raise AuthenticationError("auth.certificate")
+        if peer.not_after < time.time():
+            raise AuthenticationError("auth.expired")
         if any(found):
             raise AuthenticationError("auth.revoked")
 

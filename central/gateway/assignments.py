@@ -20,6 +20,7 @@ from central import ipc
 from central.config import CentralConfig
 from central.gateway import wire
 from central.gateway.admission import Call
+from central.gateway.quota import Rate
 from central.store import Store
 from central.store.models import AssignmentRow, Base, SiteRow, StudyRow
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
@@ -32,6 +33,7 @@ MAX_WAITING = 4096
 PAGE = 1000
 ALONG_BYTES = 64 << 10
 RENEW_TIMEOUT_S = 10.0
+CHANGE_COST = 20.0  # of what is written down; a bare heartbeat is one call
 _FINAL = [s.value for s in State if s.final]
 _NEW = (  # made once: it is asked at every commit
     select(AssignmentRow).where(AssignmentRow.seq > bindparam("last")).order_by(AssignmentRow.seq).limit(PAGE)
@@ -117,6 +119,7 @@ class Assignments:
         self._lock = threading.Lock()
         self._beats: dict[str, tuple[float, SiteReport]] = {}  # heard, and not written down yet
         self._paused: dict[str, bool] = {}  # as last heard
+        self._renewals = Rate(burst=20, per_s=20 / 86_400)  # a certificate is for days
 
     def Watch(self, request: pb.WatchRequest, call: Call) -> Iterator[pb.Assignment]:
         """Stream assignments down for as long as the site listens."""
@@ -148,6 +151,7 @@ class Assignments:
             self._beats[call.site] = (now, report)
         if report.state is None and paused is report.paused:
             return pb.ReportReply(server_time=now)  # written down with the others', by `write_beats`
+        call.charge(CHANGE_COST)
         with self._store.begin() as session:
             self._write_beats(session)
             if report.state is not None:
@@ -180,6 +184,7 @@ class Assignments:
     def Renew(self, request: pb.RenewRequest, call: Call) -> pb.RenewReply:
         """A new certificate for the caller's site; its identity key must have signed the request."""
         csr, signature = wire.renewal(request)
+        self._renewals.take(call.site)
         params = {"site": call.site, "csr_der": ipc.text(csr), "signature": ipc.text(signature)}
         try:
             reply = ipc.call(self._signer, "renew", RENEW_TIMEOUT_S, **params)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import BinaryIO, cast
 
+from central.config import LimitsConfig
 from central.gateway import wire
 from central.gateway.admission import Call
 from central.gateway.commits import Commits, Ready
@@ -50,11 +51,12 @@ _Outcome = ParcelRow | CorsiaError
 class Delivery:
     """The Delivery service."""
 
-    def __init__(self, store: Store, landing: Landing, log: Log, max_parcel_bytes: int) -> None:
+    def __init__(self, store: Store, landing: Landing, log: Log, limits: LimitsConfig) -> None:
         self._store = store
         self._landing = landing
         self._log = log
-        self._permits = Permits(store, max_parcel_bytes)
+        self._limits = limits
+        self._permits = Permits(store, limits)
         self.commits = Commits(landing, log)
 
     def Open(self, request: pb.OpenRequest, call: Call) -> pb.OpenReply:
@@ -71,7 +73,7 @@ class Delivery:
                 return wire.opened(committed.size_bytes, committed=True)
             self._announced(parcel_id, call.site)
             self._admitted(entry)
-            return wire.opened(self._landing.announce(entry))
+            return wire.opened(self._landing.announce(entry, self._limits.of(call.site).open_uploads))
 
     def Carry(self, request: pb.CarryRequest, call: Call) -> pb.CarryReply:
         """Land several small parcels that come along whole; each has its own outcome, and all one checkpoint."""
@@ -143,7 +145,7 @@ class Delivery:
                 self._verified(entry, study, self._sender(entry.site), file)
             (row,) = self.commits.land([Ready(entry=entry, study=study.id)])
         self._landing.forget(parcel_id)
-        _told(entry, study.id)
+        self._told(entry, study.id)
         return row
 
     def _admitted(self, entry: Announced) -> Study:
@@ -180,7 +182,7 @@ class Delivery:
             ready = [outcome for outcome in outcomes if isinstance(outcome, Ready)]
             rows = iter(self.commits.land(ready))
             for parcel in ready:
-                _told(parcel.entry, parcel.study)
+                self._told(parcel.entry, parcel.study)
             return [next(rows) if isinstance(outcome, Ready) else outcome for outcome in outcomes]
 
     def _judged(
@@ -231,6 +233,11 @@ class Delivery:
                 fields = {"parcel": entry.what.parcel_id, "code": error.code}
                 self._store.emit(session, "parcel.refused", site=entry.site, study=study.id, **fields)
             raise
+
+    def _told(self, entry: Announced, study: str) -> None:
+        self._permits.landed(entry)
+        seen = {"parcel": entry.what.parcel_id, "site": entry.site, "study": study, "bytes": entry.what.size_bytes}
+        _log.info("parcel.landed", extra={"fields": seen})
 
     def _announced(self, parcel_id: str, site: str) -> Announced | None:
         entry = self._landing.announced(parcel_id)
@@ -296,11 +303,6 @@ def _answer_to(entry: Announced) -> str:
 def _check_digest(entry: Announced, digest: str) -> None:
     if digest != entry.what.digest:
         raise IntegrityError("parcel.chunk", "the bytes are not those announced")
-
-
-def _told(entry: Announced, study: str) -> None:
-    seen = {"parcel": entry.what.parcel_id, "site": entry.site, "study": study, "bytes": entry.what.size_bytes}
-    _log.info("parcel.landed", extra={"fields": seen})
 
 
 def _append(writer: Writer, chunk: Chunk, call: Call) -> None:

@@ -8,49 +8,20 @@ from __future__ import annotations
 
 import base64
 import logging
-import threading
-import time
-from collections import OrderedDict
 from pathlib import Path
 
 import grpc
 
 from central import ipc
 from central.gateway import wire
+from central.gateway.quota import Rate
 from protocol.errors import AuthenticationError, UnavailableError
 from protocol.v1 import fleet_pb2 as pb
 
-__all__ = ["Enrolment", "Rate"]
+__all__ = ["Enrolment"]
 
 ENROL_TIMEOUT_S = 15.0
 _log = logging.getLogger("central.gateway")
-
-
-class Rate:
-    """A token bucket per peer address: `burst` calls at once, `per_s` a second, at most `peers` addresses kept."""
-
-    def __init__(self, burst: float = 120.0, per_s: float = 1.0, peers: int = 4096) -> None:
-        self._burst = burst
-        self._per_s = per_s
-        self._peers = peers
-        self._lock = threading.Lock()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
-
-    def take(self, peer: str, cost: float = 1.0) -> None:
-        """Pay for a call.
-
-        Raises:
-            UnavailableError: nothing is left; the caller may try later.
-        """
-        now = time.monotonic()
-        with self._lock:
-            left, at = self._buckets.pop(peer, (self._burst, now))
-            left = min(self._burst, left + (now - at) * self._per_s)
-            self._buckets[peer] = (max(0.0, left - cost), now)
-            while len(self._buckets) > self._peers:
-                self._buckets.popitem(last=False)
-        if left < 1.0:
-            raise UnavailableError("unavailable.centre", "too many attempts; wait a minute")
 
 
 class Enrolment:

@@ -26,7 +26,7 @@ from protocol.parcel import ContentType
 
 __all__ = ["Announced", "Landing", "Writer"]
 
-MAX_PARTIALS = 16  # a site; one more and its oldest is dropped
+MAX_PARTIALS = 16
 STALE_S = 14 * 86_400.0
 RESERVE_BYTES = 4 << 20
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -122,8 +122,12 @@ class Landing:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
-    def announce(self, entry: Announced) -> int:
+    def announce(self, entry: Announced, most: int = MAX_PARTIALS) -> int:
         """Record an announcement; returns the bytes that are durably here. Anything changed restarts at 0.
+
+        Args:
+            entry: what is announced.
+            most: parcels that this site may have open; one more and its oldest is dropped.
 
         Raises:
             StorageError: `storage.full` when the rest would not fit.
@@ -131,7 +135,7 @@ class Landing:
         parcel_id = entry.what.parcel_id
         known = self.announced(parcel_id)
         if known is None:
-            self._make_room(entry.site)
+            self._make_room(entry.site, most)
         with self.locked(parcel_id), _disk():
             self._writers.pop(parcel_id, None)
             if known != entry:
@@ -234,11 +238,11 @@ class Landing:
         """Ids of whole parcels without announcement: in the database, or a crash came before they were."""
         return sorted(file.stem for file in self._root.glob("*.parcel") if not self._sidecar(file.stem).exists())
 
-    def _make_room(self, site: str) -> None:
+    def _make_room(self, site: str, most: int) -> None:
         with self._guard:
             files = sorted(self._partial.glob("*.json"), key=_age)
         mine = [f.stem for f in files if (a := self.announced(f.stem)) is not None and a.site == site]
-        for parcel_id in mine[: max(0, len(mine) - MAX_PARTIALS + 1)]:
+        for parcel_id in mine[: max(0, len(mine) - most + 1)]:
             self.discard(parcel_id)
 
     def _durable(self, parcel_id: str) -> int:

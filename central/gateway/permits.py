@@ -12,11 +12,13 @@ from typing import Any
 
 from sqlalchemy import bindparam, select
 
+from central.config import LimitsConfig
 from central.gateway.landing import Announced
+from central.gateway.quota import Landed
 from central.store import Store
 from central.store.models import AssignmentRow, ParcelRow, StudyRow
 from protocol.assignment import AssignmentKind, State
-from protocol.errors import CorsiaError, InputError, IntegrityError, PermissionRefused, StudyRefused
+from protocol.errors import CorsiaError, IntegrityError, PermissionRefused, StudyRefused
 from protocol.parcel import ContentType
 from protocol.study import Lane, Study, parse_study
 
@@ -50,12 +52,17 @@ class Permits:
 
     Args:
         store: the central database.
-        max_parcel_bytes: the largest parcel that is taken.
+        limits: how large a parcel may be, and how much a site may send.
     """
 
-    def __init__(self, store: Store, max_parcel_bytes: int) -> None:
+    def __init__(self, store: Store, limits: LimitsConfig) -> None:
         self._store = store
-        self._max_parcel_bytes = max_parcel_bytes
+        self._max_parcel_bytes = limits.max_parcel_bytes
+        self._landed = Landed(store, limits)
+
+    def landed(self, entry: Announced) -> None:
+        """Count a parcel that has landed against its site's quota."""
+        self._landed.add(entry.site, entry.what.size_bytes)
 
     def committed(self, ids: Sequence[str]) -> dict[str, ParcelRow]:
         """Those of the parcels that have landed."""
@@ -75,15 +82,20 @@ class Permits:
             assigned = {row[0]: row for row in session.execute(_ASSIGNED, {"ids": assignments})}
             answered = set(session.scalars(_ANSWERED, {"ids": assignments}))
 
+        sizes: list[int] = []  # of those before, in the same call and so of the same site
+
         def judge(entry: Announced) -> Study:
             what = entry.what
             if what.size_bytes > self._max_parcel_bytes:
-                raise InputError("input.message", "the parcel is larger than max_parcel_bytes")
+                raise PermissionRefused("permission.size")
             document, state = studies.get(what.study_digest, (b"", ""))
             if not state:
                 raise StudyRefused("study.unknown")
             assignment = assigned.get(what.assignment_id)
-            return _judged(entry, _parsed(document), state, assignment, what.assignment_id in answered)
+            study = _judged(entry, _parsed(document), state, assignment, what.assignment_id in answered)
+            self._landed.check(entry.site, [*sizes, what.size_bytes])
+            sizes.append(what.size_bytes)
+            return study
 
         return [_result(judge, entry) for entry in entries]
 

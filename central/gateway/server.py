@@ -29,8 +29,8 @@ from protocol.v1 import fleet_pb2_grpc as services
 
 __all__ = ["Keys", "build_enrolment_server", "build_fleet_server", "status_of"]
 
-THREADS = 640  # one for each call under way, and each site has a stream that lasts; those that nobody needs never start
-MAX_CALLS = 600
+THREADS = 640  # a stream of assignments holds one; they are made as they are needed
+MAX_CALLS = 2048  # beyond, calls of whatever site are refused before it is known whose they are
 Keys = tuple[bytes, bytes, bytes]  # TLS private key, certificate chain, CA: all PEM
 _STATUS: dict[type[CorsiaError], grpc.StatusCode] = {
     errors.ConfigurationError: grpc.StatusCode.FAILED_PRECONDITION,
@@ -149,7 +149,10 @@ def _translated(context: grpc.ServicerContext, method: str) -> Iterator[None]:
     except CorsiaError as error:
         fields = {"code": error.code, "error_id": error.id, "kind": method.rpartition("/")[2]}
         _log.info("call.refused", extra={"fields": fields})
-        context.set_trailing_metadata((("corsia-code", error.code),))
+        told = [("corsia-code", error.code)]
+        if error.retry_s:
+            told.append(("corsia-retry-s", f"{error.retry_s:.0f}"))
+        context.set_trailing_metadata(tuple(told))
         context.abort(status_of(error), error.code)
     except grpc.RpcError:
         context.abort(grpc.StatusCode.CANCELLED, "")  # the site hung up

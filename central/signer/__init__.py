@@ -1,8 +1,8 @@
 """The signer: certificate authority, study-signing and publication keys, in a process of their own.
 
-It listens on a unix socket only, sees no data, and acts for an operator's token or a site's own signature; a model's
-promotion takes the signatures of two operators. What it signs is written to the database and the log in the same
-transaction.
+It listens on a unix socket only, sees no data, and acts for an operator's token or a site's own signature; promoting a
+model, admitting a site and exporting rows take the signatures of two operators. What it signs is written to the
+database and the log in the same transaction.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from sqlalchemy import select, update
 from central import ipc
 from central.config import CentralConfig
 from central.operators import Operator, Operators
+from central.signer.admissions import Admissions, Admitted
 from central.signer.authority import Authority, SiteCertificate
+from central.signer.decisions import Decisions
+from central.signer.exports import Exports
 from central.signer.invites import Invites
 from central.signer.promotions import Promotions
 from central.signer.studies import Studies
@@ -53,8 +56,17 @@ class Signer:
         self._invites = Invites(config.state_dir / "signer" / "invites.db")
         self._store = Store(config.state_dir)
         self._operators = Operators(config)
-        self._studies = Studies(self._store, self._authority, self._new_key)
-        self._promotions = Promotions(self._store, self._authority, self._operators)
+        self._admitted = Admitted(config.state_dir / "signer" / "admitted.db", self._two_persons)
+        self._studies = Studies(self._store, self._authority, self._new_key, self._admitted.check)
+        self._decisions = Decisions(
+            self._store,
+            self._operators,
+            {
+                "propose": Promotions(self._store, self._authority),
+                "admit": Admissions(self._store, self._admitted),
+                "export": Exports(self._store),
+            },
+        )
 
     @property
     def handlers(self) -> dict[str, ipc.Handler]:
@@ -70,6 +82,7 @@ class Signer:
             "approve": self._approve,
             "sign_manifest": self._sign_manifest,
             "public_keys": self._public_keys,
+            "admitted": self._list_admitted,
         }
 
     # --- for the gateway
@@ -102,6 +115,7 @@ class Signer:
             session.execute(update(CertificateRow).where(CertificateRow.site == site).values(revoked=True))
             session.add(CertificateRow(serial=certificate.serial, site=site, not_after=certificate.not_after))
             self._store.emit(session, "site.enrolled", site=site)
+        self._admitted.enrolled(site, identity)
         _log.info("site.enrolled", extra={"fields": {"site": site, "serial": certificate.serial}})
 
     def _renew(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +161,7 @@ class Signer:
         self._check_token(params)
         site = _site(params)
         self._invites.cancel(site)
+        self._admitted.remove(site)
         with self._store.begin() as session:
             row = session.get(SiteRow, site)
             if row is None:
@@ -169,13 +184,13 @@ class Signer:
 
     def _propose(self, params: dict[str, Any]) -> dict[str, Any]:
         operator = self._check_token(params)
-        return self._promotions.propose(operator, _bytes(params, "statement"), _bytes(params, "signature"))
+        return self._decisions.propose(operator, _bytes(params, "statement"), _bytes(params, "signature"))
 
     def _approve(self, params: dict[str, Any]) -> dict[str, Any]:
         operator, proposal = self._check_token(params), params.get("proposal")
         if not isinstance(proposal, str):
             raise InputError("input.message", "proposal")
-        return self._promotions.approve(operator, proposal, _bytes(params, "signature"))
+        return self._decisions.approve(operator, proposal, _bytes(params, "signature"))
 
     # --- for the federation and for verification
 
@@ -205,6 +220,13 @@ class Signer:
             log_key=log_key.to_base64(),
             log_origin=self._config.log_origin,
         )
+
+    def _list_admitted(self, _params: dict[str, Any]) -> dict[str, Any]:
+        return {"two_persons": self._two_persons(), "sites": self._admitted.all()}
+
+    def _two_persons(self) -> bool:
+        """Whether a site needs two operators: one alone could admit none."""
+        return "sites" in self._config.two_person and len(self._operators.all()) > 1
 
     def _check_token(self, params: dict[str, Any]) -> Operator:
         return self._operators.identify(params.get("token"))

@@ -25,6 +25,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from privacy.envelope import SecretKey, read_key, write_key, write_public
+from privacy.envelope.keyfile import at_rest, read_secret
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.trust import site_uri
 
@@ -163,9 +164,7 @@ def _open_ca(folder: Path, name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.
     key_path, certificate_path = folder / "ca.key", folder / "ca.pem"
     if not certificate_path.exists():  # written last: without it nothing was ever certified
         _make_ca(key_path, certificate_path, name)
-    if key_path.stat().st_mode & 0o077:
-        raise ConfigurationError("config.key-mode", "signer/ca.key is readable by others")
-    key = load_pem_private_key(key_path.read_bytes(), password=None)
+    key = load_pem_private_key(read_secret(key_path), password=None)
     certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
         raise ConfigurationError("config.invalid", "signer/ca.key and signer/ca.pem do not belong together")
@@ -190,7 +189,7 @@ def _make_ca(key_path: Path, certificate_path: Path, name: str) -> None:
         .sign(key, hashes.SHA256())
     )
     key_path.unlink(missing_ok=True)
-    _write(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    _write(key_path, at_rest(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())))
     _write(certificate_path, certificate.public_bytes(Encoding.PEM))
 
 

@@ -1,127 +1,71 @@
-"""Two operators give a version of a model its alias: the proposal is kept, the second person's word makes a manifest.
-
-    propose (A signs) -> promotions table -> approve (B signs) -> log leaf, manifest, row, in one transaction
-
-The database only carries what A signed; it is verified again when B approves, so that nobody who can write the
-database, or call this process, stands for a person.
-"""
+"""A version of a model gets an alias by two operators: the manifest that comes of what `decisions.py` takes."""
 
 from __future__ import annotations
 
 import base64
 import json
-import logging
-import time
 from typing import Any
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from central.operators import Operator, Operators
-from central.promotions import Approval, Proposal, check
+from central.decisions import Proposal
+from central.operators import Operator
 from central.signer.authority import Authority
 from central.store import Store
 from central.store.models import ModelRow, PromotionRow
-from protocol.errors import (
-    AuthenticationError,
-    ConflictError,
-    InputError,
-    IntegrityError,
-    PermissionRefused,
-)
+from protocol.errors import ConflictError, InputError, IntegrityError
 from protocol.parcel import canonical_json
 from protocol.study import CANDIDATE
 from protocol.trust import Purpose
 
 __all__ = ["Promotions"]
 
-_log = logging.getLogger("central.signer")
-
 
 class Promotions:
-    """Takes proposals and approvals.
+    """The kind `propose` of `central.signer.decisions`.
 
     Args:
         store: the central database.
         authority: the publication key.
-        operators: who may propose and approve.
     """
 
-    def __init__(self, store: Store, authority: Authority, operators: Operators) -> None:
-        self._store, self._authority, self._operators = store, authority, operators
+    event, done = "model.proposed", "model.promoted"
 
-    def propose(self, operator: Operator, statement: bytes, signature: bytes) -> dict[str, Any]:
-        """Keep an operator's signed proposal; an open one for the same name and alias is replaced.
+    def __init__(self, store: Store, authority: Authority) -> None:
+        self._store, self._authority = store, authority
+
+    def standing(self, session: Session, asked: Proposal) -> None:
+        """Whether the proposal fits what stands now.
 
         Raises:
-            InputError: `input.message`, or `input.usage` for a model, version or alias that cannot be.
-            AuthenticationError: `auth.operator`.
+            InputError: `input.usage` for a model, version or alias that cannot be.
             IntegrityError: `model.rollback` for a lower version that is not proposed as a roll-back;
                 `model.manifest`.
             ConflictError: `conflict.state` when the alias has moved, or leads to this version already.
         """
-        proposal = _proposal(statement)
-        if proposal.operator != operator.name:
-            raise AuthenticationError("auth.operator", "the proposal is signed in another operator's name")
-        check(proposal, signature, operator.public)
-        with self._store.begin() as session:
-            known = session.get(PromotionRow, proposal.id)
-            if known is None:
-                self._standing(session, proposal)
-                session.execute(
-                    update(PromotionRow)
-                    .where(PromotionRow.name == proposal.name, PromotionRow.alias == proposal.alias)
-                    .where(PromotionRow.state == "open")
-                    .values(state="replaced")
-                )
-                known = PromotionRow(
-                    id=proposal.id,
-                    name=proposal.name,
-                    version=proposal.version,
-                    alias=proposal.alias,
-                    rollback=proposal.rollback,
-                    statement=statement,
-                    signature=signature,
-                    proposed_by=operator.name,
-                    proposed_at=time.time(),
-                )
-                session.add(known)
-                self._store.emit(session, "model.proposed", model=proposal.name, version=proposal.version)
-            elif known.statement != statement:
-                raise ConflictError("conflict.exists", "a proposal with this id exists")
-        return {"id": proposal.id, "state": known.state or "open"}
+        self._standing(session, asked)
 
-    def approve(self, operator: Operator, proposal_id: str, signature: bytes) -> dict[str, Any]:
-        """Sign, log and keep the manifest that an open proposal asks for; again by the same person changes nothing.
+    def row(self, session: Session, asked: Proposal) -> PromotionRow:
+        """A new row; an open one for the same name and alias is replaced."""
+        session.execute(
+            update(PromotionRow)
+            .where(PromotionRow.name == asked.name, PromotionRow.alias == asked.alias)
+            .where(PromotionRow.state == "open")
+            .values(state="replaced")
+        )
+        return PromotionRow(
+            id=asked.id, name=asked.name, version=asked.version, alias=asked.alias, rollback=asked.rollback
+        )
 
-        Raises:
-            InputError: `input.usage` when there is no such proposal.
-            PermissionRefused: `permission.second-person`.
-            AuthenticationError: `auth.operator`, also when the proposer is no operator any more.
-            ConflictError: `conflict.state` when it is not open, or the alias has moved since.
-            IntegrityError: `model.manifest`.
-        """
-        with self._store.begin() as session:
-            row = session.get(PromotionRow, proposal_id)
-            if row is None:
-                raise InputError("input.usage", "no such proposal")
-            proposal = _proposal(row.statement)
-            proposer = self._operators.get(proposal.operator)
-            if proposer is None:
-                raise AuthenticationError("auth.operator", "who proposed it is no operator any more: propose again")
-            check(proposal, row.signature, proposer.public)
-            if operator.name == proposer.name or operator.key == proposer.key or operator.access == proposer.access:
-                raise PermissionRefused("permission.second-person")
-            check(Approval.of(row.statement, operator.name), signature, operator.public)
-            if row.state != "open":
-                if (row.state, row.approved_by) == ("approved", operator.name):
-                    return {"id": row.id, "name": row.name, "version": row.version, "serial": row.serial}
-                raise ConflictError("conflict.state", "the proposal is not open any more")
-            serial = self._promote(session, proposal, proposer, operator)
-            row.state, row.approved_by, row.serial = "approved", operator.name, serial
-        fields = {"model": proposal.name, "version": proposal.version, "serial": serial}
-        _log.info("model.promoted", extra={"fields": fields})
-        return {"id": proposal.id, "name": proposal.name, "version": proposal.version, "serial": serial}
+    def told(self, row: PromotionRow) -> dict[str, Any]:
+        """Name, version and serial of the manifest."""
+        return {"name": row.name, "version": row.version, "serial": row.serial}
+
+    def carry_out(self, session: Session, asked: Proposal, asker: Operator, approver: Operator) -> dict[str, Any]:
+        """Sign, log and keep the manifest."""
+        serial = self._promote(session, asked, asker, approver)
+        return {"name": asked.name, "version": asked.version, "serial": serial}
 
     def _promote(self, session: Session, proposal: Proposal, proposer: Operator, approver: Operator) -> int:
         from pipelines.infer import log_leaf  # heavy
@@ -150,8 +94,6 @@ class Promotions:
         )
         model.alias, model.serial = proposal.alias, newest + 1
         model.manifest, model.manifest_size = held.digest, held.size_bytes
-        fields: dict[str, Any] = {"model": proposal.name, "version": proposal.version, "serial": newest + 1}
-        self._store.emit(session, "model.promoted", **fields)
         return newest + 1
 
     def _standing(self, session: Session, proposal: Proposal) -> tuple[ModelRow, dict[str, Any]]:
@@ -190,10 +132,3 @@ class Promotions:
             raise IntegrityError("model.manifest", "the version's manifest is of another version")
         made: dict[str, Any] = json.loads(canonical_json(dict(read.value)))
         return made
-
-
-def _proposal(statement: bytes) -> Proposal:
-    proposal = Proposal.from_bytes(statement)
-    if proposal.to_bytes() != statement:
-        raise InputError("input.message", "the proposal is not canonical")
-    return proposal

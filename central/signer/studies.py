@@ -43,12 +43,16 @@ class Studies:
         store: the central database.
         authority: the signing keys.
         new_key: asks the process of a role for the study's key.
+        admitted: raises for sites that may not take part under their fingerprints.
     """
 
-    def __init__(self, store: Store, authority: Authority, new_key: NewKey) -> None:
+    def __init__(
+        self, store: Store, authority: Authority, new_key: NewKey, admitted: Callable[[dict[str, str]], None]
+    ) -> None:
         self._store = store
         self._authority = authority
         self._new_key = new_key
+        self._check_admitted = admitted
         self._lock = threading.Lock()
 
     def submit(self, raw: bytes) -> tuple[str, str]:
@@ -59,7 +63,7 @@ class Studies:
         Raises:
             InputError: `input.study`, also for a draft that brings recipients or a roster.
             StudyRefused: `study.expired`, or `study.exists` for another draft under the same id.
-            PermissionRefused: `permission.site`, a site is not enrolled or is revoked.
+            PermissionRefused: `permission.site`, a site is not enrolled or is revoked; `permission.admission`.
             UnavailableError: the process that holds the study's key does not answer; nothing is signed.
         """
         draft = parse_study(raw)
@@ -145,7 +149,9 @@ class Studies:
         missing = sorted(s for s in draft.sites if s not in rows or rows[s].revoked)
         if missing:
             raise PermissionRefused("permission.site", f"not enrolled, or revoked: {', '.join(missing)}")
-        return {site: PublicKey.from_base64(rows[site].identity).fingerprint for site in sorted(draft.sites)}
+        roster = {site: PublicKey.from_base64(rows[site].identity).fingerprint for site in sorted(draft.sites)}
+        self._check_admitted(roster)
+        return roster
 
     def _recipients(self, draft: Study) -> tuple[Recipient, ...]:
         if draft.lane is Lane.INFER:  # results stay at the site

@@ -17,6 +17,7 @@ __all__ = [
     "CheckpointRow",
     "ControlRow",
     "CuratedRow",
+    "DecisionRow",
     "EventRow",
     "LogRow",
     "ModelRow",
@@ -229,6 +230,26 @@ class PromotionRow(Base):
     approved_by: Mapped[str] = mapped_column(default="")
     serial: Mapped[int] = mapped_column(default=0)  # of the manifest that came of it
     shown: Mapped[bool] = mapped_column(default=False)  # whether MLflow's aliases follow
+
+
+class DecisionRow(Base):
+    """Any other thing that takes two operators, as the first signed it. state: open | approved | replaced.
+
+    `subject` is what it is about (a site's name, a study's id); `outcome` is what was told when it was carried out.
+    """
+
+    __tablename__ = "decisions"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    kind: Mapped[str]
+    subject: Mapped[str] = mapped_column(index=True)
+    statement: Mapped[bytes]
+    signature: Mapped[bytes]
+    proposed_by: Mapped[str]
+    proposed_at: Mapped[float]
+    state: Mapped[str] = mapped_column(default="open")
+    approved_by: Mapped[str] = mapped_column(default="")
+    approval: Mapped[bytes] = mapped_column(default=b"")  # the second person's signature
+    outcome: Mapped[dict[str, Any]] = mapped_column(default=dict)
 
 
 class PredictionRow(Base):

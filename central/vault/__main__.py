@@ -13,13 +13,15 @@ from pathlib import Path
 
 from central import ipc
 from central.config import CentralConfig, enter_process
+from central.operators import Operators
 from central.store import Store
 from central.trusted import SignerKeys
 from central.vault.analysis import Analysis
+from central.vault.exports import Exports
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
 from central.vault.opening import Opener
-from central.vault.service import handlers
+from central.vault.service import handlers, pack
 from protocol.errors import ConflictError, CorsiaError
 
 __all__ = ["main"]
@@ -49,10 +51,11 @@ def _run(config: CentralConfig, stop: threading.Event) -> None:
         landing = config.state_dir / "landing"
         opener = Opener(store, landing=landing, state=root, keys=keys, lake=lake, study_key=signer.study_key)
         analysis = Analysis(store, lake, signer.publication_key)
+        exports = Exports(store, keys, Operators(config), analysis.table, pack, root / "exports")
         worker = threading.Thread(target=opener.run, args=(stop,), name="opener")
         worker.start()
         try:
-            ipc.serve(config.socket("vault"), handlers(keys, analysis), stop)
+            ipc.serve(config.socket("vault"), handlers(keys, analysis) | exports.handlers, stop)
         finally:
             stop.set()
             worker.join()

@@ -18,7 +18,7 @@ from central.vault.analysis import Analysis
 from central.vault.keys import StudyKeys
 from protocol.errors import InputError
 
-__all__ = ["MAX_QUERY", "MAX_TABLE_BYTES", "handlers"]
+__all__ = ["MAX_QUERY", "MAX_TABLE_BYTES", "handlers", "pack"]
 
 MAX_QUERY = 20_000  # characters of SQL
 MAX_TABLE_BYTES = 512 << 20  # of a table in one answer, as compressed Parquet
@@ -36,12 +36,21 @@ def handlers(keys: StudyKeys, analysis: Analysis) -> dict[str, Handler]:
     }
 
 
-def _parquet(table: pa.Table) -> dict[str, Any]:
+def pack(table: pa.Table) -> bytes:
+    """A table as a Parquet file.
+
+    Raises:
+        InputError: `input.rows` when it is too large for one answer.
+    """
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     if sink.tell() > MAX_TABLE_BYTES:
         raise InputError("input.rows", "the table is too large for one answer")
-    return {"parquet": base64.b64encode(sink.getvalue()).decode(), "rows": table.num_rows}
+    return sink.getvalue()
+
+
+def _parquet(table: pa.Table) -> dict[str, Any]:
+    return {"parquet": base64.b64encode(pack(table)).decode(), "rows": table.num_rows}
 
 
 def _predict(analysis: Analysis, request: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from central.store.models import StudyRow
 from central.trusted import SignerKeys
-from central.web import api, models, problems, views
+from central.web import api, decisions, models, problems, views
 from central.web.auth import SecurityHeaders, TokenAuth
 from central.web.centre import Centre
 from central.web.events import EventFeed
@@ -46,6 +46,7 @@ def create_app(centre: Centre) -> FastAPI:
     problems.install(app)
     app.include_router(api.router)
     app.include_router(models.router)
+    app.include_router(decisions.router)
 
     @app.get("/healthz", include_in_schema=False)
     def healthz() -> dict[str, str]:

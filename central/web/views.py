@@ -30,6 +30,7 @@ from central.store.models import (
     SiteRow,
     StudyRow,
 )
+from privacy.envelope import PublicKey
 from protocol.assignment import AssignmentKind, State
 from protocol.errors import StudyRefused
 from protocol.study import Lane, parse_study
@@ -55,6 +56,7 @@ def sites(session: Session) -> list[dict[str, Any]]:
     return [
         {
             "name": row.name,
+            "fingerprint": PublicKey.from_base64(row.identity).fingerprint,
             "network": row.network,
             "alive": not row.revoked and now - row.last_seen < ALIVE_S,
             "last_seen": row.last_seen or None,

@@ -1,4 +1,4 @@
-"""`corsia central`: run the consortium's centre, invite and revoke sites.
+"""`corsia central`: run the consortium's centre, invite, admit and revoke sites.
 
 `serve` runs on the centre's machine; the others speak to the signer over its local socket with the operator's token.
 """
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corsia.cli import operator
+from corsia.cli.keys import centre_stopped, keys_app
 from protocol.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ Config = Annotated[Path, typer.Option("--config", help="The centre's configurati
 Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]
 Site = Annotated[str, typer.Argument(help="The site's name, as its edge.toml says.", metavar="SITE")]
 CONFIG = Path("central.toml")
+app.add_typer(keys_app("central", CONFIG, lambda path: _load(path).state_dir, centre_stopped), name="keys")
 
 
 @app.command()
@@ -53,6 +55,28 @@ def invite(site: Site, config: Config = CONFIG, json_out: Json = False) -> None:
 
 
 @app.command()
+def admit(
+    site: Site,
+    fingerprint: Annotated[str, typer.Option("--fingerprint", help="As the site told it by telephone.")] = "",
+    token_file: Annotated[Path | None, typer.Option("--token-file", help="Your own token; else the first one.")] = None,
+    url: Annotated[str | None, typer.Option("--url", help="The centre's address, from another machine.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="central.toml, on the centre's machine.")] = None,
+    json_out: Json = False,
+) -> None:
+    """Say that an enrolled site is who it says; when a second operator does too, studies may name it.
+
+    Example: corsia central admit site-a --fingerprint 3f5a... --token-file alice.token --config central.toml
+    """
+    from corsia.cli.model import connect_hub
+    from corsia.decisions import admit as decide
+
+    with connect_hub(url, token_file, config or (None if url else CONFIG)) as hub:
+        made = decide(hub, site, fingerprint)
+    text = f"{site} is admitted" if made["state"] == "approved" else "waits for another operator to do the same"
+    typer.echo(json.dumps(made) if json_out else f"{made['fingerprint']}\n{text}")
+
+
+@app.command()
 def revoke(site: Site, config: Config = CONFIG, json_out: Json = False) -> None:
     """Revoke a site: its certificates stop working within a second. A new invite lets it enrol again.
 
@@ -76,7 +100,7 @@ def status(config: Config = CONFIG, json_out: Json = False) -> None:
 
     loaded = load_config(config)
     processes = {name: answers(loaded, name) for name in PROCESSES}
-    value: dict[str, Any] = {"name": loaded.name, "processes": processes, **_state(loaded, processes["gateway"])}
+    value: dict[str, Any] = {"name": loaded.name, "processes": processes, **_state(loaded, processes)}
     if json_out:
         typer.echo(json.dumps(value))
         return
@@ -84,9 +108,17 @@ def status(config: Config = CONFIG, json_out: Json = False) -> None:
         typer.echo(f"{name:12} {'up' if up else 'down'}")
     for site in value["sites"]:
         word = "revoked" if site["revoked"] else "connected" if site["connected"] else "away"
-        typer.echo(f"site {site['name']:20} {word}{' (paused)' if site['paused'] else ''}  {site['fingerprint']}")
+        word += " (paused)" if site["paused"] else ""
+        word += "" if site["admitted"] else " (waits for `corsia central admit`)"
+        typer.echo(f"site {site['name']:20} {word}  {site['fingerprint']}")
     for study in value["studies"]:
         typer.echo(f"study {study['id']:19} {study['lane']:10} {study['state']}")
+
+
+def _load(config: Path) -> CentralConfig:
+    from central.config import load_config
+
+    return load_config(config)
 
 
 def _announce(config: CentralConfig, json_out: bool) -> None:
@@ -119,7 +151,7 @@ def _ask_signer(config: Path, method: str, **params: Any) -> dict[str, Any]:
         raise UnavailableError("unavailable.process", hint) from None
 
 
-def _state(config: CentralConfig, gateway_up: bool) -> dict[str, Any]:
+def _state(config: CentralConfig, up: dict[str, bool]) -> dict[str, Any]:
     from sqlalchemy import select
 
     from central import ipc
@@ -129,7 +161,10 @@ def _state(config: CentralConfig, gateway_up: bool) -> dict[str, Any]:
 
     if not (config.state_dir / "corsia.db").exists():
         return {"sites": [], "studies": []}
-    connected = ipc.call(config.socket("gateway"), "status")["connected"] if gateway_up else []
+    connected = ipc.call(config.socket("gateway"), "status")["connected"] if up["gateway"] else []
+    asked: dict[str, Any] = {"two_persons": False, "sites": {}}
+    if up["signer"]:
+        asked = ipc.call(config.socket("signer"), "admitted")
     with Store(config.state_dir).read() as session:
         sites = [
             {
@@ -137,6 +172,7 @@ def _state(config: CentralConfig, gateway_up: bool) -> dict[str, Any]:
                 "fingerprint": PublicKey.from_base64(row.identity).fingerprint,
                 "connected": row.name in connected,
                 "revoked": row.revoked,
+                "admitted": not asked["two_persons"] or row.name in asked["sites"],
                 "paused": row.paused,
                 "last_seen": row.last_seen,
             }

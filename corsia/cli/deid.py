@@ -14,7 +14,8 @@ import typer
 
 from corsia.cli.deid_fhir import fhir
 from corsia.cli.deid_link import link
-from corsia.cli.deid_table import read_key, table, write_file
+from corsia.cli.deid_table import table, write_file
+from privacy.envelope.keyfile import read_seed
 from protocol.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="De-identify DICOM, text, tables and FHIR at this machine.")
@@ -53,7 +54,7 @@ def dicom(
     if lang not in ("it", "en"):
         raise InputError("input.usage", "--lang is it or en")
     settings = batch.Settings(
-        key=read_key(key), target=target, profile=profile, options=frozenset(option or ()), language=lang,
+        key=read_seed(key), target=target, profile=profile, options=frozenset(option or ()), language=lang,
         quarantine=quarantine, allow_risky=allow_risky,
     )  # fmt: skip
     with _progress() as progress:
@@ -114,7 +115,7 @@ def _text_engine(lang: str, model: Path | None = None) -> Any:
 def _pseudonymizer(path: Path) -> Any:
     from privacy.deid.pseudonym import Pseudonymizer
 
-    return Pseudonymizer(read_key(path))
+    return Pseudonymizer(read_seed(path))
 
 
 @contextmanager

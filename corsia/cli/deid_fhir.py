@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from corsia.cli.deid_table import read_key, write_file
+from corsia.cli.deid_table import write_file
+from privacy.envelope.keyfile import read_seed
 from protocol.errors import InputError
 
 __all__ = ["fhir"]
@@ -40,7 +41,7 @@ def fhir(
 
     if lang not in ("it", "en"):
         raise InputError("input.usage", "--lang is it or en")
-    keys = Pseudonymizer(read_key(key))
+    keys = Pseudonymizer(read_seed(key))
     engine = FhirEngine(keys, TextEngine(lang), patient_system=patient_system)  # type: ignore[arg-type]
     value = {"edition": EDITION, "key_id": keys.key_id, **run(source, target, engine, quarantine=quarantine)}
     if report is not None:

@@ -12,8 +12,8 @@ from typing import Annotated
 
 import typer
 
-from corsia.cli.deid_table import read_key
 from privacy.deid.folders import write_private
+from privacy.envelope.keyfile import read_seed
 from protocol.errors import ConflictError, InputError
 
 __all__ = ["link"]
@@ -40,7 +40,7 @@ def link(
         lines = ids.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
         raise InputError("input.usage", f"{ids} cannot be read: {type(error).__name__}") from None
-    ring = KeyRing(read_key(key), [read_key(one) for one in retired or ()])
+    ring = KeyRing(read_seed(key), [read_seed(one) for one in retired or ()])
     if study is not None:
         ring = ring.of_study(study)
     table = io.StringIO()

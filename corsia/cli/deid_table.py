@@ -46,7 +46,6 @@ from __future__ import annotations
 
 import json
 import os
-import stat
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -54,12 +53,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corsia.tablefile import clear, read_table, write_file, write_table
-from protocol.errors import ConfigurationError, DisclosureRefused, InputError, StorageError
+from privacy.envelope.keyfile import read_seed
+from protocol.errors import DisclosureRefused, InputError, StorageError
 
 if TYPE_CHECKING:
     from privacy.deid.table import TableSpec
 
-__all__ = ["read_key", "read_spec", "table", "write_file"]
+__all__ = ["read_spec", "table", "write_file"]
 
 _SCALARS: dict[str, tuple[type, ...]] = {
     "k": (int,),
@@ -111,7 +111,7 @@ def table(
     columns, language = read_spec(spec)
     if not source.is_file():
         raise InputError("input.table", f"{source}: no such file")
-    keys = Pseudonymizer(read_key(key) if key else os.urandom(32))
+    keys = Pseudonymizer(read_seed(key) if key else os.urandom(32))
     given = read_table(source, _words(columns))
     text = TextEngine(language) if columns.of("text") else None  # type: ignore[arg-type]
     result = TableEngine(columns, keys, text).deidentify(given.frame)
@@ -192,22 +192,3 @@ def _shape(value: dict[str, Any], path: Path) -> None:
         wrong = [one for one, its in section.items() if not isinstance(its, kinds) or isinstance(its, bool)]
         if wrong:
             raise InputError("input.usage", f"{path}: [{name}] {wrong[0]!r} must be {kinds[-1].__name__}")
-
-
-def read_key(path: Path) -> bytes:
-    """32 raw bytes of a key file that nobody else can read.
-
-    Raises:
-        ConfigurationError: `config.missing`, `config.key-mode`.
-    """
-    from privacy.deid.pseudonym import KEY_BYTES
-
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            raw = file.read(KEY_BYTES + 1)
-    except OSError as error:
-        raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
-    if mode & 0o077 or len(raw) != KEY_BYTES:
-        raise ConfigurationError("config.key-mode", f"{path}: mode {mode:04o}, {len(raw)} bytes read")
-    return raw

@@ -14,6 +14,7 @@ import typer
 
 from corsia.cli import edge_models, edge_spool
 from corsia.cli.edge_status import site_status
+from corsia.cli.keys import keys_app, site_stopped
 from corsia.cli.show import show, table
 from protocol.errors import InputError, StudyRefused
 
@@ -29,6 +30,7 @@ app.add_typer(edge_models.app, name="models")
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _DEFAULT = Path("edge.toml")
+app.add_typer(keys_app("edge", _DEFAULT, lambda path: _load(path).state_dir, site_stopped), name="keys")
 
 
 @app.command()

@@ -18,6 +18,9 @@ _TEMPLATE = """\
 # The centre of a Corsia consortium. Start it with `corsia central serve --config {file}`.
 name = "{name}"                        # lower-case letters, digits, dashes; names the log for good
 state_dir = "state"                    # keys, database, parcels; relative to this file
+# What takes two operators (docs/operators.md). Without "sites" an invite alone admits a site; with it a second operator
+# is asked as soon as there is one.
+two_person = ["models", "exports", "sites"]
 
 [gateway]                              # the only part that hospitals reach
 host = "127.0.0.1"                     # address to listen on; "0.0.0.0" for all
@@ -33,9 +36,20 @@ port = 7480
 [mlflow]
 tracking_uri = "http://127.0.0.1:5000"
 
+# [keys]                               # docs/keys.md: after `corsia central keys protect`
+# passphrase_file = "/etc/corsia/passphrase"
+
 [limits]
 max_parcel_bytes = 10_000_000_000
 max_message_bytes = 8_388_608
+
+[limits.site]                          # what one site may, so that none can harm another (docs/limits.md)
+bytes_per_day = 200_000_000_000
+parcels_per_day = 1_000_000
+calls_per_s = 2000.0
+
+# [limits.sites.site-a]                # where one site's limits differ
+# bytes_per_day = 1_000_000_000_000
 
 [sites]                                # optional: site = "network", shown on the dashboard
 # site-a = "oncology"

@@ -27,6 +27,9 @@ state_dir = "state"                   # keys, spool, ledger, journal; relative t
 # [centre]                            # the join code brings the address; give it only to override
 # fleet = "centre.example:7443"
 
+# [keys]                              # docs/keys.md: after `corsia edge keys protect`
+# passphrase_file = "/etc/corsia/passphrase"
+
 [limits]
 spool_bytes = 10_000_000_000          # sealed parcels on disk; at the bound work waits, nothing is dropped
 worker_memory_bytes = 8_000_000_000

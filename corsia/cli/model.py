@@ -45,7 +45,7 @@ def list_models(url: Url = None, token_file: TokenFile = None, config: Config = 
 
     Example: corsia model ls --config central.toml
     """
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         rows = list(hub.models.list())
     if as_json:
         _print({"models": rows})
@@ -72,7 +72,7 @@ def show(
 
     Example: corsia model show lung-survival --config central.toml
     """
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         model = _model(hub, name, version)
     value = dict(model.manifest)
     typer.echo(json.dumps(value) if as_json else json.dumps(value, indent=2, sort_keys=True))
@@ -93,7 +93,7 @@ def verify(
     Example: corsia model verify lung-survival --config central.toml
     """
     publication_key = _publication_key(config, key)
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         model = _model(hub, name, version)
         try:
             model.verify(publication_key)
@@ -127,7 +127,7 @@ def predict(
     """
     if (study is None) == (source is None) or (source is None) != (out is None):
         raise InputError("input.usage", "give --study, or --input and --out")
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         model = _model(hub, name, version, alias) if version or alias else _serving(hub, name)
         made = model.score(study) if study is not None else _score_file(model, source, out, missing or [])
     _print(made) if as_json else typer.echo(f"{made['rows']} rows scored by {name} version {made['version']}")
@@ -148,7 +148,7 @@ def promote(
 
     Example: corsia model promote lung-survival --version 2 --alias champion --config central.toml
     """
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         made = _model(hub, name, version).promote(alias, rollback=rollback)
     text = f"proposed ({made['id']}); another operator: corsia model approve {name} --token-file HIS.token ..."
     _print(made) if as_json else typer.echo(text)
@@ -167,7 +167,7 @@ def approve(
 
     Example: corsia model approve lung-survival --token-file bob.token --config central.toml
     """
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         made = hub.models.approve(name, proposal)
     text = f"{made['name']} version {made['version']} is promoted, serial {made['serial']}"
     _print(made) if as_json else typer.echo(text)
@@ -181,7 +181,7 @@ def promotions(
 
     Example: corsia model promotions lung-survival --config central.toml
     """
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         rows = list(hub.models.promotions(name))
     if as_json:
         _print({"promotions": rows})
@@ -205,7 +205,7 @@ def manifest(
 
     Example: corsia model manifest lung-survival --version 1 --out manifest.json --config central.toml
     """
-    with _connect(url, token_file, config) as hub:
+    with connect_hub(url, token_file, config) as hub:
         model = _model(hub, name, version)
         document = model.document()
     try:
@@ -234,7 +234,7 @@ def _score_file(model: Model, source: Path | None, out: Path | None, missing: li
     return {"rows": len(made), "version": model.version, "out": str(out)}
 
 
-def _connect(url: str | None, token_file: Path | None, config: Path | None) -> Hub:
+def connect_hub(url: str | None, token_file: Path | None, config: Path | None) -> Hub:
     from corsia.client import connect
 
     if config is not None:

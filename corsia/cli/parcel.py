@@ -43,7 +43,7 @@ def keygen(
         if path.exists() or path.is_symlink():
             raise ConflictError("conflict.exists", f"{path} exists; a key is never overwritten")
     key = SecretKey.generate()
-    write_key(out, key)
+    write_key(out, key, plain=True)  # any 32 raw bytes: what other tools make too
     write_public(public, key.public)
     _tell(
         json_out,

@@ -15,12 +15,14 @@ from typing import Annotated, Any
 
 import typer
 
+from corsia.cli.study_export import export
 from corsia.cli.study_try import attempt
 from protocol.errors import AuthenticationError, InputError, StudyRefused, UnavailableError, from_code
 from protocol.study import parse_study, study_digest
 
 app = typer.Typer(no_args_is_help=True, help="Validate, submit and follow studies.")
 app.command("try")(attempt)
+app.command()(export)
 File = Annotated[Path, typer.Argument(help="The study's TOML file.", metavar="FILE")]
 Config = Annotated[Path | None, typer.Option("--config", help="central.toml, on the centre's machine.")]
 Url = Annotated[str | None, typer.Option("--url", help="The centre's address, as https://centre.example.org.")]

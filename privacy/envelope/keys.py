@@ -2,7 +2,7 @@
 
 Each half is derived under its own label, so a key file is any 32 raw bytes. A signature is always Ed25519 and
 ML-DSA-65 together, and a wrapped key always opens with X25519 and ML-KEM-768 together. This module knows neither
-headers nor chunks, and opens no file but key files.
+headers nor chunks, and opens no file (`keyfile` does).
 
 Source: `docs/spec/envelope.md` section 2; RFC 5869, RFC 8032, FIPS 203, FIPS 204, RFC 9180.
 """
@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import base64
 import binascii
-import contextlib
 import hashlib
-import os
 import secrets
-import stat
 from functools import lru_cache
-from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hpke
@@ -28,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from protocol.errors import ConfigurationError, ConflictError, InputError, IntegrityError
+from protocol.errors import ConfigurationError, InputError, IntegrityError
 
 __all__ = [
     "KEY_BYTES",
@@ -38,11 +34,6 @@ __all__ = [
     "PublicKey",
     "SecretKey",
     "derive",
-    "read_key",
-    "read_public",
-    "read_seed",
-    "write_key",
-    "write_public",
 ]
 
 KEY_BYTES = 32
@@ -53,7 +44,6 @@ _VERSION = 1
 _ED25519_END = 1 + 32
 _MLDSA_END = _ED25519_END + 1952
 _X25519_END = _MLDSA_END + 32
-_PREFIX = "corsia-public-1 "
 _SUITE = hpke.Suite(hpke.KEM.MLKEM768_X25519, hpke.KDF.HKDF_SHA256, hpke.AEAD.AES_256_GCM)
 
 
@@ -235,92 +225,3 @@ class SecretKey:
 
     def __repr__(self) -> str:
         return f"SecretKey(public={self.public!r})"
-
-
-def read_key(path: Path | str) -> SecretKey:
-    """Read a key file. Raises as `read_seed`."""
-    return SecretKey.from_bytes(read_seed(path))
-
-
-def read_seed(path: Path | str) -> bytes:
-    """A key file's bytes: exactly 32, mode 0600 or stricter; for what derives keys of its own from them.
-
-    Raises:
-        ConfigurationError: `config.key-mode`, or `config.missing` when it cannot be read.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hang us
-    except OSError as error:
-        raise ConfigurationError("config.missing", f"key file {path}: {error.strerror}") from None
-    with open(fd, "rb", buffering=0) as file:
-        state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode):
-            raise ConfigurationError("config.key-mode", f"key file {path} is not a regular file")
-        mode = stat.S_IMODE(state.st_mode)
-        if mode & ~0o600:
-            raise ConfigurationError("config.key-mode", f"key file {path} has mode {mode:04o}, not 0600 or stricter")
-        raw = file.read(KEY_BYTES + 1)
-    if len(raw) != KEY_BYTES:
-        raise ConfigurationError("config.key-mode", f"key file {path} is not exactly {KEY_BYTES} raw bytes")
-    return raw
-
-
-def write_key(path: Path | str, key: SecretKey) -> None:
-    """Write a key file, mode 0600, durably; whole or not at all.
-
-    Raises:
-        ConflictError: `conflict.exists`; the file there is left as it is.
-    """
-    _create(Path(path), key.to_bytes(), 0o600)
-
-
-def read_public(path: Path | str) -> PublicKey:
-    """Read a public key file (`K.pub`).
-
-    Raises:
-        InputError: `input.usage` when it is not one; ConfigurationError: `config.missing` when it cannot be read.
-    """
-    try:
-        with open(path, "rb") as file:
-            raw = file.read(3 * PUBLIC_BYTES)
-    except OSError as error:
-        raise ConfigurationError("config.missing", f"public key file {path}: {error.strerror}") from None
-    try:
-        text = raw.decode("ascii")
-        if not text.startswith(_PREFIX):
-            raise InputError("input.message")
-        return PublicKey.from_base64(text.removeprefix(_PREFIX).strip())
-    except (UnicodeDecodeError, InputError):
-        raise InputError("input.usage", f"{path} is not a public key file as `corsia parcel keygen` writes") from None
-
-
-def write_public(path: Path | str, public: PublicKey) -> None:
-    """Write a public key file: one line of text.
-
-    Raises:
-        ConflictError: `conflict.exists`.
-    """
-    _create(Path(path), f"{_PREFIX}{public.to_base64()}\n".encode("ascii"), 0o644)
-
-
-def _create(path: Path, data: bytes, mode: int) -> None:
-    """Write beside, then link into place: a crash leaves no half key, and an existing file is never replaced."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.link(part, path)
-    except FileExistsError:
-        raise ConflictError("conflict.exists", f"{path} exists") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

@@ -8,18 +8,24 @@ import ssl
 import stat
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from edge.handshake import is_loopback, presented_certificates
 from edge.identity import Identity, enrol, renew
+from edge.storage import write_file
 from edge.uplink import Uplink
 from privacy.envelope import SecretKey, read_key
+from privacy.envelope.keyfile import guard
+from privacy.envelope.locked import is_locked
 from protocol.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -135,21 +141,47 @@ def test_a_bundle_of_other_keys_is_refused(centre: Centre, tmp_path: Path, field
     refused(lambda: enrol("site-a", tmp_path, centre.code()), AuthenticationError, "auth.fingerprint")
 
 
-@pytest.mark.parametrize(
-    ("ago", "life"), [(timedelta(days=8), timedelta(days=7)), (timedelta(days=-1), timedelta(days=7))]
-)
-def test_an_expired_or_future_certificate_is_refused(
-    centre: Centre, tmp_path: Path, ago: timedelta, life: timedelta
+@pytest.mark.parametrize(("days", "code"), [(8, "auth.expired"), (-1, "auth.clock")])
+def test_an_expired_or_future_certificate_is_refused(centre: Centre, tmp_path: Path, days: int, code: str) -> None:
+    centre.ago, centre.life = timedelta(days=days), timedelta(days=7)
+    refused(lambda: enrol("site-a", tmp_path, centre.code()), AuthenticationError, code)
+
+
+def test_a_site_whose_certificate_expired_comes_back_by_a_new_code(centre: Centre, tmp_path: Path) -> None:
+    made = enrol("site-a", tmp_path, centre.code())
+    key = load_pem_private_key(made.tls_key, None).public_key()
+    old = centre.authority.site("site-a", key, life=timedelta(days=7), ago=timedelta(days=8))
+    write_file(tmp_path / "tls.pem", old)
+    with pytest.raises(AuthenticationError, match=r"auth\.expired") as caught:
+        Identity.load(tmp_path)
+    assert "enroll" in caught.value.hint
+    again = enrol("site-a", tmp_path, centre.code())  # without force: there is nothing to overwrite
+    assert again.key.to_bytes() == made.key.to_bytes()
+    assert Identity.load(tmp_path).serial == again.serial != made.serial
+
+
+@pytest.mark.parametrize(("days", "life"), [(40, 30), (-2, 30)])
+def test_a_centre_whose_certificate_is_untimely_is_a_matter_of_clocks_not_of_trust(
+    centre: Centre, tmp_path: Path, days: int, life: int
 ) -> None:
-    centre.ago, centre.life = ago, life
-    refused(lambda: enrol("site-a", tmp_path, centre.code()), AuthenticationError, "auth.certificate")
+    identity = enrol("site-a", tmp_path, centre.code())
+    untimely = centre.authority.server(life=timedelta(days=life), ago=timedelta(days=days))
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([untimely], identity.ca_pem, True))
+    server.start()
+    uplink = Uplink(identity, f"127.0.0.1:{port}")
+    try:
+        refused(lambda: uplink.renew(b"", b""), AuthenticationError, "auth.clock")
+    finally:
+        uplink.close()
+        server.stop(0)
 
 
 def test_load_refuses_what_was_changed(centre: Centre, tmp_path: Path) -> None:
     refused(lambda: Identity.load(tmp_path / "nowhere"), AuthenticationError, "auth.not-enrolled")
     made = enrol("site-a", tmp_path, centre.code())
     late = made.not_after + timedelta(seconds=1)
-    refused(lambda: Identity.load(tmp_path, now=late), AuthenticationError, "auth.certificate")
+    refused(lambda: Identity.load(tmp_path, now=late), AuthenticationError, "auth.expired")
 
     def changed(name: str, data: bytes, code: str) -> None:
         kept = (tmp_path / name).read_bytes()
@@ -164,9 +196,10 @@ def test_load_refuses_what_was_changed(centre: Centre, tmp_path: Path) -> None:
     changed("tls.pem", b"", "auth.certificate")
     changed("tls.key", b"x", "auth.certificate")
     Identity.load(tmp_path)
-    (tmp_path / "identity.key").chmod(0o644)
-    refused(lambda: Identity.load(tmp_path), ConfigurationError, "config.key-mode")
-    (tmp_path / "identity.key").chmod(0o600)
+    for name in ("identity.key", "tls.key"):
+        (tmp_path / name).chmod(0o644)
+        refused(lambda: Identity.load(tmp_path), ConfigurationError, "config.key-mode")
+        (tmp_path / name).chmod(0o600)
     (tmp_path / "trust.sig").unlink()
     refused(lambda: Identity.load(tmp_path), AuthenticationError, "auth.not-enrolled")
 
@@ -194,8 +227,8 @@ def test_a_crash_between_the_two_files_of_a_renewal_is_survived(centre: Centre, 
     made = enrol("site-a", tmp_path, centre.code())
     old = made.tls_key
     renewed = renew(made, Uplink(made).renew)
-    (tmp_path / "tls.next.key").write_bytes(renewed.tls_key)  # the certificate is new, the rename did not come
-    (tmp_path / "tls.key").write_bytes(old)
+    write_file(tmp_path / "tls.next.key", renewed.tls_key)  # the certificate is new, the rename did not come
+    write_file(tmp_path / "tls.key", old)
     assert Identity.load(tmp_path).tls_key == renewed.tls_key
     (tmp_path / "tls.pem").write_bytes(made.certificate_pem)  # the next key is there, the certificate is old
     assert Identity.load(tmp_path).tls_key == old
@@ -205,7 +238,7 @@ def test_a_renewal_after_such_a_crash_keeps_a_pair_that_fits(centre: Centre, tmp
     made = enrol("site-a", tmp_path, centre.code())
     renewed = renew(made, Uplink(made).renew)
     os.rename(tmp_path / "tls.key", tmp_path / "tls.next.key")
-    (tmp_path / "tls.key").write_bytes(made.tls_key)
+    write_file(tmp_path / "tls.key", made.tls_key)
     loaded = Identity.load(tmp_path)
     assert loaded.serial == renewed.serial
 
@@ -215,6 +248,22 @@ def test_a_renewal_after_such_a_crash_keeps_a_pair_that_fits(centre: Centre, tmp
     refused(lambda: renew(loaded, fails), UnavailableError, "unavailable.centre")
     assert (tmp_path / "tls.key").read_bytes() == renewed.tls_key  # before the next key may be overwritten
     assert Identity.load(tmp_path).serial == renewed.serial
+
+
+def test_identity_and_channel_key_lie_locked_where_a_passphrase_is_set(centre: Centre, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    write_file(tmp_path / "passphrase", b"a passphrase of a site\n")
+    guard(state, tmp_path / "passphrase")
+    try:
+        made = enrol("site-a", state, centre.code())
+        renewed = renew(made, Uplink(made).renew)
+        for name in ("identity.key", "tls.key"):
+            assert is_locked((state / name).read_bytes()), name
+        assert Identity.load(state).serial == renewed.serial
+        guard(state, None)
+        refused(lambda: Identity.load(state), ConfigurationError, "config.passphrase")
+    finally:
+        guard(state, None)
 
 
 # --- the unverified handshake

@@ -243,7 +243,7 @@ def test_what_open_refuses(centre: Centre, site: Site) -> None:
     assignment = site.first()
     parcel = site.parcel(assignment.study_digest, centre.keys["lung"])
     for changes, code in (
-        ({"size_bytes": centre.config.limits.max_parcel_bytes + 1}, "input.message"),
+        ({"size_bytes": centre.config.limits.max_parcel_bytes + 1}, "permission.size"),
         ({"size_bytes": 0}, "input.message"),
         ({"content_type": "records"}, "parcel.context"),
         ({"content_type": "update"}, "parcel.context"),

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, load_pem_priv
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from central.gateway.enrolment import Rate
+from central.gateway.quota import Rate
 from central.signer.authority import Authority
 from protocol.errors import UnavailableError
 from protocol.trust import site_uri

@@ -15,9 +15,10 @@ import pytest
 
 import corsia
 from central import ipc
+from central.decisions import Approval, Proposal, sign
 from central.operators import Operators, bearer, signing_key
-from central.promotions import Approval, Proposal, sign
 from central.store.models import LogRow, ModelRow, PromotionRow
+from corsia.decisions import admit
 from pipelines.infer import Manifest, log_leaf, verify
 from privacy.envelope import SecretKey, read_key
 from protocol.errors import (
@@ -102,7 +103,9 @@ def test_an_alias_that_two_persons_gave_is_taken_by_no_study(running: Running) -
             "late", lane="train", pipeline={"name": "train"}, training=TRAINING | {"publish": publish}, output={}
         )
 
-    with hub(running, alice) as one:
+    with hub(running, alice) as one, hub(running, bob) as two:
+        for site in ("site-a", "site-b"):  # two operators: a site needs both
+            assert [admit(person, site)["state"] for person in (one, two)] == ["open", "approved"]
         with pytest.raises(InputError, match="two operators give 'stable'"):  # not after all its rounds
             one.studies.submit(asked("stable"))
         with pytest.raises(UnavailableError):  # no federation runs here, which is asked for the run key
@@ -133,9 +136,12 @@ def test_a_second_name_for_the_same_token_is_the_same_person(running: Running) -
     bob = operators.get("bob")
     assert bob is not None
     from central.signer.authority import Authority
+    from central.signer.decisions import Decisions
     from central.signer.promotions import Promotions
 
-    promotions = Promotions(running.world.store, Authority(running.world.root / "signer", "c"), operators)
+    store = running.world.store
+    kinds = {"propose": Promotions(store, Authority(running.world.root / "signer", "c"))}
+    promotions = Decisions(store, operators, kinds)
     with pytest.raises(PermissionRefused, match=r"permission\.second-person"):
         promotions.approve(bob, open_["id"], sign(Approval.of(statement, "bob"), signing_key(alice)))
 

@@ -13,13 +13,14 @@ import pandas as pd
 import pytest
 
 from central.config import CentralConfig
+from central.decisions import Approval, Proposal, sign
 from central.federation.checkpoint import StoreCheckpoints
 from central.federation.mirror import Mirror
 from central.federation.publish import Publisher
 from central.operators import Operators, signing_key
-from central.promotions import Approval, Proposal, sign
 from central.registry import Registry
 from central.signer.authority import Authority
+from central.signer.decisions import Decisions
 from central.signer.promotions import Promotions
 from central.store.models import ModelRow, PromotionRow, RunRow, StudyRow
 from pipelines import infer
@@ -112,7 +113,8 @@ def test_two_operators_promote_and_mlflows_alias_follows(published: Published) -
     config.token_path.chmod(0o600)
     operators = Operators(config)
     alice, bob = operators.add("alice"), operators.add("bob")
-    promotions = Promotions(store, Authority(root / "signer", "tiny"), operators)
+    kinds = {"propose": Promotions(store, Authority(root / "signer", "tiny"))}
+    promotions = Decisions(store, operators, kinds)
     with store.read() as session:
         row = session.query(ModelRow).one()
     made = Proposal.new(operator="alice", name=NAME, version=1, weights=row.weights, alias="champion", rollback=False,
