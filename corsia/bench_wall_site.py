@@ -72,8 +72,8 @@ class Hospital:
             raise RuntimeError("no assignment came")
         return self.assignment
 
-    def sealed(self, payload: bytes, write: Callable[[ParcelMeta, Callable[[Any], str]], Any]) -> Any:
-        """Seal a payload to the study's key, to where `write` says."""
+    def sealed(self, payload: bytes, pieces: int, write: Callable[[ParcelMeta, Callable[[Any], str]], Any]) -> Any:
+        """Seal a payload, repeated, to the study's key, to where `write` says."""
         assignment = self.ready()
         recipient = PublicKey.from_base64(parse_study(assignment.document).recipient("vault") or "")
         meta = ParcelMeta(
@@ -84,12 +84,14 @@ class Hospital:
             parcel_id=meta.parcel_id, study=meta.study_digest, site=self.identity.site, content_type=meta.content_type
         )
         key = self.identity.key
-        return write(meta, lambda target: seal([payload], target, info=info, recipients=[recipient], signer=key))
+        return write(
+            meta, lambda target: seal([payload] * pieces, target, info=info, recipients=[recipient], signer=key)
+        )
 
-    def hold(self, payload: bytes, count: int) -> None:
+    def hold(self, payload: bytes, count: int, pieces: int = 1) -> None:
         """Seal so many parcels into the spool and release them together."""
         for _ in range(count):
-            self.sealed(payload, self.spool.hold)
+            self.sealed(payload, pieces, self.spool.hold)
         self.spool.release(self.ready().id)
 
     def deliver(self) -> int:
@@ -122,7 +124,7 @@ class Hospital:
             thread.start()
         left = 0
         while left < size_bytes and not errors:
-            sealed.put(self.sealed(payload, _in_memory))
+            sealed.put(self.sealed(payload, 1, _in_memory))
             left += len(payload)
         for _ in threads:
             sealed.put(None)
@@ -183,8 +185,8 @@ def _beat(hospitals: list[Hospital], seconds: float, every_s: float) -> dict[str
     return {"beats": beats}
 
 
-def _held(hospital: Hospital, payload: bytes, count: int) -> int:
-    hospital.hold(payload, count)
+def _held(hospital: Hospital, payload: bytes, count: int, pieces: int) -> int:
+    hospital.hold(payload, count, pieces)
     return count
 
 
@@ -208,7 +210,7 @@ def _done(hospitals: list[Hospital], command: dict[str, Any]) -> dict[str, Any]:
     if do == "ready":
         return {"sites": sum(bool(hospital.ready().id) for hospital in hospitals)}
     if do == "hold":
-        return _all(hospitals, lambda hospital: _held(hospital, payload, count))
+        return _all(hospitals, lambda hospital: _held(hospital, payload, count, int(command.get("pieces", 1))))
     if do == "deliver":
         return _all(hospitals, Hospital.deliver)
     if do == "stream":
