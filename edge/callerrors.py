@@ -23,6 +23,7 @@ __all__ = ["NotOffered", "named_errors", "said"]
 # What only this side may say: a peer that sends such a code is not believed.
 _OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
+_CROWDED = "concurrent rpc limit"  # grpc's server, when it has more calls than it takes: not a fault of this one
 _PROXY = re.compile(r"HTTP proxy returned response code (401|403|407)\b")
 _FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
 
@@ -62,7 +63,7 @@ def _error_of(error: grpc.RpcError) -> CorsiaError:
         return PermissionRefused("permission.site")
     elif status is grpc.StatusCode.UNIMPLEMENTED:
         return NotOffered("input.message", f"status {status.name}")
-    elif status in _MALFORMED:
+    elif status in _MALFORMED and _CROWDED not in details.lower():
         return InputError("input.message", f"status {status.name}")
     return UnavailableError("unavailable.centre", f"status {status.name}")
 
