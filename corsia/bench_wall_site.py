@@ -23,7 +23,7 @@ from edge.entry import ParcelMeta, SpoolEntry
 from edge.identity import Identity
 from edge.journal import Journal
 from edge.logview import LogView
-from edge.sealing import PART_BYTES, sealed_bound
+from edge.sealing import sealed_bound
 from edge.spool import Spool
 from edge.state import SiteState
 from edge.uplink import Uplink
@@ -128,7 +128,7 @@ class Hospital:
             thread.start()
         left = 0
         while left < size_bytes and not errors:
-            sealed.put(self.sealed(payload, 1, partial(_in_memory, pool)))
+            sealed.put(self.sealed(payload, 1, partial(_in_memory, pool, len(payload))))
             left += len(payload)
         for _ in threads:
             sealed.put(None)
@@ -148,8 +148,8 @@ class Hospital:
         )
 
 
-def _in_memory(pool: Pool, meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:
-    target = pool.take(sealed_bound(PART_BYTES))
+def _in_memory(pool: Pool, size_bytes: int, meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:
+    target = pool.take(sealed_bound(size_bytes))
     digest = write(target)
     entry = SpoolEntry(
         parcel_id=meta.parcel_id, sequence=0, assignment_id=meta.assignment_id, study_digest=meta.study_digest,
