@@ -26,7 +26,7 @@ from protocol.errors import UnavailableError
 __all__ = ["BenchCentre", "Program", "cpu_s", "peak_mb"]
 
 STUDY = "bench-wall"
-_PATIENCE_S = 60.0
+_PATIENCE_S = 300.0
 _WATCHED = "VmHWM:"
 
 
@@ -212,7 +212,7 @@ def _patiently(call: Any) -> None:
         except UnavailableError:
             if time.monotonic() > until:
                 raise
-            time.sleep(0.5)
+            time.sleep(1.5)  # asking more often would be refused for ever
 
 
 def _quietly(call: Any) -> None:

@@ -13,16 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from corsia.bench_wall_memory import Memory
+from corsia.bench_wall_memory import Memory, Pool
 from edge.deliver import Delivery
 from edge.entry import ParcelMeta, SpoolEntry
 from edge.identity import Identity
 from edge.journal import Journal
 from edge.logview import LogView
-from edge.sealing import PART_BYTES, sealed_bound
+from edge.sealing import sealed_bound
 from edge.spool import Spool
 from edge.state import SiteState
 from edge.uplink import Uplink
@@ -53,6 +54,7 @@ class Hospital:
         self.journal = Journal(folder / "journal.jsonl")
         self.spool = Spool(folder / "spool", 1 << 40)
         self.uplink = Uplink(self.identity)
+        self.pool = Pool()
         self.assignment: Assignment | None = None
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -72,8 +74,8 @@ class Hospital:
             raise RuntimeError("no assignment came")
         return self.assignment
 
-    def sealed(self, payload: bytes, write: Callable[[ParcelMeta, Callable[[Any], str]], Any]) -> Any:
-        """Seal a payload to the study's key, to where `write` says."""
+    def sealed(self, payload: bytes, pieces: int, write: Callable[[ParcelMeta, Callable[[Any], str]], Any]) -> Any:
+        """Seal a payload, repeated, to the study's key, to where `write` says."""
         assignment = self.ready()
         recipient = PublicKey.from_base64(parse_study(assignment.document).recipient("vault") or "")
         meta = ParcelMeta(
@@ -84,12 +86,14 @@ class Hospital:
             parcel_id=meta.parcel_id, study=meta.study_digest, site=self.identity.site, content_type=meta.content_type
         )
         key = self.identity.key
-        return write(meta, lambda target: seal([payload], target, info=info, recipients=[recipient], signer=key))
+        return write(
+            meta, lambda target: seal([payload] * pieces, target, info=info, recipients=[recipient], signer=key)
+        )
 
-    def hold(self, payload: bytes, count: int) -> None:
+    def hold(self, payload: bytes, count: int, pieces: int = 1) -> None:
         """Seal so many parcels into the spool and release them together."""
         for _ in range(count):
-            self.sealed(payload, self.spool.hold)
+            self.sealed(payload, pieces, self.spool.hold)
         self.spool.release(self.ready().id)
 
     def deliver(self) -> int:
@@ -106,12 +110,14 @@ class Hospital:
         """Seal parcel after parcel in memory while those before are sent; how many bytes left."""
         sealed: queue.Queue[tuple[SpoolEntry, Memory] | None] = queue.Queue(_ROOM)
         errors: list[BaseException] = []
+        pool = self.pool
 
         def send() -> None:
             try:
                 while (one := sealed.get()) is not None:
                     entry, data = one
                     self.uplink.deliver(entry, cast(BinaryIO, data), self.stop.is_set)
+                    pool.give(data)
             except BaseException as error:
                 errors.append(error)
                 while sealed.get() is not None:
@@ -122,7 +128,7 @@ class Hospital:
             thread.start()
         left = 0
         while left < size_bytes and not errors:
-            sealed.put(self.sealed(payload, _in_memory))
+            sealed.put(self.sealed(payload, 1, partial(_in_memory, pool, len(payload))))
             left += len(payload)
         for _ in threads:
             sealed.put(None)
@@ -142,8 +148,8 @@ class Hospital:
         )
 
 
-def _in_memory(meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:
-    target = Memory(sealed_bound(PART_BYTES))
+def _in_memory(pool: Pool, size_bytes: int, meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:
+    target = pool.take(sealed_bound(size_bytes))
     digest = write(target)
     entry = SpoolEntry(
         parcel_id=meta.parcel_id, sequence=0, assignment_id=meta.assignment_id, study_digest=meta.study_digest,
@@ -183,8 +189,8 @@ def _beat(hospitals: list[Hospital], seconds: float, every_s: float) -> dict[str
     return {"beats": beats}
 
 
-def _held(hospital: Hospital, payload: bytes, count: int) -> int:
-    hospital.hold(payload, count)
+def _held(hospital: Hospital, payload: bytes, count: int, pieces: int) -> int:
+    hospital.hold(payload, count, pieces)
     return count
 
 
@@ -208,7 +214,7 @@ def _done(hospitals: list[Hospital], command: dict[str, Any]) -> dict[str, Any]:
     if do == "ready":
         return {"sites": sum(bool(hospital.ready().id) for hospital in hospitals)}
     if do == "hold":
-        return _all(hospitals, lambda hospital: _held(hospital, payload, count))
+        return _all(hospitals, lambda hospital: _held(hospital, payload, count, int(command.get("pieces", 1))))
     if do == "deliver":
         return _all(hospitals, Hospital.deliver)
     if do == "stream":
