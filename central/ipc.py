@@ -31,6 +31,7 @@ MAX_CONNECTIONS = 64
 REQUEST_TIMEOUT_S = 10.0
 REPLY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
+STOP_POLL_S = 0.25
 _LENGTH = struct.Struct(">I")
 _CREDENTIALS = struct.Struct("3i")
 _log = logging.getLogger("central.ipc")
@@ -198,7 +199,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
             listener.bind(address)
         path.chmod(0o600)
         listener.listen(MAX_CONNECTIONS)
-        listener.settimeout(0.1)
+        listener.settimeout(STOP_POLL_S)
         try:
             yield listener
         finally:

@@ -31,6 +31,7 @@ SETTLED_S = 10.0
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 15.0
 EARLY_DEATHS = 5
+WATCH_S = 0.2
 QUIET = {
     "DO_NOT_TRACK": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -87,7 +88,7 @@ class Supervisor:
                 self._become_ready(config, children)
                 if not self.stop.is_set():
                     self.on_ready(config)
-                while not self.stop.wait(0.05):
+                while not self.stop.wait(WATCH_S):
                     self._revive(children)
             finally:
                 _stop(children)

@@ -24,7 +24,7 @@ import tomli_w
 from corsia.fleet import Fleet
 from protocol.errors import UnavailableError, WorkerError
 
-__all__ = ["FEATURES", "Consortium", "Weights", "percentile", "rows"]
+__all__ = ["FEATURES", "Consortium", "Weights", "percentile", "processes", "pss_mb", "rows"]
 
 FEATURES = ("a", "b", "c", "d")
 ROWS = 60  # a site
@@ -165,8 +165,8 @@ class Consortium:
         """Memory of all processes now."""
         centre: dict[str, float] = {}
         agents, workers = [], []
-        for pid, command in _processes(self.fleet.pids()):
-            size = _pss_mb(pid)
+        for pid, command in processes(self.fleet.pids()):
+            size = pss_mb(pid)
             if "edge.worker" in command:
                 workers.append(size)
             elif "edge" in command:
@@ -184,7 +184,7 @@ class Consortium:
     def cpu_s(self) -> dict[str, float]:
         """CPU seconds that the centre and the sites have used so far."""
         used = {"centre": 0.0, "sites": 0.0}
-        for pid, command in _processes(self.fleet.pids()):
+        for pid, command in processes(self.fleet.pids()):
             try:
                 fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             except OSError:
@@ -239,7 +239,7 @@ def _study(name: str, sites: list[str], rounds: int, *, masked: bool) -> dict[st
     }  # fmt: skip
 
 
-def _processes(roots: Iterable[int]) -> Iterable[tuple[int, list[str]]]:
+def processes(roots: Iterable[int]) -> Iterable[tuple[int, list[str]]]:
     """Every process below `roots`, these included, with its command's words."""
     parents: dict[int, list[int]] = {}
     for entry in Path("/proc").iterdir():
@@ -259,7 +259,8 @@ def _processes(roots: Iterable[int]) -> Iterable[tuple[int, list[str]]]:
             continue
 
 
-def _pss_mb(pid: int) -> float:
+def pss_mb(pid: int) -> float:
+    """Memory of a process now, in MB, pages that it shares counted in part (PSS); 0 when it is gone."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -20,6 +17,7 @@ from protocol.errors import CorsiaError
 
 if TYPE_CHECKING:
     from edge.identity import Identity
+    from edge.route import Route
 
 __all__ = ["Finding", "examine"]
 
@@ -110,6 +108,7 @@ def _isolation() -> Finding:
 def _site(path: Path) -> Iterator[Finding]:
     from edge.config import load
     from edge.identity import Identity
+    from edge.route import Route
 
     try:
         config = load(path)
@@ -121,7 +120,8 @@ def _site(path: Path) -> Iterator[Finding]:
         identity = Identity.load(config.state_dir)
         yield Finding(check="enrolment", ok=True, found=identity.site)
         yield _certificate(identity)
-        yield _reachable(identity.fleet)
+        address = config.centre.fleet if config.centre else identity.fleet
+        yield _reachable(address, identity.ca_pem, Route.of(config.delivery))
         yield _skew(config.state_dir)
     except CorsiaError as error:
         yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
@@ -137,19 +137,21 @@ def _certificate(identity: Identity) -> Finding:
     return Finding(check="certificate", ok=not late, found=found, advice=advice)
 
 
-def _reachable(address: str) -> Finding:
-    """Whether the fleet port answers with TLS 1.3, and is not cut open on the way."""
+def _reachable(address: str, ca_pem: bytes, route: Route) -> Finding:
+    """Whether the centre answers by the site's way with TLS 1.3, and nobody opens it on the way."""
+    from edge.handshake import check_answers, presented_certificates
+
     host, _, port = address.rpartition(":")
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    context.set_alpn_protocols(["h2"])
-
-    def probe() -> str:
-        with socket.create_connection((host, int(port)), timeout=5) as raw, context.wrap_socket(raw) as tls:
-            return tls.version() or ""
-
-    return _try("centre", probe, f"ask IT to allow outbound TCP to {host}:{port}, without TLS interception")
+    try:
+        check_answers(address, ca_pem, route, 5.0)
+        presented_certificates(address, 5.0, route)
+    except CorsiaError as error:
+        advice = {
+            "auth.intercepted": f"ask IT to exempt host {host}, TCP port {port}, from TLS inspection",
+            "auth.proxy": f"ask IT to allow CONNECT to host {host}, TCP port {port}, for this site's proxy user",
+        }.get(error.code, f"ask IT to allow outbound TCP to host {host}, port {port}, without TLS inspection")
+        return Finding(check="centre", ok=False, found=f"{error.message} [{error.code}]", advice=advice)
+    return Finding(check="centre", ok=True, found="TLSv1.3, not opened on the way")
 
 
 def _skew(state_dir: Path) -> Finding:
@@ -177,11 +179,3 @@ def _keys(folder: Path) -> Iterator[Finding]:
     plain = [path.name for path in files if not lies_locked(path)]
     found = f"plain: {', '.join(plain)}" if plain else "locked by a passphrase"
     yield Finding(check="keys at rest", ok=True, found=found if files else "none yet")
-
-
-def _try(check: str, probe: Callable[[], str], advice: str) -> Finding:
-    try:
-        found = probe()
-    except (OSError, ValueError) as error:
-        return Finding(check=check, ok=False, found=os.strerror(getattr(error, "errno", 0) or 0), advice=advice)
-    return Finding(check=check, ok=found == "TLSv1.3", found=found, advice=advice)

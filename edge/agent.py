@@ -30,8 +30,10 @@ from edge.identity import Identity
 from edge.jobs import PASSING, Jobs, crashed
 from edge.lane import LaneRun
 from edge.masking import Masking
+from edge.pace import Pace
 from edge.policy import decide
 from edge.rounds import verified_round
+from edge.route import Route
 from edge.scoring import score
 from edge.sealing import Sealer, sealed_bound
 from edge.site import Link, Site, locked
@@ -61,10 +63,12 @@ _LONGEST_WAIT_S = 10.0
 _log = logging.getLogger("edge.agent")
 
 
-def _uplink(identity: Identity, fleet: str | None) -> Link:
+def _dialler(config: EdgeConfig) -> Callable[[Identity, str | None], Link]:
+    """What makes the wire; the site's pace outlives a connection."""
     from edge.uplink import Uplink
 
-    return Uplink(identity, fleet)
+    pace, route = Pace(config.delivery.max_mbit_s), Route.of(config.delivery)
+    return lambda identity, fleet: Uplink(identity, fleet, pace=pace, route=route)
 
 
 class Agent:
@@ -72,12 +76,15 @@ class Agent:
 
     Args:
         config: the site's configuration.
-        connect: makes the wire from an identity and an address (None: the one of the enrolment).
+        connect: makes the wire from an identity and an address (None: the one of the enrolment); grpc when None.
+
+    Raises:
+        ConfigurationError: `config.key-mode`, `config.missing` for a proxy's credentials.
     """
 
-    def __init__(self, config: EdgeConfig, *, connect: Callable[[Identity, str | None], Link] = _uplink) -> None:
+    def __init__(self, config: EdgeConfig, *, connect: Callable[[Identity, str | None], Link] | None = None) -> None:
         self.config = config
-        self._connect = connect
+        self._connect = connect or _dialler(config)
         self._died = False
         self._warm: dict[str, Worker] = {}  # study digest -> the worker of its run
 

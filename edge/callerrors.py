@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from protocol.errors import (
     from_code,
 )
 
-__all__ = ["named_errors"]
+__all__ = ["NotOffered", "named_errors", "said"]
 
 # What only this side may say: a peer that sends such a code is not believed.
 _OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
@@ -26,7 +27,12 @@ _UNTIMELY = ("certificate has expired", "certificate is not yet valid")
 _CROWDED = "concurrent rpc limit"  # grpc: so many calls, of all sites, that it did not look at this one
 _LONGEST_WAIT_S = 3600.0
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
+_PROXY = re.compile(r"HTTP proxy returned response code (401|403|407)\b")
 _FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
+
+
+class NotOffered(InputError):
+    """The centre does not know the call: it is older than this site."""
 
 
 @contextmanager
@@ -50,17 +56,16 @@ def _error_of(error: grpc.RpcError) -> CorsiaError:
         return UnavailableError("unavailable.centre")
     for item in error.trailing_metadata() or ():
         if item.key == "corsia-code":
-            return _patient(_said(str(item.value)), error)
+            return _patient(said(str(item.value)), error)
     status, details = error.code(), error.details() or ""
     if status is grpc.StatusCode.UNAVAILABLE:
-        if any(word in details.lower() for word in _UNTIMELY):
-            return AuthenticationError("auth.clock", "the centre's certificate is not valid by this machine's clock")
-        if any(word in details.lower() for word in _FOREIGN):
-            return AuthenticationError("auth.fingerprint", "the server's certificate is not one of the pinned CA")
-    elif status is grpc.StatusCode.UNAUTHENTICATED:
+        return _unreached(details)
+    if status is grpc.StatusCode.UNAUTHENTICATED:
         return AuthenticationError("auth.certificate")
     elif status is grpc.StatusCode.PERMISSION_DENIED:
         return PermissionRefused("permission.site")
+    elif status is grpc.StatusCode.UNIMPLEMENTED:
+        return NotOffered("input.message", f"status {status.name}")
     elif status in _MALFORMED and _CROWDED not in details.lower():
         return InputError("input.message", f"status {status.name}")
     return UnavailableError("unavailable.centre", f"status {status.name}")
@@ -74,7 +79,19 @@ def _patient(error: CorsiaError, call: grpc.Call) -> CorsiaError:
     return error
 
 
-def _said(code: str) -> CorsiaError:
+def _unreached(details: str) -> CorsiaError:
+    """Why no connection came about."""
+    if any(word in details.lower() for word in _UNTIMELY):
+        return AuthenticationError("auth.clock", "the centre's certificate is not valid by this machine's clock")
+    if any(word in details.lower() for word in _FOREIGN):
+        return AuthenticationError("auth.fingerprint", "the server's certificate is not one of the pinned CA")
+    if _PROXY.search(details):
+        return AuthenticationError("auth.proxy", "the proxy does not let this site through")
+    return UnavailableError("unavailable.centre", "status UNAVAILABLE")
+
+
+def said(code: str) -> CorsiaError:
+    """What the centre says by a code."""
     if code.startswith(_OURS):
         return InputError("input.message", "the centre sent a code that is only a site's to say")
     if code.startswith("storage."):
@@ -85,6 +102,5 @@ def _said(code: str) -> CorsiaError:
 _MALFORMED = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.OUT_OF_RANGE,
-    grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
+from edge.pace import Pace
 from protocol.errors import CorsiaError, IntegrityError, Paused, StorageError
 from protocol.faults import point
 
@@ -25,13 +26,17 @@ class Chunks:
         offset: where to begin.
         size_bytes: where to end.
         should_stop: asked before each chunk; True ends the chunks at once.
+        pace: asked before each chunk how long to wait.
     """
 
-    def __init__(self, read: BinaryIO, offset: int, size_bytes: int, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self, read: BinaryIO, offset: int, size_bytes: int, should_stop: Callable[[], bool], pace: Pace
+    ) -> None:
         self._read = read
         self._offset = offset
         self._size_bytes = size_bytes
         self._should_stop = should_stop
+        self._pace = pace
         self._error: CorsiaError | None = None
 
     def check(self) -> None:
@@ -55,6 +60,7 @@ class Chunks:
                 data = self._read.read(min(CHUNK_BYTES, self._size_bytes - offset))
                 if not data:
                     raise IntegrityError("parcel.truncated", "the parcel's file is shorter than its entry")
+                self._pace.take(len(data), self._should_stop)
                 yield offset, data
                 if offset == self._offset:
                     point("edge.delivering")

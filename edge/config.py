@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import tomllib
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from edge.pace import quiet, span_of
 from edge.sources.format import Format
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
@@ -21,7 +23,7 @@ from protocol.errors import ConfigurationError
 from protocol.study import Lane, PluginKey
 from protocol.validation import first_fault
 
-__all__ = ["Centre", "Consent", "DatasetConfig", "EdgeConfig", "Keys", "Limits", "Policy", "load"]
+__all__ = ["Centre", "Consent", "DatasetConfig", "Delivery", "EdgeConfig", "Keys", "Limits", "Policy", "load"]
 
 MAX_CONFIG_BYTES = 1 << 20
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
@@ -90,6 +92,36 @@ class Limits(_Model):
     device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     training_processes: Annotated[int, Field(ge=1, le=64)] = 1
     heartbeat_s: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+
+
+class Delivery(_Model):
+    """How parcels leave: how fast, when, and through what. Heartbeats and what comes down are never held back.
+
+    Attributes:
+        max_mbit_s: most that all parcels under way take together, in megabits a second; else what the line gives.
+        quiet_hours: spans of the day, `22:00-06:00`, by this machine's clock, in which no parcel leaves; one under way
+            goes on after them. Rounds wait too, so a training study may count this site as a drop-out.
+        proxy: `http://HOST:PORT` of an HTTP proxy that the centre is reached through by CONNECT; without it, the
+            variables `grpc_proxy`, `https_proxy`, `http_proxy` and `no_proxy` hold.
+        proxy_auth: file of `USER:PASSWORD` for it, mode 0600, absolute after `load`.
+    """
+
+    max_mbit_s: Annotated[float, Field(ge=1, le=10**6)] | None = None
+    quiet_hours: Annotated[tuple[str, ...], Field(max_length=24)] = ()
+    proxy: Annotated[str, Field(pattern=r"^http://[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}/?$")] | None = None
+    proxy_auth: Path | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Delivery:
+        for text in self.quiet_hours:
+            span_of(text)
+        if self.proxy_auth is not None and self.proxy is None:
+            raise ValueError("delivery: proxy_auth is for a proxy: name it")
+        return self
+
+    def resting(self, now: datetime) -> bool:
+        """Whether a time of this machine's clock lies in the quiet hours."""
+        return quiet([span_of(text) for text in self.quiet_hours], now)
 
 
 class Consent(_Model):
@@ -225,6 +257,7 @@ class EdgeConfig(_Model):
     centre: Centre | None = None
     limits: Limits = Field(default_factory=Limits)
     keys: Keys = Field(default_factory=Keys)
+    delivery: Delivery = Field(default_factory=Delivery)
     plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 
@@ -261,6 +294,8 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
     made = dict(value)
     state_dir = os.environ.get("CORSIA_EDGE_STATE_DIR")
     made["state_dir"] = Path(state_dir).absolute() if state_dir else _under(base, value.get("state_dir", "state"))
+    if isinstance(value.get("delivery"), dict) and "proxy_auth" in value["delivery"]:
+        made["delivery"] = value["delivery"] | {"proxy_auth": _under(base, value["delivery"]["proxy_auth"])}
     if "plugins" in value:
         made["plugins"] = _under(base, value["plugins"])
     if isinstance(keys := value.get("keys"), dict) and "passphrase_file" in keys:

@@ -7,10 +7,12 @@ assignment done. It handles ciphertext; a receipt that does not verify is kept a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from edge.flight import Leg, fly, legs_of
 from edge.journal import Journal
 from edge.logview import LogView
 from edge.spool import Spool, SpoolEntry
@@ -30,10 +32,18 @@ _log = logging.getLogger("edge.deliver")
 
 
 class Sender(Protocol):
-    """What delivery needs of the uplink."""
+    """What delivery needs of the uplink. For several threads at once."""
 
-    def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt:
-        """Send a parcel and commit; idempotent."""
+    def deliver(
+        self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool], turn: Callable[[], None] = ...
+    ) -> Receipt:
+        """Send a parcel, wait for its `turn` and commit; idempotent."""
+        ...
+
+    def carry(
+        self, parcels: Sequence[tuple[SpoolEntry, bytes]], should_stop: Callable[[], bool]
+    ) -> list[Receipt | CorsiaError]:
+        """Send and commit several small parcels in their order; idempotent."""
         ...
 
 
@@ -43,7 +53,7 @@ class Delivery:
 
     Args:
         log_key: the key that signs the log's checkpoints, `log_origin` its name.
-        should_stop: asked before each parcel and each chunk: the daemon stops, or egress is paused.
+        should_stop: asked before each parcel and chunk: the daemon stops, egress is paused, or the hours are quiet.
         may_leave: raises when the site has withdrawn a study's approval, or it has expired, since the release.
         view: what this site has seen of the log.
     """
@@ -66,13 +76,13 @@ class Delivery:
             state=site.state,
             log_key=site.identity.log_key,
             log_origin=site.identity.trust.log_origin,
-            should_stop=site.halted,
+            should_stop=lambda: site.halted() or site.config.delivery.resting(datetime.now()),  # noqa: DTZ005
             may_leave=may_leave,
             view=site.log_view,
         )
 
     def run_once(self, sender: Sender) -> bool:
-        """Deliver everything that waits, in order; returns whether anything became of it that is worth a report.
+        """Deliver everything that waits, each study's in order; returns whether that is worth a report.
 
         An update that arrives is not: the centre has it, and need not be told so.
 
@@ -82,18 +92,16 @@ class Delivery:
         Raises:
             UnavailableError, AuthenticationError, StorageError: try again later; nothing is lost.
         """
+        told: list[SpoolEntry] = []
         moved = False
         try:
-            for entry in self.spool.pending():
-                if self.should_stop():
-                    break
-                moved = self._attempt(entry, sender) or moved
+            fly(legs_of(self.spool.pending()), lambda leg: told.extend(self._attempt(leg, sender)), self.should_stop)
         except Paused:
             pass
         finally:
             self.view.keep()
-            moved = self.settle() or moved
-        return moved
+            moved = self.settle()
+        return moved or bool(told)
 
     def settle(self) -> bool:
         """Bring assignments to their end whose parcels have all gone: also after a crash in between.
@@ -113,37 +121,93 @@ class Delivery:
             self.state.move(name, State.DONE)
         return any(delivering[name] is AssignmentKind.STUDY for name in done)
 
-    def _attempt(self, entry: SpoolEntry, sender: Sender) -> bool:
-        """Deliver one parcel or set it aside; returns whether that is worth a report."""
-        try:
-            self._deliver(entry, sender)
-            return entry.content_type != ContentType.UPDATE.value
-        except (Paused, UnavailableError, AuthenticationError, StorageError):
-            raise
-        except CorsiaError as error:
-            self._set_aside(entry, error)
-            return True
+    def _attempt(self, leg: Leg, sender: Sender) -> list[SpoolEntry]:
+        """Deliver parcels or set them aside; returns those of which that is worth a report."""
+        going: list[SpoolEntry] = []
+        for entry in leg.entries:
+            try:
+                self.may_leave(entry.study_digest)
+                going.append(self.spool.sending(entry))
+            except (Paused, UnavailableError, AuthenticationError, StorageError):
+                raise
+            except CorsiaError as error:
+                self._set_aside(entry, error)
+        if going:
+            self._land(going, self._sent(going, leg, sender))
+        return [entry for entry in leg.entries if entry.content_type != ContentType.UPDATE.value]
 
-    def _deliver(self, entry: SpoolEntry, sender: Sender) -> None:
-        self.may_leave(entry.study_digest)
-        entry = self.spool.sending(entry)
-        with self.spool.open(entry) as source:
-            receipt = sender.deliver(entry, source, self.should_stop)
+    def _sent(self, entries: list[SpoolEntry], leg: Leg, sender: Sender) -> list[Receipt | CorsiaError]:
+        """Each parcel's receipt, or why it will never have one."""
+
+        def turn() -> None:
+            leg.turn(self.should_stop)
+
+        if len(entries) > 1:
+            parcels = []
+            for entry in entries:
+                with self.spool.open(entry) as source:
+                    parcels.append((entry, source.read()))
+            turn()
+            return sender.carry(parcels, self.should_stop)
+        with self.spool.open(entries[0]) as source:
+            try:
+                return [sender.deliver(entries[0], source, self.should_stop, turn)]
+            except (Paused, UnavailableError, AuthenticationError, StorageError):
+                raise
+            except CorsiaError as error:
+                return [error]
+
+    def _land(self, entries: list[SpoolEntry], outcomes: list[Receipt | CorsiaError]) -> None:
+        """Keep the receipts that verify, all together, and set aside what was refused for good; then raise what passes.
+
+        Raises:
+            UnavailableError, AuthenticationError, StorageError: try again later.
+        """
+        landed: list[tuple[SpoolEntry, Receipt]] = []
+        passing: CorsiaError | None = None
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            try:
+                if isinstance(outcome, CorsiaError):
+                    raise outcome
+                self._verify(entry, outcome)
+                landed.append((entry, outcome))
+            except (Paused, UnavailableError, AuthenticationError, StorageError) as error:
+                passing = passing or error
+            except CorsiaError as error:
+                self._set_aside(entry, error)
+        self._landed(landed)
+        if passing is not None:
+            raise passing
+
+    def _verify(self, entry: SpoolEntry, receipt: Receipt) -> None:
         if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
-        checkpoint = verify_receipt(receipt, self.log_key, self.log_origin)
-        self.view.note(checkpoint)
-        self.journal.append(
-            "parcel.delivered",
-            assignment=entry.assignment_id,
-            parcel=entry.parcel_id,
-            sha256=entry.digest,
-            index=receipt.index,
-            checkpoint=checkpoint.root.hex(),
-            bytes=entry.size_bytes,
+        self.view.note(verify_receipt(receipt, self.log_key, self.log_origin))
+
+    def _landed(self, parcels: list[tuple[SpoolEntry, Receipt]]) -> None:
+        """The centre has parcels, by receipts that verified: journal them and let the parcels go."""
+        if not parcels:
+            return
+        self.journal.append_all(
+            [
+                (
+                    "parcel.delivered",
+                    {
+                        "assignment": entry.assignment_id,
+                        "parcel": entry.parcel_id,
+                        "sha256": entry.digest,
+                        "index": receipt.index,
+                        "checkpoint": verify_receipt(receipt, self.log_key, self.log_origin).root.hex(),
+                        "bytes": entry.size_bytes,
+                    },
+                )
+                for entry, receipt in parcels
+            ]
         )
-        self.spool.sent(entry, receipt)
-        _log.info("parcel.delivered", extra={"fields": {"parcel": entry.parcel_id, "size_bytes": entry.size_bytes}})
+        self.spool.all_sent(parcels)
+        for entry, _ in parcels:
+            fields = {"parcel": entry.parcel_id, "size_bytes": entry.size_bytes}
+            _log.info("parcel.delivered", extra={"fields": fields})
 
     def _set_aside(self, entry: SpoolEntry, error: CorsiaError) -> None:
         """State first: an assignment with a parcel set aside must never look done, whenever the machine stops.

@@ -1,52 +1,48 @@
 """One TLS handshake, to see which certificates a server presents before anything is trusted.
 
-Place in the flow: enrolment alone. The join code pins the CA by its fingerprint; its bytes come from here, are
-compared with the pin by `edge/identity.py`, and only then serve as the root of a verified connection. Nothing is
-sent over this connection and nothing else may use it.
+Place in the flow: enrolment, where the join code pins the CA by its fingerprint and `edge/identity.py` compares; and
+after a connection that did not verify, to tell who answers there instead. Nothing is sent over this connection and
+nothing else may use it.
 """
 
 from __future__ import annotations
 
-import base64
-import http.client
 import ipaddress
-import os
-import socket
 import ssl
 from typing import Any
-from urllib.parse import unquote, urlsplit
-from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
-from protocol.errors import AuthenticationError, InputError, UnavailableError
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.x509.oid import NameOID
 
-__all__ = ["is_loopback", "presented_certificates"]
+from edge.route import DIRECT, Route, is_loopback, place_of
+from protocol.errors import AuthenticationError, UnavailableError
+
+__all__ = ["check_answers", "is_loopback", "presented_certificates"]
 
 MAX_CHAIN = 10
 
 
-def presented_certificates(address: str, timeout_s: float) -> list[bytes]:
-    """The chain (DER, leaf first) that the server at `host:port` presents in a TLS 1.3 handshake; not verified.
-
-    An HTTP proxy is used as grpc uses it: `grpc_proxy`, `https_proxy`, `http_proxy`, but `no_proxy`; never for
-    loopback.
+def presented_certificates(
+    address: str, timeout_s: float, route: Route = DIRECT, *, oldest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
+) -> list[bytes]:
+    """The chain (DER, leaf first) that the server at `host:port` presents in a TLS handshake; not verified.
 
     Raises:
         InputError: `input.usage` when the address is not `host:port`.
         UnavailableError: `unavailable.centre` when nothing answers.
-        AuthenticationError: `auth.tls-version` when the server does not speak TLS 1.3.
+        AuthenticationError: `auth.tls-version` when the server does not speak TLS 1.3 (or what `oldest` says),
+            `auth.proxy` when the site's proxy does not let it through.
     """
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    if not host or not port.isdigit() or not 0 < int(port) < 65_536:
-        raise InputError("input.usage", "the address is not host:port")
+    host, _port = place_of(address)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # compared with the pinned fingerprint by the caller
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.minimum_version = oldest
     context.set_alpn_protocols(["h2"])
     try:
         with (
-            _connected(host, int(port), timeout_s) as raw,
+            route.connected(address, timeout_s) as raw,
             context.wrap_socket(raw, server_hostname=host) as secure,
         ):
             return _chain(secure)[:MAX_CHAIN]
@@ -54,17 +50,54 @@ def presented_certificates(address: str, timeout_s: float) -> list[bytes]:
         if error.reason and ("PROTOCOL_VERSION" in error.reason or "UNSUPPORTED_PROTOCOL" in error.reason):
             raise AuthenticationError("auth.tls-version") from error
         raise UnavailableError("unavailable.centre", "the TLS handshake failed") from error
-    except (OSError, http.client.HTTPException) as error:
+    except OSError as error:
         raise UnavailableError("unavailable.centre") from error
 
 
-def is_loopback(address: str) -> bool:
-    """Whether `host:port` is this machine by its literal name or address (no name is looked up)."""
-    host = address.rpartition(":")[0].strip("[]")
+def check_answers(address: str, ca_pem: bytes, route: Route, timeout_s: float) -> None:
+    """Look whether somebody else answers in the centre's name: that is what a proxy does that opens TLS.
+
+    Args:
+        address: `host:port` that was dialled.
+        ca_pem: the pinned CA.
+        route: the way it was dialled by.
+        timeout_s: of connection and handshake each.
+
+    Raises:
+        AuthenticationError: `auth.intercepted` when the certificate is for the centre's name but of another CA.
+        AuthenticationError, UnavailableError: as `presented_certificates`.
+    """
+    chain = presented_certificates(address, timeout_s, route, oldest=ssl.TLSVersion.TLSv1_2)
+    if not chain:
+        return
+    leaf, host = x509.load_der_x509_certificate(chain[0]), place_of(address)[0]
+    if _names(leaf, host) and not _issued_by(leaf, x509.load_pem_x509_certificate(ca_pem)):
+        found = leaf.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
+        issuer = str(found[0].value)[:64] if found else "unnamed"
+        raise AuthenticationError(
+            "auth.intercepted", f"TLS to {address} is opened on the way, by a certificate of {issuer!r}"
+        )
+
+
+def _names(leaf: x509.Certificate, host: str) -> bool:
+    """Whether a certificate is for a host, as TLS clients judge it (RFC 9525: a wildcard is one whole label)."""
     try:
-        return ipaddress.ip_address(host).is_loopback
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return False
+    try:
+        return ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
     except ValueError:
-        return host == "localhost"
+        wild = "*." + host.partition(".")[2]
+        return any(name.lower() in (host.lower(), wild.lower()) for name in names.get_values_for_type(x509.DNSName))
+
+
+def _issued_by(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
+    try:
+        leaf.verify_directly_issued_by(authority)
+    except (InvalidSignature, ValueError, TypeError):
+        return False
+    return True
 
 
 def _chain(secure: ssl.SSLSocket) -> list[bytes]:
@@ -76,26 +109,3 @@ def _chain(secure: ssl.SSLSocket) -> list[bytes]:
     inner: Any = getattr(secure, "_sslobj")  # noqa: B009 - private before 3.13
     encoding = _ssl.ENCODING_DER
     return [bytes(certificate.public_bytes(encoding)) for certificate in inner.get_unverified_chain() or ()]
-
-
-def _connected(host: str, port: int, timeout_s: float) -> socket.socket:
-    proxy = _proxy(host, port)
-    if proxy is None:
-        return socket.create_connection((host, port), timeout=timeout_s)
-    via = urlsplit(proxy if "//" in proxy else f"//{proxy}")
-    headers = {}
-    if via.username:
-        user = f"{unquote(via.username)}:{unquote(via.password or '')}".encode()
-        headers["Proxy-Authorization"] = "Basic " + base64.b64encode(user).decode("ascii")
-    connection = http.client.HTTPConnection(via.hostname or "", via.port or 80, timeout=timeout_s)
-    connection.set_tunnel(host, port, headers)
-    connection.connect()
-    return connection.sock
-
-
-def _proxy(host: str, port: int) -> str | None:
-    if is_loopback(f"{host}:{port}") or proxy_bypass_environment(host):
-        return None
-    return next(
-        (value for name in ("grpc_proxy", "https_proxy", "http_proxy") if (value := os.environ.get(name))), None
-    )

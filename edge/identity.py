@@ -26,9 +26,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from edge.channel import enrol_call
 from edge.handshake import presented_certificates
+from edge.route import DIRECT, Route
 from edge.storage import named_errors, read_json, sync_folder, write_file
-from edge.uplink import enrol_call
 from privacy.envelope import PublicKey, SecretKey, read_key
 from privacy.envelope.keyfile import at_rest, read_secret
 from protocol.errors import AuthenticationError, ConflictError, InputError, IntegrityError
@@ -149,7 +150,9 @@ class Identity:
         )
 
 
-def enrol(site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, force: bool = False) -> Identity:
+def enrol(
+    site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, force: bool = False, route: Route = DIRECT
+) -> Identity:
     """Enrol a site with a join code. After a failure at any step the identity key stays, and it can be run again.
 
     Args:
@@ -159,6 +162,7 @@ def enrol(site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, for
         timeout_s: of each of the two connections.
         force: enrol anew although the site is enrolled; the identity key is kept. One whose certificate has expired,
             or is damaged, needs no force.
+        route: by what way.
 
     Raises:
         InputError: `input.usage` for a mistyped code.
@@ -179,7 +183,7 @@ def enrol(site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, for
     key = _identity_key(state_dir / "identity.key")
     tls_key = _new_channel_key()
     csr = _csr(tls_key, site)
-    ca_pem = _pinned_ca(presented_certificates(join.enrolment, timeout_s), join.ca)
+    ca_pem = _pinned_ca(presented_certificates(join.enrolment, timeout_s, route), join.ca)
     chain, raw, signature = enrol_call(
         join.enrolment,
         ca_pem,
@@ -189,6 +193,7 @@ def enrol(site: str, state_dir: Path, code: str, timeout_s: float = 30.0, *, for
         identity_public=key.public.to_bytes(),
         signature=key.sign(Purpose.ENROL, csr),
         timeout_s=timeout_s,
+        route=route,
     )
     trust = _verified_trust(raw, signature, join.ca, join.study_key)
     _verified_leaf(chain, trust, site, _public(tls_key), datetime.now(UTC))

@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +78,7 @@ class Journal:
         self._readonly = readonly
         self._lock = threading.RLock()
         self._head, self._count, self._size = GENESIS, 0, 0
+        self._named = False  # whether the file's name is known to be durable
         if readonly:
             self.verify()
             return
@@ -94,14 +95,21 @@ class Journal:
             StorageError: `storage.full` or `storage.failed`; the line is not there (or cut off by the next append).
             IntegrityError: `journal.chain`; nothing is written.
         """
-        if event not in EVENTS or not FIELDS.issuperset(fields):
-            unknown = sorted(set(fields) - FIELDS)
-            raise AssertionError(f"journal: event {event!r} or fields {unknown} are not on the list")
+        return self.append_all([(event, fields)])
+
+    def append_all(self, lines: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+        """Write several lines and make them durable together; otherwise as `append`."""
+        for event, fields in lines:
+            if event not in EVENTS or not FIELDS.issuperset(fields):
+                unknown = sorted(set(fields) - FIELDS)
+                raise AssertionError(f"journal: event {event!r} or fields {unknown} are not on the list")
         if self._readonly:
             raise AssertionError("journal: opened for reading")
         with self._lock, self._locked() as handle:
             self._catch_up(handle)
-            self._write(handle, event, {name: _safe(value) for name, value in fields.items()})
+            for event, fields in lines:
+                self._write(handle, event, {name: _safe(value) for name, value in fields.items()})
+            self._sync(handle)
             return self._head
 
     def head(self) -> str:
@@ -158,6 +166,7 @@ class Journal:
             os.ftruncate(handle, self._size)
             os.fsync(handle)
             self._write(handle, "journal.repaired", {"bytes": size - self._size})
+            self._sync(handle)
 
     def _write(self, handle: int, event: str, fields: dict[str, Any]) -> None:
         raw = canonical_json(
@@ -167,12 +176,15 @@ class Journal:
         data = raw + b"\n"
         while written < len(data):
             written += os.write(handle, data[written:])
-        os.fsync(handle)
-        if self._count == 0:
-            sync_folder(self._path.parent)
         self._head = hashlib.sha256(raw).hexdigest()
         self._count += 1
         self._size += len(data)
+
+    def _sync(self, handle: int) -> None:
+        os.fsync(handle)
+        if not self._named:
+            sync_folder(self._path.parent)
+            self._named = True
 
     def _read(self, start: int, head: str, count: int) -> Iterator[Line]:
         for line, _end in self._lines(start, head, count):

@@ -11,15 +11,16 @@ import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from edge.callerrors import said
 from protocol.assignment import Assignment, AssignmentKind, Blob
-from protocol.errors import InputError, IntegrityError
+from protocol.errors import ConflictError, CorsiaError, InputError, IntegrityError, UnavailableError
 from protocol.parcel import Receipt
 from protocol.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
     from edge.spool import SpoolEntry
 
-__all__ = ["MAX_BLOB_BYTES", "Along", "assignment_of", "receipt_of", "whole"]
+__all__ = ["MAX_BLOB_BYTES", "Along", "assignment_of", "outcome_of", "receipt_of", "whole"]
 
 MAX_BLOB_BYTES = 4 << 30
 MAX_DOCUMENT_BYTES = 256 << 10
@@ -99,6 +100,18 @@ def receipt_of(reply: pb.CommitReply, entry: SpoolEntry) -> Receipt:
         proof=tuple(reply.proof),
         checkpoint=reply.checkpoint,
     )
+
+
+def outcome_of(one: pb.Carried, checkpoint: str, entry: SpoolEntry) -> Receipt | CorsiaError:
+    """What became of one parcel of several: its receipt, or the error that stands for it."""
+    if one.code:
+        error = said(one.code)
+        return UnavailableError("unavailable.centre") if isinstance(error, ConflictError) else error
+    one.receipt.checkpoint = checkpoint
+    try:
+        return receipt_of(one.receipt, entry)
+    except IntegrityError as error:
+        return error
 
 
 def _blob(message: pb.Blob) -> Blob:

@@ -12,7 +12,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -54,7 +54,12 @@ class Link(Protocol):
 
     def watch(self) -> Iterator[Assignment]: ...  # noqa: D102
     def report(self, report: SiteReport) -> float: ...  # noqa: D102
-    def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt: ...  # noqa: D102
+    def deliver(  # noqa: D102
+        self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool], turn: Callable[[], None] = ...
+    ) -> Receipt: ...
+    def carry(  # noqa: D102
+        self, parcels: Sequence[tuple[SpoolEntry, bytes]], should_stop: Callable[[], bool]
+    ) -> list[Receipt | CorsiaError]: ...
     def fetch(self, blob: Blob) -> bytes: ...  # noqa: D102
     def prove(self, index: int, size: int, to: int = 0) -> LogProof: ...  # noqa: D102
     def renew(self, csr_der: bytes, signature: bytes) -> bytes: ...  # noqa: D102

@@ -22,14 +22,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
 from edge.entry import ParcelMeta, SpoolEntry, check_meta, damage_of, entry_json, entry_of
-from edge.storage import TEMPORARY, CountedFile, named_errors, read_json, sync_folder, write_file
+from edge.storage import TEMPORARY, CountedFile, named_errors, read_json, sync_folder, write_file, write_files
 from protocol.errors import CODES, ConflictError, InputError, IntegrityError, StorageError
 from protocol.faults import point
 from protocol.parcel import Receipt, canonical_json
@@ -168,42 +168,50 @@ class Spool:
             ConflictError: `conflict.state` when it is neither new nor being sent.
         """
         with self._lock, named_errors():
-            path = self._find(entry.parcel_id, ("new", "sending"))
+            path = self._find(entry.parcel_id, ("new", "sending"), entry.sequence)
             if path.parent.name == "new":  # durable or not, it waits to be sent at the next start
                 os.rename(path, self._root / "sending" / path.name)
             return self._moved(entry, "sending")
 
     def sent(self, entry: SpoolEntry, receipt: Receipt) -> None:
-        """Keep a *verified* receipt and let the parcel's bytes go. Idempotent.
+        """Keep one *verified* receipt; as `all_sent`."""
+        self.all_sent([(entry, receipt)])
+
+    def all_sent(self, parcels: Sequence[tuple[SpoolEntry, Receipt]]) -> None:
+        """Keep *verified* receipts, durably and together, and let the parcels' bytes go. Idempotent.
 
         Raises:
-            IntegrityError: `log.proof` when the receipt is for another parcel; nothing changes.
+            IntegrityError: `log.proof` when a receipt is for another parcel; nothing changes.
             ConflictError: `conflict.state` when no such parcel is being sent.
         """
-        if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
+        if any((receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest) for entry, receipt in parcels):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
         with self._lock, named_errors():
-            target = self._root / "sent" / f"{entry.sequence:012d}-{entry.parcel_id}.json"
-            if not target.exists():
-                self._find(entry.parcel_id, ("new", "sending"))
-                write_file(target, entry_json(entry, receipt=asdict(receipt), sent_at=round(time.time(), 3)))
-            path = self._locate(entry.parcel_id)
-            if path is not None:
-                self._remove(path)
+            new: dict[str, bytes] = {}
+            for entry, receipt in parcels:
+                name = f"{entry.sequence:012d}-{entry.parcel_id}.json"
+                if not (self._root / "sent" / name).exists():
+                    self._find(entry.parcel_id, ("new", "sending"), entry.sequence)
+                    new[name] = entry_json(entry, receipt=asdict(receipt), sent_at=round(time.time(), 3))
+            write_files(self._root / "sent", new)
+            for entry, _ in parcels:
+                path = self._locate(entry.parcel_id, entry.sequence)
+                if path is not None:
+                    self._remove(path)
 
     def bad(self, entry: SpoolEntry, code: str) -> None:
         """Set a parcel aside that the centre refuses for good, with the code."""
         if code not in CODES:
             raise AssertionError(f"unknown error code {code!r}")
         with self._lock, named_errors():
-            path = self._find(entry.parcel_id, ("new", "sending"))
+            path = self._find(entry.parcel_id, ("new", "sending"), entry.sequence)
             write_file(self._root / "bad" / f"{path.stem}.json", canonical_json({"code": code}))
             self._move(path, "bad")
 
     def drop(self, entry: SpoolEntry) -> None:
         """Remove a parcel that was released and that nobody wants any more. Idempotent."""
         with self._lock, named_errors():
-            path = self._locate(entry.parcel_id)
+            path = self._locate(entry.parcel_id, entry.sequence)
             if path is not None:
                 self._remove(path)
 
@@ -227,7 +235,7 @@ class Spool:
     def open(self, entry: SpoolEntry) -> BinaryIO:
         """Open a parcel for reading, wherever it lies now."""
         with self._lock, named_errors():
-            return self._find(entry.parcel_id, FOLDERS).open("rb")
+            return self._find(entry.parcel_id, FOLDERS, entry.sequence).open("rb")
 
     def entries(self) -> list[tuple[str, SpoolEntry]]:
         """Every parcel with the folder it lies in, in order; `sent` ones too, by their receipt's file."""
@@ -351,15 +359,19 @@ class Spool:
                     raise StorageError("storage.failed", f"a receipt is damaged: {path.name}") from None
         return list(self._receipts.values())
 
-    def _locate(self, parcel_id: str) -> Path | None:
+    def _locate(self, parcel_id: str, sequence: int | None = None) -> Path | None:
+        """Where a parcel lies now; by its whole name where that is known, which costs no listing."""
+        if sequence is not None:
+            paths = (self._root / folder / f"{sequence:012d}-{parcel_id}.parcel" for folder in FOLDERS)
+            return next((path for path in paths if path.exists()), None)
         for folder in FOLDERS:
             for name in os.listdir(self._root / folder):
                 if name.endswith(f"-{parcel_id}.parcel") and not name.startswith("."):
                     return self._root / folder / name
         return None
 
-    def _find(self, parcel_id: str, folders: tuple[str, ...]) -> Path:
-        path = self._locate(parcel_id)
+    def _find(self, parcel_id: str, folders: tuple[str, ...], sequence: int | None = None) -> Path:
+        path = self._locate(parcel_id, sequence)
         if path is None or path.parent.name not in folders:
             raise ConflictError("conflict.state", f"the parcel is not in {' or '.join(folders)}")
         return path
@@ -375,4 +387,5 @@ class Spool:
     def _remove(self, path: Path) -> None:
         path.unlink(missing_ok=True)
         (self._root / "meta" / f"{path.stem}.json").unlink(missing_ok=True)
-        (self._root / "bad" / f"{path.stem}.json").unlink(missing_ok=True)
+        if path.parent.name == "bad":
+            (self._root / "bad" / f"{path.stem}.json").unlink(missing_ok=True)

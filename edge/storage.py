@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from protocol.durable import sync_folder
+from protocol.durable import sync_files, sync_folder
 from protocol.errors import StorageError
 
-__all__ = ["TEMPORARY", "CountedFile", "named_errors", "read_json", "sync_folder", "write_file"]
+__all__ = ["TEMPORARY", "CountedFile", "named_errors", "read_json", "sync_folder", "write_file", "write_files"]
 
 TEMPORARY = ".tmp-"
 
@@ -39,19 +39,39 @@ def write_file(path: Path, data: bytes) -> None:
     Raises:
         OSError: the old file, if any, is untouched and no temporary remains.
     """
-    temporary = path.with_name(TEMPORARY + path.name)
-    temporary.unlink(missing_ok=True)
-    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replace files of one folder, each as a whole, and make them durable together; in their order.
+
+    Raises:
+        OSError: a file is the old one or the new one, and no temporary remains.
+    """
+    temporaries = {name: folder / (TEMPORARY + name) for name in files}
     try:
-        with os.fdopen(handle, "wb") as target:
-            target.write(data)
-            target.flush()
-            os.fsync(target.fileno())
-        os.rename(temporary, path)
+        for name, data in files.items():
+            with os.fdopen(_fresh(temporaries[name]), "wb") as target:
+                target.write(data)
+        sync_files(list(temporaries.values()))
+        for name, temporary in temporaries.items():
+            os.rename(temporary, folder / name)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if files:
+        sync_folder(folder)
+
+
+def _fresh(path: Path) -> int:
+    """A new file of this name; what a crash left under it goes first."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        path.unlink(missing_ok=True)
+        return os.open(path, flags, 0o600)
 
 
 def read_json(path: Path) -> dict[str, Any]:

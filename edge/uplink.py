@@ -1,9 +1,9 @@
 """The wire as the hospital sees it: outward calls over mutual TLS, values in and values out.
 
 Place in the flow: the watch thread takes assignments from here, the delivery thread hands sealed parcels over, the
-worker's models are fetched here. With `callerrors` it is the only module of the edge that imports grpc; whatever a peer
-sends is checked (`edge/messages.py`) and becomes a frozen value or one error. It may not verify what the centre signed
-(the agent does), open a parcel, or write a file.
+worker's models are fetched here. With `channel` and `callerrors` it is all of the edge that imports grpc; whatever a
+peer sends is checked (`edge/messages.py`) and becomes a frozen value or one error. It may not verify what the centre
+signed (the agent does), open a parcel, or write a file.
 """
 
 from __future__ import annotations
@@ -11,20 +11,28 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import grpc
 
-from edge.callerrors import named_errors
+from edge.callerrors import NotOffered, named_errors
+from edge.channel import channel
 from edge.chunks import Chunks
-from edge.handshake import is_loopback
-from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, receipt_of, whole
+from edge.flight import IN_FLIGHT, SMALL_BYTES
+from edge.handshake import check_answers
+from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, outcome_of, receipt_of, whole
+from edge.pace import Pace
+from edge.route import DIRECT, Route
 from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, Blob, SiteReport
+from protocol.chunk import Chunk, encode
 from protocol.errors import (
+    AuthenticationError,
     ConflictError,
+    CorsiaError,
     InputError,
     IntegrityError,
     Paused,
@@ -39,13 +47,12 @@ if TYPE_CHECKING:
     from edge.identity import Identity
     from edge.spool import SpoolEntry
 
-__all__ = ["MAX_BLOB_BYTES", "MAX_MESSAGE_BYTES", "Uplink", "enrol_call"]
+__all__ = ["MAX_BLOB_BYTES", "Uplink"]
 
-MAX_MESSAGE_BYTES = 8 << 20
 _SLOWEST_BYTES_PER_S = 64 << 10  # a transfer slower than this is given up and resumed
 _FETCH_ATTEMPTS = 5
-_ALONG_BYTES = 256 << 10  # a parcel up to this size is one call
 _STOP_POLL_S = 0.05
+_UPLOAD = "/corsia.v1.Delivery/Upload"
 _Reply = TypeVar("_Reply")
 
 
@@ -56,15 +63,26 @@ class Uplink:
         identity: certificates, keys and the pinned CA.
         fleet: `host:port` of the mutual-TLS port; the identity's own when None.
         timeout_s: deadline of each short call.
+        pace: how fast parcels may go.
+        route: by what way.
 
     Raises (every call):
         UnavailableError: `unavailable.centre`: no answer now; the only one to retry.
-        AuthenticationError: `auth.fingerprint` when the server does not prove itself under the pinned CA, and what
-            the centre says of this site (`auth.revoked`, `auth.certificate`, ...).
+        AuthenticationError: `auth.fingerprint` when the server does not prove itself under the pinned CA,
+            `auth.intercepted` when another answers in its name, and what the centre says of this site
+            (`auth.revoked`, `auth.certificate`, ...).
         InputError: `input.message` for anything malformed, oversized or unknown from the centre.
     """
 
-    def __init__(self, identity: Identity, fleet: str | None = None, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        fleet: str | None = None,
+        *,
+        timeout_s: float = 30.0,
+        pace: Pace | None = None,
+        route: Route = DIRECT,
+    ) -> None:
         credentials = grpc.ssl_channel_credentials(
             root_certificates=identity.ca_pem,
             private_key=identity.tls_key,
@@ -73,9 +91,14 @@ class Uplink:
         self._timeout_s = timeout_s
         self._closed = threading.Event()
         self._along = Along()
-        self._channel = _channel(fleet or identity.fleet, credentials)
+        self._pace = pace or Pace()
+        self._address, self._ca_pem, self._route = fleet or identity.fleet, identity.ca_pem, route
+        self._channel = channel(self._address, credentials, route)
         self._assignments = rpc.AssignmentsStub(self._channel)  # type: ignore[no-untyped-call]
         self._delivery = rpc.DeliveryStub(self._channel)  # type: ignore[no-untyped-call]
+        self._send: Any = self._channel.stream_unary(
+            _UPLOAD, request_serializer=None, response_deserializer=pb.UploadReply.FromString
+        )
         self._models = rpc.ModelsStub(self._channel)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
@@ -89,7 +112,7 @@ class Uplink:
         Raises:
             InputError: `input.message` for an unknown kind or a malformed assignment; the stream is given up.
         """
-        with named_errors(self._closed):
+        with self._named():
             call = self._assignments.Watch(pb.WatchRequest(version=installed_version("corsia")))
             try:
                 for message in call:
@@ -124,13 +147,20 @@ class Uplink:
         reply = self._ask(self._assignments.Renew, pb.RenewRequest(csr_der=csr_der, signature=signature))
         return bytes(reply.certificate_pem)
 
-    def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt:
+    def deliver(
+        self,
+        entry: SpoolEntry,
+        read: BinaryIO,
+        should_stop: Callable[[], bool],
+        turn: Callable[[], None] = lambda: None,
+    ) -> Receipt:
         """Send a parcel from where the centre has it, and commit. Idempotent: again gives the same receipt.
 
         Args:
             entry: the parcel.
             read: its file, seekable.
             should_stop: asked before each chunk and while the network is slow; True stops at once.
+            turn: called before the commit; returns when the parcel may land, or raises.
 
         Returns:
             The receipt for exactly this parcel; its proof is not verified here.
@@ -143,43 +173,66 @@ class Uplink:
         """
         _stop(should_stop)
         try:
-            reply = self._sent(entry, read, should_stop)
+            reply = self._sent(entry, read, should_stop, turn)
         except ConflictError as error:  # the call before this one has not ended at the centre
             raise UnavailableError("unavailable.centre") from error
         receipt = receipt_of(reply, entry)
         point("edge.receipt")
         return receipt
 
-    def _sent(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> pb.CommitReply:
+    def carry(
+        self, parcels: Sequence[tuple[SpoolEntry, bytes]], should_stop: Callable[[], bool]
+    ) -> list[Receipt | CorsiaError]:
+        """Send and commit several small parcels with one call, in their order. Idempotent, as `deliver`.
+
+        Args:
+            parcels: each with its bytes; together less than a message may have.
+            should_stop: True stops at once.
+
+        Returns:
+            For each its receipt, not verified here, or why the centre does not take it.
+
+        Raises:
+            Paused: `paused.site`. IntegrityError: `parcel.truncated` when bytes are fewer than their entry says.
+        """
+        _stop(should_stop)
+        for entry, data in parcels:
+            self._pace.take(len(data), should_stop)
+            if len(data) != entry.size_bytes:
+                raise IntegrityError("parcel.truncated", "the parcel's file is shorter than its entry")
+        request = pb.CarryRequest(parcels=[_announcement(entry, data) for entry, data in parcels])
+        try:
+            reply = self._ask(self._delivery.Carry, request, self._patience(request.ByteSize()))
+        except NotOffered:  # an older centre
+            return [self.deliver(entry, io.BytesIO(data), should_stop) for entry, data in parcels]
+        if len(reply.parcels) != len(parcels):
+            raise InputError("input.message", "another number of receipts than of parcels")
+        pairs = zip(reply.parcels, parcels, strict=True)
+        outcomes = [outcome_of(one, reply.checkpoint, entry) for one, (entry, _) in pairs]
+        point("edge.receipt")
+        return outcomes
+
+    def _sent(
+        self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool], turn: Callable[[], None]
+    ) -> pb.CommitReply:
         """Open, upload and commit; a small parcel goes along with the first of these, which then is all."""
         along = b""
-        if entry.size_bytes <= _ALONG_BYTES:
-            source = Chunks(read, 0, entry.size_bytes, should_stop)
+        if entry.size_bytes <= SMALL_BYTES:
+            source = Chunks(read, 0, entry.size_bytes, should_stop, self._pace)
             along = b"".join(data for _at, data in source)
             source.check()
-        opened = self._ask(
-            self._delivery.Open,
-            pb.OpenRequest(
-                parcel_id=entry.parcel_id,
-                study_digest=entry.study_digest,
-                content_type=entry.content_type,
-                size_bytes=entry.size_bytes,
-                digest=entry.digest,
-                assignment_id=entry.assignment_id,
-                data=along,
-            ),
-        )
+            turn()
+        opened = self._ask(self._delivery.Open, _announcement(entry, along))
         if along and opened.HasField("receipt"):
             return cast(pb.CommitReply, opened.receipt)
         if opened.offset > entry.size_bytes:
             raise InputError("input.message", "the centre has more of the parcel than there is")
         if not opened.committed and opened.offset < entry.size_bytes:
             self._upload(entry, read, opened.offset, should_stop)
+        turn()
         _stop(should_stop)
-        return cast(
-            pb.CommitReply,
-            self._ask(self._delivery.Commit, pb.CommitRequest(parcel_id=entry.parcel_id), _patience(entry.size_bytes)),
-        )
+        commit, patience = pb.CommitRequest(parcel_id=entry.parcel_id), self._patience(entry.size_bytes)
+        return cast(pb.CommitReply, self._ask(self._delivery.Commit, commit, patience))
 
     def fetch(self, blob: Blob) -> bytes:
         """An object, checked: as it came with its assignment, else fetched; a broken stream goes on where it broke.
@@ -219,17 +272,32 @@ class Uplink:
         inclusion, consistency = tuple(reply.inclusion), tuple(reply.consistency)
         return LogProof(checkpoint=reply.checkpoint, inclusion=inclusion, consistency=consistency)
 
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Name what grpc raises; when the server does not prove itself, look who answers there."""
+        try:
+            with named_errors(self._closed):
+                yield
+        except AuthenticationError as error:
+            if error.code == "auth.fingerprint":
+                check_answers(self._address, self._ca_pem, self._route, self._timeout_s)
+            raise
+
+    def _patience(self, size_bytes: int) -> float:
+        """How long a transfer of so many bytes may take: several of them share the site's own limit."""
+        limit = self._pace.bytes_per_s
+        slowest = _SLOWEST_BYTES_PER_S if limit is None else min(_SLOWEST_BYTES_PER_S, limit / (2 * IN_FLIGHT))
+        return 60.0 + size_bytes / slowest
+
     def _ask(self, method: Callable[..., _Reply], message: Any, timeout_s: float | None = None) -> _Reply:
-        with named_errors(self._closed):
+        with self._named():
             return method(message, timeout=timeout_s or self._timeout_s)
 
     def _upload(self, entry: SpoolEntry, read: BinaryIO, offset: int, should_stop: Callable[[], bool]) -> None:
-        source = Chunks(read, offset, entry.size_bytes, should_stop)
-        messages = (
-            pb.Chunk(parcel_id=entry.parcel_id if at == offset else "", offset=at, data=data) for at, data in source
-        )
-        with named_errors(self._closed):
-            call = self._delivery.Upload.future(messages, timeout=_patience(entry.size_bytes))
+        source = Chunks(read, offset, entry.size_bytes, should_stop, self._pace)
+        messages = (encode(Chunk(entry.parcel_id if at == offset else "", at, data)) for at, data in source)
+        with self._named():
+            call = self._send.future(messages, timeout=self._patience(entry.size_bytes))
             try:
                 reply = _wait(call, should_stop)
             except grpc.RpcError:
@@ -242,9 +310,9 @@ class Uplink:
             raise UnavailableError("unavailable.centre", "the centre has not taken the whole parcel")
 
     def _fetch_more(self, blob: Blob, data: io.BytesIO) -> None:
-        with named_errors(self._closed):
+        with self._named():
             request = pb.FetchRequest(digest=blob.digest, offset=data.tell())
-            call = self._models.Fetch(request, timeout=_patience(blob.size_bytes))
+            call = self._models.Fetch(request, timeout=self._patience(blob.size_bytes))
             try:
                 for chunk in call:
                     if chunk.offset != data.tell() or not chunk.data:
@@ -258,58 +326,16 @@ class Uplink:
             raise UnavailableError("unavailable.centre", "the object's stream ended early")
 
 
-def enrol_call(
-    address: str,
-    ca_pem: bytes,
-    *,
-    site: str,
-    secret: bytes,
-    csr_der: bytes,
-    identity_public: bytes,
-    signature: bytes,
-    timeout_s: float = 30.0,
-) -> tuple[bytes, bytes, bytes]:
-    """Enrol at the server-authenticated port; the CA given is the only root.
-
-    Returns:
-        The certificate chain (PEM), the trust bundle and its signature, all unchecked.
-
-    Raises:
-        CorsiaError: as every call of `Uplink`; `auth.join-code` when the secret is not accepted.
-    """
-    channel = _channel(address, grpc.ssl_channel_credentials(root_certificates=ca_pem))
-    try:
-        with named_errors(threading.Event()):
-            message = pb.EnrolRequest(
-                site=site, secret=secret, csr_der=csr_der, identity_public=identity_public, signature=signature
-            )
-            stub = rpc.EnrolmentStub(channel)  # type: ignore[no-untyped-call]
-            reply = stub.Enrol(message, timeout=timeout_s)
-    finally:
-        channel.close()
-    return bytes(reply.certificate_pem), bytes(reply.trust), bytes(reply.trust_signature)
-
-
-def _channel(address: str, credentials: grpc.ChannelCredentials) -> grpc.Channel:
-    options: list[tuple[str, Any]] = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # Not more often: a server's default counts frequent pings as an attack and ends the connection.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-        ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.enable_retries", 0),
-    ]
-    if is_loopback(address):
-        options.append(("grpc.enable_http_proxy", 0))
-    return grpc.secure_channel(address, credentials, options=options)
-
-
-def _patience(size_bytes: int) -> float:
-    return 60.0 + size_bytes / _SLOWEST_BYTES_PER_S
+def _announcement(entry: SpoolEntry, along: bytes) -> pb.OpenRequest:
+    return pb.OpenRequest(
+        parcel_id=entry.parcel_id,
+        study_digest=entry.study_digest,
+        content_type=entry.content_type,
+        size_bytes=entry.size_bytes,
+        digest=entry.digest,
+        assignment_id=entry.assignment_id,
+        data=along,
+    )
 
 
 def _stop(should_stop: Callable[[], bool]) -> None:

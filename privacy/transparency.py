@@ -16,6 +16,7 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -316,13 +317,16 @@ def verify_receipt(receipt: Receipt, log_key: PublicKey, origin: str) -> Checkpo
     Raises:
         IntegrityError: `log.proof`.
     """
-    checkpoint = open_checkpoint(receipt.checkpoint, log_key, origin)
+    checkpoint = _opened(receipt.checkpoint, log_key, origin)
     if not all(_HEX.fullmatch(value) for value in receipt.proof):
         raise IntegrityError("log.proof", "the receipt's proof is malformed")
     proof = [bytes.fromhex(value) for value in receipt.proof]
     leaf = Receipt.leaf(receipt.parcel_id, receipt.digest)
     verify_inclusion(leaf, receipt.index, checkpoint.size, proof, checkpoint.root)
     return checkpoint
+
+
+_opened = lru_cache(maxsize=32)(open_checkpoint)  # parcels that landed together have one
 
 
 def verify_log(export: Mapping[str, Any]) -> dict[str, Any]:

@@ -276,6 +276,16 @@ CODES: dict[str, Code] = {
         "the centre's fingerprint is not the one pinned",
         "do not go on: compare fingerprints with the consortium by telephone",
     ),
+    "auth.intercepted": Code(
+        AuthenticationError,
+        "TLS to the centre is opened on the way: another answers in its name",
+        "ask IT to exempt the centre's host and port from TLS inspection; `corsia doctor` names them",
+    ),
+    "auth.proxy": Code(
+        AuthenticationError,
+        "the HTTP proxy does not let this site through",
+        "check proxy and proxy_auth in [delivery], and ask IT to allow CONNECT to the centre's host and port",
+    ),
     "auth.certificate": Code(
         AuthenticationError,
         "the certificate is missing, foreign or not valid",

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +23,7 @@ from privacy.envelope import ParcelInfo, SecretKey, unseal
 from privacy.inclusion import LogProof
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, RoundPhase, SiteReport, State
-from protocol.errors import IntegrityError, Paused, UnavailableError
+from protocol.errors import CorsiaError, IntegrityError, Paused, UnavailableError
 from protocol.parcel import Batch, Receipt, unpack_batch
 from protocol.study import Study, dump_study, parse_study, study_digest
 from protocol.trust import Purpose
@@ -216,8 +217,6 @@ class Office:
         batches = []
         for entry, data in self.parcels.values():
             if entry.assignment_id == of.id:
-                from io import BytesIO
-
                 key = self.federation if entry.content_type == "update" else self.vault
                 info = ParcelInfo(
                     parcel_id=entry.parcel_id,
@@ -262,9 +261,21 @@ class Wire:
         self.office.reports.append(report)
         return time.time()
 
-    def deliver(self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool]) -> Receipt:
+    def carry(
+        self, parcels: Sequence[tuple[SpoolEntry, bytes]], should_stop: Callable[[], bool]
+    ) -> list[Receipt | CorsiaError]:
+        return [self.deliver(entry, BytesIO(data), should_stop) for entry, data in parcels]
+
+    def deliver(
+        self,
+        entry: SpoolEntry,
+        read: BinaryIO,
+        should_stop: Callable[[], bool],
+        turn: Callable[[], None] = lambda: None,
+    ) -> Receipt:
         self._may_fail("deliver")
         data = read.read()
+        turn()
         if should_stop():
             raise Paused("paused.site")
         office = self.office

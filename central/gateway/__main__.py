@@ -6,7 +6,9 @@ import logging
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -27,21 +29,28 @@ from central.gateway.server import Keys, build_enrolment_server, build_fleet_ser
 from central.store import Store
 from central.store.changes import Changes
 from protocol.errors import CorsiaError, UnavailableError
+from protocol.heap import keep_buffers
 
 __all__ = ["Gateway", "main"]
 
 SWEEP_S = 0.25
 ASK_S = 0.5  # revocation, also when nothing seems to have changed: a call may be admitted while it happens
-BEATS_S = 2.0  # heartbeats are written down together
+BEATS_S = 5.0  # heartbeats are written down together
 CERTIFY_S = 86_400.0
 SIGNER_TIMEOUT_S = 60.0
 _log = logging.getLogger("central.gateway")
 
 
 class Gateway:
-    """All parts of the gateway in one process."""
+    """All parts of the gateway in one process.
 
-    def __init__(self, config: CentralConfig, stop: threading.Event) -> None:
+    Args:
+        config: the centre's.
+        stop: set when it is to end.
+        deliver: makes the Delivery service; a benchmark has one without a disk.
+    """
+
+    def __init__(self, config: CentralConfig, stop: threading.Event, *, deliver: Callable[..., Any] = Delivery) -> None:
         self._config = config
         self._stop = stop
         folder = config.state_dir / "gateway"
@@ -51,7 +60,7 @@ class Gateway:
         self._changes = Changes(store.engine)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")
-        delivery = Delivery(store, landing, self._log, config.limits)
+        delivery = deliver(store, landing, self._log, config.limits)
         delivery.recover()
         self._admission = Admission(store, config.limits)
         self._feed = Feed(store)
@@ -139,6 +148,7 @@ def _certified(config: CentralConfig, folder: Path, stop: threading.Event) -> Ke
 def main() -> int:
     """Run the gateway until SIGTERM."""
     try:
+        keep_buffers()
         config, stop = enter_process("gateway")
         with ipc.sole(config.state_dir / "gateway" / "gateway.lock"):
             Gateway(config, stop).run()

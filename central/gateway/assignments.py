@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.orm import Session
 
 from central import ipc
@@ -22,7 +22,7 @@ from central.gateway import wire
 from central.gateway.admission import Call
 from central.gateway.quota import Rate
 from central.store import Store
-from central.store.models import AssignmentRow, SiteRow, StudyRow
+from central.store.models import AssignmentRow, Base, SiteRow, StudyRow
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
 from protocol.errors import IntegrityError, PermissionRefused, UnavailableError
 from protocol.v1 import fleet_pb2 as pb
@@ -38,6 +38,9 @@ _FINAL = [s.value for s in State if s.final]
 _NEW = (  # made once: it is asked at every commit
     select(AssignmentRow).where(AssignmentRow.seq > bindparam("last")).order_by(AssignmentRow.seq).limit(PAGE)
 )
+_PAUSED = select(SiteRow.name, SiteRow.paused).where(SiteRow.name.in_(bindparam("names", expanding=True)))
+_SITES = Base.metadata.tables[SiteRow.__tablename__]
+_BEAT = update(_SITES).where(_SITES.c.name == bindparam("of"))
 _NEWEST = select(func.max(AssignmentRow.seq))
 _log = logging.getLogger("central.gateway")
 
@@ -170,15 +173,13 @@ class Assignments:
     def _write_beats(self, session: Session) -> None:
         with self._lock:
             beats, self._beats = self._beats, {}
-        for name, (at, report) in beats.items():
-            site = session.get(SiteRow, name)
-            if site is None:
-                continue
-            if site.paused != report.paused:
-                self._store.emit(session, "site.paused" if report.paused else "site.resumed", site=name)
-            site.last_seen, site.version, site.paused = at, report.version, report.paused
-            site.spool_parcels, site.spool_bytes = report.spool_parcels, report.spool_bytes
-            site.ledger_head, site.journal_head = report.ledger_head, report.journal_head
+        if not beats:
+            return
+        before: dict[str, bool] = dict(session.execute(_PAUSED, {"names": list(beats)}).tuples().all())
+        for name, paused in before.items():
+            if paused != beats[name][1].paused:
+                self._store.emit(session, "site.resumed" if paused else "site.paused", site=name)
+        session.execute(_BEAT, [_beat(name, *beats[name]) for name in before])
 
     def Renew(self, request: pb.RenewRequest, call: Call) -> pb.RenewReply:
         """A new certificate for the caller's site; its identity key must have signed the request."""
@@ -201,6 +202,15 @@ def _changed(row: AssignmentRow, report: SiteReport, now: float) -> bool:
     counts: dict[str, Any] = dict(report.counts) if report.counts else row.counts
     row.counts, row.updated_at = counts, now
     return before != (row.state, row.code, row.counts)
+
+
+def _beat(name: str, at: float, report: SiteReport) -> dict[str, Any]:
+    """A site's row after a heartbeat."""
+    return {
+        "of": name, "last_seen": at, "version": report.version, "paused": report.paused,
+        "spool_parcels": report.spool_parcels, "spool_bytes": report.spool_bytes, "ledger_head": report.ledger_head,
+        "journal_head": report.journal_head,
+    }  # fmt: skip
 
 
 def _hand_over(call: Call, waiting: queue.SimpleQueue[AssignmentRow | None], row: AssignmentRow) -> None:

@@ -1,8 +1,8 @@
 """Delivery: Open, Upload, Commit, Carry. A parcel lands once, whole and verified, or not at all.
 
 The gateway checks who sends, for which study and assignment (`permits.py`), to whom it is sealed and by whom it is
-signed; it cannot read what it carries. What has been verified lands in groups (`commits.py`). A repeated Commit gives the
-same receipt with a fresh proof.
+signed; it cannot read what it carries. What has been verified lands in groups (`commits.py`). A repeated Commit gives
+the same receipt with a fresh proof.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import BinaryIO
+from typing import BinaryIO, cast
 
 from central.config import LimitsConfig
 from central.gateway import wire
@@ -24,13 +24,16 @@ from central.gateway.receipts import Log
 from central.store import Store
 from central.store.models import ParcelRow
 from privacy.envelope import ParcelInfo, PublicKey, verify
+from protocol.chunk import Chunk
 from protocol.errors import (
     ConflictError,
     CorsiaError,
     InputError,
     IntegrityError,
     PermissionRefused,
+    StorageError,
     StudyRefused,
+    UnavailableError,
 )
 from protocol.parcel import ContentType
 from protocol.study import Study
@@ -40,6 +43,7 @@ __all__ = ["Delivery"]
 
 _PAGE = 500
 _log = logging.getLogger("central.gateway")
+_PASSING = (StorageError, UnavailableError, ConflictError)
 _Parcel = tuple[Announced, bytes]
 _Outcome = ParcelRow | CorsiaError
 
@@ -61,15 +65,15 @@ class Delivery:
         if request.data:
             (landed,) = self._take([(entry, request.data)])
             row = _raised(landed)
-            return pb.OpenReply(offset=row.size_bytes, committed=True, receipt=self._receipt(row))
+            return wire.opened(row.size_bytes, committed=True, receipt=self._log.receipt(row))
         parcel_id = entry.what.parcel_id
         with self._landing.locked(parcel_id):
             committed = self._committed(entry)
             if committed is not None:
-                return pb.OpenReply(offset=committed.size_bytes, committed=True)
+                return wire.opened(committed.size_bytes, committed=True)
             self._announced(parcel_id, call.site)
             self._admitted(entry)
-            return pb.OpenReply(offset=self._landing.announce(entry, self._limits.of(call.site).open_uploads))
+            return wire.opened(self._landing.announce(entry, self._limits.of(call.site).open_uploads))
 
     def Carry(self, request: pb.CarryRequest, call: Call) -> pb.CarryReply:
         """Land several small parcels that come along whole; each has its own outcome, and all one checkpoint."""
@@ -79,7 +83,7 @@ class Delivery:
         receipts = {receipt.parcel_id: receipt for receipt in self._log.receipts(rows)}
         return wire.carried(outcomes_of(parcels, outcomes), receipts)
 
-    def Upload(self, requests: Iterator[pb.Chunk], call: Call) -> pb.UploadReply:
+    def Upload(self, requests: Iterator[Chunk], call: Call) -> pb.UploadReply:
         """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
         first = next(requests, None)
         if first is None:
@@ -92,7 +96,7 @@ class Delivery:
                 _append(writer, first, call)
             for chunk in requests:
                 _append(writer, chunk, call)
-        return pb.UploadReply(offset=writer.position)
+        return wire.uploaded(writer.position)
 
     def Commit(self, request: pb.CommitRequest, call: Call) -> pb.CommitReply:
         """Verify, land and log a parcel; the receipt is durable before it is sent."""
@@ -104,7 +108,7 @@ class Delivery:
                 if entry is None:
                     raise ConflictError("conflict.state", "open the parcel first")
                 row = self._land(entry)
-        return self._receipt(row)
+        return wire.receipt_message(self._log.receipt(row))
 
     def recover(self) -> int:
         """Finish what a crash left between landing zone and database; how many parcels landed so."""
@@ -138,7 +142,7 @@ class Delivery:
             if not content.exists() or content.stat().st_size < entry.what.size_bytes:
                 raise ConflictError("conflict.state", "the parcel is not complete: open it again and send the rest")
             with content.open("rb") as file:
-                self._verified(entry, study, file)
+                self._verified(entry, study, self._sender(entry.site), file)
             (row,) = self.commits.land([Ready(entry=entry, study=study.id)])
         self._landing.forget(parcel_id)
         self._told(entry, study.id)
@@ -163,18 +167,21 @@ class Delivery:
             for name in sorted({_answer_to(entry) for entry, _ in parcels}):  # after all ids, as in `_land`
                 held.enter_context(self._landing.locked(name))
             known = self._permits.committed([entry.what.parcel_id for entry, _ in parcels])
+            sender = self._sender(parcels[0][0].site)  # one call, one site
             permits = self._permits.of([entry for entry, _ in parcels])
             outcomes: list[_Outcome | Ready] = []
             answered: set[str] = set()
+            halted: CorsiaError | None = None
             for (entry, data), study in zip(parcels, permits, strict=True):
-                outcome = self._judged(entry, data, study, known, answered)
+                outcome = halted or self._judged(entry, data, study, sender, known, answered)
+                if isinstance(outcome, _PASSING):
+                    halted = outcome  # nothing overtakes what is to come again
                 if isinstance(outcome, Ready) and entry.what.content_type is ContentType.UPDATE:
                     answered.add(entry.what.assignment_id)
                 outcomes.append(outcome)
             ready = [outcome for outcome in outcomes if isinstance(outcome, Ready)]
             rows = iter(self.commits.land(ready))
             for parcel in ready:
-                self._landing.forget(parcel.entry.what.parcel_id)
                 self._told(parcel.entry, parcel.study)
             return [next(rows) if isinstance(outcome, Ready) else outcome for outcome in outcomes]
 
@@ -183,6 +190,7 @@ class Delivery:
         entry: Announced,
         data: bytes,
         study: Study | CorsiaError,
+        sender: PublicKey,
         known: Mapping[str, ParcelRow],
         answered: set[str],
     ) -> _Outcome | Ready:
@@ -192,14 +200,15 @@ class Delivery:
             row = _same(entry, known.get(parcel_id))
             if row is not None:
                 return row
-            self._announced(parcel_id, entry.site)
+            if self._announced(parcel_id, entry.site) is not None:
+                self._landing.forget(parcel_id)  # begun in parts: what is here now is the whole
             if isinstance(study, StudyRefused):
                 self._landing.discard(parcel_id)
             if isinstance(study, CorsiaError):
                 return study
             if entry.what.assignment_id in answered:
                 raise StudyRefused("study.replay", "the instruction has its one answer")
-            self._verified(entry, study, io.BytesIO(data))
+            self._verified(entry, study, sender, io.BytesIO(data))
             self._landing.place(parcel_id, data)
         except CorsiaError as error:
             return error
@@ -207,34 +216,23 @@ class Delivery:
 
     # --- both
 
-    def _verified(self, entry: Announced, study: Study, content: BinaryIO) -> None:
+    def _sender(self, site: str) -> PublicKey:
+        """The key that a site's parcels are signed by."""
+        row = self._store.site(site)
+        if row is None:
+            raise ConflictError("conflict.state", "the site is not known")
+        return PublicKey.from_base64(row.identity)
+
+    def _verified(self, entry: Announced, study: Study, sender: PublicKey, content: BinaryIO) -> None:
         """Check bytes in one pass; those that will never land are dropped, and the site starts afresh."""
         try:
-            self._verify(entry, study, content)
+            _verify(entry, study, sender, content)
         except (IntegrityError, InputError) as error:
             self._landing.discard(entry.what.parcel_id)
             with self._store.begin() as session:
                 fields = {"parcel": entry.what.parcel_id, "code": error.code}
                 self._store.emit(session, "parcel.refused", site=entry.site, study=study.id, **fields)
             raise
-
-    def _verify(self, entry: Announced, study: Study, content: BinaryIO) -> None:
-        what, site = entry.what, self._store.site(entry.site)
-        if site is None:
-            raise ConflictError("conflict.state", "the site is not known")
-        info = ParcelInfo(
-            parcel_id=what.parcel_id, study=what.study_digest, site=entry.site, content_type=what.content_type.value
-        )
-        try:
-            parcel = verify(content, sender=PublicKey.from_base64(site.identity), expect=info)
-        except IntegrityError:
-            content.seek(0)
-            _check_digest(entry, hashlib.file_digest(content, "sha256").hexdigest())  # the plainer word, where it fits
-            raise
-        _check_digest(entry, parcel.sha256)
-        key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
-        if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in parcel.header.recipients}:
-            raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 
     def _told(self, entry: Announced, study: str) -> None:
         self._permits.landed(entry)
@@ -251,8 +249,23 @@ class Delivery:
         parcel_id = entry.what.parcel_id
         return _same(entry, self._permits.committed([parcel_id]).get(parcel_id))
 
-    def _receipt(self, row: ParcelRow) -> pb.CommitReply:
-        return wire.receipt_message(self._log.receipt(row))
+
+def _verify(entry: Announced, study: Study, sender: PublicKey, content: BinaryIO) -> None:
+    what = entry.what
+    info = ParcelInfo(
+        parcel_id=what.parcel_id, study=what.study_digest, site=entry.site, content_type=what.content_type.value
+    )
+    try:
+        parcel = verify(content, sender=sender, expect=info)
+    except IntegrityError:
+        content.seek(0)
+        digest = hashlib.file_digest(cast(io.BytesIO, content), "sha256").hexdigest()
+        _check_digest(entry, digest)  # the plainer word, where it fits
+        raise
+    _check_digest(entry, parcel.sha256)
+    key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
+    if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in parcel.header.recipients}:
+        raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 
 
 def outcomes_of(parcels: Sequence[_Parcel], outcomes: Sequence[_Outcome]) -> list[tuple[str, str]]:
@@ -292,7 +305,7 @@ def _check_digest(entry: Announced, digest: str) -> None:
         raise IntegrityError("parcel.chunk", "the bytes are not those announced")
 
 
-def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:
+def _append(writer: Writer, chunk: Chunk, call: Call) -> None:
     call.check()
     if chunk.parcel_id not in ("", writer.entry.what.parcel_id):
         raise InputError("input.message", "another parcel's chunk")

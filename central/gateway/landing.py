@@ -62,7 +62,7 @@ class Writer:
         self.entry = entry
         self.position = os.fstat(descriptor).st_size
 
-    def append(self, offset: int, data: bytes) -> None:
+    def append(self, offset: int, data: bytes | memoryview) -> None:
         """Write the next bytes.
 
         Raises:
@@ -209,6 +209,8 @@ class Landing:
             for parcel_id, part in parts:
                 os.replace(part, self.path(parcel_id))
             sync_folder(self._root)
+            if not all(self.path(parcel_id).exists() for parcel_id in ids):
+                raise StorageError("storage.failed", "a parcel is not where it was")
 
     def forget(self, parcel_id: str) -> None:
         """Drop the announcement of a parcel that is in the database."""

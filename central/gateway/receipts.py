@@ -1,7 +1,7 @@
 """The transparency log as the gateway keeps it: leaves in the database, the tree in memory, receipts for sites.
 
-The rows of a group of parcels, their leaves and one signed checkpoint are written in one transaction, so a receipt never
-promises what a crash could lose. Leaves of other processes (studies, models) get their checkpoint from `tick`.
+The rows of a group of parcels, their leaves and one signed checkpoint are written in one transaction, so a receipt
+never promises what a crash could lose. Leaves of other processes (studies, models) get their checkpoint from `tick`.
 """
 
 from __future__ import annotations

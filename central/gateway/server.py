@@ -23,12 +23,13 @@ from central.gateway.delivery import Delivery
 from central.gateway.enrolment import Enrolment
 from central.gateway.models import Models
 from protocol import errors
+from protocol.chunk import decode
 from protocol.errors import CorsiaError, InputError
 from protocol.v1 import fleet_pb2_grpc as services
 
 __all__ = ["Keys", "build_enrolment_server", "build_fleet_server", "status_of"]
 
-THREADS = 640  # a stream of assignments holds one; they are made as they are needed
+THREADS = 640  # one for each call under way, and each site has a stream that lasts; those that nobody needs never start
 MAX_CALLS = 2048  # beyond, calls of whatever site are refused before it is known whose they are
 Keys = tuple[bytes, bytes, bytes]  # TLS private key, certificate chain, CA: all PEM
 _STATUS: dict[type[CorsiaError], grpc.StatusCode] = {
@@ -42,6 +43,7 @@ _STATUS: dict[type[CorsiaError], grpc.StatusCode] = {
     errors.UnavailableError: grpc.StatusCode.UNAVAILABLE,
     errors.ConflictError: grpc.StatusCode.ABORTED,
 }
+_UPLOAD = "/corsia.v1.Delivery/Upload"
 _MALFORMED = object()  # what a request becomes that does not parse
 _log = logging.getLogger("central.gateway")
 
@@ -112,7 +114,7 @@ class _Guard(grpc.ServerInterceptor):
         handler, method = continuation(handler_call_details), str(handler_call_details.method)
         if handler is None:
             return None
-        parse = _parser(handler.request_deserializer)
+        parse = _parser(decode if method == _UPLOAD else handler.request_deserializer)
         if handler.response_streaming:
             return grpc.unary_stream_rpc_method_handler(
                 self._streaming(handler.unary_stream, method), parse, handler.response_serializer

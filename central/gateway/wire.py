@@ -27,9 +27,11 @@ __all__ = [
     "enrolment",
     "fetch",
     "identifier",
+    "opened",
     "receipt_message",
     "renewal",
     "site_report",
+    "uploaded",
     "version",
 ]
 
@@ -119,6 +121,19 @@ def announcements(message: pb.CarryRequest) -> list[tuple[Announcement, bytes]]:
     if len({what.parcel_id for what, _ in parcels}) != len(parcels):
         raise InputError("input.message", "parcel_id")
     return parcels
+
+
+def opened(offset: int, *, committed: bool = False, receipt: Receipt | None = None) -> pb.OpenReply:
+    """From where to send a parcel, or that it has landed."""
+    reply = pb.OpenReply(offset=offset, committed=committed)
+    if receipt is not None:
+        reply.receipt.CopyFrom(receipt_message(receipt))
+    return reply
+
+
+def uploaded(offset: int) -> pb.UploadReply:
+    """How much of a parcel is here."""
+    return pb.UploadReply(offset=offset)
 
 
 def carried(outcomes: Sequence[tuple[str, str]], receipts: Mapping[str, Receipt]) -> pb.CarryReply:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from protocol.errors import InputError
 
 app = typer.Typer(no_args_is_help=True, help="Measure against named peers.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -125,6 +128,54 @@ def features(
             typer.echo(f"{part:<10} {name:<22} {value}")
     for name, reason in result["missing"].items():
         typer.echo(f"{name} did not run: {reason}")
+
+
+@app.command()
+def wall(
+    json_out: Json = False,
+    size: Annotated[str, typer.Option(help="Payload of the two ratios, as 2GiB, 512MiB or bytes.")] = "2GiB",
+    small: Annotated[int, typer.Option(min=4, help="How many small parcels.")] = 4096,
+    repeats: Annotated[int, typer.Option(min=1, help="How often each ratio is measured; the best counts.")] = 3,
+    folder: Annotated[Path | None, typer.Option("--dir", help="On whose disk; else the temporary folder.")] = None,
+    idle: Annotated[int, typer.Option(min=0, max=200, help="So many agents at rest, a minute; 0: not.")] = 51,
+    agents: Annotated[int, typer.Option(min=0, max=400, help="So many that deliver at once; 0: not.")] = 200,
+) -> None:
+    """What the way across the wall costs beside plain mutual TLS, and what many agents cost the centre.
+
+    Example: corsia bench wall --json
+    """
+    from corsia.bench_wall import bench_wall
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends by way of `finally`: no process is left behind
+    result = bench_wall(
+        lambda line: sys.stderr.write(line + "\n"),
+        size_bytes=_bytes(size), small=small, repeats=repeats, folder=folder, idle=idle, agents=agents,
+    )  # fmt: skip
+    if json_out:
+        typer.echo(json.dumps(result))
+        return
+    for name in ("raw", "durable"):
+        figures = result[name]
+        typer.echo(f"{name:<8} {figures['mb_s']:>7.1f} MB/s of {figures['floor_mb_s']:>7.1f}: {figures['ratio']:.2f}")
+    typer.echo(f"small    {result['small_per_s']:>7.1f} parcels/s")
+    typer.echo(f"memory   {result['peak_rss_mb']:>7.1f} MB at most in one process")
+    for name in ("idle", "agents"):
+        if result[name]:
+            typer.echo(f"{name:<8} {result[name]}")
+
+
+def _bytes(text: str) -> int:
+    """Read a size.
+
+    Raises:
+        InputError: `input.usage`.
+    """
+    found = re.fullmatch(r"(\d{1,15}) ?([KMG]i?B)?", text.strip())
+    unit = (found[2] or "B") if found else ""
+    size = int(found[1]) * (1024 if "i" in unit else 1000) ** "BKMG".index(unit[0]) if found else 0
+    if size <= 0:
+        raise InputError("input.usage", f"{text!r} is no size: 2GiB, 512MiB, or bytes")
+    return size
 
 
 @app.command()

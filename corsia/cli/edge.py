@@ -41,6 +41,7 @@ def run(config: Config = _DEFAULT) -> None:
     """
     from edge.agent import Agent
     from protocol import events
+    from protocol.heap import keep_buffers
 
     site = _load(config)
     site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -49,6 +50,7 @@ def run(config: Config = _DEFAULT) -> None:
         signal.signal(number, lambda *_: stop.set())
     events.configure("edge", site.state_dir / "log.jsonl")
     sys.stderr.write(f"edge {site.site}: running, logs in {site.state_dir / 'log.jsonl'}\n")
+    keep_buffers()
     Agent(site).run(stop)
 
 
@@ -65,13 +67,14 @@ def enroll(
     """
     from edge.identity import enrol
     from edge.journal import Journal
+    from edge.route import Route
 
     site = _load(config)
     if code == "-":
         code = sys.stdin.readline()
     if not code.strip():
         raise InputError("input.usage", "give --code with the join code")
-    identity = enrol(site.site, site.state_dir, code.strip(), force=force)
+    identity = enrol(site.site, site.state_dir, code.strip(), force=force, route=Route.of(site.delivery))
     Journal(site.state_dir / "journal.jsonl").append("site.enrolled", site=identity.site)
     fingerprint = identity.key.public.fingerprint
     value = {

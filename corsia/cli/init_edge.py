@@ -36,6 +36,12 @@ worker_memory_bytes = 8_000_000_000
 worker_timeout_s = 3600.0             # a worker that says nothing for so long is killed
 heartbeat_s = 10.0
 
+# [delivery]                          # how parcels leave; heartbeats are never held back
+# max_mbit_s = 100                    # most that all parcels take together; else what the line gives
+# quiet_hours = ["07:30-18:00"]       # no parcel leaves then, by this machine's clock; rounds wait too
+# proxy = "http://proxy.example:3128" # HTTP CONNECT; else grpc_proxy, https_proxy, http_proxy, no_proxy
+# proxy_auth = "proxy.auth"           # file of USER:PASSWORD, mode 0600
+
 [datasets.{dataset}]
 {sources}
 # What each column is. It decides what may happen to it:

@@ -165,7 +165,7 @@ def test_a_failed_transaction_leaves_no_leaf_in_memory(tmp_path: Path) -> None:
         with pytest.raises(Exception, match="UNIQUE"):
             log.land([(entry, "lung")])
         other = announced(b"x", parcel_id="e" * 32)
-        log.land(other, "lung")
+        log.land([(other, "lung")])
         with centre.store.read() as session:
             row = session.get(ParcelRow, "e" * 32)
         assert row is not None

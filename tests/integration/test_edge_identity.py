@@ -333,7 +333,7 @@ def test_a_proxy_is_used_as_grpc_uses_it(centre: Centre, monkeypatch: pytest.Mon
     monkeypatch.setenv("https_proxy", f"http://us%40er:pw@{address}")
     assert len(presented_certificates(centre.enrolment, 5)) == 2  # loopback: no proxy
     assert asked == []
-    refused(lambda: presented_certificates("centre.invalid:7444", 2), UnavailableError, "unavailable.centre")
+    refused(lambda: presented_certificates("centre.invalid:7444", 2), AuthenticationError, "auth.proxy")
     assert asked[0].startswith(b"CONNECT centre.invalid:7444 ")
     assert b"Proxy-Authorization: Basic dXNAZXI6cHc=" in asked[0]
     listener.close()

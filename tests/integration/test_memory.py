@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from corsia.bench_arrays import bench_aggregation, bench_serialisation
+from corsia.bench_wall_centre import BenchCentre, Program, peak_mb
 
 # What a process that averages takes besides models: libraries loaded on the way, the database, buffers.
 FIXED_MB = 40
@@ -58,3 +59,32 @@ def test_a_sites_agent_holds_question_and_answer_of_100_mb_once(tmp_path: Path) 
     made = site(tmp_path, 4096, 4096, 2048)
     assert made["model_bytes"] > 10**8
     assert agent_sizes(made) < 2.3
+
+
+def crossing(folder: Path, size_bytes: int) -> dict[str, float]:
+    """MB above its idle self that a parcel of this size costs each side, from payload to verified receipt."""
+    with BenchCentre(folder / "centre", ("site-00",)) as centre:
+        site = Program("corsia.bench_wall_site", str(centre.site("site-00")))
+        try:
+            assert site.ask("ready") == {"sites": 1}
+            pids = {"site": site.pid, "gateway": centre.processes["gateway"].pid}
+            idle = {}
+            for name, pid in pids.items():
+                Path(f"/proc/{pid}/clear_refs").write_text("5")  # the peak begins anew at what is resident now
+                idle[name] = peak_mb(pid)
+            assert site.ask("hold", bytes=1 << 20, count=1, pieces=size_bytes >> 20)["failed"] == []
+            assert site.ask("deliver")["count"] == 1
+            (landed,) = centre.landing.glob("*.parcel")
+            assert landed.stat().st_size > size_bytes
+            return {name: peak_mb(pid) - idle[name] for name, pid in pids.items()}
+        finally:
+            site.close()
+
+
+def test_a_parcel_of_200_mb_costs_neither_side_its_size(tmp_path: Path) -> None:
+    assert max(crossing(tmp_path, 200 << 20).values()) < 120
+
+
+@pytest.mark.full
+def test_a_parcel_of_5_gb_costs_neither_side_200_mb(tmp_path: Path) -> None:
+    assert max(crossing(tmp_path, 5 << 30).values()) < 200

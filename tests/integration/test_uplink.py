@@ -222,7 +222,7 @@ def test_a_server_of_another_ca_is_not_spoken_to(place: tuple[Centre, Identity],
     other = Centre(authority=Authority(name)).start()
     other.assignments = [message()]
     uplink = Uplink(place[1], other.fleet)
-    refused(lambda: list(uplink.watch()), AuthenticationError, "auth.fingerprint")
+    refused(lambda: list(uplink.watch()), AuthenticationError, "auth.intercepted")  # it answers in the centre's name
     uplink.close()
     other.stop()
 
