@@ -25,7 +25,7 @@ from protocol.errors import ConflictError, CorsiaError, InputError
 from protocol.heap import keep_buffers
 from protocol.parcel import Receipt
 
-__all__ = ["Memory", "main"]
+__all__ = ["Memory", "Pool", "main"]
 
 
 class Memory(io.RawIOBase):
@@ -35,6 +35,12 @@ class Memory(io.RawIOBase):
         super().__init__()
         self.view = memoryview(bytearray(size_bytes))
         self.at = 0
+
+    def cut(self, size_bytes: int) -> Memory:
+        """The first so many bytes as a file of their own over the same memory."""
+        made = Memory(0)
+        made.view = self.view[:size_bytes]
+        return made
 
     def write(self, data: bytes | memoryview) -> int:  # type: ignore[override]
         """Write at the present place."""
@@ -48,6 +54,12 @@ class Memory(io.RawIOBase):
         target[: len(found)] = found
         self.at += len(found)
         return len(found)
+
+    def read(self, size: int = -1) -> memoryview:
+        """What comes next, as a view."""
+        found = self.view[self.at : len(self.view) if size < 0 else self.at + size]
+        self.at += len(found)
+        return found
 
     def readable(self) -> bool:
         """Always."""
@@ -69,6 +81,26 @@ class Memory(io.RawIOBase):
         return at
 
 
+class Pool:
+    """Memories that are used again: fresh ones would be faulted in page by page, which is no part of the way."""
+
+    def __init__(self) -> None:
+        self._free: list[Memory] = []
+
+    def take(self, size_bytes: int) -> Memory:
+        """One of at least so many bytes, at its beginning."""
+        try:
+            memory = self._free.pop()
+        except IndexError:
+            return Memory(size_bytes)
+        memory.at = 0
+        return memory if len(memory.view) >= size_bytes else Memory(size_bytes)
+
+    def give(self, memory: Memory) -> None:
+        """Take one back."""
+        self._free.append(memory)
+
+
 class _Nothing:
     def write(self, data: memoryview) -> int:
         return len(data)
@@ -80,12 +112,13 @@ class _Delivery:
     def __init__(self, store: Store, _landing: Landing, _log: Log, _limits: object) -> None:
         self._store = store
         self._key = read_key(store.state_dir.parent / "study.key")
+        self._pool = Pool()
         self._held: dict[str, tuple[wire.Announcement, Memory]] = {}
 
     def Open(self, request: Any, _call: Call) -> Any:
         """Make room."""
         what = wire.announcement(request)
-        self._held[what.parcel_id] = (what, Memory(what.size_bytes))
+        self._held[what.parcel_id] = (what, self._pool.take(what.size_bytes))
         return wire.opened(0)
 
     def Upload(self, requests: Iterator[Chunk], call: Call) -> Any:
@@ -107,8 +140,10 @@ class _Delivery:
         if site is None:
             raise ConflictError("conflict.state", "the site is not known")
         memory.seek(0)
+        whole = memory.cut(what.size_bytes)
         sender = PublicKey.from_base64(site.identity)
-        unseal_into(cast(BinaryIO, memory), cast(BinaryIO, _Nothing()), key=self._key, sender=sender)
+        unseal_into(cast(BinaryIO, whole), cast(BinaryIO, _Nothing()), key=self._key, sender=sender)
+        self._pool.give(memory)
         receipt = Receipt(parcel_id=what.parcel_id, digest=what.digest, index=0, proof=(), checkpoint="")
         return wire.receipt_message(receipt)
 

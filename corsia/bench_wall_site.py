@@ -13,16 +13,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from corsia.bench_wall_memory import Memory
+from corsia.bench_wall_memory import Memory, Pool
 from edge.deliver import Delivery
 from edge.entry import ParcelMeta, SpoolEntry
 from edge.identity import Identity
 from edge.journal import Journal
 from edge.logview import LogView
-from edge.sealing import PART_BYTES, sealed_bound
+from edge.sealing import sealed_bound
 from edge.spool import Spool
 from edge.state import SiteState
 from edge.uplink import Uplink
@@ -53,6 +54,7 @@ class Hospital:
         self.journal = Journal(folder / "journal.jsonl")
         self.spool = Spool(folder / "spool", 1 << 40)
         self.uplink = Uplink(self.identity)
+        self.pool = Pool()
         self.assignment: Assignment | None = None
         threading.Thread(target=self._watch, daemon=True).start()
 
@@ -108,12 +110,14 @@ class Hospital:
         """Seal parcel after parcel in memory while those before are sent; how many bytes left."""
         sealed: queue.Queue[tuple[SpoolEntry, Memory] | None] = queue.Queue(_ROOM)
         errors: list[BaseException] = []
+        pool = self.pool
 
         def send() -> None:
             try:
                 while (one := sealed.get()) is not None:
                     entry, data = one
                     self.uplink.deliver(entry, cast(BinaryIO, data), self.stop.is_set)
+                    pool.give(data)
             except BaseException as error:
                 errors.append(error)
                 while sealed.get() is not None:
@@ -124,7 +128,7 @@ class Hospital:
             thread.start()
         left = 0
         while left < size_bytes and not errors:
-            sealed.put(self.sealed(payload, 1, _in_memory))
+            sealed.put(self.sealed(payload, 1, partial(_in_memory, pool, len(payload))))
             left += len(payload)
         for _ in threads:
             sealed.put(None)
@@ -144,8 +148,8 @@ class Hospital:
         )
 
 
-def _in_memory(meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:
-    target = Memory(sealed_bound(PART_BYTES))
+def _in_memory(pool: Pool, size_bytes: int, meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:
+    target = pool.take(sealed_bound(size_bytes))
     digest = write(target)
     entry = SpoolEntry(
         parcel_id=meta.parcel_id, sequence=0, assignment_id=meta.assignment_id, study_digest=meta.study_digest,

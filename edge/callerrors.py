@@ -27,6 +27,7 @@ _UNTIMELY = ("certificate has expired", "certificate is not yet valid")
 _CROWDED = "concurrent rpc limit"  # grpc: so many calls, of all sites, that it did not look at this one
 _LONGEST_WAIT_S = 3600.0
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
+_CROWDED = "concurrent rpc limit"  # grpc's server, when it has more calls than it takes: not a fault of this one
 _PROXY = re.compile(r"HTTP proxy returned response code (401|403|407)\b")
 _FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
 

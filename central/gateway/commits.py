@@ -41,16 +41,22 @@ class Commits:
     """Lands parcels in groups. Thread-safe.
 
     Attributes:
-        groups: how many commits were made, and `parcels` of how many parcels: for the benchmark.
+        busy: held while a commit is under way.
+        groups: how many commits were made, and `parcels` of how many parcels.
     """
 
     def __init__(self, landing: Landing, log: Log) -> None:
         self._landing = landing
         self._log = log
-        self._committing = threading.Lock()
+        self.busy = threading.Lock()
         self._guard = threading.Lock()
-        self._waiting: list[_Ticket] = []
+        self._queue: list[_Ticket] = []
         self.groups = self.parcels = 0
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for the next commit."""
+        return len(self._queue)
 
     def land(self, parcels: Sequence[Ready]) -> list[ParcelRow]:
         """Make parcels durable and log them, in their order; returns their rows when all is on the disk.
@@ -64,11 +70,11 @@ class Commits:
             return []
         ticket = _Ticket(parcels)
         with self._guard:
-            self._waiting.append(ticket)
-        with self._committing:
+            self._queue.append(ticket)
+        with self.busy:
             if not ticket.done:
                 with self._guard:
-                    group, self._waiting = self._waiting, []
+                    group, self._queue = self._queue, []
                 self._commit(group)
         if ticket.error is not None:
             raise ticket.error

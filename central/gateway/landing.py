@@ -203,14 +203,14 @@ class Landing:
         """Move verified partial files to their places, durably and together. Repeatable."""
         with _disk():
             parts = [(parcel_id, part) for parcel_id in ids if (part := self._part(parcel_id)).exists()]
+            if not all(self.path(parcel_id).exists() for parcel_id in set(ids) - {parcel_id for parcel_id, _ in parts}):
+                raise StorageError("storage.failed", "a parcel is not where it was")
             for parcel_id, _ in parts:
                 self._writers.pop(parcel_id, None)
             sync_files([part for _, part in parts])
             for parcel_id, part in parts:
                 os.replace(part, self.path(parcel_id))
             sync_folder(self._root)
-            if not all(self.path(parcel_id).exists() for parcel_id in ids):
-                raise StorageError("storage.failed", "a parcel is not where it was")
 
     def forget(self, parcel_id: str) -> None:
         """Drop the announcement of a parcel that is in the database."""

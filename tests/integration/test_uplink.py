@@ -18,6 +18,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from edge.identity import Identity
+from edge.pace import Pace
 from edge.uplink import Uplink
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
 from protocol.errors import (
@@ -30,6 +31,7 @@ from protocol.errors import (
     StorageError,
     UnavailableError,
 )
+from protocol.parcel import Receipt
 from protocol.v1 import fleet_pb2 as pb
 from tests.uplinkkit import STUDY, Authority, Centre, entry, noise
 
@@ -394,6 +396,46 @@ def test_a_delivery_still_under_way_at_the_centre_is_retried(uplink: Uplink, cen
     parcel = entry(noise(10), tmp_path)
     with parcel.path.open("rb") as read:
         refused(lambda: uplink.deliver(parcel, read, go), UnavailableError, "unavailable.centre")
+
+
+def test_an_older_centre_is_sent_small_parcels_one_by_one(uplink: Uplink, centre: Centre, tmp_path: Path) -> None:
+    parcels = [(entry(noise(100 + n), tmp_path, f"p{n}"), noise(100 + n)) for n in range(3)]
+    outcomes = uplink.carry(parcels, go)  # this centre has no such call
+    assert [outcome.parcel_id for outcome in outcomes if isinstance(outcome, Receipt)] == [
+        sent.parcel_id for sent, _ in parcels
+    ]
+    assert len(centre.parcels) == 3
+    refused(lambda: uplink.carry([(parcels[0][0], b"short")], go), IntegrityError, "parcel.truncated")
+    refused(lambda: uplink.carry(parcels, lambda: True), Paused, "paused.site")
+
+
+def test_a_limit_of_the_rate_holds_chunks_back_and_a_stop_ends_the_wait(
+    place: tuple[Centre, Identity], centre: Centre, tmp_path: Path
+) -> None:
+    slept: list[float] = []
+    pace = Pace(8.0, clock=lambda: sum(slept), sleep=slept.append)
+    uplink = Uplink(place[1], pace=pace)
+    parcel = entry(noise(3 * MIB), tmp_path)
+    with parcel.path.open("rb") as read:
+        uplink.deliver(parcel, read, go)
+        assert sum(slept) == pytest.approx(2 * MIB / 1e6, rel=0.05)  # the first goes at once, two wait
+        other = entry(noise(3 * MIB, seed=1), tmp_path, "other")
+    with other.path.open("rb") as read:
+        refused(lambda: uplink.deliver(other, read, lambda: sum(slept) > 2.5), Paused, "paused.site")
+    uplink.close()
+
+
+def test_a_parcel_is_committed_when_its_turn_has_come(uplink: Uplink, centre: Centre, tmp_path: Path) -> None:
+    def not_yet() -> None:
+        raise Paused("paused.site")
+
+    for size in (100, 2 * MIB):
+        parcel = entry(noise(size), tmp_path, f"p{size}")
+        with parcel.path.open("rb") as read:
+            refused(lambda sent=parcel, read=read: uplink.deliver(sent, read, go, not_yet), Paused, "paused.site")
+            assert centre.commits == 0
+            assert uplink.deliver(parcel, read, go).digest == parcel.digest
+        centre.commits = 0
 
 
 # --- objects

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.chunk import Chunk, decode, encode
@@ -14,6 +14,7 @@ NAMES = st.text(max_size=40)
 OFFSETS = st.integers(0, (1 << 64) - 1)
 
 
+@settings(deadline=None)
 @given(NAMES, OFFSETS, st.binary(max_size=300))
 @example("", 0, b"")
 @example("a" * 32, 1 << 20, bytes(1 << 20))
@@ -24,6 +25,7 @@ def test_chunks_are_the_messages_of_the_protocol(name: str, offset: int, data: b
     assert (read.parcel_id, read.offset, bytes(read.data)) == (name, offset, data)
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=60))
 @example(b"\x0a\x05ab")
 @example(b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01")

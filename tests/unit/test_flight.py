@@ -6,7 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.entry import SpoolEntry
@@ -28,6 +28,7 @@ def go() -> bool:
 SIZES = st.one_of(st.integers(1, SMALL_BYTES), st.integers(SMALL_BYTES + 1, 10 * SMALL_BYTES))
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), SIZES), max_size=300))
 def test_each_study_keeps_its_order_and_only_small_ones_go_together(parcels: list[tuple[str, int]]) -> None:
     entries = [entry(number, *parcel) for number, parcel in enumerate(parcels)]

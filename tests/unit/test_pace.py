@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.config import Delivery
@@ -27,6 +27,7 @@ def go() -> bool:
     return False
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 1 << 20), min_size=1, max_size=30), st.floats(1, 1000))
 def test_what_passed_before_a_piece_is_within_the_rate(sizes: list[int], mbit_s: float) -> None:
     time = Time()
