@@ -24,7 +24,6 @@ __all__ = ["NotOffered", "named_errors", "said"]
 _OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
 # What it says of a certificate of the right CA that is not valid now: the clock is wrong, on one side or the other.
 _UNTIMELY = ("certificate has expired", "certificate is not yet valid")
-_CROWDED = "concurrent rpc limit"  # grpc: so many calls, of all sites, that it did not look at this one
 _LONGEST_WAIT_S = 3600.0
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
 _CROWDED = "concurrent rpc limit"  # grpc's server, when it has more calls than it takes: not a fault of this one
