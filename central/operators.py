@@ -23,7 +23,7 @@ from central.config import CentralConfig, operator_token
 from privacy.envelope import PublicKey, SecretKey
 from protocol.errors import AuthenticationError, ConfigurationError, ConflictError, InputError
 
-__all__ = ["FIRST", "Operator", "Operators", "bearer", "signing_key"]
+__all__ = ["FIRST", "Operator", "Operators", "bearer", "read_token", "signing_key"]
 
 FIRST = "operator"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -48,6 +48,23 @@ def bearer(token: str) -> str:
     """What of a token the web process may see; an unnamed token is shown whole."""
     parts = token.strip().split(".")
     return ".".join(parts[:2]) if len(parts) == _PARTS else token.strip()
+
+
+def read_token(path: Path) -> str:
+    """The token of a file. One with a seal is a key: nobody else may read it.
+
+    Raises:
+        AuthenticationError: `auth.token` when it cannot be read.
+        ConfigurationError: `config.key-mode`.
+    """
+    try:
+        token = path.expanduser().read_text(encoding="ascii").strip()
+        mode = path.expanduser().stat().st_mode
+    except (OSError, UnicodeDecodeError):
+        raise AuthenticationError("auth.token", f"{path} cannot be read") from None
+    if len(token.split(".")) == _PARTS and mode & 0o077:
+        raise ConfigurationError("config.key-mode", f"{path} is readable by others: chmod 600 it")
+    return token
 
 
 def signing_key(token: str) -> SecretKey:

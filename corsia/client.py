@@ -51,6 +51,7 @@ def connect(
 
     Raises:
         AuthenticationError: `auth.token`.
+        ConfigurationError: `config.key-mode` when others can read a named operator's token file.
         UnavailableError: `unavailable.centre`.
 
     Example:
@@ -61,10 +62,9 @@ def connect(
     if token is None:
         if token_file is None:
             raise AuthenticationError("auth.token", "give token or token_file")
-        try:
-            token = Path(token_file).expanduser().read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
-            raise AuthenticationError("auth.token", f"{token_file} cannot be read") from None
+        from central.operators import read_token
+
+        token = read_token(Path(token_file))
     hub = Hub(url, token, timeout_s=timeout_s)
     try:
         hub.request("GET", "/log/head")

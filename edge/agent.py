@@ -170,7 +170,7 @@ class Agent:
                 site.send.wait(0.5)
             except PASSING as error:
                 site.note("delivery.delayed", error)
-                site.stop.wait(max(delay, error.retry_s) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                site.stop.wait(error.retry_s + delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 delay = min(2 * delay, _LONGEST_WAIT_S)
 
     def _may_leave(self, digest: str) -> None:

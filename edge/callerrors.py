@@ -24,9 +24,9 @@ __all__ = ["NotOffered", "named_errors", "said"]
 _OURS = ("approval.", "budget.", "config.", "gate.", "journal.", "paused.", "policy.", "worker.")
 # What it says of a certificate of the right CA that is not valid now: the clock is wrong, on one side or the other.
 _UNTIMELY = ("certificate has expired", "certificate is not yet valid")
-_CROWDED = "concurrent rpc limit"  # grpc: so many calls, of all sites, that it did not look at this one
 _LONGEST_WAIT_S = 3600.0
 # What grpc says of a server that does not prove itself: another CA, a bad signature, another name.
+_CROWDED = "concurrent rpc limit"  # grpc's server, when it has more calls than it takes: not a fault of this one
 _PROXY = re.compile(r"HTTP proxy returned response code (401|403|407)\b")
 _FOREIGN = ("certificate_verify_failed", "certificate signature failure", "verification check failed")
 
@@ -62,13 +62,21 @@ def _error_of(error: grpc.RpcError) -> CorsiaError:
         return _unreached(details)
     if status is grpc.StatusCode.UNAUTHENTICATED:
         return AuthenticationError("auth.certificate")
-    if status is grpc.StatusCode.PERMISSION_DENIED:
+    elif status is grpc.StatusCode.PERMISSION_DENIED:
         return PermissionRefused("permission.site")
-    if status is grpc.StatusCode.UNIMPLEMENTED:
+    elif status is grpc.StatusCode.UNIMPLEMENTED:
         return NotOffered("input.message", f"status {status.name}")
-    if status in _MALFORMED and _CROWDED not in details.lower():
+    elif status in _MALFORMED and _CROWDED not in details.lower():
         return InputError("input.message", f"status {status.name}")
     return UnavailableError("unavailable.centre", f"status {status.name}")
+
+
+def _patient(error: CorsiaError, call: grpc.Call) -> CorsiaError:
+    """With the wait that the centre asks for, within reason."""
+    asked = next((str(value) for key, value in call.trailing_metadata() or () if key == "corsia-retry-s"), "")
+    if isinstance(error, UnavailableError) and asked.isdecimal() and len(asked) < 9:
+        error.retry_s = min(float(asked), _LONGEST_WAIT_S)
+    return error
 
 
 def _unreached(details: str) -> CorsiaError:
@@ -80,14 +88,6 @@ def _unreached(details: str) -> CorsiaError:
     if _PROXY.search(details):
         return AuthenticationError("auth.proxy", "the proxy does not let this site through")
     return UnavailableError("unavailable.centre", "status UNAVAILABLE")
-
-
-def _patient(error: CorsiaError, call: grpc.Call) -> CorsiaError:
-    """With the wait that the centre asks for, within reason."""
-    asked = next((str(value) for key, value in call.trailing_metadata() or () if key == "corsia-retry-s"), "")
-    if isinstance(error, UnavailableError) and asked.isdecimal() and len(asked) < 9:
-        error.retry_s = min(float(asked), _LONGEST_WAIT_S)
-    return error
 
 
 def said(code: str) -> CorsiaError:

@@ -256,8 +256,8 @@ class EdgeConfig(_Model):
     state_dir: Path = Path("state")
     centre: Centre | None = None
     limits: Limits = Field(default_factory=Limits)
-    delivery: Delivery = Field(default_factory=Delivery)
     keys: Keys = Field(default_factory=Keys)
+    delivery: Delivery = Field(default_factory=Delivery)
     plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 

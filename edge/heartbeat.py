@@ -44,7 +44,7 @@ class Heartbeat:
                 site.news.wait(site.config.limits.heartbeat_s)
             except CorsiaError as error:
                 site.note("heartbeat.failed", self._named(error))
-                site.stop.wait(max(delay, error.retry_s) * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+                site.stop.wait(error.retry_s + delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
                 delay = min(2 * delay, site.config.limits.heartbeat_s, 10.0)
 
     def beat(self) -> None:

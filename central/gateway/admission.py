@@ -58,7 +58,7 @@ class Call:
         self.protocol = _protocol(context)
         self.closed: CorsiaError | None = None
         self._closed_at = 0.0
-        self._moved = time.monotonic()
+        self._moved, self._received = time.monotonic(), False
         self._calls = calls
         self._context = context
         self._wake: Callable[[], None] = lambda: None
@@ -73,9 +73,14 @@ class Call:
         """Let the site pay for what costs more than a call. UnavailableError: `unavailable.rate`."""
         self._calls.take(self.site, cost)
 
+    def received(self) -> None:
+        """The one message of the call is here: from now on it waits for us, or is a stream down."""
+        self._moved, self._received = time.monotonic(), True
+
     def idle_s(self) -> float:
-        """For how long nothing has moved; a stream of assignments is allowed to be silent."""
-        return 0.0 if self.watches else time.monotonic() - self._moved
+        """For how long the site has not moved a byte that is awaited of it."""
+        ours = self._received and not self.method.endswith("/Fetch")
+        return 0.0 if ours else time.monotonic() - self._moved
 
     @property
     def watches(self) -> bool:

@@ -9,6 +9,7 @@ Errors leave as a gRPC status and the trailing metadata `corsia-code`; no text o
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,7 +30,8 @@ from protocol.v1 import fleet_pb2_grpc as services
 
 __all__ = ["Keys", "build_enrolment_server", "build_fleet_server", "status_of"]
 
-THREADS = 640  # a stream of assignments holds one; they are made as they are needed
+ENROL_S = 30.0  # for a whole enrolment
+THREADS = 640  # one for each call under way, and each site has a stream that lasts; those that nobody needs never start
 MAX_CALLS = 2048  # beyond, calls of whatever site are refused before it is known whose they are
 Keys = tuple[bytes, bytes, bytes]  # TLS private key, certificate chain, CA: all PEM
 _STATUS: dict[type[CorsiaError], grpc.StatusCode] = {
@@ -95,7 +97,12 @@ def build_enrolment_server(config: CentralConfig, keys: Callable[[], Keys], enro
     @contextmanager
     def admitted(context: grpc.ServicerContext, _method: str) -> Iterator[grpc.ServicerContext]:
         check_tls(context)
-        yield context
+        late = threading.Timer(ENROL_S, context.cancel)  # nobody is known here who could be counted
+        late.start()
+        try:
+            yield context
+        finally:
+            late.cancel()
 
     server = _server(config, _Guard(admitted), threads=8)
     services.add_EnrolmentServicer_to_server(enrolment, server)  # type: ignore[no-untyped-call]
@@ -104,7 +111,11 @@ def build_enrolment_server(config: CentralConfig, keys: Callable[[], Keys], enro
 
 
 class _Guard(grpc.ServerInterceptor):
-    """Wraps every handler: admission before it, one way out for errors after it."""
+    """Wraps every handler: admission before it, one way out for errors after it.
+
+    Each call is taken as a stream of requests, which on the wire is the same: so a caller is admitted, and counted,
+    before it has sent a byte of its message, and one that never sends it cannot hold a thread unseen.
+    """
 
     def __init__(self, admitted: Callable[[grpc.ServicerContext, str], Any]) -> None:
         self._admitted = admitted
@@ -116,28 +127,27 @@ class _Guard(grpc.ServerInterceptor):
             return None
         parse = _parser(decode if method == _UPLOAD else handler.request_deserializer)
         if handler.response_streaming:
-            return grpc.unary_stream_rpc_method_handler(
+            return grpc.stream_stream_rpc_method_handler(
                 self._streaming(handler.unary_stream, method), parse, handler.response_serializer
             )
-        if handler.request_streaming:
-            return grpc.stream_unary_rpc_method_handler(
-                self._single(handler.stream_unary, method, _checked_stream), parse, handler.response_serializer
-            )
-        return grpc.unary_unary_rpc_method_handler(
-            self._single(handler.unary_unary, method, _checked), parse, handler.response_serializer
+        behaviour, take = (
+            (handler.stream_unary, _checked_stream) if handler.request_streaming else (handler.unary_unary, _only)
+        )
+        return grpc.stream_unary_rpc_method_handler(
+            self._single(behaviour, method, take), parse, handler.response_serializer
         )
 
-    def _single(self, behaviour: Any, method: str, checked: Callable[[Any], Any]) -> Any:
-        def run(request: Any, context: grpc.ServicerContext) -> Any:
+    def _single(self, behaviour: Any, method: str, take: Callable[[Iterator[Any], Any], Any]) -> Any:
+        def run(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
             with _translated(context, method), self._admitted(context, method) as call:
-                return behaviour(checked(request), call)
+                return behaviour(take(requests, call), call)
 
         return run
 
     def _streaming(self, behaviour: Any, method: str) -> Any:
-        def run(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        def run(requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
             with _translated(context, method), self._admitted(context, method) as call:
-                yield from behaviour(_checked(request), call)
+                yield from behaviour(_only(requests, call), call)
 
         return run
 
@@ -177,8 +187,16 @@ def _checked(request: Any) -> Any:
     return request
 
 
-def _checked_stream(requests: Iterator[Any]) -> Iterator[Any]:
+def _checked_stream(requests: Iterator[Any], _call: Any) -> Iterator[Any]:
     return (_checked(request) for request in requests)
+
+
+def _only(requests: Iterator[Any], call: Any) -> Any:
+    """The one message of a call that is no stream of them."""
+    request = _checked(next(requests, _MALFORMED))
+    if isinstance(call, Call):
+        call.received()
+    return request
 
 
 def _server(config: CentralConfig, guard: _Guard, threads: int = THREADS) -> grpc.Server:

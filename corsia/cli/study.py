@@ -237,11 +237,9 @@ def _request(
         raise InputError("input.usage", "--url begins with http:// or https://")
     if token_file is None:
         raise AuthenticationError("auth.token", "--url needs --token-file")
-    try:
-        token = token_file.read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        raise AuthenticationError("auth.token", f"{token_file} cannot be read") from None
-    headers = {"Authorization": f"Bearer {token}"} | ({"Content-Type": kind} if body else {})
+    from central.operators import bearer, read_token
+
+    headers = {"Authorization": f"Bearer {bearer(read_token(token_file))}"} | ({"Content-Type": kind} if body else {})
     request = urllib.request.Request(url.rstrip("/") + "/api/v1" + path, data=body, headers=headers)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=90) as answer:  # noqa: S310 - http or https, checked above

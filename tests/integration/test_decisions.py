@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -292,6 +294,7 @@ def test_what_cannot_be_exported(running: Running) -> None:
 def test_the_commands(running: Running, tmp_path: Path) -> None:
     for name in ("alice", "bob"):
         (tmp_path / name).write_text(running.centre.operators.add(name))
+        (tmp_path / name).chmod(0o600)
 
     def run(app: Any, *args: str, of: str) -> dict[str, Any]:
         where = ["--url", running.url, "--token-file", str(tmp_path / of), "--json"]
@@ -321,3 +324,39 @@ def test_the_commands(running: Running, tmp_path: Path) -> None:
     assert base64.b64encode(out.read_bytes()[:4]) == base64.b64encode(b"PAR1")
     with corsia.connect(running.url, (tmp_path / "bob").read_text()) as bob, pytest.raises(ConflictError):
         admit(bob, "site-a")
+    (tmp_path / "bob").chmod(0o640)  # it holds a key
+    for command in (["export", "trial", "--approve"], ["ls"]):
+        with pytest.raises(ConfigurationError, match=r"config\.key-mode"):
+            run(study_app, *command, of="bob")
+
+
+def test_the_seal_of_a_token_never_leaves_its_machine(running: Running, tmp_path: Path) -> None:
+    """Every command sends the part for the web process alone."""
+    token = running.centre.operators.add("alice")
+    (tmp_path / "alice").write_text(token)
+    (tmp_path / "alice").chmod(0o600)
+    seen: list[str] = []
+
+    class Listener(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            seen.append(str(self.headers["Authorization"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"[]")
+
+        def log_message(self, *_args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Listener)
+    serving = threading.Thread(target=server.serve_forever)
+    serving.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    done = CliRunner().invoke(study_app, ["ls", "--url", url, "--token-file", str(tmp_path / "alice"), "--json"])
+    with corsia.connect(url, token_file=tmp_path / "alice") as hub:
+        hub.request("GET", "/log/head")
+    server.shutdown()
+    serving.join()
+    server.server_close()
+    assert done.exit_code == 0
+    assert set(seen) == {f"Bearer {bearer(token)}"}
+    assert len(seen) == 3

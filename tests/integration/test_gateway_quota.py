@@ -29,6 +29,9 @@ calls_per_s = 20
 calls = 4
 [limits.sites.site-s]
 calls_per_s = 30
+[limits.sites.site-h]
+idle_s = 1
+calls = 4
 [limits.sites.site-i]
 idle_s = 1
 open_uploads = 2
@@ -133,6 +136,29 @@ def test_a_call_that_stands_still_is_ended_and_its_upload_goes_on(centre: Centre
     for parcel in parcels[1:]:
         site.open(parcel, assignment)  # two may be open: the first one's beginning is dropped
     assert site.open(parcels[0], assignment).offset == 0
+
+
+def test_calls_that_never_send_their_message_hold_no_thread_of_others(centre: Centre) -> None:
+    """Headers without a body: the caller is counted and refused, or ended, all the same."""
+    site, neighbour = centre.enrol("site-h"), centre.enrol("site-g")
+    silent = threading.Event()
+
+    def nothing() -> Iterator[bytes]:
+        silent.wait(60)
+        yield b""
+
+    assert site.channel is not None
+    calls = [
+        site.channel.stream_unary(f"/corsia.v1.{name}").future(nothing(), timeout=60)
+        for name in ("Assignments/Report", "Delivery/Open", "Delivery/Commit") * 3
+    ]
+    streams = [site.channel.stream_stream("/corsia.v1.Assignments/Watch")(nothing(), timeout=60) for _ in range(2)]
+    codes = [code_of(call.exception()) for call in calls]
+    assert codes.count("unavailable.busy") >= 5  # four may be open
+    with pytest.raises(grpc.RpcError):
+        list(streams[0])
+    neighbour.assignments.Report(pb.SiteReport(version="1"), timeout=10)
+    silent.set()
 
 
 @pytest.fixture
