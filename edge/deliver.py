@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from edge.arrivals import Arrivals
 from edge.journal import Journal
 from edge.logview import LogView
 from edge.spool import Spool, SpoolEntry
@@ -56,6 +58,10 @@ class Delivery:
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
     view: LogView
+    arrivals: Arrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arrivals = Arrivals(self.spool.root)
 
     @classmethod
     def of(cls, site: Site, may_leave: Callable[[str], None]) -> Delivery:
@@ -82,17 +88,33 @@ class Delivery:
         Raises:
             UnavailableError, AuthenticationError, StorageError: try again later; nothing is lost.
         """
-        moved = False
+        moved = self.take_in()
         try:
             for entry in self.spool.pending():
                 if self.should_stop():
                     break
-                moved = self._attempt(entry, sender) or moved
+                moved = self._attempt(entry, partial(self._deliver, entry, sender)) or moved
         except Paused:
             pass
         finally:
             self.view.keep()
             moved = self.settle() or moved
+        return moved
+
+    def take_in(self) -> bool:
+        """Let the parcels go of which receipts came by hand; returns whether there was one worth a report.
+
+        Raises:
+            StorageError: nothing is lost.
+        """
+        moved = False
+        if receipts := self.arrivals.waiting():
+            waiting = {entry.parcel_id: entry for entry in self.spool.pending()}
+            for receipt in receipts:
+                if (entry := waiting.get(receipt.parcel_id)) is not None:
+                    moved = self._attempt(entry, partial(self._landed, entry, receipt)) or moved
+                self.arrivals.drop(receipt.parcel_id)
+            self.view.keep()
         return moved
 
     def settle(self) -> bool:
@@ -113,10 +135,10 @@ class Delivery:
             self.state.move(name, State.DONE)
         return any(delivering[name] is AssignmentKind.STUDY for name in done)
 
-    def _attempt(self, entry: SpoolEntry, sender: Sender) -> bool:
+    def _attempt(self, entry: SpoolEntry, deliver: Callable[[], None]) -> bool:
         """Deliver one parcel or set it aside; returns whether that is worth a report."""
         try:
-            self._deliver(entry, sender)
+            deliver()
             return entry.content_type != ContentType.UPDATE.value
         except (Paused, UnavailableError, AuthenticationError, StorageError):
             raise
@@ -129,6 +151,10 @@ class Delivery:
         entry = self.spool.sending(entry)
         with self.spool.open(entry) as source:
             receipt = sender.deliver(entry, source, self.should_stop)
+        self._landed(entry, receipt)
+
+    def _landed(self, entry: SpoolEntry, receipt: Receipt) -> None:
+        """The centre has a parcel: when its receipt verifies, journal it and let the parcel go."""
         if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
         checkpoint = verify_receipt(receipt, self.log_key, self.log_origin)

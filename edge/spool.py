@@ -63,6 +63,11 @@ class Spool:
             for folder in (*FOLDERS, "sent", "meta", "marks"):
                 (root / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
 
+    @property
+    def root(self) -> Path:
+        """The spool's folder."""
+        return self._root
+
     def recover(self) -> None:
         """Bring the folders in order after a crash; to be called once, before anything else, by the daemon alone.
 

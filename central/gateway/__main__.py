@@ -19,6 +19,7 @@ from central import ipc
 from central.config import CentralConfig, enter_process
 from central.gateway.admission import Admission
 from central.gateway.assignments import Assignments, Feed
+from central.gateway.carried import Carried
 from central.gateway.delivery import Delivery
 from central.gateway.enrolment import Enrolment
 from central.gateway.landing import Landing
@@ -54,6 +55,7 @@ class Gateway:
         landing = Landing(config.state_dir / "landing")
         delivery = Delivery(store, landing, self._log, config.limits.max_parcel_bytes)
         delivery.recover()
+        self._carried = Carried(store, delivery)
         self._admission = Admission(store)
         self._feed = Feed(store)
         self._assignments = Assignments(config, store, self._feed)
@@ -76,7 +78,8 @@ class Gateway:
         gateway = self._config.gateway
         _log.info("gateway.ready", extra={"fields": {"port": gateway.port, "host": gateway.host}})
         try:
-            ipc.serve(self._config.socket("gateway"), {"status": self._status}, self._stop)
+            handlers = {"status": self._status, **self._carried.handlers}
+            ipc.serve(self._config.socket("gateway"), handlers, self._stop)
         finally:
             self._stop.set()
             self._admission.end()

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import grpc
 from cryptography import x509
@@ -21,7 +22,7 @@ from central.store.models import CertificateRow, SiteRow
 from protocol.errors import AuthenticationError, CorsiaError, UnavailableError
 from protocol.trust import site_of_uri
 
-__all__ = ["Admission", "Call", "check_tls"]
+__all__ = ["Admission", "Call", "Caller", "check_tls"]
 
 MAX_CALLS = 16  # of one site at a time; the thread pool is for all of them
 MAX_WATCHES = 2
@@ -44,6 +45,16 @@ class _Peer:
     site: str
     serial: str
     not_after: float
+
+
+class Caller(Protocol):
+    """Whose parcel it is: an RPC's peer, or whoever signed a note on a medium."""
+
+    site: str
+
+    def check(self) -> None:
+        """Raise what ends this call, if anything does."""
+        ...
 
 
 class Call:

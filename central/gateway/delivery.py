@@ -15,7 +15,7 @@ from functools import lru_cache
 from sqlalchemy import bindparam, select
 
 from central.gateway import wire
-from central.gateway.admission import Call
+from central.gateway.admission import Caller
 from central.gateway.landing import Announced, Landing, Writer
 from central.gateway.receipts import Log
 from central.store import Store
@@ -62,7 +62,7 @@ class Delivery:
         self._log = log
         self._max_parcel_bytes = max_parcel_bytes
 
-    def Open(self, request: pb.OpenRequest, call: Call) -> pb.OpenReply:
+    def Open(self, request: pb.OpenRequest, call: Caller) -> pb.OpenReply:
         """Announce a parcel; answers from where to send, or that it has landed. One that comes along lands at once."""
         entry = Announced(site=call.site, what=wire.announcement(request))
         parcel_id = entry.what.parcel_id
@@ -89,7 +89,7 @@ class Delivery:
         receipt = wire.receipt_message(self._log.receipt(row)) if along else None
         return pb.OpenReply(offset=row.size_bytes, committed=True, receipt=receipt)
 
-    def Upload(self, requests: Iterator[pb.Chunk], call: Call) -> pb.UploadReply:
+    def Upload(self, requests: Iterator[pb.Chunk], call: Caller) -> pb.UploadReply:
         """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
         first = next(requests, None)
         if first is None:
@@ -105,7 +105,7 @@ class Delivery:
                 _append(writer, chunk, call)
         return pb.UploadReply(offset=writer.position)
 
-    def Commit(self, request: pb.CommitRequest, call: Call) -> pb.CommitReply:
+    def Commit(self, request: pb.CommitRequest, call: Caller) -> pb.CommitReply:
         """Verify, land and log a parcel; the receipt is durable before it is sent."""
         parcel_id = wire.identifier(request.parcel_id)
         with self._landing.locked(parcel_id):
@@ -216,13 +216,13 @@ class Delivery:
             raise StudyRefused("study.late")
         return study
 
-    def _announced(self, parcel_id: str, call: Call) -> Announced | None:
+    def _announced(self, parcel_id: str, call: Caller) -> Announced | None:
         entry = self._landing.announced(parcel_id)
         if entry is not None and entry.site != call.site:
             raise PermissionRefused("permission.site", "another site's parcel")
         return entry
 
-    def _committed(self, parcel_id: str, call: Call) -> ParcelRow | None:
+    def _committed(self, parcel_id: str, call: Caller) -> ParcelRow | None:
         row = self._row(parcel_id)
         if row is not None and row.site != call.site:
             raise PermissionRefused("permission.site", "another site's parcel")
@@ -238,7 +238,7 @@ def _is_over(kind: AssignmentKind, state: State) -> bool:
     return state.final if kind is AssignmentKind.ROUND else state is State.EXPIRED
 
 
-def _append(writer: Writer, chunk: pb.Chunk, call: Call) -> None:
+def _append(writer: Writer, chunk: pb.Chunk, call: Caller) -> None:
     call.check()
     if chunk.parcel_id not in ("", writer.entry.what.parcel_id):
         raise InputError("input.message", "another parcel's chunk")
