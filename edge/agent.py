@@ -251,6 +251,7 @@ class Agent:
             signer=site.identity.key,
             reserve=reserve,
             pause=site.wait_unpaused,
+            room=lambda size: site.wait_room(assignment.id, size),
         )
 
     def _let_out(self, record: Record, sealer: Sealer, counts: dict[str, int]) -> None:

@@ -161,6 +161,12 @@ class Spool:
             held = [self._read(path) for path in (self._root / "held").iterdir() if path.is_file()]
             return not others and all(entry is not None and entry.assignment_id == assignment_id for entry in held)
 
+    def room(self) -> tuple[int, bool]:
+        """Bytes left under the bound, and whether delivery will make more of itself."""
+        with self._lock, named_errors():
+            waiting = any(next((self._root / folder).glob("*.parcel"), None) for folder in ("new", "sending"))
+            return self._max_bytes - self.usage()[1] - self._writing, waiting
+
     def pending(self) -> list[SpoolEntry]:
         """What is to be delivered, in order: new parcels and those whose sending did not end."""
         with self._lock, named_errors():

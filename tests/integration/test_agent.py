@@ -238,10 +238,13 @@ def test_a_full_spool_waits_and_goes_on_by_itself(config: EdgeConfig, office: Of
         agent.site.spool._max_bytes = agent.site.spool.usage()[1] * 3 // 2
         second = office.submit(study("two"))
         office.wait(second, State.RUNNING)
-        time.sleep(1.5)
+        time.sleep(1.0)
         assert office.state(second).state is State.RUNNING  # type: ignore[union-attr]
         del office.fail["deliver"]
         assert {office.wait(asked).state for asked in (first, second)} == {State.DONE}
+        lines = [(line.event, line.fields.get("assignment")) for line in agent.site.journal.tail(100)]
+    for event in ("spool.full", "study.started", "parcel.planned"):  # the pipeline waited: nothing was made twice
+        assert lines.count((event, second.id)) == 1
     assert Ledger(config.state_dir / "ledger.db").verify() == 4
 
 
