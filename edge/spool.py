@@ -108,24 +108,26 @@ class Spool:
             sequence = self._next_sequence()
         name = f"{sequence:012d}-{meta.parcel_id}"
         temporary = self._root / "held" / f"{TEMPORARY}{name}"
-        side = self._root / "meta" / f"{name}.json"
-        try:
-            with named_errors(), self._half(temporary) as half:
-                digest = write(cast(BinaryIO, half))
-                point("edge.sealing")
-                if not _HEX64.match(digest):
-                    raise AssertionError("spool: the writer returned no digest")
-                os.fsync(half.fileno())
-                path = self._root / "held" / f"{name}.parcel"
-                entry = SpoolEntry(**asdict(meta), sequence=sequence, digest=digest, size_bytes=half.size, path=path)
-                write_file(side, entry_json(entry))
-                os.rename(temporary, path)
-                sync_folder(path.parent)
-                with self._lock:
-                    self._used = (self._used or 0) + half.size
-        except BaseException:
-            side.unlink(missing_ok=True)
-            raise
+        path = self._root / "held" / f"{name}.parcel"
+        with named_errors():
+            try:
+                with self._half(temporary) as half:
+                    digest = write(cast(BinaryIO, half))
+                    point("edge.sealing")
+                    if not _HEX64.match(digest):
+                        raise AssertionError("spool: the writer returned no digest")
+                    os.fsync(half.fileno())
+                    entry = SpoolEntry(
+                        **asdict(meta), sequence=sequence, digest=digest, size_bytes=half.size, path=path
+                    )
+                    write_file(self._root / "meta" / f"{name}.json", entry_json(entry))
+                    os.rename(temporary, path)
+                    sync_folder(path.parent)
+                    with self._lock:
+                        self._used = (self._used or 0) + half.size
+            except BaseException:
+                self._remove(path)
+                raise
         return entry
 
     def release(self, assignment_id: str) -> list[SpoolEntry]:
@@ -139,8 +141,7 @@ class Spool:
             if len(held) == 1:  # one rename is all or nothing by itself
                 self._move(held[0].path, "new")
             elif held:
-                tag = hashlib.sha256(assignment_id.encode()).hexdigest()[:32]
-                mark = self._root / "marks" / f"{tag}.json"
+                mark = self._mark(assignment_id)
                 write_file(mark, canonical_json({"names": [entry.path.stem for entry in held]}))
                 self._finish_release(mark)
         point("edge.spooled")
@@ -248,7 +249,13 @@ class Spool:
             return sorted(found, key=lambda pair: pair[1].sequence)
 
     def released(self, assignment_id: str) -> list[tuple[str, SpoolEntry]]:
-        """The parcels of an assignment that were released: a restarted agent must not make them again."""
+        """The parcels of an assignment that were released: they must not be made again.
+
+        A release that the disk stopped half way is completed first, as at a start.
+        """
+        with self._lock, named_errors():
+            if (mark := self._mark(assignment_id)).exists():
+                self._finish_release(mark)
         return [(f, entry) for f, entry in self.entries() if f != "held" and entry.assignment_id == assignment_id]
 
     def receipts(self) -> Iterator[tuple[SpoolEntry, Receipt]]:
@@ -309,6 +316,9 @@ class Spool:
             if self._used + wanted > self._max_bytes:
                 raise StorageError("storage.spool-full")
             self._writing += count
+
+    def _mark(self, assignment_id: str) -> Path:
+        return self._root / "marks" / f"{hashlib.sha256(assignment_id.encode()).hexdigest()[:32]}.json"
 
     def _finish_release(self, mark: Path) -> None:
         for name in read_json(mark).get("names", []):
