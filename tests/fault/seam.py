@@ -213,7 +213,7 @@ class Seam:
 
     def _fdopen(self, handle: int, mode: str = "r", buffering: int = -1, *args: Any, **kwargs: Any) -> Any:
         if not set(mode) & set("wax+") or not self._watched(_path(handle)):
-            return _REAL["fdopen"](handle, mode, buffering, *args, **kwargs)
+            return _IO_OPEN(handle, mode, buffering, *args, **kwargs)
         raw = _File(self, handle)
         if buffering == 0:
             return raw

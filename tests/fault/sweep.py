@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from protocol.errors import StorageError
 from tests.fault.seam import Mode, PowerCut, Seam
 
-__all__ = ["Process", "Work", "disturbed", "undisturbed"]
+__all__ = ["Process", "Work", "disturbed", "sweep", "undisturbed"]
 
+HOW = ("cut", "lost", "fail", "stuck")
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 
 
@@ -84,6 +85,15 @@ def disturbed(work: Work, folder: Path, at: int, how: str) -> Any:
     found = work.outcome(run)
     shutil.rmtree(run)
     return found
+
+
+def sweep(work: Work, folder: Path, stride: int = 1) -> None:
+    """Disturb every `stride`-th step, in each way another share of them."""
+    steps, expected = undisturbed(work, folder)
+    assert len(steps) >= 10, steps
+    for number, how in enumerate(HOW):
+        for at in range(1 + number % stride, len(steps) + 1, stride):
+            assert disturbed(work, folder, at, how) == expected, (how, at, steps[at - 1])
 
 
 def _through(work: Work, run: Path) -> None:
