@@ -92,6 +92,8 @@ class Seam:
         error: errno of `FAIL` and `STUCK`.
     """
 
+    active: Seam | None = None  # within whose `with` we are
+
     def __init__(self, root: Path, at: int = 0, mode: Mode = Mode.CUT, error: int = errno.ENOSPC) -> None:
         self.root, self.at, self.mode, self.error = root.resolve(), at, mode, error
         self.steps: list[str] = []
@@ -101,6 +103,7 @@ class Seam:
         self._undo: list[tuple[int, Callable[[], None]]] = []  # (inode of the folder, how it was before), oldest first
 
     def __enter__(self) -> Seam:
+        Seam.active = self
         for name in ("fsync", "unlink", "rmdir", "ftruncate"):
             setattr(os, name, getattr(self, name))
         os.open, os.write, os.fdopen, os.mkdir = self._open, self.write, self._fdopen, self._mkdir  # type: ignore[assignment]
@@ -112,6 +115,7 @@ class Seam:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        Seam.active = None
         for name, real in _REAL.items():
             setattr(os, name, real)
         builtins.open = io.open = _IO_OPEN

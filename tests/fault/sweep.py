@@ -69,6 +69,8 @@ def disturbed(work: Work, folder: Path, at: int, how: str) -> Any:
         with suppress(PowerCut, *work.errors):
             started.append(work.start(run))
             started[0].work()
+            if mode is Mode.CUT:
+                started[0].close()
         if mode is not Mode.CUT:
             seam.heal()
             process = started[0] if started else work.start(run)
@@ -77,7 +79,7 @@ def disturbed(work: Work, folder: Path, at: int, how: str) -> Any:
     assert len(seam.steps) >= at, f"step {at} was not reached"
     if mode is Mode.CUT:
         for process in started:
-            process.close()
+            getattr(process, "abandon", process.close)()
         if how == "lost":
             seam.lose()
         with Seam(run / "state"):
