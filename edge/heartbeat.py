@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from dataclasses import replace
 
 from edge.identity import renew
@@ -28,7 +29,7 @@ class Heartbeat:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._next_renewal = 0.0
+        self._next_renewal = 0.0  # by the monotonic clock, as the next: the other one may be set meanwhile
         self._next_warning = 0.0
 
     def run(self) -> None:
@@ -95,16 +96,16 @@ class Heartbeat:
 
     def _check_clock(self, server_time: float) -> None:
         skew = self._site.heard(server_time)
-        if abs(skew) > _SKEW_S and self._site.now() >= self._next_warning:
-            self._next_warning = self._site.now() + 3600
+        if abs(skew) > _SKEW_S and time.monotonic() >= self._next_warning:
+            self._next_warning = time.monotonic() + 3600
             _log.warning("clock.skew", extra={"fields": {"duration_s": round(skew, 1)}})
 
     def _renew(self) -> None:
         """At two thirds of the certificate's life, spread over sites; a failure is tried again after minutes."""
         site = self._site
-        if not site.identity.needs_renewal() or site.now() < self._next_renewal:
+        if not site.identity.needs_renewal() or time.monotonic() < self._next_renewal:
             return
-        self._next_renewal = site.now() + 300 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        self._next_renewal = time.monotonic() + 300 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         identity = renew(site.identity, site.link.renew)
         site.journal.append("certificate.renewed", serial=identity.serial)
         site.reconnect(identity)

@@ -99,7 +99,9 @@ class Delivery:
         if entry is None:
             raise ConflictError("conflict.state", "open the parcel first")
         with self._landing.writer(entry) as writer:
-            if first.data or first.offset != writer.position:
+            if first.offset != writer.position:  # another stream, or a medium, has brought more since it was opened
+                raise ConflictError("conflict.state", "the parcel has grown meanwhile: open it again")
+            if first.data:
                 _append(writer, first, call)
             for chunk in requests:
                 _append(writer, chunk, call)
