@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
@@ -15,7 +16,7 @@ from tests.fault.seam import Mode, PowerCut, Seam
 
 __all__ = ["Process", "Work", "disturbed", "sweep", "undisturbed"]
 
-HOW = ("cut", "lost", "fail", "stuck")
+HOW = ("cut", "lost", "fail", "stuck", "kill")
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
 
 
@@ -38,12 +39,14 @@ class Work:
         start: starts the process, with whatever it does first after a crash.
         outcome: what must be equal; checks besides that what is there verifies.
         errors: what may come out when the disk fails.
+        forks: the world outside is on the disk, so that a child of the test can do the work and be killed.
     """
 
     prepare: Callable[[Path], None]
     start: Callable[[Path], Process]
     outcome: Callable[[Path], Any]
     errors: tuple[type[Exception], ...] = (StorageError,)
+    forks: bool = True
 
 
 def undisturbed(work: Work, folder: Path) -> tuple[list[str], Any]:
@@ -57,11 +60,34 @@ def undisturbed(work: Work, folder: Path) -> tuple[list[str], Any]:
 
 
 def disturbed(work: Work, folder: Path, at: int, how: str) -> Any:
-    """The outcome when step `at` went wrong: `cut`, `lost` (a cut, and what was not synced is lost), `fail`, `stuck`.
+    """The outcome when step `at` went wrong: `cut`, `lost` (a cut, and what was not synced is lost), `fail`, `stuck`,
+    `kill` (a child of this process is, by SIGKILL).
 
-    After a cut another process starts; after an error the same process goes on.
+    After a cut or a kill another process starts; after an error the same process goes on.
     """
     run = _fresh(folder, f"{how}-{at}")
+    if how == "kill":
+        _killed(work, run, at)
+    else:
+        _gone_wrong(work, run, at, how)
+    found = work.outcome(run)
+    shutil.rmtree(run)
+    return found
+
+
+def _killed(work: Work, run: Path, at: int) -> None:
+    child = os.fork()
+    if child == 0:
+        with suppress(BaseException), Seam(run / "state", at, Mode.KILL):
+            _through(work, run)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status), f"step {at} was not reached"
+    with Seam(run / "state"):
+        _through(work, run)
+
+
+def _gone_wrong(work: Work, run: Path, at: int, how: str) -> None:
     mode = {"cut": Mode.CUT, "lost": Mode.CUT, "fail": Mode.FAIL, "stuck": Mode.STUCK}[how]
     seam = Seam(run / "state", at, mode, _ERRORS[at % 3] if how == "fail" else _ERRORS[1 + at % 2])
     started: list[Process] = []
@@ -84,16 +110,13 @@ def disturbed(work: Work, folder: Path, at: int, how: str) -> Any:
             seam.lose()
         with Seam(run / "state"):
             _through(work, run)
-    found = work.outcome(run)
-    shutil.rmtree(run)
-    return found
 
 
-def sweep(work: Work, folder: Path, stride: int = 1) -> None:
+def sweep(work: Work, folder: Path, stride: int = 1, ways: tuple[str, ...] = HOW) -> None:
     """Disturb every `stride`-th step, in each way another share of them."""
     steps, expected = undisturbed(work, folder)
     assert len(steps) >= 10, steps
-    for number, how in enumerate(HOW):
+    for number, how in enumerate(way for way in ways if work.forks or way != "kill"):
         for at in range(1 + number % stride, len(steps) + 1, stride):
             assert disturbed(work, folder, at, how) == expected, (how, at, steps[at - 1])
 

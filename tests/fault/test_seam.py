@@ -1,7 +1,7 @@
 """Each step of each thing that must survive one, gone wrong in every way: the outcome is the undisturbed one.
 
-In this process, with what was never synced kept or lost; `test_spool_kill.py` and `test_kill_points.py` do it with real
-processes. `make test` takes every step of the small works and a share of the others', `make test-full` every one.
+In this process, with what was never synced kept or lost, and by SIGKILL in a child of it; `test_kill_points.py` does it
+to the demo. `make test` takes a share of the steps, another one in each way; `make test-full` takes every one.
 """
 
 from __future__ import annotations
@@ -167,9 +167,19 @@ def journal_outcome(run: Path) -> Any:
 JOURNAL = Work(lambda run: None, JournalRun, journal_outcome)
 
 
-SMALL = {"spool": SPOOL, "ledger": LEDGER, "journal": JOURNAL}
+WORKS = {"spool": SPOOL, "ledger": LEDGER, "journal": JOURNAL}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", WORKS)
+def test_steps_of_the_sites_own_files(name: str, memory: Path) -> None:
+    sweep(WORKS[name], memory, 3)
+
+
+def test_the_spool_killed_at_every_step(memory: Path) -> None:
+    sweep(SPOOL, memory, ways=("kill",))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", WORKS)
 def test_every_step_of_the_sites_own_files(name: str, memory: Path) -> None:
-    sweep(SMALL[name], memory)
+    sweep(WORKS[name], memory)

@@ -234,9 +234,9 @@ def checkpoint_outcome(run: Path) -> Any:
 
 
 WORKS = {
-    "landing": (Work(landing_prepare, LandingRun, landing_outcome, DISK), 5),
-    "opening": (Work(opening_prepare, OpeningRun, opening_outcome, (*DISK, OSError)), 5),
-    "checkpoint": (Work(checkpoint_prepare, CheckpointRun, checkpoint_outcome, DISK), 5),
+    "landing": (Work(landing_prepare, LandingRun, landing_outcome, DISK), 9),
+    "opening": (Work(opening_prepare, OpeningRun, opening_outcome, (*DISK, OSError)), 9),
+    "checkpoint": (Work(checkpoint_prepare, CheckpointRun, checkpoint_outcome, DISK), 9),
 }
 
 

@@ -163,7 +163,7 @@ class SiteRun:
 
 def _work() -> Work:
     made = SiteWork()
-    return Work(made.prepare, made.start, made.outcome, (*PASSING, sqlite3.Error))
+    return Work(made.prepare, made.start, made.outcome, (*PASSING, sqlite3.Error), forks=False)
 
 
 @pytest.fixture(autouse=True)
@@ -173,7 +173,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_steps_of_a_whole_site(memory: Path) -> None:
-    sweep(_work(), memory, 11)
+    sweep(_work(), memory, 17)
 
 
 @pytest.mark.full
