@@ -23,13 +23,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from edge.bound import Bound
 from edge.entry import ParcelMeta, SpoolEntry, check_meta, damage_of, entry_json, entry_of
-from edge.storage import TEMPORARY, CountedFile, named_errors, read_json, sync_folder, write_file
+from edge.storage import TEMPORARY, named_errors, read_json, sync_folder, write_file
 from protocol.errors import CODES, ConflictError, InputError, IntegrityError, StorageError
 from protocol.faults import point
 from protocol.parcel import Receipt, canonical_json
@@ -53,12 +54,10 @@ class Spool:
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
-        self._max_bytes = max_bytes
         self._lock = threading.RLock()
         self._sequence: int | None = None
-        self._used: int | None = None  # bytes of whole parcels, counted at the first hold
         self._receipts: dict[str, SpoolEntry] = {}
-        self._writing = 0  # bytes of parcels being sealed now
+        self._bound = Bound(max_bytes, lambda: self.usage()[1], self._lock)
         with named_errors():
             for folder in (*FOLDERS, "sent", "meta", "marks"):
                 (root / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -111,7 +110,7 @@ class Spool:
         path = self._root / "held" / f"{name}.parcel"
         with named_errors():
             try:
-                with self._half(temporary) as half:
+                with self._bound.half(temporary) as half:
                     digest = write(cast(BinaryIO, half))
                     point("edge.sealing")
                     if not _HEX64.match(digest):
@@ -123,8 +122,7 @@ class Spool:
                     write_file(self._root / "meta" / f"{name}.json", entry_json(entry))
                     os.rename(temporary, path)
                     sync_folder(path.parent)
-                    with self._lock:
-                        self._used = (self._used or 0) + half.size
+                    self._bound.add(half.size)
             except BaseException:
                 self._remove(path)
                 raise
@@ -166,7 +164,7 @@ class Spool:
         """Bytes left under the bound, and whether delivery will make more of itself."""
         with self._lock, named_errors():
             waiting = any(next((self._root / folder).glob("*.parcel"), None) for folder in ("new", "sending"))
-            return self._max_bytes - self.usage()[1] - self._writing, waiting
+            return self._bound.left(), waiting
 
     def pending(self) -> list[SpoolEntry]:
         """What is to be delivered, in order: new parcels and those whose sending did not end."""
@@ -288,34 +286,6 @@ class Spool:
                 if code is not None and path.exists():  # it may have been delivered meanwhile
                     found.append((path.stem.partition("-")[2], code))
         return found
-
-    @contextmanager
-    def _half(self, path: Path) -> Iterator[CountedFile]:
-        """A temporary file that counts against the bound while it is written, gone at the end unless renamed."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb", buffering=0) as raw:
-            half = CountedFile(raw, self._reserve)
-            try:
-                self._reserve(0)
-                yield half
-            finally:
-                with self._lock:
-                    self._writing -= half.size
-                path.unlink(missing_ok=True)
-
-    def _reserve(self, count: int) -> None:
-        """Count bytes about to be written against the bound.
-
-        Raises:
-            StorageError: `storage.spool-full`.
-        """
-        with self._lock:
-            wanted = self._writing + max(count, 1)
-            if self._used is None or self._used + wanted > self._max_bytes:
-                self._used = self.usage()[1]
-            if self._used + wanted > self._max_bytes:
-                raise StorageError("storage.spool-full")
-            self._writing += count
 
     def _mark(self, assignment_id: str) -> Path:
         return self._root / "marks" / f"{hashlib.sha256(assignment_id.encode()).hexdigest()[:32]}.json"

@@ -235,7 +235,7 @@ def test_a_full_spool_waits_and_goes_on_by_itself(config: EdgeConfig, office: Of
     with running(config, office) as agent:
         first = office.submit(study("one"))
         office.wait(first, State.DELIVERING)
-        agent.site.spool._max_bytes = agent.site.spool.usage()[1] * 3 // 2
+        agent.site.spool._bound.max_bytes = agent.site.spool.usage()[1] * 3 // 2
         second = office.submit(study("two"))
         office.wait(second, State.RUNNING)
         time.sleep(1.0)
@@ -254,7 +254,7 @@ def test_results_larger_than_the_whole_spool_fail_with_their_code(tmp_path: Path
     with running(config, office) as agent:
         said = office.wait(office.submit(study("large")))
         assert (said.state, said.code) == (State.FAILED, "storage.spool-full")
-        agent.site.spool._max_bytes = 10**9  # the steward raises the bound
+        agent.site.spool._bound.max_bytes = 10**9  # the steward raises the bound
         assert office.wait(office.submit(study("fine"))).state is State.DONE
     assert Ledger(config.state_dir / "ledger.db").total("cohort").releases == 2
     assert [spend.bytes > 0 for spend in Ledger(config.state_dir / "ledger.db").spends()] == [False, True]
