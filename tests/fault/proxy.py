@@ -18,7 +18,9 @@ class Proxy:
 
     Attributes:
         cut_up: after so many bytes towards the target in all, every connection is reset, once; None never.
-        stopped_up, stopped_down: nothing is forwarded that way, and nothing closed: a half-open connection.
+        stop_at: after so many bytes towards the target in all nothing is forwarded that way, and nothing closed; None
+            never.
+        stopped_down: nothing comes back, and nothing is closed: a half-open connection.
         delay_s: each piece waits so long.
         sent: bytes that went towards the target.
     """
@@ -27,7 +29,8 @@ class Proxy:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self.cut_up: int | None = None
-        self.stopped_up = self.stopped_down = False
+        self.stop_at: int | None = None
+        self.stopped_down = False
         self.delay_s = 0.0
         self.sent = 0
         self._ended = threading.Event()
@@ -73,7 +76,7 @@ class Proxy:
         with source:
             try:
                 while data := source.recv(_PIECE):
-                    while self.stopped_up if up else self.stopped_down:
+                    while self._stopped(up):
                         if self._ended.wait(0.01) or source not in self._sockets:
                             return
                     time.sleep(self.delay_s)
@@ -86,6 +89,9 @@ class Proxy:
                 target.shutdown(socket.SHUT_WR)
             except OSError:
                 pass  # cut
+
+    def _stopped(self, up: bool) -> bool:
+        return self.stop_at is not None and self.sent >= self.stop_at if up else self.stopped_down
 
     def _start(self, work: object, *args: object) -> None:
         thread = threading.Thread(target=work, args=args, daemon=True)  # type: ignore[arg-type]
