@@ -19,7 +19,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 
 from edge import plugins
 from edge.config import EdgeConfig
@@ -38,7 +37,7 @@ from edge.scoring import score
 from edge.sealing import Sealer, sealed_bound
 from edge.site import Link, Site, locked
 from edge.state import Record
-from edge.studies import parsed, verified_study
+from edge.studies import check_may_leave, verified_study
 from edge.updates import answer_bound, check_update
 from edge.worker import Worker
 from pipelines import registry
@@ -47,7 +46,6 @@ from protocol.errors import (
     ConflictError,
     CorsiaError,
     DisclosureRefused,
-    PolicyRefused,
     StudyRefused,
     UnavailableError,
     WorkerError,
@@ -174,18 +172,7 @@ class Agent:
                 delay = min(2 * delay, _LONGEST_WAIT_S)
 
     def _may_leave(self, digest: str) -> None:
-        """Look once more, at the last moment, whether a study's results may go.
-
-        Raises:
-            PolicyRefused: `policy.refused`.
-            StudyRefused: `study.expired`, or `study.unknown` when this site does not know (any more) what it approved.
-        """
-        if self.site.approvals.refused(digest):
-            raise PolicyRefused("policy.refused")
-        record = self.site.state.study(digest)
-        if record is None:
-            raise StudyRefused("study.unknown")
-        parsed(record.assignment.document).check_valid_at(datetime.now(UTC))
+        check_may_leave(self.site.state, self.site.approvals, digest)
 
     # --- a study
 
@@ -272,6 +259,7 @@ class Agent:
             signer=site.identity.key,
             reserve=reserve,
             pause=site.wait_unpaused,
+            room=lambda size: site.wait_room(assignment.id, size),
         )
 
     def _let_out(self, record: Record, sealer: Sealer, counts: dict[str, int]) -> None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, BinaryIO, Protocol
 
+from edge.arrivals import Arrivals
 from edge.flight import Leg, fly, legs_of
 from edge.journal import Journal
 from edge.logview import LogView
@@ -66,6 +67,10 @@ class Delivery:
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
     view: LogView
+    arrivals: Arrivals = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.arrivals = Arrivals(self.spool.root)
 
     @classmethod
     def of(cls, site: Site, may_leave: Callable[[str], None]) -> Delivery:
@@ -93,15 +98,32 @@ class Delivery:
             UnavailableError, AuthenticationError, StorageError: try again later; nothing is lost.
         """
         told: list[SpoolEntry] = []
-        moved = False
+        moved = self.take_in()
         try:
             fly(legs_of(self.spool.pending()), lambda leg: told.extend(self._attempt(leg, sender)), self.should_stop)
         except Paused:
             pass
         finally:
             self.view.keep()
-            moved = self.settle()
+            moved = self.settle() or moved
         return moved or bool(told)
+
+    def take_in(self) -> bool:
+        """Let the parcels go of which receipts came by hand; returns whether there was one worth a report.
+
+        Raises:
+            StorageError: nothing is lost.
+        """
+        moved = False
+        if receipts := self.arrivals.waiting():
+            waiting = {entry.parcel_id: entry for entry in self.spool.pending()}
+            for receipt in receipts:
+                if (entry := waiting.get(receipt.parcel_id)) is not None:
+                    self._land([entry], [receipt])
+                    moved = moved or entry.content_type != ContentType.UPDATE.value
+                self.arrivals.drop(receipt.parcel_id)
+            self.view.keep()
+        return moved
 
     def settle(self) -> bool:
         """Bring assignments to their end whose parcels have all gone: also after a crash in between.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -29,7 +30,7 @@ class Heartbeat:
 
     def __init__(self, site: Site) -> None:
         self._site = site
-        self._next_renewal = 0.0
+        self._next_renewal = 0.0  # by the monotonic clock, as the next: the other one may be set meanwhile
         self._next_warning = 0.0
 
     def run(self) -> None:
@@ -96,8 +97,8 @@ class Heartbeat:
 
     def _check_clock(self, server_time: float) -> None:
         skew = self._site.heard(server_time)
-        if abs(skew) > _SKEW_S and self._site.now() >= self._next_warning:
-            self._next_warning = self._site.now() + 3600
+        if abs(skew) > _SKEW_S and time.monotonic() >= self._next_warning:
+            self._next_warning = time.monotonic() + 3600
             _log.warning("clock.skew", extra={"fields": {"duration_s": round(skew, 1)}})
 
     def _renew(self) -> None:
@@ -105,9 +106,9 @@ class Heartbeat:
         site = self._site
         heard = site.centre_now()
         now = None if heard is None else datetime.fromtimestamp(heard, UTC)
-        if not site.identity.needs_renewal(now) or site.now() < self._next_renewal:
+        if not site.identity.needs_renewal(now) or time.monotonic() < self._next_renewal:
             return
-        self._next_renewal = site.now() + 300 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+        self._next_renewal = time.monotonic() + 300 * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
         try:
             identity = renew(site.identity, site.link.renew, now)
         except CorsiaError as error:  # a third of its life is left to try again

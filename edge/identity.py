@@ -111,8 +111,13 @@ class Identity:
         return (self.not_after - (now or datetime.now(UTC))).total_seconds()
 
     @classmethod
-    def load(cls, state_dir: Path, now: datetime | None = None) -> Identity:
+    def load(cls, state_dir: Path, now: datetime | None = None, *, offline: bool = False) -> Identity:
         """Read and verify what enrolment stored.
+
+        Args:
+            state_dir: the site's folder.
+            now: the present when None.
+            offline: the channel certificate may have run out, since nothing is to be connected.
 
         Raises:
             AuthenticationError: `auth.not-enrolled`; `auth.expired`; `auth.clock` when the certificate is not valid
@@ -134,7 +139,8 @@ class Identity:
             raw, signature, chain = ((state_dir / name).read_bytes() for name in _FILES)
             trust = _verified_trust(raw, signature, *pins)
             tls_key = _channel_key(state_dir, chain)
-        leaf = _verified_leaf(chain, trust, site, _public(tls_key), now or datetime.now(UTC))
+        at = None if offline else now or datetime.now(UTC)
+        leaf = _verified_leaf(chain, trust, site, _public(tls_key), at)
         return cls(
             site=site,
             state_dir=state_dir,
@@ -310,7 +316,9 @@ def _verified_trust(raw: bytes, signature: bytes, ca_pin: bytes, study_pin: byte
     return trust
 
 
-def _verified_leaf(chain: bytes, trust: TrustBundle, site: str, public: bytes, now: datetime) -> x509.Certificate:
+def _verified_leaf(
+    chain: bytes, trust: TrustBundle, site: str, public: bytes, now: datetime | None
+) -> x509.Certificate:
     """The chain's first certificate, when it is ours: our key, exactly our name, from the pinned CA, valid now."""
     try:
         leaf = x509.load_pem_x509_certificates(chain)[0]
@@ -324,6 +332,8 @@ def _verified_leaf(chain: bytes, trust: TrustBundle, site: str, public: bytes, n
         raise AuthenticationError("auth.certificate", "the certificate is malformed or of another CA") from None
     if names.get_values_for_type(x509.UniformResourceIdentifier) != [site_uri(site)] or spki != public:
         raise AuthenticationError("auth.certificate", "the certificate is not for this site's name and key")
+    if now is None:
+        return leaf
     if leaf.not_valid_before_utc > now + _CLOCK_SKEW:
         raise AuthenticationError("auth.clock", "the certificate is not valid yet by this machine's clock")
     if leaf.not_valid_after_utc <= now:

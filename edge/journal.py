@@ -37,8 +37,9 @@ EVENTS = frozenset(
     "study.started study.done study.failed study.expired round.received round.started round.done round.failed "
     "round.refused worker.started worker.failed records.selected records.withheld gate.passed gate.refused "
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
-    "parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered spool.full "
-    "model.fetched model.accepted model.refused model.predicted backup.made backup.restored error.raised".split()
+    "parcel.exported parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered "
+    "spool.full model.fetched model.accepted model.refused model.predicted backup.made backup.restored "
+    "error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "

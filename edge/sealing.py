@@ -25,6 +25,7 @@ __all__ = ["CONTENT", "PART_BYTES", "Sealer", "batch_id", "recipient_of", "seale
 
 PART_BYTES = 32 << 20
 MAX_PART_ITEMS = 10_000
+_HEAD_BYTES = 1024  # of an item, more than its name and counts take
 CONTENT = {
     Lane.HARVEST: ContentType.RECORDS,
     Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
@@ -39,6 +40,7 @@ class Sealer:
     Args:
         reserve: called once, before the first part is sealed: spends in the ledger, or raises.
         pause: called before each part: returns when egress is not paused.
+        room: called before each part with its size in bytes: returns when the spool may have room for it.
         part_bytes: a part is sealed when it would grow beyond this; one item is never divided.
     """
 
@@ -53,11 +55,12 @@ class Sealer:
         signer: SecretKey,
         reserve: Callable[[], None],
         pause: Callable[[], None],
+        room: Callable[[int], None] = lambda _size: None,
         part_bytes: int = PART_BYTES,
     ) -> None:
         self._spool, self._journal = spool, journal
         self._assignment, self._study, self._site, self._signer = assignment, study, site, signer
-        self._reserve, self._pause = reserve, pause
+        self._reserve, self._pause, self._room = reserve, pause, room
         self._content = CONTENT[study.lane]
         self._recipient = recipient_of(study)
         self._part_bytes = part_bytes
@@ -84,6 +87,7 @@ class Sealer:
     def _hold(self, *, last: bool, withheld: Mapping[str, int]) -> None:
         if not self.held:
             self._reserve()
+        self._room(sealed_bound(self._size + len(self._items) * _HEAD_BYTES))
         self._pause()
         part, digest = len(self.held), self._assignment.study_digest
         batch = Batch(

@@ -229,6 +229,23 @@ class Site:
                 raise BudgetExceeded("budget.ledger")
             self.stop.wait(_POLL_S)
 
+    def wait_room(self, assignment_id: str, size_bytes: int) -> None:
+        """Return when the spool has room for so many bytes more, or when no delivery would make any.
+
+        The pipeline waits meanwhile with what it has made.
+
+        Raises:
+            Stopped: the daemon stops before.
+        """
+        left, waiting = self.spool.room()
+        if left < size_bytes and waiting:
+            self.journal.append("spool.full", assignment=assignment_id, bytes=size_bytes)
+            _log.warning("spool.full", extra={"fields": {"assignment": assignment_id, "size_bytes": size_bytes}})
+        while left < size_bytes and waiting:
+            if self.stop.wait(_POLL_S):
+                raise Stopped
+            left, waiting = self.spool.room()
+
     # --- the ledger
 
     def reserve(

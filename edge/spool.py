@@ -23,13 +23,14 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
+from edge.bound import Bound
 from edge.entry import ParcelMeta, SpoolEntry, check_meta, damage_of, entry_json, entry_of
-from edge.storage import TEMPORARY, CountedFile, named_errors, read_json, sync_folder, write_file, write_files
+from edge.storage import TEMPORARY, named_errors, read_json, sync_folder, write_file, write_files
 from protocol.errors import CODES, ConflictError, InputError, IntegrityError, StorageError
 from protocol.faults import point
 from protocol.parcel import Receipt, canonical_json
@@ -53,15 +54,18 @@ class Spool:
 
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root
-        self._max_bytes = max_bytes
         self._lock = threading.RLock()
         self._sequence: int | None = None
-        self._used: int | None = None  # bytes of whole parcels, counted at the first hold
         self._receipts: dict[str, SpoolEntry] = {}
-        self._writing = 0  # bytes of parcels being sealed now
+        self._bound = Bound(max_bytes, lambda: self.usage()[1], self._lock)
         with named_errors():
             for folder in (*FOLDERS, "sent", "meta", "marks"):
                 (root / folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    @property
+    def root(self) -> Path:
+        """The spool's folder."""
+        return self._root
 
     def recover(self) -> None:
         """Bring the folders in order after a crash; to be called once, before anything else, by the daemon alone.
@@ -103,24 +107,25 @@ class Spool:
             sequence = self._next_sequence()
         name = f"{sequence:012d}-{meta.parcel_id}"
         temporary = self._root / "held" / f"{TEMPORARY}{name}"
-        side = self._root / "meta" / f"{name}.json"
-        try:
-            with named_errors(), self._half(temporary) as half:
-                digest = write(cast(BinaryIO, half))
-                point("edge.sealing")
-                if not _HEX64.match(digest):
-                    raise AssertionError("spool: the writer returned no digest")
-                os.fsync(half.fileno())
-                path = self._root / "held" / f"{name}.parcel"
-                entry = SpoolEntry(**asdict(meta), sequence=sequence, digest=digest, size_bytes=half.size, path=path)
-                write_file(side, entry_json(entry))
-                os.rename(temporary, path)
-                sync_folder(path.parent)
-                with self._lock:
-                    self._used = (self._used or 0) + half.size
-        except BaseException:
-            side.unlink(missing_ok=True)
-            raise
+        path = self._root / "held" / f"{name}.parcel"
+        with named_errors():
+            try:
+                with self._bound.half(temporary) as half:
+                    digest = write(cast(BinaryIO, half))
+                    point("edge.sealing")
+                    if not _HEX64.match(digest):
+                        raise AssertionError("spool: the writer returned no digest")
+                    os.fsync(half.fileno())
+                    entry = SpoolEntry(
+                        **asdict(meta), sequence=sequence, digest=digest, size_bytes=half.size, path=path
+                    )
+                    write_file(self._root / "meta" / f"{name}.json", entry_json(entry))
+                    os.rename(temporary, path)
+                    sync_folder(path.parent)
+                    self._bound.add(half.size)
+            except BaseException:
+                self._remove(path)
+                raise
         return entry
 
     def release(self, assignment_id: str) -> list[SpoolEntry]:
@@ -134,8 +139,7 @@ class Spool:
             if len(held) == 1:  # one rename is all or nothing by itself
                 self._move(held[0].path, "new")
             elif held:
-                tag = hashlib.sha256(assignment_id.encode()).hexdigest()[:32]
-                mark = self._root / "marks" / f"{tag}.json"
+                mark = self._mark(assignment_id)
                 write_file(mark, canonical_json({"names": [entry.path.stem for entry in held]}))
                 self._finish_release(mark)
         point("edge.spooled")
@@ -155,6 +159,12 @@ class Spool:
             others = [path for folder in FOLDERS if folder != "held" for path in (self._root / folder).glob("*.parcel")]
             held = [self._read(path) for path in (self._root / "held").iterdir() if path.is_file()]
             return not others and all(entry is not None and entry.assignment_id == assignment_id for entry in held)
+
+    def room(self) -> tuple[int, bool]:
+        """Bytes left under the bound, and whether delivery will make more of itself."""
+        with self._lock, named_errors():
+            waiting = any(next((self._root / folder).glob("*.parcel"), None) for folder in ("new", "sending"))
+            return self._bound.left(), waiting
 
     def pending(self) -> list[SpoolEntry]:
         """What is to be delivered, in order: new parcels and those whose sending did not end."""
@@ -245,7 +255,13 @@ class Spool:
             return sorted(found, key=lambda pair: pair[1].sequence)
 
     def released(self, assignment_id: str) -> list[tuple[str, SpoolEntry]]:
-        """The parcels of an assignment that were released: a restarted agent must not make them again."""
+        """The parcels of an assignment that were released: they must not be made again.
+
+        A release that the disk stopped half way is completed first, as at a start.
+        """
+        with self._lock, named_errors():
+            if (mark := self._mark(assignment_id)).exists():
+                self._finish_release(mark)
         return [(f, entry) for f, entry in self.entries() if f != "held" and entry.assignment_id == assignment_id]
 
     def receipts(self) -> Iterator[tuple[SpoolEntry, Receipt]]:
@@ -279,33 +295,8 @@ class Spool:
                     found.append((path.stem.partition("-")[2], code))
         return found
 
-    @contextmanager
-    def _half(self, path: Path) -> Iterator[CountedFile]:
-        """A temporary file that counts against the bound while it is written, gone at the end unless renamed."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "wb", buffering=0) as raw:
-            half = CountedFile(raw, self._reserve)
-            try:
-                self._reserve(0)
-                yield half
-            finally:
-                with self._lock:
-                    self._writing -= half.size
-                path.unlink(missing_ok=True)
-
-    def _reserve(self, count: int) -> None:
-        """Count bytes about to be written against the bound.
-
-        Raises:
-            StorageError: `storage.spool-full`.
-        """
-        with self._lock:
-            wanted = self._writing + max(count, 1)
-            if self._used is None or self._used + wanted > self._max_bytes:
-                self._used = self.usage()[1]
-            if self._used + wanted > self._max_bytes:
-                raise StorageError("storage.spool-full")
-            self._writing += count
+    def _mark(self, assignment_id: str) -> Path:
+        return self._root / "marks" / f"{hashlib.sha256(assignment_id.encode()).hexdigest()[:32]}.json"
 
     def _finish_release(self, mark: Path) -> None:
         for name in read_json(mark).get("names", []):

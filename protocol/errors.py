@@ -211,6 +211,11 @@ CODES: dict[str, Code] = {
         "a message on the wire is malformed or oversized",
         "both ends must run compatible versions",
     ),
+    "input.medium": Code(
+        InputError,
+        "a file on the medium is damaged, or is none of ours",
+        "nothing was lost or changed by it; export again, to another medium if it happens twice",
+    ),
     "input.table": Code(InputError, "the table cannot be read", "check the file's format and encoding"),
     "input.column-missing": Code(
         InputError,

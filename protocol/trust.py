@@ -33,6 +33,7 @@ class Purpose:
     PARCEL = b"corsia/v1/parcel"
     MASKS = b"corsia/v1/masks"
     DECISION = b"corsia/v1/decision"
+    MEDIUM = b"corsia/v1/medium"
 
 
 def site_uri(site: str) -> str:

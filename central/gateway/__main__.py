@@ -20,6 +20,7 @@ from central import ipc
 from central.config import CentralConfig, enter_process
 from central.gateway.admission import Admission
 from central.gateway.assignments import Assignments, Feed
+from central.gateway.carried import Carried
 from central.gateway.delivery import Delivery
 from central.gateway.enrolment import Enrolment
 from central.gateway.landing import Landing
@@ -62,6 +63,7 @@ class Gateway:
         landing = Landing(config.state_dir / "landing")
         delivery = deliver(store, landing, self._log, config.limits)
         delivery.recover()
+        self._carried = Carried(store, delivery)
         self._admission = Admission(store, config.limits)
         self._feed = Feed(store)
         self._assignments = Assignments(config, store, self._feed)
@@ -84,7 +86,8 @@ class Gateway:
         gateway = self._config.gateway
         _log.info("gateway.ready", extra={"fields": {"port": gateway.port, "host": gateway.host}})
         try:
-            ipc.serve(self._config.socket("gateway"), {"status": self._status}, self._stop)
+            handlers = {"status": self._status, **self._carried.handlers}
+            ipc.serve(self._config.socket("gateway"), handlers, self._stop)
         finally:
             self._stop.set()
             self._admission.end()

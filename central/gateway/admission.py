@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 import grpc
 from cryptography import x509
@@ -23,7 +24,7 @@ from central.store.models import CertificateRow, SiteRow
 from protocol.errors import AuthenticationError, CorsiaError, UnavailableError
 from protocol.trust import site_of_uri
 
-__all__ = ["Admission", "Call", "check_tls"]
+__all__ = ["Admission", "Call", "Caller", "check_tls"]
 
 OPENING_COST = 20.0  # of a stream, which is written down and reads all that is open
 CUT_S = 0.4  # what a closed call has to end by itself, with its code
@@ -45,6 +46,16 @@ class _Peer:
     site: str
     serial: str
     not_after: float
+
+
+class Caller(Protocol):
+    """Whose parcel it is: an RPC's peer, or whoever signed a note on a medium."""
+
+    site: str
+
+    def check(self) -> None:
+        """Raise what ends this call, if anything does."""
+        ...
 
 
 class Call:

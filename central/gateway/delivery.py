@@ -16,7 +16,7 @@ from typing import BinaryIO, cast
 
 from central.config import LimitsConfig
 from central.gateway import wire
-from central.gateway.admission import Call
+from central.gateway.admission import Caller
 from central.gateway.commits import Commits, Ready
 from central.gateway.landing import Announced, Landing, Writer
 from central.gateway.permits import Permits
@@ -59,7 +59,7 @@ class Delivery:
         self._permits = Permits(store, limits)
         self.commits = Commits(landing, log)
 
-    def Open(self, request: pb.OpenRequest, call: Call) -> pb.OpenReply:
+    def Open(self, request: pb.OpenRequest, call: Caller) -> pb.OpenReply:
         """Announce a parcel; answers from where to send, or that it has landed. One that comes along lands at once."""
         entry = Announced(site=call.site, what=wire.announcement(request))
         if request.data:
@@ -75,7 +75,7 @@ class Delivery:
             self._admitted(entry)
             return wire.opened(self._landing.announce(entry, self._limits.of(call.site).open_uploads))
 
-    def Carry(self, request: pb.CarryRequest, call: Call) -> pb.CarryReply:
+    def Carry(self, request: pb.CarryRequest, call: Caller) -> pb.CarryReply:
         """Land several small parcels that come along whole; each has its own outcome, and all one checkpoint."""
         parcels = [(Announced(site=call.site, what=what), data) for what, data in wire.announcements(request)]
         outcomes = self._take(parcels)
@@ -83,7 +83,7 @@ class Delivery:
         receipts = {receipt.parcel_id: receipt for receipt in self._log.receipts(rows)}
         return wire.carried(outcomes_of(parcels, outcomes), receipts)
 
-    def Upload(self, requests: Iterator[Chunk], call: Call) -> pb.UploadReply:
+    def Upload(self, requests: Iterator[Chunk], call: Caller) -> pb.UploadReply:
         """Take chunks in order from the offset that Open gave; what was written stays when the stream breaks."""
         first = next(requests, None)
         if first is None:
@@ -92,13 +92,15 @@ class Delivery:
         if entry is None:
             raise ConflictError("conflict.state", "open the parcel first")
         with self._landing.writer(entry) as writer:
-            if first.data or first.offset != writer.position:
+            if first.offset != writer.position:  # another stream, or a medium, has brought more since it was opened
+                raise ConflictError("conflict.state", "the parcel has grown meanwhile: open it again")
+            if first.data:
                 _append(writer, first, call)
             for chunk in requests:
                 _append(writer, chunk, call)
         return wire.uploaded(writer.position)
 
-    def Commit(self, request: pb.CommitRequest, call: Call) -> pb.CommitReply:
+    def Commit(self, request: pb.CommitRequest, call: Caller) -> pb.CommitReply:
         """Verify, land and log a parcel; the receipt is durable before it is sent."""
         parcel_id = wire.identifier(request.parcel_id)
         with self._landing.locked(parcel_id):
@@ -305,7 +307,7 @@ def _check_digest(entry: Announced, digest: str) -> None:
         raise IntegrityError("parcel.chunk", "the bytes are not those announced")
 
 
-def _append(writer: Writer, chunk: Chunk, call: Call) -> None:
+def _append(writer: Writer, chunk: Chunk, call: Caller) -> None:
     call.check()
     if chunk.parcel_id not in ("", writer.entry.what.parcel_id):
         raise InputError("input.message", "another parcel's chunk")

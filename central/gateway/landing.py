@@ -214,26 +214,28 @@ class Landing:
 
     def forget(self, parcel_id: str) -> None:
         """Drop the announcement of a parcel that is in the database."""
-        self._sidecar(parcel_id).unlink(missing_ok=True)
-        self._part(parcel_id).unlink(missing_ok=True)
+        with _disk():
+            self._sidecar(parcel_id).unlink(missing_ok=True)
+            self._part(parcel_id).unlink(missing_ok=True)
 
     def discard(self, parcel_id: str) -> None:
         """Drop a parcel that must not land."""
-        with self.locked(parcel_id):
+        with self.locked(parcel_id), _disk():
             self._writers.pop(parcel_id, None)
             self.path(parcel_id).unlink(missing_ok=True)
             self.forget(parcel_id)
 
     def pending(self) -> list[Announced]:
         """All announcements; those abandoned for two weeks are dropped first, and bytes that nobody announced."""
-        for file in self._partial.glob(".*"):
-            file.unlink()
-        for file in self._partial.glob("*.part"):
-            if not file.with_suffix(".json").exists():
+        with _disk():
+            for file in self._partial.glob(".*"):
                 file.unlink()
-        for file in self._partial.glob("*.json"):
-            if self.announced(file.stem) is None or file.stat().st_mtime < time.time() - STALE_S:
-                self.discard(file.stem)
+            for file in self._partial.glob("*.part"):
+                if not file.with_suffix(".json").exists():
+                    file.unlink()
+            for file in self._partial.glob("*.json"):
+                if self.announced(file.stem) is None or file.stat().st_mtime < time.time() - STALE_S:
+                    self.discard(file.stem)
         return [a for a in (self.announced(f.stem) for f in sorted(self._partial.glob("*.json"))) if a is not None]
 
     def unannounced(self) -> list[str]:

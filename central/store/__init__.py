@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from protocol.parcel import canonical_json
 
 __all__ = ["Store"]
 
+_HALF, _STALE_S = ".", 86_400.0
 # Made once, and without the mapper: they run many times a round.
 _EVENT, _LEAF = (insert(Base.metadata.tables[row.__tablename__]) for row in (EventRow, LogRow))
 _LAST_LEAF = select(func.max(LogRow.index))
@@ -39,6 +40,10 @@ class Store:
         self.state_dir = state_dir
         self._blobs = state_dir / "blobs"
         self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for half in self._blobs.glob(f"{_HALF}*"):
+            with suppress(FileNotFoundError):  # another process that starts now
+                if half.stat().st_mtime < time.time() - _STALE_S:  # of a process that was killed
+                    half.unlink()
         self.engine = _engine(url or f"sqlite:///{state_dir / 'corsia.db'}")
         self._reader = self.engine.execution_options(read=True)
         Base.metadata.create_all(self.engine)
@@ -90,15 +95,28 @@ class Store:
         target = self._blobs / digest
         if not target.exists():
             try:
-                with tempfile.NamedTemporaryFile(dir=self._blobs, prefix=".", delete=False) as handle:
-                    for part in parts:
-                        handle.write(part)
-                    handle.flush()
-                    os.fsync(handle.fileno())
-                os.replace(handle.name, target)
+                self._write_blob(target, parts)
             except OSError as error:
                 raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
         return Blob(name=name, digest=digest, size_bytes=size)
+
+    def _write_blob(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
+        """Whole under its name, also after a power cut, before a row names it."""
+        with tempfile.NamedTemporaryFile(dir=self._blobs, prefix=_HALF, delete=False) as handle:
+            try:
+                for part in parts:
+                    handle.write(part)
+                handle.flush()
+                os.fsync(handle.fileno())
+                os.replace(handle.name, target)
+            except BaseException:
+                os.unlink(handle.name)  # a full disk needs the room
+                raise
+        folder = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies.

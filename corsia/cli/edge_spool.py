@@ -1,4 +1,4 @@
-"""`corsia edge spool ls|verify|retry`: the sealed parcels that wait at this site."""
+"""`corsia edge spool ls|verify|retry|export|import`: the sealed parcels that wait at this site."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from edge.config import EdgeConfig
     from edge.spool import Spool
 
-app = typer.Typer(no_args_is_help=True, help="Look at the sealed parcels that wait here, and retry.")
+app = typer.Typer(
+    no_args_is_help=True, help="The sealed parcels that wait here; hand them over where there is no line."
+)
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 _DEFAULT = Path("edge.toml")
@@ -76,6 +78,45 @@ def spool_retry(
     entry = _spool(site).retry(parcel)
     Journal(site.state_dir / "journal.jsonl").append("parcel.retried", parcel=entry.parcel_id)
     show({"parcel": entry.parcel_id, "folder": "new"}, json_out, f"{entry.parcel_id} will be sent again")
+
+
+@app.command("export")
+def spool_export(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder on the medium.", file_okay=False)],
+    config: Config = _DEFAULT,
+    json_out: Json = False,
+) -> None:
+    """Copy what waits to DIR, sealed, with signed notes, for `corsia central spool import`. Nothing leaves the spool.
+
+    Example: corsia edge spool export /media/stick --config edge.toml
+    """
+    from edge.medium import export
+
+    made = export(_load(config), folder)
+    value = {"parcels": list(made.parcels), "bytes": made.size_bytes, "left": made.left}
+    text = f"{len(made.parcels)} parcels, {made.size_bytes} bytes are on the medium, sealed, and read back"
+    text += "".join(f"\n  {count} left out: {code}" for code, count in sorted(made.left.items()))
+    show(value, json_out, text)
+
+
+@app.command("import")
+def spool_import(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder, back.", exists=True, file_okay=False)],
+    config: Config = _DEFAULT,
+    json_out: Json = False,
+) -> None:
+    """Take the centre's receipts from DIR. Each is verified; then the parcels go. A wrong medium changes nothing.
+
+    Example: corsia edge spool import /media/stick --config edge.toml
+    """
+    from edge.medium import bring
+
+    made = bring(_load(config), folder)
+    value = {"receipts": list(made.receipts), "known": made.known, "foreign": made.foreign, "daemon": made.running}
+    text = f"{len(made.receipts)} receipts verified, {made.known} were here already, {made.foreign} are not ours"
+    if made.running and made.receipts:
+        text += "\nthe daemon takes them in now; while egress is paused, when it is resumed"
+    show(value, json_out, text)
 
 
 def _load(config: Path) -> EdgeConfig:

@@ -235,13 +235,16 @@ def test_a_full_spool_waits_and_goes_on_by_itself(config: EdgeConfig, office: Of
     with running(config, office) as agent:
         first = office.submit(study("one"))
         office.wait(first, State.DELIVERING)
-        agent.site.spool._max_bytes = agent.site.spool.usage()[1] * 3 // 2
+        agent.site.spool._bound.max_bytes = agent.site.spool.usage()[1] * 3 // 2
         second = office.submit(study("two"))
         office.wait(second, State.RUNNING)
-        time.sleep(1.5)
+        time.sleep(1.0)
         assert office.state(second).state is State.RUNNING  # type: ignore[union-attr]
         del office.fail["deliver"]
         assert {office.wait(asked).state for asked in (first, second)} == {State.DONE}
+        lines = [(line.event, line.fields.get("assignment")) for line in agent.site.journal.tail(100)]
+    for event in ("spool.full", "study.started", "parcel.planned"):  # the pipeline waited: nothing was made twice
+        assert lines.count((event, second.id)) == 1
     assert Ledger(config.state_dir / "ledger.db").verify() == 4
 
 
@@ -251,7 +254,7 @@ def test_results_larger_than_the_whole_spool_fail_with_their_code(tmp_path: Path
     with running(config, office) as agent:
         said = office.wait(office.submit(study("large")))
         assert (said.state, said.code) == (State.FAILED, "storage.spool-full")
-        agent.site.spool._max_bytes = 10**9  # the steward raises the bound
+        agent.site.spool._bound.max_bytes = 10**9  # the steward raises the bound
         assert office.wait(office.submit(study("fine"))).state is State.DONE
     assert Ledger(config.state_dir / "ledger.db").total("cohort").releases == 2
     assert [spend.bytes > 0 for spend in Ledger(config.state_dir / "ledger.db").spends()] == [False, True]

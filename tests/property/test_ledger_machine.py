@@ -1,4 +1,7 @@
-"""The ledger against a model of itself: totals are the model's, limits hold, the chain verifies after every step."""
+"""The ledger against a model of itself: totals are the model's, limits hold, the chain verifies after every step.
+
+A disk that fails, or a process that dies, within a spend leaves it unspent: the ledger has told nobody that it is.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from edge.ledger import GENESIS, Ledger
 from privacy.dp import accountant
-from protocol.errors import BudgetExceeded, ConflictError
+from protocol.errors import BudgetExceeded, ConflictError, StorageError
+from tests.fault.seam import Mode, PowerCut, Seam
 
 DELTA = 1e-6
 COST = accountant.gaussian(accountant.scale_for(0.5, DELTA))
@@ -39,7 +43,9 @@ def study_of(key: str) -> str:
 class LedgerMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.folder = Path(tempfile.mkdtemp())
+        self.outer = Path(tempfile.mkdtemp(dir="/dev/shm" if Path("/dev/shm").is_dir() else None))
+        self.folder = self.outer / "state"
+        self.folder.mkdir()
         self.ledger = Ledger(self.folder / "ledger.db")
         self.spent: dict[str, int] = {}
         self.noised: set[str] = set()
@@ -48,7 +54,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         self.ledger.close()
-        shutil.rmtree(self.folder)
+        shutil.rmtree(self.outer)
 
     @rule(key=st.sampled_from(["n/1", "n/2", "n/3", "n/4", "n/5"]))
     def reserve_noised(self, key: str) -> None:
@@ -110,6 +116,29 @@ class LedgerMachine(RuleBasedStateMachine):
             self.ledger.commit(key, size)
             self.spent[key] = size
             self.done.add(key)
+
+    @rule(key=KEYS, commit=st.booleans(), at=st.integers(1, 2), how=st.sampled_from([Mode.CUT, Mode.FAIL, Mode.STUCK]))
+    def goes_wrong(self, key: str, commit: bool, at: int, how: Mode) -> None:
+        """At the row's statement or at the commit of its transaction."""
+        self.ledger.close()
+        with Seam(self.folder, at, how) as seam:
+            self.ledger = Ledger(self.folder / "ledger.db")
+            before = self.ledger.head()
+            try:
+                if commit:
+                    self.ledger.commit(key, self.spent.get(key, 0))
+                else:
+                    size = self.spent.get(key, 0) + 1
+                    self.ledger.reserve(key, "d", study_of(key), k=5, cohort=9, bytes=size, cost=None, persons=3,
+                                        limits=Limits())  # fmt: skip
+            except (StorageError, PowerCut, BudgetExceeded, ConflictError):
+                pass
+            else:  # what changes nothing comes through
+                assert not [step for step in seam.steps if step.startswith("insert")]
+            assert self.ledger.head() == before
+        seam.heal()  # else the same process goes on
+        if how is Mode.CUT:
+            self.restart()
 
     @rule()
     def restart(self) -> None:
