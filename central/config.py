@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import threading
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.events import configure
+from protocol.process import guard
 from protocol.study import Slug
 from protocol.validation import first_fault
 
@@ -181,11 +181,11 @@ def operator_token(config: CentralConfig) -> str:
 
 
 def enter_process(name: str) -> tuple[CentralConfig, threading.Event]:
-    """Start a process of the centre: arguments, umask, log file, and an event that SIGTERM or SIGINT sets."""
+    """Start a process of the centre: guards, arguments, log file, and an event that SIGTERM or SIGINT sets."""
+    guard()
     parser = argparse.ArgumentParser(prog=f"python -m central.{name}")
     parser.add_argument("--config", type=Path, required=True, help="central.toml")
     config = load_config(parser.parse_args().config)
-    os.umask(0o077)
     for folder in (config.state_dir, config.state_dir / "run"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     configure(name, config.state_dir / "logs" / f"{name}.jsonl")

@@ -17,6 +17,7 @@ from tests.e2e.running import Demo
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROCESSES = tuple(f"central.{name}" for name in ("gateway", "vault", "signer", "federation", "web"))
 HEART = ROOT.parent / "shared" / "data" / "heart-disease"
 
 
@@ -122,6 +123,26 @@ def test_no_file_outside_the_sites_sources_holds_a_planted_identity(demo: Demo) 
     assert len(searched) > 300
     leaks = find_leaks(searched, planted(demo.out))
     assert not leaks, sorted({(str(leak.path.relative_to(demo.out)), leak.reading) for leak in leaks})
+
+
+def test_every_process_of_the_product_is_guarded(demo: Demo) -> None:
+    """The centre's five and their supervisor, agents and warm workers, as the kernel sees them."""
+    import psutil
+
+    found: dict[str, list[psutil.Process]] = {}
+    for process in psutil.Process(demo.process.pid).children(recursive=True):
+        words = " ".join(process.cmdline())
+        names = [n for n in (*PROCESSES, "edge.worker", "edge run", "central serve") if n in words]
+        if names:
+            found.setdefault(names[0], []).append(process)
+    assert set(found) >= {*PROCESSES, "edge run", "central serve", "edge.worker"}
+    for process in (one for group in found.values() for one in group):
+        folder = Path(f"/proc/{process.pid}")
+        assert "Umask:\t0077" in (folder / "status").read_text(), process.cmdline()
+        (limit,) = (line for line in (folder / "limits").read_text().splitlines() if "core file" in line)
+        assert limit.split()[4:6] == ["0", "0"], process.cmdline()
+        if os.geteuid() != 0:  # of a process that is not dumpable the kernel gives its files to root
+            assert (folder / "status").stat().st_uid == 0, process.cmdline()
 
 
 def test_the_harvested_rows_were_never_plaintext_before_the_vault(demo: Demo) -> None:
