@@ -11,12 +11,12 @@ import logging
 import signal
 import sys
 import threading
-import tomllib
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from protocol import toml
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.events import configure
 from protocol.process import guard
@@ -152,14 +152,14 @@ def read_config(text: str, path: Path) -> CentralConfig:
         ConfigurationError: `config.invalid` with the field and the reason.
     """
     try:
-        config = CentralConfig.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError("config.invalid", f"{path}: {error}") from None
+        config = CentralConfig.model_validate(toml.read(text.encode()))
+        base = path.resolve().parent
+        state_dir = (base / config.state_dir.expanduser()).resolve()
+        plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
-    base = path.resolve().parent
-    state_dir = (base / config.state_dir.expanduser()).resolve()
-    plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
+    except (ValueError, RuntimeError, OSError) as error:  # no TOML; a path of nobody's home, or with a zero byte
+        raise ConfigurationError("config.invalid", f"{path}: {error}") from None
     return config.model_copy(update={"state_dir": state_dir, "plugins": plugins})
 
 
