@@ -146,7 +146,7 @@ def test_no_answer_of_the_centre_holds_a_planted_identity(demo: Demo) -> None:
         "    except e.HTTPError as error: print(error.code, error.read().decode('utf-8','replace'))\n"
     )
     names = [study["id"] for study in json.loads(demo.inside(
-        sys.executable, "-c", code, demo.url, token, "/api/v1/studies").stdout)["studies"]]  # fmt: skip
+        sys.executable, "-c", code, demo.url, token, "/api/v1/studies").stdout)]  # fmt: skip
     paths = ["/", "/healthz", "/api/v1/sites", "/api/v1/studies", "/api/v1/log", "/api/v1/models", "/api/v1/none",
              *(f"/api/v1/studies/{name}" for name in names), *(f"/studies/{name}" for name in names)]  # fmt: skip
     done = demo.inside(sys.executable, "-c", code, demo.url, token, *paths)
