@@ -111,7 +111,7 @@ class Ward:
         value = study(name).model_dump(mode="python", by_alias=True, exclude_none=True)
         draft = tomli_w.dumps({k: v for k, v in value.items() if k not in ("recipients", "roster")})
         config = load_config(self.central)
-        ipc.call(config.socket("signer"), "submit", token=operator_token(config), draft=draft)
+        ipc.call(config.socket("signer"), "submit", 60.0, token=operator_token(config), draft=draft)
         store = Store(config.state_dir)
         query = select(AssignmentRow).join(StudyRow, StudyRow.digest == AssignmentRow.study_digest)
 

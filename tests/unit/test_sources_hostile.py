@@ -79,7 +79,7 @@ def test_a_folder_in_a_folder_in_a_folder_is_walked_to_its_end(tmp_path: Path) -
     root = folder(tmp_path, {"1": image("p1")})
     handle = os.open(root, os.O_RDONLY)
     try:
-        for _ in range(1500):
+        for _ in range(1100):
             os.mkdir("d", dir_fd=handle)
             inner = os.open("d", os.O_RDONLY, dir_fd=handle)
             os.close(handle)
@@ -131,3 +131,30 @@ def test_a_parquet_column_of_repeats_is_no_bomb(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(table, "MAX_TABLE_BYTES", 4 * _MIB)
         with pytest.raises(InputError, match=r"input\.table"):
             table.read(path, ["id"], {"id"})
+
+
+def test_a_packed_volume_is_measured_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A NIfTI of a few kilobytes that unpacks to 64 MiB of zeros, and one that only says so."""
+    import gzip
+    import struct
+
+    from pipelines.features import volumes
+
+    pytest.importorskip("SimpleITK", reason="needs corsia[imaging]")
+    head = bytearray(352)
+    struct.pack_into("<i", head, 0, 348)
+    struct.pack_into("<8h", head, 40, 3, 256, 256, 1024, 1, 1, 1, 1)
+    struct.pack_into("<hh", head, 70, 2, 8)  # unsigned bytes
+    struct.pack_into("<8f", head, 76, 1, 1, 1, 1, 0, 0, 0, 0)
+    struct.pack_into("<f", head, 108, 352.0)
+    head[344:348] = b"n+1\0"
+    for name, data in (("full", bytes(head) + bytes(64 * _MIB)), ("empty", bytes(head))):
+        path = tmp_path / f"{name}.nii.gz"
+        path.write_bytes(gzip.compress(data))
+        assert path.stat().st_size < _MIB
+        monkeypatch.setattr(volumes, "MAX_VOXELS", 32 * _MIB)
+        with pytest.raises(InputError, match="more than"):
+            volumes.read(path)
+        monkeypatch.undo()
+        if name == "full":
+            assert volumes.read(path).voxels.shape == (1024, 256, 256)
