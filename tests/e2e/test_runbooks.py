@@ -1,4 +1,7 @@
-"""Each runbook as it stands on its page: its commands in their order, then a study that has to go through."""
+"""Each runbook as it stands on its page: its commands in their order, then a study that has to go through.
+
+One of them always; those that stop the centre in `make test-full` (`tests/unit/test_rotation.py` has what they stand on).
+"""
 
 from __future__ import annotations
 
@@ -175,6 +178,7 @@ def test_a_lost_site_key(ward: Ward) -> None:
     assert (ward.edge.parent / "state" / "ledger.db").stat().st_ino == ledger, "what was spent stays spent"
 
 
+@pytest.mark.full
 def test_a_compromised_gateway(ward: Ward) -> None:
     state = load_config(ward.central).state_dir
     keys = [state / "gateway" / "log.pub", state / "signer" / "ca.pem"]
