@@ -1,6 +1,6 @@
 """Each runbook as it stands on its page: its commands in their order, then a study that has to go through.
 
-One of them always; those that stop the centre in `make test-full` (`tests/unit/test_rotation.py` has what they stand on).
+One of them always; those that stop the centre in `make test-full` (what they stand on: `tests/unit/test_rotation.py`).
 """
 
 from __future__ import annotations
