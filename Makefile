@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full check proto lock lint services clean
+.PHONY: help demo test test-full check proto lock lint supply services clean
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -35,8 +35,12 @@ test-full: $(STAMP) services ## the same at the sizes the issues name
 	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 $(ALONE)
 	@CORSIA_FULL=1 $(BIN)/pytest -q $(TOGETHER)
 
-check: $(STAMP) lint ## lint, types, imports, unit tests
+check: $(STAMP) lint supply ## lint, types, imports, licences, unit tests
 	@$(BIN)/pytest -q -n 2 -m "not full" tests/unit tests/contract
+
+supply: $(STAMP) # licences of what we stand on; known vulnerabilities where an advisory source is given (.ci/audit.py)
+	@$(BIN)/python docs/licences.py --check
+	@$(BIN)/python .ci/audit.py
 
 lint: $(STAMP)
 	@$(BIN)/ruff check .

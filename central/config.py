@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import signal
 import sys
 import threading
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from privacy.envelope.keyfile import guard
+from privacy.envelope.keyfile import guard as keys_guarded
+from protocol import toml
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.events import configure
+from protocol.process import guard
 from protocol.study import Slug
 from protocol.validation import first_fault
 
@@ -214,7 +214,7 @@ def load_config(path: Path) -> CentralConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError("config.missing", f"{path}: {type(error).__name__}") from None
     config = read_config(text, path)
-    guard(config.state_dir, config.keys.passphrase_file)
+    keys_guarded(config.state_dir, config.keys.passphrase_file)
     return config
 
 
@@ -225,16 +225,16 @@ def read_config(text: str, path: Path) -> CentralConfig:
         ConfigurationError: `config.invalid` with the field and the reason.
     """
     try:
-        config = CentralConfig.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError("config.invalid", f"{path}: {error}") from None
+        config = CentralConfig.model_validate(toml.read(text.encode()))
+        base = path.resolve().parent
+        state_dir = (base / config.state_dir.expanduser()).resolve()
+        plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
+        locked = config.keys.passphrase_file
+        keys = KeysConfig(passphrase_file=None if locked is None else (base / locked.expanduser()).resolve())
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
-    base = path.resolve().parent
-    state_dir = (base / config.state_dir.expanduser()).resolve()
-    plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
-    locked = config.keys.passphrase_file
-    keys = KeysConfig(passphrase_file=None if locked is None else (base / locked.expanduser()).resolve())
+    except (ValueError, RuntimeError, OSError) as error:  # no TOML; a path of nobody's home, or with a zero byte
+        raise ConfigurationError("config.invalid", f"{path}: {error}") from None
     return config.model_copy(update={"state_dir": state_dir, "plugins": plugins, "keys": keys})
 
 
@@ -256,11 +256,11 @@ def operator_token(config: CentralConfig) -> str:
 
 
 def enter_process(name: str) -> tuple[CentralConfig, threading.Event]:
-    """Start a process of the centre: arguments, umask, log file, and an event that SIGTERM or SIGINT sets."""
+    """Start a process of the centre: guards, arguments, log file, and an event that SIGTERM or SIGINT sets."""
+    guard()
     parser = argparse.ArgumentParser(prog=f"python -m central.{name}")
     parser.add_argument("--config", type=Path, required=True, help="central.toml")
     config = load_config(parser.parse_args().config)
-    os.umask(0o077)
     for folder in (config.state_dir, config.state_dir / "run"):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     configure(name, config.state_dir / "logs" / f"{name}.jsonl")

@@ -53,6 +53,9 @@ def _csv(body: bytes) -> pd.DataFrame:
 
     head = body[:65_536].partition(b"\n")[0]
     delimiter = max(",;\t", key=lambda mark: head.count(mark.encode()))
+    widest = max((line.count(delimiter.encode()) for line in io.BytesIO(body)), default=0)
+    if widest >= MAX_COLUMNS:  # of which each would cost kilobytes
+        raise InputError("input.table", "too many columns")
     try:
         frame = pd.read_csv(io.BytesIO(body), sep=delimiter, encoding="utf-8-sig", nrows=MAX_ROWS + 1)
     except (ValueError, OverflowError, pd.errors.ParserError, pd.errors.EmptyDataError):
@@ -112,6 +115,8 @@ def _columns(value: dict[str, Any]) -> pd.DataFrame:
         raise InputError("input.table", "columns of different lengths")
     if not all(isinstance(cell, _CELLS) for column in lists for cell in column):
         raise InputError("input.table", "cells are numbers, texts, true, false or null")
+    if any("\ud800" <= mark <= "\udfff" for name in value for mark in name):
+        raise InputError("input.table", "a column's name is not Unicode")
     made = {}
     for name, column in zip(value, lists, strict=True):
         texts = any(isinstance(cell, str | bool) for cell in column)

@@ -158,7 +158,7 @@ class Operators:
             return {operator.name: operator for operator in found}
         except FileNotFoundError:
             return {}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             raise ConfigurationError("config.invalid", "operators.json is damaged") from None
 
     def _write(self, known: dict[str, Operator]) -> None:

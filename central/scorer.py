@@ -12,6 +12,7 @@ import struct
 import sys
 
 from protocol.errors import CorsiaError
+from protocol.process import guard
 
 __all__ = ["main"]
 
@@ -20,6 +21,7 @@ _LENGTH = struct.Struct(">Q")
 
 def main() -> int:
     """Read, score, write."""
+    guard()
     import pandas as pd
 
     from pipelines.infer import Manifest, Scorer

@@ -22,6 +22,7 @@ from pathlib import Path
 from central import ipc
 from central.config import PROCESSES, CentralConfig, load_config
 from protocol.errors import UnavailableError
+from protocol.process import guard
 
 __all__ = ["Supervisor", "answers", "environment"]
 
@@ -77,8 +78,8 @@ class Supervisor:
             ConflictError: `conflict.running`, another supervisor holds the state folder.
             UnavailableError: `unavailable.process`, a process never became ready; the others are stopped.
         """
+        guard()
         config = load_config(self.config_path)
-        os.umask(0o077)
         with ipc.sole(config.state_dir / "run" / "supervisor.lock"):
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self.stop.set())

@@ -8,6 +8,7 @@ Sites enrol over the real wire, but from this process: a command of its own for 
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -260,9 +261,12 @@ def processes(roots: Iterable[int]) -> Iterable[tuple[int, list[str]]]:
 
 
 def pss_mb(pid: int) -> float:
-    """Memory of a process now, in MB, pages that it shares counted in part (PSS); 0 when it is gone."""
+    """Memory with each shared page divided among those that share it; but to root, of a guarded process its RSS."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except PermissionError:  # it is not dumpable (`protocol.process`)
+        resident = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        return resident * os.sysconf("SC_PAGE_SIZE") / (1 << 20)
     except OSError:
         return 0.0
     return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024.0

@@ -6,8 +6,11 @@ Besides, whether writing burned into a picture is gone. Shares no code with what
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from protocol.errors import CorsiaError
 __all__ = ["Leak", "find_leaks", "leaks_in", "written_left"]
 
 _SHORTEST = 8
+_UNPACKED_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +73,28 @@ def _readings(data: bytes) -> Iterator[tuple[str, str]]:
     for order in ("utf-16-le", "utf-16-be"):
         yield order, data.decode(order, "ignore")
         yield f"{order} from byte 1", data[1:].decode(order, "ignore")
+    if packed := b"\n".join(_unpacked(data)):
+        yield "unpacked", packed.decode("latin-1")
     if data[:4] == b"PAR1":
         yield "cells", "\n".join(_cells(data))
     elif data[128:132] == b"DICM":
         yield "elements", "\n".join(_elements(data))
     elif data[:1] in (b"{", b"["):
         yield "JSON", "\n".join(_strings(data))
+
+
+def _unpacked(data: bytes) -> Iterator[bytes]:
+    """What gzip and zip hold, one level deep, up to `_UNPACKED_BYTES`; damaged ones nothing."""
+    with suppress(OSError, EOFError, zlib.error, zipfile.BadZipFile, RuntimeError, ValueError):
+        if data[:2] == b"\x1f\x8b":
+            with gzip.GzipFile(fileobj=BytesIO(data)) as one:
+                yield one.read(_UNPACKED_BYTES)
+        elif data[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(BytesIO(data)) as archive:
+                for entry in archive.infolist():
+                    yield entry.filename.encode()
+                    with archive.open(entry) as member:
+                        yield member.read(_UNPACKED_BYTES)
 
 
 def _cells(data: bytes) -> Iterator[str]:

@@ -7,7 +7,6 @@ relative to the file. This module reads that file and nothing else, and holds no
 from __future__ import annotations
 
 import os
-import tomllib
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,13 +18,13 @@ from edge.sources.format import Format
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from privacy.envelope.keyfile import guard
+from protocol import toml
 from protocol.errors import ConfigurationError
 from protocol.study import Lane, PluginKey
 from protocol.validation import first_fault
 
 __all__ = ["Centre", "Consent", "DatasetConfig", "Delivery", "EdgeConfig", "Keys", "Limits", "Policy", "load"]
 
-MAX_CONFIG_BYTES = 1 << 20
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}$")]
 Name = Annotated[str, Field(min_length=1, max_length=128)]
@@ -272,14 +271,10 @@ def load(path: Path) -> EdgeConfig:
         ConfigurationError: `config.missing`, or `config.invalid` naming the field.
     """
     try:
-        raw = path.read_bytes()
+        value = toml.read(path.read_bytes())
     except OSError as error:
         raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
-    if len(raw) > MAX_CONFIG_BYTES:
-        raise ConfigurationError("config.invalid", f"{path}: larger than {MAX_CONFIG_BYTES} bytes")
-    try:
-        value = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigurationError("config.invalid", f"{path}: not TOML: {error}") from None
     try:
         config = EdgeConfig.model_validate(_completed(value, path.resolve().parent))

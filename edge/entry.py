@@ -70,7 +70,10 @@ def entry_of(value: dict[str, Any], path: Path) -> SpoolEntry:
         KeyError, TypeError, ValueError: it is damaged.
     """
     texts = {name: str(value[name]) for name in _TEXTS}
-    return SpoolEntry(**texts, sequence=int(value["sequence"]), size_bytes=int(value["size_bytes"]), path=path)
+    sequence, size = value["sequence"], value["size_bytes"]
+    if type(sequence) is not int or type(size) is not int:
+        raise TypeError("integers")
+    return SpoolEntry(**texts, sequence=sequence, size_bytes=size, path=path)
 
 
 def damage_of(entry: SpoolEntry) -> str | None:

@@ -55,13 +55,20 @@ class Ledger:
         with named_errors(), _sqlite_errors():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute(_SCHEMA)
-            self._db.execute(_MEMORIES)
-            if "memory" not in [row[1] for row in self._db.execute("PRAGMA table_info(ledger)")]:
-                self._db.execute("ALTER TABLE ledger ADD COLUMN memory TEXT NOT NULL DEFAULT ''")
-            self._db.execute(_INDEX)
+            try:
+                self._prepare()
+            except BaseException:
+                self._db.close()  # else it would hold its lock on a damaged file
+                raise
+
+    def _prepare(self) -> None:
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        self._db.execute(_SCHEMA)
+        self._db.execute(_MEMORIES)
+        if "memory" not in [row[1] for row in self._db.execute("PRAGMA table_info(ledger)")]:
+            self._db.execute("ALTER TABLE ledger ADD COLUMN memory TEXT NOT NULL DEFAULT ''")
+        self._db.execute(_INDEX)
 
     def close(self) -> None:
         """Close the file."""

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from privacy.deid.inflated import check_inflated
+
 if TYPE_CHECKING:
     import pandas as pd
     from pydicom import Dataset
@@ -255,6 +257,7 @@ def decode_dicom(data: bytes) -> Dataset:
     from pydicom import dcmread
 
     try:
+        check_inflated(data)
         dataset = dcmread(BytesIO(data), force=False)
         for _ in texts_of(dataset):  # values are decoded on access: what fails must fail now
             pass

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from pipelines import syscalls
+from protocol.process import close_dumps
 
 __all__ = ["LACKS", "close_files", "confine", "libraries", "missing", "relink", "system_paths"]
 
@@ -70,6 +71,7 @@ def confine(parent: int, memory: int) -> str:
         network = "none"
     if network == "none":
         _raise_loopback()
+    close_dumps()  # only now: the maps above belong to root once a process is not dumpable
     _drop_capabilities(libc)
     libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     limits |= {resource.RLIMIT_CORE: 0, resource.RLIMIT_DATA: memory, resource.RLIMIT_FSIZE: memory}

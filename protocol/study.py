@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import tomllib
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -27,6 +26,7 @@ from pydantic import (
     model_validator,
 )
 
+from protocol import toml
 from protocol.errors import InputError, StudyRefused
 from protocol.validation import first_fault
 
@@ -395,13 +395,11 @@ def parse_study(raw: bytes) -> Study:
     Raises:
         InputError: `input.study`, with the field and the reason.
     """
-    if len(raw) > MAX_STUDY_BYTES:
-        raise InputError("input.study", f"the study is larger than {MAX_STUDY_BYTES} bytes")
     try:
-        return Study.model_validate(tomllib.loads(raw.decode()))
+        return Study.model_validate(toml.read(raw, MAX_STUDY_BYTES))
     except ValidationError as error:
         raise InputError("input.study", first_fault(error, whole="study")) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except ValueError as error:
         raise InputError("input.study", f"not TOML: {error}") from None
 
 

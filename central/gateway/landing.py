@@ -45,8 +45,10 @@ class Announced:
 
     @classmethod
     def from_json(cls, text: str) -> Announced:
-        """Read a sidecar; ValueError, KeyError or TypeError for anything else."""
+        """Read a sidecar; ValueError, KeyError, TypeError or RecursionError for anything else."""
         value: dict[str, Any] = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("object")
         site = str(value.pop("site"))
         value["content_type"] = ContentType(value["content_type"])
         return cls(site=site, what=Announcement(**value))
@@ -119,7 +121,7 @@ class Landing:
         """What was announced under an id; None when nothing, or when the sidecar did not survive a power cut."""
         try:
             return Announced.from_json(self._sidecar(parcel_id).read_text())
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+        except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
             return None
 
     def announce(self, entry: Announced, most: int = MAX_PARTIALS) -> int:

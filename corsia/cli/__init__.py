@@ -18,6 +18,7 @@ import click
 import typer
 
 from protocol.errors import CorsiaError, StorageError
+from protocol.process import guard
 
 __all__ = ["app", "main"]
 
@@ -86,7 +87,7 @@ def _root(
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with the status of the error tree."""
     argv = list(sys.argv[1:] if args is None else args)
-    os.umask(0o077)
+    guard()
     signal.signal(signal.SIGTERM, _terminated)  # so that temporary files and child processes are cleaned up
     try:
         status = typer.main.get_command(app)(argv, prog_name="corsia", standalone_mode=False)

@@ -91,6 +91,27 @@ def revoke(site: Site, config: Config = CONFIG, json_out: Json = False) -> None:
 
 
 @app.command()
+def rotate(
+    key: Annotated[str, typer.Argument(help="ca, study-signing or log.", metavar="KEY")],
+    config: Config = CONFIG,
+    json_out: Json = False,
+) -> None:
+    """Put a new key in the place of one that was stolen; the centre must be stopped, and every site enrols anew.
+
+    Example: corsia central rotate study-signing --config central.toml
+    """
+    from central.config import load_config
+    from central.rotation import rotate as replace
+
+    value = replace(load_config(config), key)
+    if json_out:
+        typer.echo(json.dumps(value))
+        return
+    typer.echo(f"a new {key} key: {value['fingerprint']}\nthe old files: {value['retired']}")
+    typer.echo("start the centre, then give every site a new join code: corsia central invite SITE")
+
+
+@app.command()
 def status(config: Config = CONFIG, json_out: Json = False) -> None:
     """Show which processes answer, which sites are connected, and where studies stand.
 

@@ -46,7 +46,6 @@ from __future__ import annotations
 
 import json
 import os
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -54,6 +53,7 @@ import typer
 
 from corsia.tablefile import clear, read_table, write_file, write_table
 from privacy.envelope.keyfile import read_seed
+from protocol import toml
 from protocol.errors import DisclosureRefused, InputError, StorageError
 
 if TYPE_CHECKING:
@@ -155,8 +155,8 @@ def read_spec(path: Path) -> tuple[TableSpec, str]:
     from privacy.deid.table import TableSpec
 
     try:
-        value = tomllib.loads(path.read_text("utf-8"))
-    except (OSError, UnicodeError, tomllib.TOMLDecodeError) as error:
+        value = toml.read(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise InputError("input.usage", f"{path}: {error}") from None
     _shape(value, path)
     roles = {name: "value" if role == "sensitive" else role for name, role in value["columns"].items()}

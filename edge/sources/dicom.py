@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edge.sources.folder import MAX_FILE_BYTES, open_inside
+from privacy.deid.inflated import HEAD_BYTES, check_inflated, is_deflated
 from privacy.deid.pseudonym import normalise_id
 
 __all__ = ["grouped", "patient_of", "read"]
@@ -52,6 +53,9 @@ def patient_of(file: IO[bytes]) -> str | None:
     import pydicom
 
     try:
+        if is_deflated(head := file.read(HEAD_BYTES)):
+            check_inflated(head + file.read())
+        file.seek(0)
         dataset = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=_TAGS)
         known = str(dataset.get("SOPClassUID") or "")
         value: Any = dataset.get("PatientID")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
@@ -34,24 +34,30 @@ def walk(root: Path, withheld: Counter[str], *, code: str = "input.dicom") -> It
     if not base.is_dir():
         raise InputError(code, "the dataset's folder does not exist")
     try:
-        entries = sorted(os.scandir(base), key=lambda entry: os.fsencode(entry.name))
-        yield from _visit(entries, base, withheld)
+        yield from _visit(base, withheld)
     except OSError as error:
         raise StorageError("storage.failed", f"the dataset's folder cannot be read: {error.strerror}") from None
 
 
-def _visit(entries: Iterable[os.DirEntry[str]], base: Path, withheld: Counter[str]) -> Iterator[Path]:
-    for entry in entries:
+def _visit(base: Path, withheld: Counter[str]) -> Iterator[Path]:
+    todo = _within(base)  # no recursion: a path may have two thousand parts
+    while todo:
+        entry = todo.pop()
         path = Path(entry.path)
         if entry.is_symlink():
             withheld["unreadable"] += _leaves(path, base)
         elif entry.is_dir(follow_symlinks=False):
-            below = sorted(os.scandir(entry.path), key=lambda inner: os.fsencode(inner.name))
-            yield from _visit(below, base, withheld)
+            todo += _within(path)
         elif entry.is_file(follow_symlinks=False):
             yield path
         else:
             withheld["unreadable"] += 1
+
+
+def _within(folder: Path) -> list[os.DirEntry[str]]:
+    """Entries in the order of their names, from the last."""
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: os.fsencode(entry.name), reverse=True)
 
 
 def _leaves(link: Path, base: Path) -> bool:

@@ -8,7 +8,9 @@ values.
 from __future__ import annotations
 
 import csv
+import os
 import re
+import stat
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["infer", "lines", "read", "select"]
 
 MAX_FIELD_CHARS = 16 * 1024 * 1024
+MAX_TABLE_BYTES = 4 << 30  # of what a small Parquet file may unpack to
 _DELIMITERS = (",", ";", "\t", "|")
 _PLAIN = Format()
 _MISSING = frozenset({"", "na", "n/a", "nan", "null", "none"})
@@ -50,7 +53,9 @@ def read(path: Path, columns: Sequence[str], text: Collection[str], form: Format
         StorageError: `storage.failed` when the file cannot be opened.
     """
     try:
-        with path.open("rb") as file:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # a pipe must not hang us
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise InputError("input.table", "the dataset's table is not a regular file")
             parquet = file.read(4) == b"PAR1"
         return _read_parquet(path, columns, text, form) if parquet else _read_csv(path, columns, text, form)
     except FileNotFoundError:
@@ -176,7 +181,12 @@ def _read_parquet(path: Path, columns: Sequence[str], text: Collection[str], for
     try:
         with pq.ParquetFile(path) as file:
             _places(file.schema_arrow.names, columns)
+            kinds = {name: file.schema_arrow.field(name).type for name in columns}
+            _bounded(8 * len(columns) * file.metadata.num_rows)
+        words = [n for n, kind in kinds.items() if pa.types.is_string(kind) or pa.types.is_binary(kind)]
+        with pq.ParquetFile(path, read_dictionary=words) as file:  # each word once, however often it is repeated
             table = file.read(columns=list(columns))
+        _bounded(sum(_length(chunk) for column in table.columns for chunk in column.chunks))
         data = {name: _column(table.column(name).combine_chunks(), name in text) for name in columns}
         data |= {
             n: _typed(c, n, form) for n, c in data.items() if n not in text and c.dtype == "str" and form != _PLAIN
@@ -184,6 +194,21 @@ def _read_parquet(path: Path, columns: Sequence[str], text: Collection[str], for
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError, OSError):
         raise InputError("input.table", "the table is not Parquet, or has a column of nested type") from None
     return pd.DataFrame(data, columns=list(columns))
+
+
+def _bounded(size: int) -> None:
+    if size > MAX_TABLE_BYTES:
+        raise InputError("input.table", "the Parquet file unpacks to too much")
+
+
+def _length(chunk: pa.Array) -> int:
+    """Bytes that a column's texts have once they are written out."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(chunk.type) or pa.types.is_primitive(chunk.type.value_type):
+        return 0
+    return int(pc.sum(pc.binary_length(chunk.dictionary).take(chunk.indices)).as_py() or 0)
 
 
 def _column(values: pa.ChunkedArray, text: bool) -> pd.Series[Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -132,10 +133,22 @@ def _unzipped(data: bytes) -> Iterator[tuple[str, bytes]]:
                 if total > MAX_BYTES or entry.file_size > MAX_RATIO * max(entry.compress_size, 1024):
                     raise InputError("input.omop", "the zip is too large when unpacked")
                 yield name, _plain(archive.read(entry))
-    except (zipfile.BadZipFile, OSError, EOFError, RuntimeError, NotImplementedError):
+    except _BROKEN:
         raise InputError("input.omop", "the zip is damaged or encrypted") from None
 
 
+# zipfile raises all of these over damaged archives.
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    OSError,
+    EOFError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+)
 _SUFFIXES = ("csv", "tsv", "txt", "parquet", "snappy.parquet", "csv.gz", "")
 
 

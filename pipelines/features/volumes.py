@@ -6,6 +6,7 @@ applied.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ import numpy as np
 from pipelines.features.series import Series
 from protocol.errors import ConfigurationError, InputError
 
-__all__ = ["read"]
+__all__ = ["MAX_VOXELS", "read"]
+
+MAX_VOXELS = 1 << 30  # 1024 slices of 1024 by 1024
 
 
 def read(path: Path) -> Series:
@@ -30,6 +33,11 @@ def read(path: Path) -> Series:
     quiet = SimpleITK.ProcessObject.GetGlobalWarningDisplay()
     SimpleITK.ProcessObject.SetGlobalWarningDisplay(False)
     try:
+        head = SimpleITK.ImageFileReader()
+        head.SetFileName(str(path))
+        head.ReadImageInformation()  # a packed file of kilobytes may announce and hold terabytes
+        if math.prod(head.GetSize()) * max(1, head.GetNumberOfComponents()) > MAX_VOXELS:
+            raise InputError("input.image", f"{path}: more than {MAX_VOXELS} voxels")
         volume = SimpleITK.ReadImage(str(path))
     except RuntimeError:
         raise InputError("input.image", f"{path}: cannot be read as a volume") from None

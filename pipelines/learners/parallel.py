@@ -25,6 +25,7 @@ import numpy as np
 
 from pipelines.learners.engine import device_of
 from protocol.errors import CorsiaError, WorkerError
+from protocol.process import close_dumps
 
 __all__ = ["Ranks", "Share"]
 
@@ -146,6 +147,7 @@ def _follow(pipe: Connection, share: Share, folder: str, device: str, rank: int,
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(0)
+    close_dumps()
     try:
         pipe.send(rank)
         _join(folder, device, rank, world)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import io
 import logging
 import re
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
+from privacy.deid.inflated import check_inflated
 from protocol.errors import CorsiaError, InputError
 
 if TYPE_CHECKING:
@@ -38,13 +38,10 @@ __all__ = [
 
 IMPLEMENTATION_UID = "2.25.74326417920948506075518149389364041828"
 VERSION_NAME = "CORSIA_1"
-MAX_INFLATED_BYTES = 1 << 30
-_STEP_BYTES = 1 << 24
 _HEAD_BYTES = 8
 _PREFIX = b"DICM"
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
 _ROWS, _PIXELS = 0x00280010, (0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0)
-_DEFLATED = b"1.2.840.10008.1.2.1.99"
 _ROOT = "1.2.840.10008."
 _STORAGE = re.compile(r"1\.2\.840\.10008\.(5\.1\.4|1\.3|5\.1\.1)\.[0-9.]{1,30}")
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -132,7 +129,7 @@ def _parsed(data: bytes) -> FileDataset:
     from pydicom import dcmread
 
     if data[128:132] == _PREFIX:
-        _check_inflated(data)
+        check_inflated(data)
     source = _Source(data)
     dataset = dcmread(source, force=True)
     if source.cut:
@@ -240,19 +237,3 @@ def _written(dataset: FileDataset) -> bytes:
     target = io.BytesIO()
     dcmwrite(target, dataset, enforce_file_format=True)
     return target.getvalue()
-
-
-def _check_inflated(data: bytes) -> None:
-    """Refuse a deflated dataset that unpacks beyond the bound, before it is unpacked."""
-    if _DEFLATED not in data[132:1024]:
-        return
-    if data[132:136] != b"\x02\0\0\0":
-        raise InputError("input.dicom", "deflated, but the length of its head is not given")
-    start = 144 + int.from_bytes(data[140:144], "little")
-    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    rest, size = data[start:], 0
-    while rest:
-        size += len(inflater.decompress(rest, _STEP_BYTES))
-        rest = inflater.unconsumed_tail
-        if size > MAX_INFLATED_BYTES:
-            raise InputError("input.dicom", "the deflated dataset is larger than allowed")

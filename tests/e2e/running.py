@@ -64,6 +64,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     out = tmp_path_factory.mktemp("demo") / "out"
     prefix = isolated()
     stderr = out.parent / "stderr.txt"
+    aside = {name: out.parent / name.lower() for name in ("TMPDIR", "HOME")}  # what processes put there is searched too
+    for folder in aside.values():
+        folder.mkdir()
     with stderr.open("w") as errors:
         process = subprocess.Popen(
             [*prefix, sys.executable, "-m", "corsia", "demo", "--sites", "3", "--out", str(out), "--keep", "--json"],
@@ -71,6 +74,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
             stderr=errors,
             text=True,
             start_new_session=True,
+            env=os.environ | {name: str(folder) for name, folder in aside.items()},
         )
     try:
         ready = out / "demo.json"

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from corsia.leaks import find_leaks
+from corsia.leaks import find_leaks, leaks_in
 from tests.e2e.running import Demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PROCESSES = tuple(f"central.{name}" for name in ("gateway", "vault", "signer", "federation", "web"))
 HEART = ROOT.parent / "shared" / "data" / "heart-disease"
 
 
@@ -116,12 +117,62 @@ def test_no_file_outside_the_sites_sources_holds_a_planted_identity(demo: Demo) 
     assert find_leaks([raw], planted(demo.out)), "the search finds nothing even where something is"
     searched = [
         path
-        for path in demo.out.rglob("*")
+        for path in demo.out.parent.rglob("*")  # with what was written to standard error, HOME and TMPDIR
         if path.is_file() and not path.is_socket() and path not in sources and not path.is_relative_to(raw)
     ]
     assert len(searched) > 300
+    kinds = {
+        "logs": "centre/state/logs/*.jsonl", "a site's log": "sites/*/state/log.jsonl", "outputs": "logs/*.out",
+        "database": "centre/state/corsia.db", "its log": "centre/state/*-wal",
+        "a site's databases": "sites/*/state/*.db",
+        "MLflow": "mlflow/mlflow.db", "artifacts": "mlflow/artifacts/**/*.safetensors", "HOME of a worker":
+        "sites/*/state/work/**/*", "spools": "sites/*/state/spool/**/*.json", "standard error": "../stderr.txt",
+    }  # fmt: skip
+    missed = [kind for kind, pattern in kinds.items() if not list(demo.out.glob(pattern))]
+    assert not missed, "these are to be searched, and are not where they were"
+    assert not [path for path in demo.out.parent.rglob("core*") if path.is_file() and path.suffix in ("", ".dump")]
     leaks = find_leaks(searched, planted(demo.out))
     assert not leaks, sorted({(str(leak.path.relative_to(demo.out)), leak.reading) for leak in leaks})
+
+
+def test_no_answer_of_the_centre_holds_a_planted_identity(demo: Demo) -> None:
+    """Pages and REST, with the operator's token: what a dashboard on the wall shows, and what scripts keep."""
+    token = (demo.out / "centre" / "state" / "operator.token").read_text().strip()
+    code = (
+        "import sys,urllib.request as u,urllib.error as e\n"
+        "for path in sys.argv[3:]:\n"
+        "    r=u.Request(sys.argv[1]+path,headers={'Authorization':'Bearer '+sys.argv[2]})\n"
+        "    try: print(u.urlopen(r).read().decode('utf-8','replace'))\n"
+        "    except e.HTTPError as error: print(error.code, error.read().decode('utf-8','replace'))\n"
+    )
+    names = [study["id"] for study in json.loads(demo.inside(
+        sys.executable, "-c", code, demo.url, token, "/api/v1/studies").stdout)]  # fmt: skip
+    paths = ["/", "/healthz", "/api/v1/sites", "/api/v1/studies", "/api/v1/log", "/api/v1/models", "/api/v1/none",
+             *(f"/api/v1/studies/{name}" for name in names), *(f"/studies/{name}" for name in names)]  # fmt: skip
+    done = demo.inside(sys.executable, "-c", code, demo.url, token, *paths)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout) > 10_000
+    assert not leaks_in(done.stdout.encode(), planted(demo.out))
+
+
+def test_every_process_of_the_product_is_guarded(demo: Demo) -> None:
+    """The centre's five and their supervisor, agents and warm workers, as the kernel sees them."""
+    import psutil
+
+    found: dict[str, list[psutil.Process]] = {}
+    for process in psutil.Process(demo.process.pid).children(recursive=True):
+        words = " ".join(process.cmdline())
+        names = [n for n in (*PROCESSES, "edge.worker", "edge run", "central serve") if n in words]
+        if names:
+            found.setdefault(names[0], []).append(process)
+    assert set(found) >= {*PROCESSES, "edge run", "central serve", "edge.worker"}
+    for process in (one for group in found.values() for one in group):
+        folder = Path(f"/proc/{process.pid}")
+        assert "Umask:\t0077" in (folder / "status").read_text(), process.cmdline()
+        (limit,) = (line for line in (folder / "limits").read_text().splitlines() if "core file" in line)
+        assert limit.split()[4:6] == ["0", "0"], process.cmdline()
+        if os.geteuid() != 0:  # of a process that is not dumpable the kernel gives its files to root
+            assert (folder / "status").stat().st_uid == 0, process.cmdline()
 
 
 def test_the_harvested_rows_were_never_plaintext_before_the_vault(demo: Demo) -> None:

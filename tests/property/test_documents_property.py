@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from edge import documents
 from edge.residual import Residual
 from edge.sources.fhir import Records
+from tests.fuzzkit import COUNT
 
 _HEADS = ("Observation", "Encounter", "Organization", "Group", "Parameters", "Provenance", "List")
 _KEYS = ("subject", "patient", "focus", "entity", "extension", "value", "contained", "target", "member", "who")
@@ -46,7 +47,7 @@ def _verdict(patient: str) -> str:
     return "" if patient in _YES else "consent"
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=COUNT, deadline=None)
 @given(value=st.one_of(_resource, _bundle, st.lists(_bundle, max_size=1).map(
     lambda b: {"resourceType": "Bundle", "entry": [{"resource": one} for one in b]})))  # fmt: skip
 def test_nobody_without_consent_is_named_in_what_passes(
@@ -61,7 +62,7 @@ def test_nobody_without_consent_is_named_in_what_passes(
     assert counted >= json.dumps(value).count('"resourceType": "O')
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=COUNT, deadline=None)
 @given(data=st.one_of(st.binary(max_size=200), st.text(max_size=60).map(str.encode),
                       _tree.map(lambda v: json.dumps(v).encode())))  # fmt: skip
 def test_any_bytes_are_read_or_refused(data: bytes) -> None:

@@ -19,8 +19,9 @@ from pipelines.features.cases import Cases, radiomic
 from pipelines.features.radiomics import Settings
 from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import CorsiaError
+from tests.fuzzkit import COUNT
 
-FUZZ = settings(max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FUZZ = settings(max_examples=COUNT, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELL = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
     lambda text: bool(text.strip())
 )
@@ -60,7 +61,7 @@ def test_what_is_written_is_read(tmp_path: Path, cells: list[tuple[str, str]], d
     assert list(frame.itertuples(index=False, name=None)) == cells
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(COUNT // 25))
 def test_damaged_parquet(tmp_path: Path, seed: int) -> None:
     generator = random.Random(seed)  # noqa: S311
     buffer = io.BytesIO()

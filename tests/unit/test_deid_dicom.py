@@ -13,7 +13,7 @@ from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pydicom.uid import CTImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 
-from privacy.deid import part10, residual
+from privacy.deid import inflated, residual
 from privacy.deid.dicom import DicomEngine
 from privacy.deid.profiles import OFFERED, load
 from privacy.deid.pseudonym import Pseudonymizer
@@ -165,7 +165,7 @@ def test_truncated_files_are_never_passed(cut: int) -> None:
 def test_a_deflated_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     data = (SHIPPED / "image_dfl.dcm").read_bytes()
     start = 144 + int.from_bytes(data[140:144], "little")
-    monkeypatch.setattr(part10, "MAX_INFLATED_BYTES", 1 << 25)
+    monkeypatch.setattr(inflated, "MAX_INFLATED_BYTES", 1 << 25)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     bomb = data[:start] + packer.compress(bytes(1 << 26)) + packer.flush()
     with pytest.raises(InputError, match="larger"):

@@ -55,6 +55,35 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
     assert unknown == []
 
 
+def test_each_arrow_of_the_threat_model_has_its_letters_and_its_tests() -> None:
+    page = (ROOT / "docs" / "threat-model.md").read_text()
+    table = page.partition("## Arrows")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines() if " -> " in line]
+    assert len(rows) >= 30
+    for arrow, letters, *rest in rows:
+        assert len(rest) == 3, arrow
+        assert re.fullmatch(r"[STRIDE](?: [STRIDE]){0,5}", letters), arrow
+        assert sorted(letters.split(), key="STRIDE".index) == letters.split(), arrow
+        named = re.findall(r"`(tests/[^`]+)`", rest[2])
+        assert named, arrow
+        assert all((ROOT / name).exists() for name in named), arrow
+    assert {letter for row in rows for letter in row[1].split()} == set("STRIDE")
+
+
+def test_each_arrow_of_the_diagram_is_in_the_threat_model() -> None:
+    """The boxes between which arrows run in docs/architecture.md; what is drawn there is judged here."""
+    drawn = (ROOT / "docs" / "architecture.md").read_text().partition("```")[2].partition("```")[0]
+    judged = (ROOT / "docs" / "threat-model.md").read_text()
+    boxes = {"sources": "sources", "worker": "source -> worker -> gate", "spool": "gate -> spool -> wire",
+             "landing zone": "gateway -> vault", "lake": "vault -> lake -> analysis",
+             "federation": "federation -> site",
+             "MLflow": "federation -> MLflow", "signer": "-> signer", "web": "-> web", "Merkle log": "centre -> log",
+             "ledger, journal": "ledger, journal", "published models": "centre -> site: published model"}  # fmt: skip
+    for box, arrow in boxes.items():
+        assert box in drawn, f"the diagram has changed: {box}"
+        assert arrow in judged, arrow
+
+
 def test_the_names_people_rely_on_are_all_there() -> None:
     root = typer.main.get_command(app)
     assert set(root.list_commands(None)) >= set(_GROUPS)  # type: ignore[attr-defined, arg-type]

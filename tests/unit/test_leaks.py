@@ -46,6 +46,20 @@ def test_a_deflated_nested_dicom_element(tmp_path: Path) -> None:
     assert find_leaks([put(tmp_path, target.getvalue())], [TOKEN])
 
 
+def test_what_gzip_and_zip_hold(tmp_path: Path) -> None:
+    import gzip
+    import zipfile
+
+    text = f"visto {TOKEN} ieri ".encode() * 20
+    assert TOKEN.encode() not in gzip.compress(text)
+    assert find_leaks([put(tmp_path, gzip.compress(text))], [TOKEN])
+    target = BytesIO()
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", text)
+    assert find_leaks([put(tmp_path, target.getvalue())], [TOKEN])
+    assert not find_leaks([put(tmp_path, gzip.compress(text)[:40])], ["Notplanted"])
+
+
 def test_clean_files_and_short_values(tmp_path: Path) -> None:
     assert find_leaks([put(tmp_path, b"nothing here")], [TOKEN]) == []
     with pytest.raises(ValueError, match="at least"):

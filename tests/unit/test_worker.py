@@ -226,6 +226,8 @@ def test_the_child_sees_neither_environment_nor_descriptors(make: Make, monkeypa
                 "assert all(k.startswith('/proc/') for k in kinds), kinds\n"
                 "import resource\n"
                 "assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)\n"
+                "import ctypes\n"
+                "assert ctypes.CDLL(None).prctl(3, 0, 0, 0, 0) == 0\n"  # PR_GET_DUMPABLE
                 "assert os.umask(0o077) == 0o077 and os.getsid(0) == os.getpid()\n"
                 "open('left-behind', 'w').write('x')\n"
                 "heavy = [m for m in ('edge.ledger', 'edge.identity', 'edge.spool', 'grpc') if m in sys.modules]\n"

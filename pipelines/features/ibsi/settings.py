@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from pipelines.features.ibsi.roi import Interpolator
+from protocol import toml
 from protocol.errors import InputError
 from protocol.parcel import canonical_json
 
@@ -142,7 +142,7 @@ class Settings:
             InputError: `input.usage`, also when the text is no TOML.
         """
         try:
-            values = tomllib.loads(text)
+            values = toml.read(text.encode())
         except ValueError:
             raise InputError("input.usage", "the settings are not TOML") from None
         return cls.of(values)

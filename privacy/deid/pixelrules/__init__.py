@@ -94,7 +94,7 @@ def read_rules(text: str) -> tuple[DeviceRule, ...]:
         if len({rule.name for rule in rules}) != len(rules):
             raise ValueError("a name stands twice")
         return tuple(rules)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise ConfigurationError("config.invalid", f"device rules: {name}: {error}") from None
 
 

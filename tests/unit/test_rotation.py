@@ -1,0 +1,114 @@
+"""A key of the centre is replaced: the log goes on, forged studies are not blessed, and a rewritten log stops it."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from central.config import CentralConfig
+from central.gateway.receipts import Log, open_log_key
+from central.rotation import rotate
+from central.signer.authority import Authority
+from central.store import Store
+from central.store.models import CheckpointRow, LogRow, StudyRow
+from privacy.envelope import SecretKey, read_key
+from privacy.transparency import Tree, open_checkpoint, verify_consistency
+from protocol.errors import ConflictError, CorsiaError, InputError, IntegrityError
+from protocol.trust import Purpose
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> CentralConfig:
+    return CentralConfig(name="c", state_dir=tmp_path / "state")
+
+
+def begun(config: CentralConfig) -> Store:
+    """A centre that has run once: keys, and a log of three leaves under a checkpoint."""
+    config.state_dir.mkdir(parents=True)
+    Authority(config.state_dir / "signer", config.name)
+    store = Store(config.state_dir)
+    with store.begin() as session:
+        for n in range(3):
+            store.append_leaf(session, {"kind": "study", "id": f"{n:032x}", "sha256": "ab" * 32})
+    Log(store, open_log_key(config.state_dir / "gateway"), config.log_origin)
+    return store
+
+
+def refused(config: CentralConfig, kind: str, error: type[CorsiaError], code: str) -> None:
+    with pytest.raises(error) as caught:
+        rotate(config, kind)
+    assert caught.value.code == code
+
+
+def checkpoint(store: Store) -> str:
+    with store.read() as session:
+        return session.query(CheckpointRow).order_by(CheckpointRow.size.desc()).first().text  # type: ignore[union-attr]
+
+
+def test_a_new_log_key_goes_on_with_the_same_tree(config: CentralConfig) -> None:
+    store, folder = begun(config), config.state_dir / "gateway"
+    old = read_key(folder / "log.key")
+    seen = open_checkpoint(checkpoint(store), old.public, config.log_origin)
+    said = rotate(config, "log")
+    fresh = read_key(folder / "log.key")
+    assert fresh.public.fingerprint == said["fingerprint"] != old.public.fingerprint
+    assert (folder / "log.key").stat().st_mode & 0o777 == 0o600
+    retired = Path(str(said["retired"]))
+    assert read_key(retired / "log.key").public == old.public
+    last = open_checkpoint((retired / "last.checkpoint").read_text(), old.public, config.log_origin)
+    now = open_checkpoint(checkpoint(store), fresh.public, config.log_origin)
+    assert (last.size, last.root) == (now.size, now.root) == (4, now.root)
+    tree = Tree()
+    with store.read() as session:
+        rows = [row.leaf for row in session.query(LogRow).order_by(LogRow.index)]
+    for leaf in rows:
+        tree.append(leaf)
+    verify_consistency(seen.size, now.size, seen.root, now.root, tree.consistency(seen.size))
+    assert json.loads(rows[-1])["kind"] == "key"
+    assert json.loads(rows[-1])["sha256"] == said["fingerprint"]
+    Log(store, open_log_key(folder), config.log_origin)  # the gateway starts
+
+
+def test_a_rewritten_log_stops_before_anything_is_replaced(config: CentralConfig) -> None:
+    store, path = begun(config), config.state_dir / "gateway" / "log.key"
+    before = path.read_bytes()
+    with store.begin() as session:
+        row = session.get(LogRow, 1)
+        assert row is not None
+        row.leaf = b'{"id":"00","kind":"study","sha256":"00"}'
+    refused(config, "log", IntegrityError, "log.proof")
+    assert path.read_bytes() == before
+    assert not (config.state_dir / "retired").exists()
+
+
+def test_the_new_key_signs_only_what_the_old_one_had_signed(config: CentralConfig) -> None:
+    store, signer = begun(config), config.state_dir / "signer"
+    old, thief = read_key(signer / "study.key"), SecretKey.generate()
+    with store.begin() as session:
+        for name, key in (("good", old), ("forged", thief)):
+            document = f"id = '{name}'".encode()
+            session.add(StudyRow(id=name, digest=name * 8, lane="harvest", title="t", document=document,
+                                 signature=key.sign(Purpose.STUDY, document), created_at=time.time()))  # fmt: skip
+    said = rotate(config, "study-signing")
+    assert said["studies"] == ["good"]
+    public = read_key(signer / "study.key").public
+    assert public.fingerprint == said["fingerprint"] != old.public.fingerprint
+    with store.read() as session:
+        good, forged = session.get(StudyRow, "good"), session.get(StudyRow, "forged")
+        assert good is not None
+        assert forged is not None
+        public.verify(Purpose.STUDY, good.document, good.signature)
+        with pytest.raises(IntegrityError):
+            public.verify(Purpose.STUDY, forged.document, forged.signature)
+
+
+def test_what_cannot_be_replaced(config: CentralConfig, tmp_path: Path) -> None:
+    begun(config)
+    refused(config, "publication", InputError, "input.usage")
+    refused(CentralConfig(name="d", state_dir=tmp_path / "new"), "ca", ConflictError, "conflict.state")
+    before = (config.state_dir / "signer" / "ca.pem").read_bytes()
+    assert rotate(config, "ca")["fingerprint"]
+    assert (config.state_dir / "signer" / "ca.pem").read_bytes() != before
