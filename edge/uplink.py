@@ -177,7 +177,7 @@ class Uplink:
         except ConflictError as error:  # the call before this one has not ended at the centre
             raise UnavailableError("unavailable.centre") from error
         receipt = receipt_of(reply, entry)
-        point("edge.receipt")
+        _received()
         return receipt
 
     def carry(
@@ -209,7 +209,7 @@ class Uplink:
             raise InputError("input.message", "another number of receipts than of parcels")
         pairs = zip(reply.parcels, parcels, strict=True)
         outcomes = [outcome_of(one, reply.checkpoint, entry) for one, (entry, _) in pairs]
-        point("edge.receipt")
+        _received()
         return outcomes
 
     def _sent(
@@ -336,6 +336,10 @@ def _announcement(entry: SpoolEntry, along: bytes) -> pb.OpenRequest:
         assignment_id=entry.assignment_id,
         data=along,
     )
+
+
+def _received() -> None:
+    point("edge.receipt")
 
 
 def _stop(should_stop: Callable[[], bool]) -> None:
