@@ -94,6 +94,7 @@ class Site:
     chain: bytes = b""
     ca: bytes = b""
     channel: grpc.Channel | None = None
+    timeout_s: float = 10.0  # of a short call; twice as long where bytes are moved or verified
 
     def csr(self) -> bytes:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
@@ -147,7 +148,7 @@ class Site:
             "digest": parcel.digest,
             "assignment_id": assignment,
         }
-        return self.delivery.Open(pb.OpenRequest(**(values | changes)), timeout=10)
+        return self.delivery.Open(pb.OpenRequest(**(values | changes)), timeout=self.timeout_s)
 
     def upload(self, parcel: Parcel, offset: int = 0, until: int | None = None, step: int = 1 << 20) -> pb.UploadReply:
         end = len(parcel.raw) if until is None else until
@@ -156,10 +157,10 @@ class Site:
             for at in range(offset, end, step):
                 yield pb.Chunk(parcel_id=parcel.id, offset=at, data=parcel.raw[at : min(end, at + step)])
 
-        return self.delivery.Upload(chunks(), timeout=20)
+        return self.delivery.Upload(chunks(), timeout=2 * self.timeout_s)
 
     def commit(self, parcel: Parcel) -> Receipt:
-        reply = self.delivery.Commit(pb.CommitRequest(parcel_id=parcel.id), timeout=20)
+        reply = self.delivery.Commit(pb.CommitRequest(parcel_id=parcel.id), timeout=2 * self.timeout_s)
         return Receipt(
             parcel_id=reply.parcel_id,
             digest=reply.digest,
