@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol
 from edge.approvals import Approvals
 from edge.config import EdgeConfig
 from edge.draws import Draws
+from edge.hold import is_held
 from edge.identity import Identity
 from edge.journal import Journal
 from edge.lane import LaneRun
@@ -62,8 +63,8 @@ class Link(Protocol):
 
 
 def is_paused(state_dir: Path) -> bool:
-    """Whether egress is paused at this site."""
-    return (state_dir / "paused").exists()
+    """Whether egress is paused at this site, by the steward or because its state was put back."""
+    return (state_dir / "paused").exists() or is_held(state_dir)
 
 
 def set_paused(state_dir: Path, paused: bool) -> None:

@@ -1,0 +1,132 @@
+"""One moment of a site's state folder, taken while the daemon works in it.
+
+Nothing is stopped: what is appended to is copied under its own lock, databases by SQLite's backup, and files that are
+only ever replaced are linked. What must lie in what decides the order: a parcel of the spool is in the journal, and
+what the journal plans is spent in the ledger; the state's remembered heads are in both. So a state put back may have
+spent more than it did, never less.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+
+from edge.storage import TEMPORARY
+from privacy.archive import linked, make_folder
+from protocol.errors import ConflictError
+
+__all__ = ["copy_database", "fresh_folder", "take"]
+
+# Once made never changed, or replaced as a whole. Of the channel's key and certificate see `_channel`.
+_FILES = ("identity.key", "pseudonym.key", "memory.key", "trust.json", "trust.sig", "enrolment.json", "recovery.pub")
+_MARKS = ("paused", "restored.json")
+_CHANNEL = ("tls.next.key", "tls.key")
+# In the order in which a parcel goes through them. What is held is not taken: the next start would discard it.
+_RELEASED = ("bad", "new", "sending", "sent")
+_TRIES = 100
+
+
+def take(state_dir: Path, into: Path) -> None:
+    """Snapshot a state folder into an empty folder. Left out, since they say nothing that is needed: logs, the lock,
+    the worker's scratch, results of predictions (patients' rows, made again from the source), held parcels.
+
+    Raises:
+        ConflictError: `conflict.state` when the spool does not come to rest.
+        OSError, sqlite3.Error: nothing of use is there.
+    """
+    copy_database(state_dir / "state.db", into / "state.db")
+    for path in (state_dir / "draws").glob("*.sealed"):
+        linked(path, into / "draws" / path.name)
+    _take_spool(state_dir / "spool", into / "spool")
+    _copy_journal(state_dir / "journal.jsonl", into / "journal.jsonl")
+    copy_database(state_dir / "ledger.db", into / "ledger.db")
+    for name in (*_FILES, *_MARKS):
+        linked(state_dir / name, into / name)
+    _channel(state_dir, into)
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """A consistent copy of a SQLite file, as one file, whoever writes to it; none of one that is not there."""
+    if not source.exists():
+        return
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    read = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
+    try:
+        write = sqlite3.connect(target)
+        try:
+            read.backup(write)
+            write.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            write.close()
+    finally:
+        read.close()
+
+
+def _copy_journal(source: Path, target: Path) -> None:
+    """Whole lines alone: each append holds the same lock."""
+    if not source.exists():
+        return
+    with source.open("rb") as read:
+        fcntl.flock(read.fileno(), fcntl.LOCK_SH)
+        size = os.fstat(read.fileno()).st_size
+        fcntl.flock(read.fileno(), fcntl.LOCK_UN)
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as write:
+            while size and (piece := read.read(min(size, 1 << 20))):
+                size -= len(piece)
+                write.write(piece)
+
+
+def _take_spool(spool: Path, into: Path) -> None:
+    """All parcels of a release or none: look again until nothing was released meanwhile."""
+    for _ in range(_TRIES):
+        for name in _RELEASED:
+            for path in _files(spool / name):
+                meta = f"{path.stem}.json"
+                linked(spool / "meta" / meta, into / "meta" / meta)  # first: it goes last
+                if linked(path, into / name / path.name):
+                    _forget_others(into, name, path)
+        taken = {path.stem for name in _RELEASED for path in _files(into / name)}
+        there = {path.stem for name in _RELEASED for path in _files(spool / name)}
+        if there <= taken and not any(_files(spool / "marks")):
+            return
+    raise ConflictError("conflict.state", "the spool does not come to rest: pause egress and try again")
+
+
+def _forget_others(into: Path, name: str, path: Path) -> None:
+    """A parcel that moved on while it was looked for is where it came to last."""
+    for other in _RELEASED:
+        if other != name and path.suffix == ".parcel":
+            (into / other / path.name).unlink(missing_ok=True)
+    if name == "sent":
+        for other in _RELEASED[:-1]:
+            (into / other / f"{path.stem}.parcel").unlink(missing_ok=True)
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return [path for path in folder.glob("*") if not path.name.startswith(TEMPORARY)]
+
+
+def _channel(state_dir: Path, into: Path) -> None:
+    """Certificate and key are two files, renewed together: again when they were renewed in between."""
+    chain = state_dir / "tls.pem"
+    while chain.exists():
+        before = chain.read_bytes()
+        for name in _CHANNEL:
+            (into / name).unlink(missing_ok=True)
+            linked(state_dir / name, into / name)
+        if chain.read_bytes() == before:
+            linked(chain, into / "tls.pem")
+            if (into / "tls.pem").read_bytes() == before:
+                return
+            (into / "tls.pem").unlink()
+
+
+def fresh_folder(path: Path) -> Path:
+    """An empty folder; what a process that was killed left there is gone."""
+    shutil.rmtree(path, ignore_errors=True)
+    make_folder(path)
+    return path
