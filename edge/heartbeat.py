@@ -11,6 +11,7 @@ import random
 from dataclasses import replace
 
 from edge.identity import renew
+from edge.reconcile import Reconciliation
 from edge.site import Site, is_paused
 from edge.state import Record
 from protocol.assignment import AssignmentKind, State
@@ -28,6 +29,7 @@ class Heartbeat:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._reconciliation = Reconciliation(site)
         self._next_renewal = 0.0
         self._next_warning = 0.0
 
@@ -53,6 +55,7 @@ class Heartbeat:
             UnavailableError, AuthenticationError, StorageError: nothing is lost; try again.
         """
         site = self._site
+        self._reconcile()
         status = site.status()
         news = [] if is_paused(site.config.state_dir) else self._news()
         for record in news:
@@ -61,6 +64,15 @@ class Heartbeat:
             self._check_clock(site.link.report(status))
         site.remember()
         self._renew()
+
+    def _reconcile(self) -> None:
+        """Before the first word to the centre: it would forget what it heard before."""
+        try:
+            self._reconciliation.step()
+        except (UnavailableError, AuthenticationError, StorageError):
+            raise
+        except CorsiaError as error:  # nothing leaves; the centre is told that this site is paused
+            self._site.note("backup.held", error)
 
     def _news(self) -> list[Record]:
         """What is to be told. Of a study's rounds that go well the newest alone: the centre has the others' answers."""

@@ -38,7 +38,8 @@ EVENTS = frozenset(
     "round.refused worker.started worker.failed records.selected records.withheld gate.passed gate.refused "
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
     "parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered spool.full "
-    "model.fetched model.accepted model.refused model.predicted backup.made backup.restored error.raised".split()
+    "model.fetched model.accepted model.refused model.predicted backup.made backup.restored "
+    "backup.older backup.counted backup.reconciled error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "

@@ -20,7 +20,7 @@ import grpc
 from edge.callerrors import named_errors
 from edge.chunks import Chunks
 from edge.handshake import is_loopback
-from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, receipt_of, whole
+from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, landed_of, receipt_of, whole
 from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, Blob, SiteReport
 from protocol.errors import (
@@ -31,6 +31,7 @@ from protocol.errors import (
     UnavailableError,
 )
 from protocol.faults import point
+from protocol.landed import LandedPage
 from protocol.parcel import Receipt
 from protocol.v1 import fleet_pb2 as pb
 from protocol.v1 import fleet_pb2_grpc as rpc
@@ -218,6 +219,10 @@ class Uplink:
         reply = self._ask(self._models.Prove, pb.ProveRequest(index=index, size=size, to=to))
         inclusion, consistency = tuple(reply.inclusion), tuple(reply.consistency)
         return LogProof(checkpoint=reply.checkpoint, inclusion=inclusion, consistency=consistency)
+
+    def landed(self, start: int) -> LandedPage:
+        """What of this site's has landed, from a leaf of the centre's log on; not verified here."""
+        return landed_of(self._ask(self._delivery.Landed, pb.LandedRequest(start=start)))
 
     def _ask(self, method: Callable[..., _Reply], message: Any, timeout_s: float | None = None) -> _Reply:
         with named_errors(self._closed):

@@ -21,6 +21,7 @@ from central.gateway.admission import Admission
 from central.gateway.assignments import Assignments, Feed
 from central.gateway.delivery import Delivery
 from central.gateway.enrolment import Enrolment
+from central.gateway.landed import Landed
 from central.gateway.landing import Landing
 from central.gateway.models import Models
 from central.gateway.receipts import Log, open_log_key
@@ -52,11 +53,12 @@ class Gateway:
         self._changes = Changes(store.engine)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")
-        delivery = Delivery(store, landing, self._log, config.limits.max_parcel_bytes)
-        delivery.recover()
         self._admission = Admission(store)
         self._feed = Feed(store)
         self._assignments = Assignments(config, store, self._feed)
+        landed = Landed(store, self._log, self._assignments.write_beats)
+        delivery = Delivery(store, landing, self._log, config.limits.max_parcel_bytes, landed)
+        delivery.recover()
         self._fleet = build_fleet_server(
             config,
             lambda: self._keys,

@@ -174,7 +174,9 @@ class Assignments:
                 self._store.emit(session, "site.paused" if report.paused else "site.resumed", site=name)
             site.last_seen, site.version, site.paused = at, report.version, report.paused
             site.spool_parcels, site.spool_bytes = report.spool_parcels, report.spool_bytes
-            site.ledger_head, site.journal_head = report.ledger_head, report.journal_head
+            # A site whose state was put back names none until it has asked for those that were heard before.
+            site.ledger_head = report.ledger_head or site.ledger_head
+            site.journal_head = report.journal_head or site.journal_head
 
     def Renew(self, request: pb.RenewRequest, call: Call) -> pb.RenewReply:
         """A new certificate for the caller's site; its identity key must have signed the request."""

@@ -16,6 +16,7 @@ from sqlalchemy import bindparam, select
 
 from central.gateway import wire
 from central.gateway.admission import Call
+from central.gateway.landed import Landed
 from central.gateway.landing import Announced, Landing, Writer
 from central.gateway.receipts import Log
 from central.store import Store
@@ -56,7 +57,10 @@ _parsed = lru_cache(maxsize=64)(parse_study)
 class Delivery:
     """The Delivery service."""
 
-    def __init__(self, store: Store, landing: Landing, log: Log, max_parcel_bytes: int) -> None:
+    def __init__(
+        self, store: Store, landing: Landing, log: Log, max_parcel_bytes: int, landed: Landed | None = None
+    ) -> None:
+        self._landed = landed or Landed(store, log, lambda: None)
         self._store = store
         self._landing = landing
         self._log = log
@@ -117,6 +121,10 @@ class Delivery:
                 row = self._land(entry)
         return wire.receipt_message(self._log.receipt(row))
 
+    def Landed(self, request: pb.LandedRequest, call: Call) -> pb.LandedReply:
+        """What of the caller's has landed, a page at a time."""
+        return wire.landed_message(self._landed.page(call.site, wire.landed(request)))
+
     def recover(self) -> int:
         """Finish what a crash left between landing zone and database; how many parcels landed so."""
         landed = 0
@@ -137,9 +145,9 @@ class Delivery:
         """Under the assignment's lock too: of two answers to one instruction that come at once, one lands."""
         with self._landing.locked(f"answer to {entry.what.assignment_id}"):  # no parcel id
             known = None if entry.what.content_type is ContentType.UPDATE else study
-            return self._landed(entry, known or self._admitted(entry))
+            return self._checked(entry, known or self._admitted(entry))
 
-    def _landed(self, entry: Announced, study: Study) -> ParcelRow:
+    def _checked(self, entry: Announced, study: Study) -> ParcelRow:
         parcel_id = entry.what.parcel_id
         try:
             self._verify(entry, study)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -97,6 +97,11 @@ class Log:
                 raise IntegrityError("log.proof", "the log cannot be rebuilt")
             proof = tuple(value.hex() for value in tree.inclusion(row.log_index, size))
         return Receipt(parcel_id=row.id, digest=row.digest, index=row.log_index, proof=proof, checkpoint=text)
+
+    def receipts(self, rows: Sequence[ParcelRow]) -> list[Receipt]:
+        """The receipts of committed parcels, in the order of the log, all to one checkpoint."""
+        with self._lock:
+            return [self.receipt(row) for row in reversed(rows)][::-1]  # the last first: it may want a new checkpoint
 
     def prove(self, index: int, seen: int, to: int = 0) -> LogProof:
         """That a leaf is in the newest checkpoint, which extends the one of size `seen`; or that size `to` does.

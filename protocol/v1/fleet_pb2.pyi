@@ -213,9 +213,10 @@ class CommitReply(_message.Message):
     def __init__(self, parcel_id: _Optional[str] = ..., digest: _Optional[str] = ..., index: _Optional[int] = ..., proof: _Optional[_Iterable[str]] = ..., checkpoint: _Optional[str] = ...) -> None: ...
 
 class LandedRequest(_message.Message):
-    __slots__ = ()
-    FROM_FIELD_NUMBER: _ClassVar[int]
-    def __init__(self, **kwargs) -> None: ...
+    __slots__ = ("start",)
+    START_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    def __init__(self, start: _Optional[int] = ...) -> None: ...
 
 class LandedParcel(_message.Message):
     __slots__ = ("parcel_id", "digest", "index", "proof", "assignment_id", "content_type", "size_bytes", "done")
