@@ -21,6 +21,8 @@ from pathlib import Path
 
 from central import ipc
 from central.config import PROCESSES, CentralConfig, load_config
+from central.store import open_engine
+from central.store.schema import migrate
 from protocol.errors import UnavailableError
 
 __all__ = ["Supervisor", "answers", "environment"]
@@ -73,6 +75,7 @@ class Supervisor:
         """Start, watch, stop. Must be called from the main thread, which the children's lives are tied to.
 
         Raises:
+            StorageError: `storage.newer`: the database was written by a later version.
             ConflictError: `conflict.running`, another supervisor holds the state folder.
             UnavailableError: `unavailable.process`, a process never became ready; the others are stopped.
         """
@@ -82,6 +85,7 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self.stop.set())
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            migrate(open_engine(f"sqlite:///{config.state_dir / 'corsia.db'}"), config.state_dir)
             children = [_Child(name) for name in self.processes]
             try:
                 self._become_ready(config, children)

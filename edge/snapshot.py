@@ -11,15 +11,14 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
 
 from edge.storage import TEMPORARY
-from privacy.archive import linked, make_folder
+from privacy.archive import copy_database, linked, make_folder
 from protocol.errors import ConflictError
 
-__all__ = ["copy_database", "fresh_folder", "take"]
+__all__ = ["fresh_folder", "take"]
 
 # Once made never changed, or replaced as a whole. Of the channel's key and certificate see `_channel`.
 _FILES = ("identity.key", "pseudonym.key", "memory.key", "trust.json", "trust.sig", "enrolment.json", "recovery.pub")
@@ -47,23 +46,6 @@ def take(state_dir: Path, into: Path) -> None:
     for name in (*_FILES, *_MARKS):
         linked(state_dir / name, into / name)
     _channel(state_dir, into)
-
-
-def copy_database(source: Path, target: Path) -> None:
-    """A consistent copy of a SQLite file, as one file, whoever writes to it; none of one that is not there."""
-    if not source.exists():
-        return
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    read = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
-    try:
-        write = sqlite3.connect(target)
-        try:
-            read.backup(write)
-            write.execute("PRAGMA journal_mode=DELETE")
-        finally:
-            write.close()
-    finally:
-        read.close()
 
 
 def _copy_journal(source: Path, target: Path) -> None:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import sqlite3
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -30,6 +31,7 @@ __all__ = [
     "FORMAT",
     "Head",
     "Member",
+    "copy_database",
     "fsync_folder",
     "linked",
     "make_folder",
@@ -187,6 +189,23 @@ def linked(source: Path, target: Path) -> bool:
             while piece := read.read(_PIECE_BYTES):
                 write.write(memoryview(piece))
     return True
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """A consistent copy of a SQLite file, as one file, whoever writes to it; none of one that is not there."""
+    if not source.exists():
+        return
+    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    read = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
+    try:
+        write = sqlite3.connect(target)
+        try:
+            read.backup(write)
+            write.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            write.close()
+    finally:
+        read.close()
 
 
 def make_folder(folder: Path) -> None:
