@@ -20,6 +20,7 @@ from central import ipc
 from central.config import CentralConfig
 from central.gateway import wire
 from central.gateway.admission import Call
+from central.gateway.versions import check_agent
 from central.store import Store
 from central.store.models import AssignmentRow, SiteRow, StudyRow
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
@@ -116,13 +117,18 @@ class Assignments:
         self._paused: dict[str, bool] = {}  # as last heard
 
     def Watch(self, request: pb.WatchRequest, call: Call) -> Iterator[pb.Assignment]:
-        """Stream assignments down for as long as the site listens."""
+        """Stream assignments down for as long as the site listens.
+
+        Raises:
+            AuthenticationError: `auth.version`; the version is noted, so that the operator sees it.
+        """
         version = wire.version(request.version)
         with self._store.begin() as session:
             row = session.get(SiteRow, call.site)
             if row is not None:
                 row.last_seen, row.version = time.time(), version
             self._store.emit(session, "site.connected", site=call.site)
+        check_agent(version)
         _log.info("site.connected", extra={"fields": {"site": call.site, "protocol": call.protocol}})
         for assignment in self._feed.follow(call):
             value = _value(assignment)
