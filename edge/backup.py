@@ -7,12 +7,8 @@ centre's receipts. Nothing is decided here on what may leave.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
 import sqlite3
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,20 +19,19 @@ from pathlib import Path
 from edge.hold import hold
 from edge.journal import Journal
 from edge.ledger import Ledger
-from edge.snapshot import fresh_folder, take
+from edge.snapshot import take
 from edge.state import SiteState
 from edge.storage import named_errors
-from privacy.archive import Head, Member, make_recovery_key, opened, placed, sealed
+from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public
-from protocol.errors import AuthenticationError, ConfigurationError, ConflictError, IntegrityError, StorageError
+from privacy.folders import in_memory, make_recovery_key, placed, staged
+from protocol.errors import AuthenticationError, ConfigurationError, IntegrityError, StorageError
 
 __all__ = ["Checked", "backup", "recovery_key", "restore", "verify"]
 
 KIND = "edge"
 RECOVERY = "recovery.pub"
-_STAGING = ".tmp-backup"
 _CHECKED = ("state.db", "ledger.db", "journal.jsonl")
-_MEMORY = Path("/dev/shm")  # noqa: S108 - a file system in memory: verification leaves nothing on a disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +50,7 @@ class Checked:
 
 
 def recovery_key(state_dir: Path, out: Path) -> PublicKey:
-    """Make the site's recovery key; see `privacy.archive.make_recovery_key`.
+    """Make the site's recovery key; see `privacy.folders.make_recovery_key`.
 
     Raises:
         AuthenticationError: `auth.not-enrolled`: there is no identity to sign backups.
@@ -81,7 +76,7 @@ def backup(site: str, state_dir: Path, out: Path) -> tuple[str, int]:
     if not (state_dir / RECOVERY).is_file():
         raise ConfigurationError("config.missing", "no recovery key: make one by `corsia edge recovery-key --out K`")
     recipient = read_public(state_dir / RECOVERY)
-    with _named(), _staging(state_dir) as staging:
+    with _named(), staged(state_dir) as staging:
         take(state_dir, staging)
         head = Head(kind=KIND, name=site, at=round(time.time(), 3), version=version("corsia"))
         digest, files = sealed(staging, out, head, recipient=recipient, signer=signer)
@@ -97,10 +92,7 @@ def verify(source: Path, key: SecretKey, sender: PublicKey) -> Checked:
         BudgetExceeded: `budget.ledger`.
         StorageError: `storage.failed`, also where this machine has no file system in memory.
     """
-    if not os.path.ismount(_MEMORY):
-        raise StorageError("storage.failed", f"{_MEMORY} is no file system in memory")
-    with _named(), tempfile.TemporaryDirectory(dir=_MEMORY, prefix="corsia-") as place:
-        folder = Path(place)
+    with _named(), in_memory() as folder:
 
         def keep(name: str) -> Path | None:
             return folder / name if name in _CHECKED or name.startswith("spool/meta/") else None
@@ -143,24 +135,6 @@ def _identity(state_dir: Path) -> SecretKey:
     if not (state_dir / "identity.key").is_file():
         raise AuthenticationError("auth.not-enrolled")
     return read_key(state_dir / "identity.key")
-
-
-@contextmanager
-def _staging(state_dir: Path) -> Iterator[Path]:
-    """A folder beside what it takes, so that files can be linked; one backup at a time."""
-    handle = os.open(state_dir / "backup.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConflictError("conflict.running", "another backup is being made") from None
-        folder = state_dir / _STAGING
-        try:
-            yield fresh_folder(folder)
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-    finally:
-        os.close(handle)
 
 
 def _checked(folder: Path, head: Head, members: list[Member]) -> Checked:

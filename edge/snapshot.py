@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
 from edge.storage import TEMPORARY
-from privacy.archive import copy_database, linked, make_folder
+from privacy.folders import copy_database, linked
 from protocol.errors import ConflictError
 
-__all__ = ["fresh_folder", "take"]
+__all__ = ["take"]
 
 # Once made never changed, or replaced as a whole. Of the channel's key and certificate see `_channel`.
 _FILES = ("identity.key", "pseudonym.key", "memory.key", "trust.json", "trust.sig", "enrolment.json", "recovery.pub")
@@ -105,10 +104,3 @@ def _channel(state_dir: Path, into: Path) -> None:
             if (into / "tls.pem").read_bytes() == before:
                 return
             (into / "tls.pem").unlink()
-
-
-def fresh_folder(path: Path) -> Path:
-    """An empty folder; what a process that was killed left there is gone."""
-    shutil.rmtree(path, ignore_errors=True)
-    make_folder(path)
-    return path

@@ -14,33 +14,19 @@ import hashlib
 import json
 import os
 import re
-import shutil
-import sqlite3
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, BinaryIO
 
-from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, seal, unseal, write_key, write_public
-from protocol.errors import ConflictError, IntegrityError
+from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, seal, unseal
+from privacy.folders import make_folder, written
+from protocol.errors import IntegrityError
 from protocol.parcel import canonical_json
 
-__all__ = [
-    "FORMAT",
-    "Head",
-    "Member",
-    "copy_database",
-    "fsync_folder",
-    "linked",
-    "make_folder",
-    "make_recovery_key",
-    "opened",
-    "placed",
-    "sealed",
-    "written",
-]
+__all__ = ["FORMAT", "Head", "Member", "opened", "sealed"]
 
 FORMAT = "corsia-backup-1"
 MAX_FRAME_BYTES = 1 << 20
@@ -48,7 +34,6 @@ _PIECE_BYTES = 1 << 20
 _LENGTH = struct.Struct(">Q")
 _KIND = re.compile(r"[a-z]{1,16}")
 _CONTENT = "backup"
-_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,30 +78,6 @@ def sealed(folder: Path, out: Path, head: Head, *, recipient: PublicKey, signer:
     return written(out, fill), len(names)
 
 
-def written(out: Path, fill: Callable[[BinaryIO], str]) -> str:
-    """Let `fill` write a new file, whole and durable or not at all, mode 0600; what `fill` returns.
-
-    Raises:
-        ConflictError: `conflict.exists`.
-        OSError: there is no new file.
-    """
-    if out.exists() or out.is_symlink():
-        raise ConflictError("conflict.exists", f"{out} exists; a backup is never overwritten")
-    half = out.with_name(f".tmp-{out.name}")
-    half.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
-            result = fill(target)
-            target.flush()
-            os.fsync(target.fileno())
-        os.rename(half, out)
-    except BaseException:
-        half.unlink(missing_ok=True)
-        raise
-    fsync_folder(out.parent)
-    return result
-
-
 def opened(
     source: Path,
     *,
@@ -145,108 +106,6 @@ def opened(
             return _unpacked(_Pieces(pieces), kind, keep)
         except (ValueError, KeyError, TypeError, RecursionError, struct.error):
             raise IntegrityError("backup.format") from None
-
-
-def placed(folder: Path, fill: Callable[[Path], _Result]) -> _Result:
-    """Make a folder that is whole and durable, or not there: filled beside its place (mode 0700), then renamed.
-
-    Args:
-        folder: absent, or empty.
-        fill: fills the folder that it is given.
-
-    Raises:
-        ConflictError: `conflict.exists` when something is in it.
-        OSError: the folder is as it was.
-    """
-    if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
-        raise ConflictError("conflict.exists", f"{folder} is not empty: nothing is put over what is there")
-    half = folder.with_name(f".tmp-{folder.name}")
-    shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
-    try:
-        half.mkdir(parents=True, mode=0o700)
-        result = fill(half)
-        for place, _folders, _files in os.walk(half):
-            fsync_folder(Path(place))
-        os.rename(half, folder)
-    except BaseException:
-        shutil.rmtree(half, ignore_errors=True)
-        raise
-    fsync_folder(folder.parent)
-    return result
-
-
-def linked(source: Path, target: Path) -> bool:
-    """Take a file that is only ever replaced, never changed, into a snapshot; False when it is gone, or was taken."""
-    if target.exists():
-        return False
-    make_folder(target.parent)
-    try:
-        os.link(source, target, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    except OSError:  # another disk, or one without links
-        with source.open("rb") as read, closing(_Target(target)) as write:
-            while piece := read.read(_PIECE_BYTES):
-                write.write(memoryview(piece))
-    return True
-
-
-def copy_database(source: Path, target: Path) -> None:
-    """A consistent copy of a SQLite file, as one file, whoever writes to it; none of one that is not there."""
-    if not source.exists():
-        return
-    os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    read = sqlite3.connect(f"{source.absolute().as_uri()}?mode=ro", uri=True, timeout=30.0)
-    try:
-        write = sqlite3.connect(target)
-        try:
-            read.backup(write)
-            write.execute("PRAGMA journal_mode=DELETE")
-        finally:
-            write.close()
-    finally:
-        read.close()
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder and what is missing above it, all of mode 0700."""
-    if not folder.is_dir():
-        make_folder(folder.parent)
-        folder.mkdir(mode=0o700, exist_ok=True)
-
-
-def make_recovery_key(out: Path, kept: Path, signer: PublicKey) -> PublicKey:
-    """Make the key that backups are sealed to. What is needed to put one back is `out` and `out.sender`, off-site.
-
-    Args:
-        out: the secret key's file; beside it `out.pub`, and `out.sender` with the key that signs the backups.
-        kept: where the public half stays; one that is there is replaced.
-
-    Raises:
-        ConflictError: `conflict.exists`; nothing is written.
-    """
-    public, sender = (out.with_name(out.name + end) for end in (".pub", ".sender"))
-    if any(path.exists() or path.is_symlink() for path in (out, public, sender)):
-        raise ConflictError("conflict.exists", f"{out} exists; a key is never overwritten")
-    key = SecretKey.generate()
-    write_key(out, key)
-    write_public(public, key.public)
-    write_public(sender, signer)
-    half = kept.with_name(f".tmp-{kept.name}")
-    half.unlink(missing_ok=True)
-    write_public(half, key.public)
-    os.rename(half, kept)
-    fsync_folder(kept.parent)
-    return key.public
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _packed(folder: Path, names: list[str], head: Head) -> Iterator[bytes]:

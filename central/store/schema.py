@@ -20,7 +20,7 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError
 
 from central.store.models import Base
-from privacy.archive import copy_database, fsync_folder
+from privacy.folders import copy_database, fsync_folder
 from protocol.errors import StorageError
 
 __all__ = ["REVISIONS", "migrate", "prepare", "revision_of"]
