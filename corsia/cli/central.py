@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli import operator
+from corsia.cli import central_backup, operator
 from protocol.errors import UnavailableError
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Run and operate the consortium's centre.")
 app.add_typer(operator.app, name="operator")
+app.add_typer(central_backup.keys, name="keys")
+app.registered_commands += central_backup.app.registered_commands
 Config = Annotated[Path, typer.Option("--config", help="The centre's configuration.")]
 Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]
 Site = Annotated[str, typer.Argument(help="The site's name, as its edge.toml says.", metavar="SITE")]
