@@ -19,9 +19,10 @@ from protocol.errors import ConflictError
 
 __all__ = ["take"]
 
-# Once made never changed, or replaced as a whole. Of the channel's key and certificate see `_channel`.
-_FILES = ("identity.key", "pseudonym.key", "memory.key", "trust.json", "trust.sig", "enrolment.json", "recovery.pub")
-_MARKS = ("paused", "restored.json")
+# Taken by its own rule, or not at all: logs, locks, scratch, and results of predictions, which are patients' rows that
+# can be made again from the source.
+_OWN = frozenset({"state.db", "ledger.db", "journal.jsonl", "tls.pem", "tls.key", "tls.next.key", "spool"})
+_LEFT_OUT = frozenset({"lock", "backup.lock", "log.jsonl", "work", "results"})
 _CHANNEL = ("tls.next.key", "tls.key")
 # In the order in which a parcel goes through them. What is held is not taken: the next start would discard it.
 _RELEASED = ("bad", "new", "sending", "sent")
@@ -29,22 +30,32 @@ _TRIES = 100
 
 
 def take(state_dir: Path, into: Path) -> None:
-    """Snapshot a state folder into an empty folder. Left out, since they say nothing that is needed: logs, the lock,
-    the worker's scratch, results of predictions (patients' rows, made again from the source), held parcels.
+    """Snapshot a state folder into an empty folder: everything in it but what is of no use elsewhere.
 
     Raises:
         ConflictError: `conflict.state` when the spool does not come to rest.
         OSError, sqlite3.Error: nothing of use is there.
     """
     copy_database(state_dir / "state.db", into / "state.db")
-    for path in (state_dir / "draws").glob("*.sealed"):
-        linked(path, into / "draws" / path.name)
+    _link_others(state_dir, into)  # first: what names a head of the journal or the ledger must not be ahead of it
     _take_spool(state_dir / "spool", into / "spool")
     _copy_journal(state_dir / "journal.jsonl", into / "journal.jsonl")
     copy_database(state_dir / "ledger.db", into / "ledger.db")
-    for name in (*_FILES, *_MARKS):
-        linked(state_dir / name, into / name)
+    _link_others(state_dir, into)  # and keys that were made since: the ledger's memory is under one
+    for path in state_dir.glob("*.db"):
+        if path.name not in _OWN:
+            copy_database(path, into / path.name)
     _channel(state_dir, into)
+
+
+def _link_others(state_dir: Path, into: Path) -> None:
+    """Files that are only ever replaced as a whole: keys, trust, marks, and folders of such files."""
+    for path in _files(state_dir):
+        if path.name in _OWN | _LEFT_OUT or path.name.endswith((".db", ".db-wal", ".db-shm", ".db-journal")):
+            continue
+        for file in path.rglob("*") if path.is_dir() else (path,):
+            if file.is_file() and not file.is_symlink() and not file.name.startswith(TEMPORARY):
+                linked(file, into / file.relative_to(state_dir))
 
 
 def _copy_journal(source: Path, target: Path) -> None:

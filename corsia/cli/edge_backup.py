@@ -1,4 +1,4 @@
-"""`corsia edge recovery-key|backup|verify|restore|reconcile`: a site's state off-site, and back."""
+"""`corsia edge recovery-key|backup|verify|restore|write-off`: a site's state off-site, and back."""
 
 from __future__ import annotations
 
@@ -86,6 +86,18 @@ def restore(source: In, key: Key, sender: Sender = None, config: Config = _DEFAU
     site = _load(config)
     made = put_back(source, site.site, site.state_dir, read_key(key), sender_of(key, sender))
     _tell(made, json_out, "restored, and on hold until it agrees with the centre's receipts")
+
+
+@app.command("write-off")
+def write_off(config: Config = _DEFAULT, json_out: Json = False) -> None:
+    """Leave the hold without the centre: every dataset's year counts as spent. For a site that cannot ask, or will not.
+
+    Example: corsia edge write-off --config edge.toml
+    """
+    from edge.writeoff import write_off as spend
+
+    datasets = spend(_load(config))
+    show({"datasets": datasets}, json_out, f"spent for 365 days: {', '.join(datasets)}; egress may go on")
 
 
 def sender_of(key: Path, sender: Path | None) -> PublicKey:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sqlite3
@@ -13,17 +14,19 @@ from typing import Any
 
 import pytest
 
+from corsia.cli import main
 from edge.backup import backup, recovery_key, restore, verify
 from edge.config import EdgeConfig
 from edge.hold import is_held
 from edge.journal import Journal
 from edge.ledger import Ledger
 from edge.site import is_paused
+from edge.snapshot import take
 from edge.spool import ParcelMeta, Spool
 from edge.state import SiteState
 from privacy.archive import Head, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public
-from protocol.errors import AuthenticationError, CorsiaError, IntegrityError
+from protocol.errors import AuthenticationError, CorsiaError, IntegrityError, Paused
 from tests.agentkit import Office, enrolled, running, site_config, study
 
 
@@ -204,11 +207,13 @@ def failing(monkeypatch: pytest.MonkeyPatch, step: int) -> Iterator[list[str]]:
         yield seen
 
 
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.full)])
 def test_a_failure_at_any_step_leaves_nothing_half(
     used: tuple[EdgeConfig, Office],
     made: tuple[Path, SecretKey, PublicKey],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    stride: int,
 ) -> None:
     config, _office = used
     archive, key, sender = made
@@ -217,7 +222,7 @@ def test_a_failure_at_any_step_leaves_nothing_half(
     there.parent.mkdir()
 
     def every(call: Callable[[], object], clean: Callable[[], bool]) -> int:
-        for step in range(1, 500):
+        for step in range(1, 500, stride):
             with failing(monkeypatch, step) as seen:
                 try:
                     call()
@@ -263,3 +268,47 @@ def test_a_folder_that_is_in_use_is_not_touched(
     restore(archive, config.site, tmp_path / "state", key, sender)
     assert not (tmp_path / ".tmp-state").exists()
     assert len((tmp_path / "state" / "identity.key").read_bytes()) == 32
+
+
+def test_whatever_else_lies_in_the_folder_is_taken(tmp_path: Path) -> None:
+    """What a later version keeps there too; not logs, scratch, results and what another process is writing."""
+    state, into = tmp_path / "state", tmp_path / "into"
+    into.mkdir()
+    kept = ("later.key", "evidence/fork.json", "draws/x.sealed")
+    left = ("work/scratch", "results/rows.parquet", "log.jsonl", ".tmp-half", "draws/.tmp-half", "lock", "later.db-wal")
+    for name in (*kept, *left):
+        (state / name).parent.mkdir(parents=True, exist_ok=True)
+        (state / name).write_bytes(name.encode())
+    with sqlite3.connect(state / "later.db") as later:
+        later.execute("CREATE TABLE kept (a)")
+    later.close()
+    take(state, into)
+    assert set(files(into)) == {*kept, "later.db"}
+
+
+def test_the_command_line_backs_up_and_puts_back(
+    used: tuple[EdgeConfig, Office], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, _office = used
+    shutil.copytree(config.state_dir, tmp_path / "state")
+    shutil.copytree(config.state_dir.parent / "data", tmp_path / "data")
+    shutil.copy(config.state_dir.parent / "edge.toml", tmp_path / "edge.toml")
+    toml, key, out = str(tmp_path / "edge.toml"), str(tmp_path / "R"), str(tmp_path / "b")
+
+    def run(*argv: str) -> tuple[int, dict[str, Any]]:
+        with pytest.raises(SystemExit) as ended:
+            main(["edge", *argv, "--json"])
+        return int(str(ended.value.code)), json.loads(capsys.readouterr().out)
+
+    assert run("recovery-key", "--out", key, "--config", toml)[0] == 0
+    assert run("recovery-key", "--out", key, "--config", toml)[1]["error"]["code"] == "conflict.exists"
+    status, said = run("backup", out, "--config", toml)
+    assert (status, stat.S_IMODE((tmp_path / "b").stat().st_mode)) == (0, 0o600)
+    status, checked = run("verify", out, "--key", key)
+    assert (status, checked["files"], checked["site"]) == (0, said["files"], config.site)
+    assert run("restore", out, "--key", key, "--config", toml)[1]["error"]["code"] == "conflict.exists"
+    shutil.rmtree(tmp_path / "state")
+    assert run("restore", out, "--key", key, "--config", toml) == (0, checked)
+    status, said = run("resume", "--config", toml)
+    assert (status, said["error"]["code"]) == (Paused.exit_status, "paused.restored")
+    assert run("status", "--config", toml)[1]["restored"] is True

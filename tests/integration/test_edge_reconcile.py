@@ -17,18 +17,20 @@ from edge.config import EdgeConfig, load
 from edge.heartbeat import Heartbeat
 from edge.hold import is_held
 from edge.lane import LaneRun
+from edge.ledger import Ledger
 from edge.memory import Release
 from edge.policy import Decision, decide
 from edge.reconcile import Reconciliation, _cost
 from edge.site import MEMORY_LOST, Site, is_paused
 from edge.state import SiteState
+from edge.writeoff import write_off
 from pipelines import noising, registry
 from privacy.disclosure.traps import Traps
 from privacy.dp.accountant import ZERO
 from privacy.envelope import SecretKey, read_key, read_public
 from privacy.transparency import Tree
 from protocol.assignment import Assignment, AssignmentKind, MaskStep, RoundInstruction, RoundPhase, State
-from protocol.errors import BudgetExceeded, CorsiaError, DisclosureRefused, UnavailableError
+from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, DisclosureRefused, UnavailableError
 from protocol.landed import LandedPage
 from protocol.parcel import Receipt
 from protocol.study import Study
@@ -315,6 +317,21 @@ def test_noise_is_counted_at_what_it_cost() -> None:
     assert dearest is not None
     assert dearest.epsilon(1e-5) >= one.epsilon(1e-5)
     assert _cost(study("plain"), None, rounds=True) is None
+
+
+def test_without_the_centre_everything_counts_as_spent(lost: Lost, tmp_path: Path) -> None:
+    config = lost.restored(tmp_path / "site")
+    assert write_off(config) == ["cohort"]
+    assert not is_paused(config.state_dir)
+    policy = config.datasets["cohort"].policy
+    ledger = Ledger(config.state_dir / "ledger.db")
+    assert ledger.total("cohort").bytes == policy.max_bytes_per_year
+    assert ledger.year("cohort", policy.epsilon_per_year, policy.delta).remaining < 0.01
+    state = SiteState(config.state_dir / "state.db")
+    assert state.fact(f"{MEMORY_LOST}cohort") == "written-off"
+    assert ledger.verify(state.fact("ledger_head")) == 3
+    with pytest.raises(ConflictError):
+        write_off(config)
 
 
 def test_a_damaged_ledger_is_not_reconciled(lost: Lost, office: Office, tmp_path: Path) -> None:
