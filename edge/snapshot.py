@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _LEFT_OUT = frozenset({"lock", "backup.lock", "log.jsonl", "work", "results"})
 _CHANNEL = ("tls.next.key", "tls.key")
 # In the order in which a parcel goes through them. What is held is not taken: the next start would discard it.
 _RELEASED = ("bad", "new", "sending", "sent")
-_TRIES = 100
+_TRIES, _WAIT_S = 100, 0.02
 
 
 def take(state_dir: Path, into: Path) -> None:
@@ -85,6 +86,7 @@ def _take_spool(spool: Path, into: Path) -> None:
         there = {path.stem for name in _RELEASED for path in _files(spool / name)}
         if there <= taken and not any(_files(spool / "marks")):
             return
+        time.sleep(_WAIT_S)
     raise ConflictError("conflict.state", "the spool does not come to rest: pause egress and try again")
 
 
