@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from edge import snapshot
 from edge.journal import Journal
 from edge.ledger import Ledger
 from edge.snapshot import take
@@ -115,4 +116,33 @@ def test_a_release_under_way_is_waited_for(tmp_path: Path) -> None:
     daemon.spool.recover()
     (tmp_path / "again").mkdir()
     take(state_dir, tmp_path / "again")
+    daemon.close()
+
+
+def test_a_release_in_the_middle_of_a_look_is_taken_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    state_dir, into = tmp_path / "state", tmp_path / "into"
+    for folder in (state_dir, into):
+        folder.mkdir()
+    daemon = Daemon(state_dir)
+    for parcel in ("1" * 32, "2" * 32):
+        meta = ParcelMeta(parcel_id=parcel, assignment_id="a", study_digest="0" * 64, content_type="records")
+        daemon.spool.hold(meta, _sealed)
+    held, looked = sorted((state_dir / "spool" / "held").iterdir()), []
+
+    def between(folder: Path) -> list[Path]:
+        """One parcel is moved before the first look at new/, the other after it."""
+        first = folder == state_dir / "spool" / "new" and not looked
+        if first:
+            looked.append(folder)
+            os.rename(held[0], folder / held[0].name)
+        found = list(real(folder))
+        if first:
+            os.rename(held[1], folder / held[1].name)
+        return found
+
+    real = snapshot._files
+    monkeypatch.setattr(snapshot, "_files", between)
+    take(state_dir, into)
+    assert looked
+    assert {path.name for path in (into / "spool" / "new").iterdir()} == {path.name for path in held}
     daemon.close()
