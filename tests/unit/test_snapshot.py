@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,8 @@ def test_every_moment_is_whole_and_never_spent_too_little(tmp_path: Path) -> Non
     thread.start()
     taken = []
     try:
+        while not list((state_dir / "spool" / "sent").iterdir()):
+            time.sleep(0.01)
         for number in range(12):
             into = tmp_path / f"taken{number}"
             into.mkdir()
