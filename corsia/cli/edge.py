@@ -82,6 +82,7 @@ def enroll(
         "fleet": identity.fleet,
     }
     text = f"{identity.site} is enrolled at {identity.fleet}\nfingerprint, to compare by telephone: {fingerprint}"
+    text += "\nnext: corsia edge recovery-key --out K, to be kept off-site: without it there is no backup"
     show(value, json_out, text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import shutil
 import sqlite3
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +24,9 @@ from central.store import Store
 from central.store.models import CuratedRow, ModelRow
 from central.supervisor import Supervisor
 from central.vault import StudyKeys
+from corsia.cli import main
 from privacy.archive import opened, sealed
-from privacy.envelope import PublicKey, SecretKey, read_key, read_public
+from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key, write_public
 from protocol.errors import ConfigurationError, ConflictError, CorsiaError, InputError, IntegrityError
 from tests.gatewaykit import Centre, Site
 
@@ -277,3 +280,37 @@ def test_a_failure_at_any_step_leaves_nothing_half(
         assert step > 10
     assert not (made.state / ".tmp-backup").exists()
     assert os.path.exists(made.archive)
+
+
+def test_the_command_line(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*argv: object) -> tuple[int, dict[str, Any]]:
+        with pytest.raises(SystemExit) as ended:
+            main(["central", *map(str, argv), "--json"])
+        return int(str(ended.value.code)), json.loads(capsys.readouterr().out)
+
+    toml, key, out, place = made.centre.path, tmp_path / "R", tmp_path / "b", tmp_path / "new" / "central.toml"
+    place.parent.mkdir()
+    assert run("recovery-key", "--out", key, "--config", toml)[0] == 0
+    assert run("backup", out, "--config", toml)[0] == 0
+    status, said = run("verify", out, "--key", key)
+    assert (status, said["log_size"]) == (0, 2)
+    assert run("verify", out, "--key", made.root / "K")[1]["error"]["code"] == "parcel.key"
+    assert run("restore", out, "--key", key, "--config", place) == (0, said)
+    assert run("restore", out, "--key", key, "--config", place)[1]["error"]["code"] == "conflict.exists"
+    to: list[object] = []
+    for name in ("anna", "bruno", "carla"):
+        one = SecretKey.generate()
+        write_key(tmp_path / name, one)
+        write_public(tmp_path / f"{name}.pub", one.public)
+        to += ["--to", tmp_path / f"{name}.pub"]
+    escrowed = tmp_path / "e"
+    status, said = run("keys", "escrow", escrowed, *to, "-k", 2, "--config", toml)
+    assert (status, said["shares"], said["needed"]) == (0, 3, 2)
+    shares: list[object] = []
+    for number, name in ((1, "anna"), (3, "carla")):
+        sealed_share, opened_share = escrowed / f"share-{number}.sealed", tmp_path / f"share-{number}"
+        assert run("keys", "share", sealed_share, opened_share, "--key", tmp_path / name,
+                   "--escrow", escrowed / "escrow.pub")[0] == 0  # fmt: skip
+        shares += ["--share", opened_share]
+    assert run("keys", "restore", escrowed, *shares[:2], "--config", place)[1]["error"]["code"] == "input.usage"
+    assert run("keys", "restore", escrowed, *shares, "--config", place) == (0, {"keys": 7})

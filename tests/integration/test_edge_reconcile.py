@@ -11,11 +11,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
+from central.store.models import AssignmentRow, ParcelRow
+from edge.agent import Agent
 from edge.backup import backup, recovery_key, restore
 from edge.config import EdgeConfig, load
 from edge.heartbeat import Heartbeat
 from edge.hold import is_held
+from edge.identity import enrol
 from edge.lane import LaneRun
 from edge.ledger import Ledger
 from edge.memory import Release
@@ -35,6 +39,8 @@ from protocol.landed import LandedPage
 from protocol.parcel import Receipt
 from protocol.study import Study
 from tests.agentkit import Office, Wire, enrolled, running, site_config, study
+from tests.gatewaykit import Centre, draft, eventually
+from tests.gatewaykit import running as centre_running
 from tests.privatekit import private
 
 
@@ -343,3 +349,55 @@ def test_a_damaged_ledger_is_not_reconciled(lost: Lost, office: Office, tmp_path
             Reconciliation(site).step()
         assert is_held(config.state_dir)
     assert AssignmentKind.STUDY.value == "study"
+
+
+def test_at_a_real_centre(tmp_path: Path) -> None:
+    """Gateway, signer and wire as they are: backed up after one study, lost after two, counted, and on to the third."""
+    (tmp_path / "site").mkdir()
+    config = site_config(tmp_path / "site")
+    with centre_running(tmp_path / "centre") as centre:
+        enrol("site-a", config.state_dir, centre.ask("invite", site="site-a")["code"])
+        recovery_key(config.state_dir, tmp_path / "K")
+        harvest = study("one").model_dump(mode="json", by_alias=True, exclude_none=True)
+        del harvest["recipients"], harvest["expires"]
+
+        def done(name: str) -> str:
+            digest = centre.submit(draft(**(harvest | {"id": name})))
+            eventually(lambda: state_of(centre, digest) == "done", 120)
+            return digest
+
+        with working(config):
+            done("one")
+        backup(config.site, config.state_dir, tmp_path / "b")
+        with working(config):
+            second = done("two")
+        shutil.rmtree(config.state_dir)
+        restore(tmp_path / "b", config.site, config.state_dir, read_key(tmp_path / "K"),
+                read_public(tmp_path / "K.sender"))  # fmt: skip
+        with working(config):
+            third = done("three")
+        assert not is_held(config.state_dir)
+        ledger = Ledger(config.state_dir / "ledger.db")
+        assert [spend.study for spend in ledger.spends()][1:] == [second, third]
+        with centre.store.read() as session:
+            sizes = dict(session.execute(select(ParcelRow.study_digest, ParcelRow.size_bytes)).tuples().all())
+        assert {spend.study: spend.bytes for spend in ledger.spends()} == sizes
+
+
+def state_of(centre: Centre, digest: str) -> str:
+    with centre.store.read() as session:
+        return str(session.scalar(select(AssignmentRow.state).where(AssignmentRow.study_digest == digest)))
+
+
+@contextmanager
+def working(config: EdgeConfig) -> Iterator[None]:
+    """The daemon over its own wire."""
+    stop = threading.Event()
+    thread = threading.Thread(target=Agent(config).run, args=(stop,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(30)
+        assert not thread.is_alive()
