@@ -137,3 +137,23 @@ def test_what_is_no_database_is_refused_and_nothing_is_nothing(tmp_path: Path) -
     with pytest.raises(StorageError) as caught:
         Store(tmp_path)
     assert caught.value.code == "storage.failed"
+
+
+def test_the_next_step_is_written_from_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a developer is given, is what leads there."""
+    from sqlalchemy import Column, Integer, MetaData, Table
+
+    from central.store.migrations import __main__ as writer
+
+    nothing = writer.rendered("Nothing.")[1]
+    assert "create_table" not in nothing
+    more = MetaData()
+    for table in Base.metadata.tables.values():
+        table.to_metadata(more)
+    Table("later", more, Column("a", Integer, primary_key=True))
+    monkeypatch.setattr(writer.Base, "metadata", more)
+    number, text_ = writer.rendered("Something.")
+    assert number == f"{len(schema.REVISIONS) + 1:04d}"
+    assert f'down_revision = "{schema.REVISIONS[-1]}"' in text_
+    assert text_.count("create_table") == 1
+    compile(text_, "step", "exec")
