@@ -20,8 +20,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from central import ipc
+from central.backup import is_held
 from central.config import PROCESSES, CentralConfig, load_config
-from protocol.errors import UnavailableError
+from central.store import open_engine
+from central.store.schema import migrate
+from protocol.errors import ConfigurationError, UnavailableError
 from protocol.process import guard
 
 __all__ = ["Supervisor", "answers", "environment"]
@@ -75,6 +78,8 @@ class Supervisor:
         """Start, watch, stop. Must be called from the main thread, which the children's lives are tied to.
 
         Raises:
+            ConfigurationError: `config.missing`: data were put back here, the keys were not.
+            StorageError: `storage.newer`: the database was written by a later version.
             ConflictError: `conflict.running`, another supervisor holds the state folder.
             UnavailableError: `unavailable.process`, a process never became ready; the others are stopped.
         """
@@ -84,6 +89,9 @@ class Supervisor:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: self.stop.set())
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
+            if is_held(config.state_dir):
+                raise ConfigurationError("config.missing", "the keys were not put back: corsia central keys restore")
+            migrate(open_engine(f"sqlite:///{config.state_dir / 'corsia.db'}"), config.state_dir)
             children = [_Child(name) for name in self.processes]
             try:
                 self._become_ready(config, children)

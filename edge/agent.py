@@ -162,7 +162,7 @@ class Agent:
         while not site.stop.is_set():
             site.send.clear()
             try:
-                if not site.halted() and delivery.run_once(site.link):
+                if site.compared.is_set() and not site.halted() and delivery.run_once(site.link):
                     site.news.set()
                 delay = 0.25
                 site.send.wait(0.5)

@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from edge.identity import Identity, renew
+from edge.reconcile import Reconciliation
 from edge.site import Site, is_paused
 from edge.state import Record
 from protocol.assignment import AssignmentKind, State
@@ -30,6 +31,7 @@ class Heartbeat:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._reconciliation = Reconciliation(site)
         self._next_renewal = 0.0  # by the monotonic clock, as the next: the other one may be set meanwhile
         self._next_warning = 0.0
 
@@ -56,6 +58,7 @@ class Heartbeat:
         """
         site = self._site
         self._renew()  # first: a centre that refuses a report may still renew
+        self._reconcile()
         status = site.status()
         news = [] if is_paused(site.config.state_dir) else self._news()
         for record in news:
@@ -63,6 +66,15 @@ class Heartbeat:
         if not news:
             self._check_clock(site.link.report(status))
         site.remember()
+
+    def _reconcile(self) -> None:
+        """Before the first word to the centre: it would forget what it heard before."""
+        try:
+            self._reconciliation.step()
+        except (UnavailableError, AuthenticationError, StorageError):
+            raise
+        except CorsiaError as error:  # nothing leaves; the centre is told that this site is paused
+            self._site.note("backup.held", error)
 
     def _news(self) -> list[Record]:
         """What is to be told. Of a study's rounds that go well the newest alone: the centre has the others' answers."""

@@ -39,7 +39,7 @@ EVENTS = frozenset(
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
     "parcel.exported parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered "
     "spool.full model.fetched model.accepted model.refused model.predicted backup.made backup.restored "
-    "error.raised".split()
+    "backup.older backup.counted backup.reconciled backup.written-off error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "

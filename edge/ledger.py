@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edge.schema import LEDGER, bring_forward
 from edge.spends import Limits, Row, Spend, Total, cost_text, greatest, spend_of, total_of
 from edge.storage import named_errors
 from edge.totals import GENESIS, Totals
@@ -29,21 +30,14 @@ __all__ = ["GENESIS", "YEAR_S", "Ledger", "Limits", "Spend", "Total"]
 
 YEAR_S = 365 * 86_400.0
 _COLUMNS = "seq, at, event, key, dataset, study, k, cohort, bytes, epsilon, persons, memory, prev, hash"
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS ledger (
-  seq INTEGER PRIMARY KEY, at REAL NOT NULL, event TEXT NOT NULL, key TEXT NOT NULL, dataset TEXT NOT NULL,
-  study TEXT NOT NULL, k INTEGER NOT NULL, cohort INTEGER NOT NULL, bytes INTEGER NOT NULL, epsilon TEXT NOT NULL,
-  persons INTEGER NOT NULL, memory TEXT NOT NULL DEFAULT '', prev TEXT NOT NULL, hash TEXT NOT NULL)
-"""
-_MEMORIES = "CREATE TABLE IF NOT EXISTS memories (dataset TEXT PRIMARY KEY, data BLOB NOT NULL)"
-_INDEX = "CREATE INDEX IF NOT EXISTS ledger_by_key ON ledger (key)"
 
 
 class Ledger:
     """A hash-chained table in its own SQLite file (WAL, synchronous=FULL), safe for threads and processes.
 
     Raises:
-        StorageError: `storage.full`, `storage.failed`; nothing is spent then.
+        StorageError: `storage.full`, `storage.failed`; nothing is spent then. `storage.newer` for a file that a later
+            version wrote.
         BudgetExceeded: `budget.ledger` when the file is no ledger or does not verify. It is verified before the
             first spend of a process.
     """
@@ -56,19 +50,12 @@ class Ledger:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
             try:
-                self._prepare()
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute("PRAGMA synchronous=FULL")
+                bring_forward(self._db, LEDGER)
             except BaseException:
                 self._db.close()  # else it would hold its lock on a damaged file
                 raise
-
-    def _prepare(self) -> None:
-        self._db.execute("PRAGMA journal_mode=WAL")
-        self._db.execute("PRAGMA synchronous=FULL")
-        self._db.execute(_SCHEMA)
-        self._db.execute(_MEMORIES)
-        if "memory" not in [row[1] for row in self._db.execute("PRAGMA table_info(ledger)")]:
-            self._db.execute("ALTER TABLE ledger ADD COLUMN memory TEXT NOT NULL DEFAULT ''")
-        self._db.execute(_INDEX)
 
     def close(self) -> None:
         """Close the file."""
@@ -355,7 +342,7 @@ def _sqlite_errors() -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "")
         if name == "SQLITE_FULL":
             raise StorageError("storage.full") from error
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or name == "SQLITE_ERROR":  # a table that is gone
             raise BudgetExceeded("budget.ledger", "the ledger's file is damaged") from error
         raise StorageError("storage.failed") from error
     except (TypeError, ValueError) as error:  # a tampered column of another type

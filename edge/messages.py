@@ -14,21 +14,25 @@ from typing import TYPE_CHECKING
 from edge.callerrors import said
 from protocol.assignment import Assignment, AssignmentKind, Blob
 from protocol.errors import ConflictError, CorsiaError, InputError, IntegrityError, UnavailableError
+from protocol.landed import LandedPage, LandedParcel
 from protocol.parcel import Receipt
 from protocol.v1 import fleet_pb2 as pb
 
 if TYPE_CHECKING:
     from edge.spool import SpoolEntry
 
-__all__ = ["MAX_BLOB_BYTES", "Along", "assignment_of", "outcome_of", "receipt_of", "whole"]
+__all__ = ["MAX_BLOB_BYTES", "Along", "assignment_of", "landed_of", "outcome_of", "receipt_of", "whole"]
 
 MAX_BLOB_BYTES = 4 << 30
 MAX_DOCUMENT_BYTES = 256 << 10
 MAX_BLOBS = 64
+MAX_LANDED = 1000  # parcels of one page
 MAX_ALONG = 16  # objects that came with an assignment and wait to be asked for
 MAX_ALONG_BYTES = 1 << 20  # all of one assignment's
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
 _BLOB_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}\Z")
+_HEX32 = re.compile(r"^[0-9a-f]{32}\Z")
+_HEAD = re.compile(r"^(?:[0-9a-f]{64})?\Z")
 _HEX64 = re.compile(r"^[0-9a-f]{64}\Z")
 _KINDS = {
     pb.ASSIGNMENT_KIND_STUDY: AssignmentKind.STUDY,
@@ -112,6 +116,44 @@ def outcome_of(one: pb.Carried, checkpoint: str, entry: SpoolEntry) -> Receipt |
         return receipt_of(one.receipt, entry)
     except IntegrityError as error:
         return error
+
+
+def landed_of(reply: pb.LandedReply) -> LandedPage:
+    """A page of what has landed, unverified.
+
+    Raises:
+        InputError: `input.message`.
+    """
+    if len(reply.parcels) > MAX_LANDED or len(reply.assignments) > 2 * MAX_LANDED or len(reply.checkpoint) > 65_536:
+        raise InputError("input.message", "oversized page")
+    if not all(_HEAD.match(head) for head in (reply.ledger_head, reply.journal_head)):
+        raise InputError("input.message", "malformed head")
+    return LandedPage(
+        parcels=tuple(_landed(parcel) for parcel in reply.parcels),
+        assignments=tuple(assignment_of(message) for message in reply.assignments),
+        checkpoint=reply.checkpoint,
+        more=reply.more,
+        ledger_head=reply.ledger_head,
+        journal_head=reply.journal_head,
+    )
+
+
+def _landed(message: pb.LandedParcel) -> LandedParcel:
+    proof = tuple(message.proof)
+    if len(proof) > 64 or not all(_HEX64.match(text) for text in (message.digest, *proof)):
+        raise InputError("input.message", "malformed receipt")
+    if not (_HEX32.match(message.parcel_id) and _ID.match(message.assignment_id)) or message.size_bytes >= 1 << 53:
+        raise InputError("input.message", "malformed receipt")
+    return LandedParcel(
+        parcel_id=message.parcel_id,
+        digest=message.digest,
+        index=message.index,
+        proof=proof,
+        assignment_id=message.assignment_id,
+        content_type=message.content_type,
+        size_bytes=message.size_bytes,
+        done=message.done,
+    )
 
 
 def _blob(message: pb.Blob) -> Blob:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol
 from edge.approvals import Approvals
 from edge.config import EdgeConfig
 from edge.draws import Draws
+from edge.hold import is_held
 from edge.identity import Identity
 from edge.journal import Journal
 from edge.lane import LaneRun
@@ -37,14 +38,16 @@ from edge.worker import Stopped
 from pipelines import registry
 from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
-from protocol.errors import BudgetExceeded, ConflictError, CorsiaError
+from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, DisclosureRefused
 from protocol.faults import point
+from protocol.landed import LandedPage
 from protocol.parcel import Receipt
 
-__all__ = ["SKEW", "Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
+__all__ = ["MEMORY_LOST", "SKEW", "Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
 
 _log = logging.getLogger("edge.agent")
 _POLL_S = 0.2
+MEMORY_LOST = "memory_lost:"  # fact, by dataset: sums were released that its memory of cohorts lacks
 SKEW = "clock_skew_s"  # fact: by how much the clock was ahead of the centre's when they last differed by another value
 _SKEW_STEP_S = 5.0
 
@@ -62,13 +65,14 @@ class Link(Protocol):
     ) -> list[Receipt | CorsiaError]: ...
     def fetch(self, blob: Blob) -> bytes: ...  # noqa: D102
     def prove(self, index: int, size: int, to: int = 0) -> LogProof: ...  # noqa: D102
+    def landed(self, start: int) -> LandedPage: ...  # noqa: D102
     def renew(self, csr_der: bytes, signature: bytes) -> bytes: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
 
 
 def is_paused(state_dir: Path) -> bool:
-    """Whether egress is paused at this site."""
-    return (state_dir / "paused").exists()
+    """Whether egress is paused at this site, by the steward or because its state was put back."""
+    return (state_dir / "paused").exists() or is_held(state_dir)
 
 
 def set_paused(state_dir: Path, paused: bool) -> None:
@@ -154,6 +158,7 @@ class Site:
         self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
+        self.compared = threading.Event()  # the centre was asked what it heard of this site last (`edge.reconcile`)
         self.ledger_code = ""
         self._centre_at: tuple[float, float] | None = None  # the centre's time, and the monotonic clock then
         self.ledger = self._open_ledger(state_dir / "ledger.db")
@@ -264,6 +269,8 @@ class Site:
         if self.ledger is None:
             raise BudgetExceeded("budget.ledger")
         key, effective, cost = ledger_key(assignment), lane.decision.effective, lane.cost
+        if release is not None and self.state.fact(f"{MEMORY_LOST}{lane.study.dataset.name}"):
+            raise DisclosureRefused("gate.differencing", "sums left after the backup was made, about whom is not known")
         spend = self.ledger.reserve(
             key,
             lane.study.dataset.name,
@@ -342,13 +349,14 @@ class Site:
     def status(self) -> SiteReport:
         """What a heartbeat says."""
         parcels, size = self.spool.usage()
+        held = is_held(self.config.state_dir)  # the centre must not forget the heads that it heard before
         return SiteReport(
             version=self._version,
             paused=is_paused(self.config.state_dir) or bool(self.ledger_code),
             spool_parcels=parcels,
             spool_bytes=size,
-            ledger_head=self.ledger.head() if self.ledger is not None else "",
-            journal_head=self.journal.head(),
+            ledger_head="" if held or self.ledger is None else self.ledger.head(),
+            journal_head="" if held else self.journal.head(),
         )
 
     def now(self) -> float:

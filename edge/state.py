@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from edge.schema import STATE, bring_forward
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, State
 from protocol.errors import IntegrityError, StorageError, StudyRefused
 
@@ -23,31 +24,6 @@ __all__ = ["MAX_DOCUMENT_BYTES", "MAX_OPEN", "Accepted", "Record", "SiteState"]
 
 MAX_OPEN = 10_000  # assignments that are not final; more are refused, so that a centre cannot fill the disk
 MAX_DOCUMENT_BYTES = 256 * 1024
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS assignments (
-  number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, study_digest TEXT NOT NULL,
-  document BLOB NOT NULL, signature BLOB NOT NULL, blobs TEXT NOT NULL, received REAL NOT NULL, state TEXT NOT NULL,
-  code TEXT NOT NULL DEFAULT '', error_id TEXT NOT NULL DEFAULT '', counts TEXT NOT NULL DEFAULT '{}',
-  reported INTEGER NOT NULL DEFAULT 0);
-CREATE INDEX IF NOT EXISTS assignments_by_study ON assignments (study_digest, kind);
-CREATE INDEX IF NOT EXISTS assignments_by_state ON assignments (kind, state);
-CREATE INDEX IF NOT EXISTS assignments_unreported ON assignments (reported) WHERE reported = 0;
-CREATE TABLE IF NOT EXISTS approvals (
-  study_digest TEXT PRIMARY KEY, decision TEXT NOT NULL, approver TEXT NOT NULL, code_digest TEXT NOT NULL,
-  at REAL NOT NULL);
-CREATE TABLE IF NOT EXISTS instructions (
-  run TEXT NOT NULL, round INTEGER NOT NULL, phase TEXT NOT NULL, attempt INTEGER NOT NULL, digest TEXT NOT NULL,
-  assignment TEXT NOT NULL, answered INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (run, round, phase, attempt));
-CREATE TABLE IF NOT EXISTS claims (
-  study TEXT NOT NULL, run TEXT NOT NULL, round INTEGER NOT NULL, attempt INTEGER NOT NULL, survivors BLOB NOT NULL,
-  PRIMARY KEY (study, run, round));
-CREATE TABLE IF NOT EXISTS models (name TEXT PRIMARY KEY, serial INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS accepted (
-  name TEXT NOT NULL, alias TEXT NOT NULL, serial INTEGER NOT NULL, version INTEGER NOT NULL, digest TEXT NOT NULL,
-  rollback INTEGER NOT NULL, at REAL NOT NULL, PRIMARY KEY (name, alias, serial));
-INSERT OR IGNORE INTO accepted SELECT name, 'champion', serial, 0, '', 0, 0.0 FROM models;
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
-"""
 _COLUMNS = "number, id, kind, study_digest, document, signature, blobs, received, state, code, error_id, counts"
 _FINAL = tuple(state.value for state in State if state.final)
 
@@ -82,7 +58,8 @@ class SiteState:
     """`state.db` (WAL, synchronous=FULL), safe for threads and for the steward's commands beside the daemon.
 
     Raises:
-        StorageError: `storage.full` or `storage.failed`, from every method; nothing changed then.
+        StorageError: `storage.full` or `storage.failed`, from every method; nothing changed then. `storage.newer`
+            for a file that a later version wrote.
     """
 
     def __init__(self, path: Path) -> None:
@@ -92,7 +69,7 @@ class SiteState:
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.executescript(_SCHEMA)
+            bring_forward(self._db, STATE)
 
     def close(self) -> None:
         """Close the file."""

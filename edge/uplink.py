@@ -23,7 +23,7 @@ from edge.channel import channel
 from edge.chunks import Chunks
 from edge.flight import IN_FLIGHT, SMALL_BYTES
 from edge.handshake import check_answers
-from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, outcome_of, receipt_of, whole
+from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, landed_of, outcome_of, receipt_of, whole
 from edge.pace import Pace
 from edge.route import DIRECT, Route
 from privacy.inclusion import LogProof
@@ -39,6 +39,7 @@ from protocol.errors import (
     UnavailableError,
 )
 from protocol.faults import point
+from protocol.landed import LandedPage
 from protocol.parcel import Receipt
 from protocol.v1 import fleet_pb2 as pb
 from protocol.v1 import fleet_pb2_grpc as rpc
@@ -288,6 +289,10 @@ class Uplink:
         limit = self._pace.bytes_per_s
         slowest = _SLOWEST_BYTES_PER_S if limit is None else min(_SLOWEST_BYTES_PER_S, limit / (2 * IN_FLIGHT))
         return 60.0 + size_bytes / slowest
+
+    def landed(self, start: int) -> LandedPage:
+        """What of this site's has landed, from a leaf of the centre's log on; not verified here."""
+        return landed_of(self._ask(self._delivery.Landed, pb.LandedRequest(start=start)))
 
     def _ask(self, method: Callable[..., _Reply], message: Any, timeout_s: float | None = None) -> _Reply:
         with self._named():

@@ -317,6 +317,9 @@ CODES: dict[str, Code] = {
         "the connection is not TLS 1.3",
         "a middlebox may be intercepting: exempt the centre's host and port",
     ),
+    "auth.version": Code(
+        AuthenticationError, "this agent is too old for the centre", "update Corsia at this site; nothing is lost"
+    ),
     "auth.token": Code(
         AuthenticationError,
         "the access token is missing or wrong",
@@ -561,6 +564,16 @@ CODES: dict[str, Code] = {
         "the model is older than one already accepted",
         "a roll-back needs a signed manifest: `corsia model promote NAME --version V --rollback`",
     ),
+    "backup.format": Code(
+        IntegrityError,
+        "not one whole backup of this kind",
+        "take another one; a backup is verified by `corsia edge verify` and `corsia central verify`",
+    ),
+    "backup.shares": Code(
+        IntegrityError,
+        "these shares do not give the escrowed keys",
+        "ask for shares of this very escrow, as many as it says",
+    ),
     "blob.digest": Code(
         IntegrityError, "a fetched object is not what was signed", "try again; then tell the consortium"
     ),
@@ -568,6 +581,14 @@ CODES: dict[str, Code] = {
     "storage.full": Code(StorageError, "the disk is full", "make room; work goes on by itself"),
     "storage.spool-full": Code(
         StorageError, "the spool has reached its bound", "wait for delivery, or raise spool_bytes"
+    ),
+    "storage.newer": Code(
+        StorageError,
+        "a database was written by a newer version than this one",
+        "update this side, or restore a backup of the older version",
+    ),
+    "storage.older": Code(
+        StorageError, "the database is of an older version", "`corsia central serve` brings it forward"
     ),
     "storage.failed": Code(StorageError, "a file cannot be written or read", "check the disk and its rights"),
     # transient
@@ -600,6 +621,11 @@ CODES: dict[str, Code] = {
     ),
     # paused
     "paused.site": Code(Paused, "egress is paused at this site", "`corsia edge resume`"),
+    "paused.restored": Code(
+        Paused,
+        "this site's state was put back and does not agree yet with the centre's receipts",
+        "the daemon sees to it once the centre answers; see docs/backup.md",
+    ),
     # worker
     "worker.failed": Code(WorkerError, "the pipeline failed", "look up the error id in the site's journal"),
     "worker.device": Code(

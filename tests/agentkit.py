@@ -24,6 +24,7 @@ from privacy.inclusion import LogProof
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, RoundPhase, SiteReport, State
 from protocol.errors import CorsiaError, IntegrityError, Paused, UnavailableError
+from protocol.landed import LandedPage, LandedParcel
 from protocol.parcel import Batch, Receipt, unpack_batch
 from protocol.study import Study, dump_study, parse_study, study_digest
 from protocol.trust import Purpose
@@ -128,6 +129,7 @@ class Office:
     tree: Tree = field(default_factory=Tree)
     fail: dict[str, Callable[[], None]] = field(default_factory=dict)  # method -> what happens there
     lie: Callable[[int, int, int], LogProof] | None = None  # what a hostile centre proves
+    landed: Callable[[int], LandedPage] | None = None  # what a hostile centre says has landed
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def signed(self, tree: Tree) -> str:
@@ -312,6 +314,37 @@ class Wire:
             checkpoint=office.signed(tree),
             inclusion=_hex(tree.inclusion(index)),
             consistency=_hex(tree.consistency(size)),
+        )
+
+    def landed(self, start: int) -> LandedPage:
+        self._may_fail("landed")
+        office, tree = self.office, self.office.tree
+        if office.landed is not None:
+            return office.landed(start)
+        heads = [(r.ledger_head, r.journal_head) for r in office.reports if r.ledger_head] or [("", "")]
+        found = sorted(office.receipts.values(), key=lambda receipt: receipt.index)
+        parcels = [office.parcels[r.parcel_id][0] for r in found]
+        over = {r.assignment_id for r in office.reports if r.state is not None and r.state.final}
+        return LandedPage(
+            parcels=tuple(
+                LandedParcel(
+                    parcel_id=receipt.parcel_id,
+                    digest=receipt.digest,
+                    index=receipt.index,
+                    proof=_hex(tree.inclusion(receipt.index)),
+                    assignment_id=entry.assignment_id,
+                    content_type=entry.content_type,
+                    size_bytes=entry.size_bytes,
+                    done=entry.assignment_id in over,
+                )
+                for receipt, entry in zip(found, parcels, strict=True)
+                if receipt.index >= start
+            ),
+            assignments=tuple(office.assignments),
+            checkpoint=office.signed(tree) if found else "",
+            more=False,
+            ledger_head=heads[-1][0],
+            journal_head=heads[-1][1],
         )
 
     def renew(self, csr_der: bytes, signature: bytes) -> bytes:

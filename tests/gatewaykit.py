@@ -191,12 +191,13 @@ class Parcel:
 class Centre:
     """Signer and key holders in this process; the gateway here or as a process of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, fresh: bool = True) -> None:
         root.mkdir(parents=True, exist_ok=True)
         self.path = root / "central.toml"
-        init_central(self.path, as_json=True)
-        text = self.path.read_text().replace("7443", str(free_port())).replace("7444", str(free_port()))
-        self.path.write_text(text)
+        if fresh:
+            init_central(self.path, as_json=True)
+            text = self.path.read_text().replace("7443", str(free_port())).replace("7444", str(free_port()))
+            self.path.write_text(text)
         self.config: CentralConfig = load_config(self.path)
         self.keys: dict[str, SecretKey] = {}
         self.store = Store(self.config.state_dir)

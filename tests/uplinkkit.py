@@ -216,6 +216,9 @@ class _Delivery(rpc.DeliveryServicer):
         self.centre = centre
         self.lock = threading.Lock()
 
+    def Landed(self, request: pb.LandedRequest, context: grpc.ServicerContext) -> pb.LandedReply:
+        return self.centre.hostile.get("landed", pb.LandedReply())
+
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenReply:
         if "open" in self.centre.hostile:
             return self.centre.hostile["open"](request, context)

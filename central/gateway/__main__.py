@@ -23,6 +23,7 @@ from central.gateway.assignments import Assignments, Feed
 from central.gateway.carried import Carried
 from central.gateway.delivery import Delivery
 from central.gateway.enrolment import Enrolment
+from central.gateway.landed import Landed
 from central.gateway.landing import Landing
 from central.gateway.models import Models
 from central.gateway.receipts import Log, open_log_key
@@ -61,12 +62,13 @@ class Gateway:
         self._changes = Changes(store.engine)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")
-        delivery = deliver(store, landing, self._log, config.limits)
-        delivery.recover()
-        self._carried = Carried(store, delivery)
         self._admission = Admission(store, config.limits)
         self._feed = Feed(store)
         self._assignments = Assignments(config, store, self._feed)
+        landed = Landed(store, self._log, self._assignments.write_beats)
+        delivery = deliver(store, landing, self._log, config.limits, landed)
+        delivery.recover()
+        self._carried = Carried(store, delivery)
         self._fleet = build_fleet_server(
             config,
             lambda: self._keys,

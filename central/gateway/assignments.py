@@ -21,6 +21,7 @@ from central.config import CentralConfig
 from central.gateway import wire
 from central.gateway.admission import Call
 from central.gateway.quota import Rate
+from central.gateway.versions import check_agent
 from central.store import Store
 from central.store.models import AssignmentRow, Base, SiteRow, StudyRow
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
@@ -39,8 +40,14 @@ _NEW = (  # made once: it is asked at every commit
     select(AssignmentRow).where(AssignmentRow.seq > bindparam("last")).order_by(AssignmentRow.seq).limit(PAGE)
 )
 _PAUSED = select(SiteRow.name, SiteRow.paused).where(SiteRow.name.in_(bindparam("names", expanding=True)))
+_HEADS = ("ledger_head", "journal_head")
 _SITES = Base.metadata.tables[SiteRow.__tablename__]
-_BEAT = update(_SITES).where(_SITES.c.name == bindparam("of"))
+_BEAT = (
+    update(_SITES)
+    .where(_SITES.c.name == bindparam("of"))
+    # A site whose state was put back names no head until it has asked for those that were heard before.
+    .values({head: func.coalesce(func.nullif(bindparam(f"new_{head}"), ""), _SITES.c[head]) for head in _HEADS})
+)
 _NEWEST = select(func.max(AssignmentRow.seq))
 _log = logging.getLogger("central.gateway")
 
@@ -122,13 +129,18 @@ class Assignments:
         self._renewals = Rate(burst=20, per_s=20 / 86_400)  # a certificate is for days
 
     def Watch(self, request: pb.WatchRequest, call: Call) -> Iterator[pb.Assignment]:
-        """Stream assignments down for as long as the site listens."""
+        """Stream assignments down for as long as the site listens.
+
+        Raises:
+            AuthenticationError: `auth.version`; the version is noted, so that the operator sees it.
+        """
         version = wire.version(request.version)
         with self._store.begin() as session:
             row = session.get(SiteRow, call.site)
             if row is not None:
                 row.last_seen, row.version = time.time(), version
             self._store.emit(session, "site.connected", site=call.site)
+        check_agent(version)
         _log.info("site.connected", extra={"fields": {"site": call.site, "protocol": call.protocol}})
         for assignment in self._feed.follow(call):
             value = _value(assignment)
@@ -208,8 +220,8 @@ def _beat(name: str, at: float, report: SiteReport) -> dict[str, Any]:
     """A site's row after a heartbeat."""
     return {
         "of": name, "last_seen": at, "version": report.version, "paused": report.paused,
-        "spool_parcels": report.spool_parcels, "spool_bytes": report.spool_bytes, "ledger_head": report.ledger_head,
-        "journal_head": report.journal_head,
+        "spool_parcels": report.spool_parcels, "spool_bytes": report.spool_bytes, "new_ledger_head": report.ledger_head,
+        "new_journal_head": report.journal_head,
     }  # fmt: skip
 
 

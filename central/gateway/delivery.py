@@ -16,8 +16,9 @@ from typing import BinaryIO, cast
 
 from central.config import LimitsConfig
 from central.gateway import wire
-from central.gateway.admission import Caller
+from central.gateway.admission import Call, Caller
 from central.gateway.commits import Commits, Ready
+from central.gateway.landed import Landed
 from central.gateway.landing import Announced, Landing, Writer
 from central.gateway.permits import Permits
 from central.gateway.receipts import Log
@@ -51,7 +52,10 @@ _Outcome = ParcelRow | CorsiaError
 class Delivery:
     """The Delivery service."""
 
-    def __init__(self, store: Store, landing: Landing, log: Log, limits: LimitsConfig) -> None:
+    def __init__(
+        self, store: Store, landing: Landing, log: Log, limits: LimitsConfig, landed: Landed | None = None
+    ) -> None:
+        self._landed = landed or Landed(store, log, lambda: None)
         self._store = store
         self._landing = landing
         self._log = log
@@ -111,6 +115,10 @@ class Delivery:
                     raise ConflictError("conflict.state", "open the parcel first")
                 row = self._land(entry)
         return wire.receipt_message(self._log.receipt(row))
+
+    def Landed(self, request: pb.LandedRequest, call: Call) -> pb.LandedReply:
+        """What of the caller's has landed, a page at a time."""
+        return wire.landed_message(self._landed.page(call.site, wire.landed(request)))
 
     def recover(self) -> int:
         """Finish what a crash left between landing zone and database; how many parcels landed so."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from privacy.inclusion import LogProof
 from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
 from protocol.errors import CODES, InputError
+from protocol.landed import LandedPage
 from protocol.parcel import ContentType, Receipt
 from protocol.v1 import fleet_pb2 as pb
 
@@ -27,6 +28,8 @@ __all__ = [
     "enrolment",
     "fetch",
     "identifier",
+    "landed",
+    "landed_message",
     "opened",
     "receipt_message",
     "renewal",
@@ -209,6 +212,37 @@ def proof(message: pb.ProveRequest) -> tuple[int, int, int]:
     if max(message.index, message.size, message.to) > MAX_COUNT:
         raise InputError("input.message", "index, size, to")
     return message.index, message.size, message.to
+
+
+def landed(message: pb.LandedRequest) -> int:
+    """The leaf from which a LandedRequest asks."""
+    if message.start > MAX_COUNT:
+        raise InputError("input.message", "start")
+    return message.start
+
+
+def landed_message(value: LandedPage) -> pb.LandedReply:
+    """A page of landed parcels as a message."""
+    return pb.LandedReply(
+        parcels=[
+            pb.LandedParcel(
+                parcel_id=parcel.parcel_id,
+                digest=parcel.digest,
+                index=parcel.index,
+                proof=list(parcel.proof),
+                assignment_id=parcel.assignment_id,
+                content_type=parcel.content_type,
+                size_bytes=parcel.size_bytes,
+                done=parcel.done,
+            )
+            for parcel in value.parcels
+        ],
+        assignments=[assignment_message(assignment, {}) for assignment in value.assignments],
+        checkpoint=value.checkpoint,
+        more=value.more,
+        ledger_head=value.ledger_head,
+        journal_head=value.journal_head,
+    )
 
 
 def proof_message(value: LogProof) -> pb.ProveReply:

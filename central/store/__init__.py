@@ -20,11 +20,12 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session
 
 from central.store.models import Base, EventRow, LogRow, SiteRow
+from central.store.schema import prepare
 from protocol.assignment import Blob
 from protocol.errors import IntegrityError, StorageError
 from protocol.parcel import canonical_json
 
-__all__ = ["Store"]
+__all__ = ["Store", "open_engine"]
 
 _HALF, _STALE_S = ".", 86_400.0
 # Made once, and without the mapper: they run many times a round.
@@ -37,6 +38,11 @@ class Store:
     """Database sessions and content-addressed blobs under one state folder."""
 
     def __init__(self, state_dir: Path, url: str | None = None) -> None:
+        """Open, or make, the database.
+
+        Raises:
+            StorageError: `storage.newer`, `storage.older` where its schema is not this version's.
+        """
         self.state_dir = state_dir
         self._blobs = state_dir / "blobs"
         self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -44,9 +50,9 @@ class Store:
             with suppress(FileNotFoundError):  # another process that starts now
                 if half.stat().st_mtime < time.time() - _STALE_S:  # of a process that was killed
                     half.unlink()
-        self.engine = _engine(url or f"sqlite:///{state_dir / 'corsia.db'}")
+        self.engine = open_engine(url or f"sqlite:///{state_dir / 'corsia.db'}")
         self._reader = self.engine.execution_options(read=True)
-        Base.metadata.create_all(self.engine)
+        prepare(self.engine)
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -161,7 +167,8 @@ class Store:
             return session.scalar(_SITE, {"name": name})
 
 
-def _engine(url: str) -> Engine:
+def open_engine(url: str) -> Engine:
+    """An engine as every process of the centre uses it; nothing is opened or made yet."""
     sqlite = url.startswith("sqlite")
     engine = create_engine(url, connect_args={"timeout": 30} if sqlite else {})
     if sqlite:

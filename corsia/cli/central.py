@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli import central_spool, operator
+from corsia.cli import central_backup, central_spool, operator
 from corsia.cli.keys import centre_stopped, keys_app
 from protocol.errors import UnavailableError
 
@@ -22,11 +22,14 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run and operate the consortium's centre.")
 app.add_typer(operator.app, name="operator")
 app.add_typer(central_spool.app, name="spool")
+app.registered_commands += central_backup.app.registered_commands
 Config = Annotated[Path, typer.Option("--config", help="The centre's configuration.")]
 Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]
 Site = Annotated[str, typer.Argument(help="The site's name, as its edge.toml says.", metavar="SITE")]
 CONFIG = Path("central.toml")
-app.add_typer(keys_app("central", CONFIG, lambda path: _load(path).state_dir, centre_stopped), name="keys")
+_keys = keys_app("central", CONFIG, lambda path: _load(path).state_dir, centre_stopped)
+_keys.registered_commands += central_backup.keys.registered_commands
+app.add_typer(_keys, name="keys")
 
 
 @app.command()

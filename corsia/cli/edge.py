@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli import edge_models, edge_spool
+from corsia.cli import edge_backup, edge_models, edge_spool
 from corsia.cli.edge_status import site_status
 from corsia.cli.keys import keys_app, site_stopped
 from corsia.cli.show import show, table
-from protocol.errors import InputError, StudyRefused
+from protocol.errors import InputError, Paused, StudyRefused
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run and operate the agent of one hospital.")
 app.add_typer(edge_spool.app, name="spool")
 app.add_typer(edge_models.app, name="models")
+app.registered_commands += edge_backup.app.registered_commands
 
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -63,6 +64,8 @@ def enroll(
 ) -> None:
     """Make this site's keys and enrol it at the centre with a join code; `-` reads the code from standard input.
 
+    Make a recovery key then (`corsia edge recovery-key`): without one there is no backup.
+
     Example: corsia edge enroll --config edge.toml --code corsia1-AbC...
     """
     from edge.identity import enrol
@@ -84,6 +87,7 @@ def enroll(
         "fleet": identity.fleet,
     }
     text = f"{identity.site} is enrolled at {identity.fleet}\nfingerprint, to compare by telephone: {fingerprint}"
+    text += "\nnext: corsia edge recovery-key --out K, to be kept off-site: without it there is no backup"
     show(value, json_out, text)
 
 
@@ -303,12 +307,15 @@ def _changes(state: SiteState, old_digest: str, digest: str, now: dict[str, str]
 
 
 def _pause(site: EdgeConfig, paused: bool, json_out: bool) -> None:
+    from edge.hold import is_held
     from edge.journal import Journal
     from edge.site import is_paused, set_paused
 
     site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     before = is_paused(site.state_dir)
     set_paused(site.state_dir, paused)
+    if not paused and is_held(site.state_dir):
+        raise Paused("paused.restored")
     if before != paused:
         Journal(site.state_dir / "journal.jsonl").append("egress.paused" if paused else "egress.resumed")
     show({"site": site.site, "paused": paused}, json_out, "egress is paused" if paused else "egress goes on")

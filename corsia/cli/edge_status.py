@@ -16,6 +16,7 @@ __all__ = ["site_status"]
 def site_status(site: EdgeConfig) -> dict[str, Any]:
     """Enrolment, pause, studies, spool, heads, budgets; a part that is damaged gives its code."""
     from edge.approvals import Approvals
+    from edge.hold import is_held
     from edge.identity import Identity
     from edge.journal import Journal
     from edge.ledger import Ledger
@@ -30,6 +31,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
         "site": site.site,
         "running": is_running(site.state_dir),
         "paused": is_paused(site.state_dir),
+        "restored": is_held(site.state_dir),
         "enrolled": False,
         "certificate_until": "",
         "fingerprint": "",

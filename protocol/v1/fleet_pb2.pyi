@@ -234,6 +234,48 @@ class Carried(_message.Message):
     receipt: CommitReply
     def __init__(self, code: _Optional[str] = ..., receipt: _Optional[_Union[CommitReply, _Mapping]] = ...) -> None: ...
 
+class LandedRequest(_message.Message):
+    __slots__ = ("start",)
+    START_FIELD_NUMBER: _ClassVar[int]
+    start: int
+    def __init__(self, start: _Optional[int] = ...) -> None: ...
+
+class LandedParcel(_message.Message):
+    __slots__ = ("parcel_id", "digest", "index", "proof", "assignment_id", "content_type", "size_bytes", "done")
+    PARCEL_ID_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    PROOF_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENT_ID_FIELD_NUMBER: _ClassVar[int]
+    CONTENT_TYPE_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    parcel_id: str
+    digest: str
+    index: int
+    proof: _containers.RepeatedScalarFieldContainer[str]
+    assignment_id: str
+    content_type: str
+    size_bytes: int
+    done: bool
+    def __init__(self, parcel_id: _Optional[str] = ..., digest: _Optional[str] = ..., index: _Optional[int] = ..., proof: _Optional[_Iterable[str]] = ..., assignment_id: _Optional[str] = ..., content_type: _Optional[str] = ..., size_bytes: _Optional[int] = ..., done: _Optional[bool] = ...) -> None: ...
+
+class LandedReply(_message.Message):
+    __slots__ = ("parcels", "assignments", "checkpoint", "more", "ledger_head", "journal_head")
+    PARCELS_FIELD_NUMBER: _ClassVar[int]
+    ASSIGNMENTS_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_HEAD_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_HEAD_FIELD_NUMBER: _ClassVar[int]
+    parcels: _containers.RepeatedCompositeFieldContainer[LandedParcel]
+    assignments: _containers.RepeatedCompositeFieldContainer[Assignment]
+    checkpoint: str
+    more: bool
+    ledger_head: str
+    journal_head: str
+    def __init__(self, parcels: _Optional[_Iterable[_Union[LandedParcel, _Mapping]]] = ..., assignments: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., checkpoint: _Optional[str] = ..., more: _Optional[bool] = ..., ledger_head: _Optional[str] = ..., journal_head: _Optional[str] = ...) -> None: ...
+
 class FetchRequest(_message.Message):
     __slots__ = ("digest", "offset")
     DIGEST_FIELD_NUMBER: _ClassVar[int]

@@ -286,6 +286,11 @@ class DeliveryStub:
                 request_serializer=protocol_dot_v1_dot_fleet__pb2.CarryRequest.SerializeToString,
                 response_deserializer=protocol_dot_v1_dot_fleet__pb2.CarryReply.FromString,
                 _registered_method=True)
+        self.Landed = channel.unary_unary(
+                '/corsia.v1.Delivery/Landed',
+                request_serializer=protocol_dot_v1_dot_fleet__pb2.LandedRequest.SerializeToString,
+                response_deserializer=protocol_dot_v1_dot_fleet__pb2.LandedReply.FromString,
+                _registered_method=True)
 
 
 class DeliveryServicer:
@@ -317,6 +322,13 @@ class DeliveryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Landed(self, request, context):
+        """What of the caller's has landed, in the order of the log, with proofs; for a site whose state was put back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_DeliveryServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -339,6 +351,11 @@ def add_DeliveryServicer_to_server(servicer, server):
                     servicer.Carry,
                     request_deserializer=protocol_dot_v1_dot_fleet__pb2.CarryRequest.FromString,
                     response_serializer=protocol_dot_v1_dot_fleet__pb2.CarryReply.SerializeToString,
+            ),
+            'Landed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Landed,
+                    request_deserializer=protocol_dot_v1_dot_fleet__pb2.LandedRequest.FromString,
+                    response_serializer=protocol_dot_v1_dot_fleet__pb2.LandedReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -449,6 +466,33 @@ class Delivery:
             '/corsia.v1.Delivery/Carry',
             protocol_dot_v1_dot_fleet__pb2.CarryRequest.SerializeToString,
             protocol_dot_v1_dot_fleet__pb2.CarryReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Landed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/corsia.v1.Delivery/Landed',
+            protocol_dot_v1_dot_fleet__pb2.LandedRequest.SerializeToString,
+            protocol_dot_v1_dot_fleet__pb2.LandedReply.FromString,
             options,
             channel_credentials,
             insecure,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from edge.spool import SpoolEntry
 from edge.uplink import Uplink
 from privacy.envelope import PublicKey
 from privacy.inclusion import Seen, hashes, verify_published
-from privacy.transparency import verify_consistency, verify_receipt
+from privacy.transparency import open_checkpoint, verify_consistency, verify_inclusion, verify_receipt
 from protocol.assignment import Assignment, SiteReport, State
 from protocol.errors import AuthenticationError, InputError, IntegrityError, PermissionRefused, UnavailableError
+from protocol.parcel import Receipt
 from protocol.trust import JoinCode, Purpose
 from tests.gatewaykit import Centre, Parcel, Site, draft, eventually, running
 
@@ -178,3 +180,46 @@ def test_a_site_gets_proofs_of_what_is_in_the_log_and_of_its_growth(centre: Cent
     with pytest.raises(InputError):
         uplink.prove(2**63, 0)
     uplink.close()
+
+
+def test_what_has_landed_is_told_to_its_site_alone(
+    centre: Centre, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pages with proofs, signed documents and the last heads; what a site on hold says does not erase these."""
+    identity = enrolled(centre, tmp_path / "edge")
+    other = centre.enrol("site-b")
+    centre.submit(draft(sites=["site-a", "site-b"]))
+    uplink, site = Uplink(identity), Site("site-a", key=identity.key)
+    assignment = first(uplink)
+    uplink.report(replace(report(), ledger_head="b" * 64))
+    theirs = other.first()
+    other.deliver(other.parcel(theirs.study_digest, centre.keys["lung"]), theirs.id)
+    sent = []
+    for _ in range(3):
+        parcel = site.parcel(assignment.study_digest, centre.keys["lung"])
+        uplink.deliver(entry(parcel, assignment.id), io.BytesIO(parcel.raw), lambda: False)
+        sent.append(parcel)
+    uplink.report(report(assignment_id=assignment.id, state=State.DONE))
+    uplink.report(replace(report(), ledger_head="", journal_head=""))
+    monkeypatch.setattr("central.gateway.landed.PAGE", 2)
+    pages = [uplink.landed(0)]
+    while pages[-1].more:
+        pages.append(uplink.landed(pages[-1].parcels[-1].index + 1))
+    assert [len(page.parcels) for page in pages] == [2, 1]
+    found = [parcel for page in pages for parcel in page.parcels]
+    assert [(p.parcel_id, p.digest, p.size_bytes) for p in found] == [(p.id, p.digest, len(p.raw)) for p in sent]
+    assert all((p.assignment_id, p.content_type, p.done) == (assignment.id, "features", True) for p in found)
+    for page in pages:
+        shown = open_checkpoint(page.checkpoint, identity.log_key, identity.trust.log_origin)
+        for one in page.parcels:
+            leaf = Receipt.leaf(one.parcel_id, one.digest)
+            verify_inclusion(leaf, one.index, shown.size, hashes(one.proof), shown.root)
+        assert [(a.id, a.document, a.signature) for a in page.assignments] == [
+            (assignment.id, assignment.document, assignment.signature)
+        ]
+        assert (page.ledger_head, page.journal_head) == ("b" * 64, "a" * 64)
+    beyond = uplink.landed(1 << 53)
+    assert (beyond.parcels, beyond.checkpoint, beyond.more) == ((), "", False)
+    assert beyond.ledger_head == "b" * 64
+    uplink.close()
+    other.close()

@@ -162,6 +162,7 @@ def test_a_serial_that_an_earlier_release_noted_still_counts(tmp_path: Path) -> 
     SiteState(tmp_path / "old.db").close()
     with sqlite3.connect(tmp_path / "old.db") as old:
         old.execute("INSERT INTO models VALUES ('risk', 7)")
+        old.execute("PRAGMA user_version = 0")  # as that release left it
     old.close()
     state = SiteState(tmp_path / "old.db")
     with pytest.raises(IntegrityError, match=r"model\.rollback"):

@@ -1,0 +1,316 @@
+"""The centre's data and its keys, each off the machine by its own way, and back together."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from central.backup import backup, is_held, recovery_key, restore, verify
+from central.config import load_config
+from central.escrow import Share, escrow, open_share
+from central.escrow import restore as keys_restore
+from central.store import Store
+from central.store.models import CuratedRow, ModelRow
+from central.supervisor import Supervisor
+from central.vault import StudyKeys
+from corsia.cli import main
+from privacy.archive import opened, sealed
+from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key, write_public
+from protocol.errors import ConfigurationError, ConflictError, CorsiaError, InputError, IntegrityError
+from tests.gatewaykit import Centre, Site
+
+
+@dataclass
+class Made:
+    """A centre with every kind of key, a landed parcel, a lake and a model; and its backup."""
+
+    root: Path
+    centre: Centre
+    site: Site
+    archive: Path
+    key: SecretKey
+    sender: PublicKey
+
+    @property
+    def state(self) -> Path:
+        return self.centre.config.state_dir
+
+    def secrets(self) -> dict[str, bytes]:
+        found = [*self.state.rglob("*.key"), self.state / "operator.token"]
+        return {str(path.relative_to(self.state)): path.read_bytes().strip() for path in found}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    root = tmp_path_factory.mktemp("centre")
+    centre = Centre(root)
+    centre.start()
+    try:
+        site = centre.enrol("site-a")
+        digest = centre.submit()
+        assignment = site.first()
+        for name in ("vault/keys", "vault/lake-keys", "federation/keys"):
+            StudyKeys(centre.config.state_dir / name).create("lung")
+        lake = centre.config.state_dir / "vault" / "lake" / "lung" / "batch"
+        lake.mkdir(parents=True)
+        (lake / "table.parquet").write_bytes(b"ciphertext of the lake")
+        (lake.parent / "half.abcd.tmp").mkdir()
+        (lake.parent / "half.abcd.tmp" / "x.parquet").write_bytes(b"half")
+        (centre.config.state_dir / "vault" / "keys" / "gone.erased").touch()
+        blob = centre.store.put_blob("weights", b"weights")
+        with centre.store.begin() as session:
+            session.add(CuratedRow(batch_id="b", study_digest=digest, site="site-a", parcel_id="p", part=0, last=True,
+                                   path="lung/batch", rows=1, files=0, persons=1, created_at=1.0))  # fmt: skip
+            session.add(ModelRow(name="m", version=1, alias="candidate", serial=1, study_digest=digest,
+                                 manifest=blob.digest, manifest_size=7, weights=blob.digest, weights_size=7,
+                                 created_at=1.0))  # fmt: skip
+        site.deliver(site.parcel(digest, centre.keys["lung"]), assignment.id)
+        recovery_key(centre.config.state_dir, root / "K")
+        backup(centre.config, centre.path, root / "b")  # while the gateway runs
+        key, sender = read_key(root / "K"), read_public(root / "K.sender")
+        return Made(root, centre, site, root / "b", key, sender)
+    finally:
+        centre.close()
+
+
+def modes(folder: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.rglob("*")]}
+
+
+def refused(call: Callable[[], object], error: type[CorsiaError], code: str) -> None:
+    with pytest.raises(error) as caught:
+        call()
+    assert caught.value.code == code
+
+
+def test_a_backup_holds_no_secret_key(made: Made, tmp_path: Path) -> None:
+    """Every byte of the opened backup is searched for every key of the centre, raw and as text."""
+    secrets = made.secrets()
+    kinds = {f"{folder}/lung.key" for folder in ("vault/keys", "vault/lake-keys", "federation/keys")}
+    kinds |= {f"signer/{name}.key" for name in ("ca", "study", "publication")}
+    kinds |= {"gateway/log.key", "backup.key", "operator.token"}
+    assert kinds <= set(secrets)
+    opened(made.archive, kind="central", key=made.key, sender=made.sender, keep=lambda name: tmp_path / name)
+    whole = b"\n".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    assert b"ciphertext of the lake" in whole
+    assert b"half" not in whole
+    for name, secret in secrets.items():
+        for form in (secret, secret.hex().encode(), base64.b64encode(secret)):
+            assert form not in whole, name
+    assert not list(tmp_path.rglob("*.key"))
+
+
+def test_data_and_keys_come_back_by_two_ways(made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    custodians = [SecretKey.generate() for _ in range(3)]
+    assert escrow("consortium", made.state, [one.public for one in custodians], 2, tmp_path / "e") == 7
+    raw = b"".join(path.read_bytes() for path in (tmp_path / "e").iterdir())
+    assert not any(secret in raw for secret in made.secrets().values())
+    place = tmp_path / "new"
+    place.mkdir()
+    said = restore(made.archive, place / "central.toml", None, made.key, made.sender)
+    assert said == verify(made.archive, made.key, made.sender)
+    assert (said.log_size, said.parcels, said.revision) == (2, 1, "0003")
+    config = load_config(place / "central.toml")
+    assert modes(config.state_dir) <= {0o600, 0o700}
+    assert is_held(config.state_dir)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    refused(lambda: Supervisor(place / "central.toml").run(), ConfigurationError, "config.missing")
+    shares = [open_share(tmp_path / "e" / f"share-{n}.sealed", tmp_path / "e" / "escrow.pub", custodians[n - 1])
+              for n in (1, 3)]  # fmt: skip
+    (config.state_dir / "federation" / "keys").mkdir(parents=True)
+    (config.state_dir / "federation" / "keys" / "lung.erased").touch()
+    assert keys_restore(tmp_path / "e", shares, config.state_dir) == 6  # an erased study's key does not come back
+    assert not is_held(config.state_dir)
+    for name in ("vault/keys/lung.key", "signer/ca.key", "signer/study.key", "gateway/log.key"):
+        assert (config.state_dir / name).read_bytes() == (made.state / name).read_bytes()
+        assert stat.S_IMODE((config.state_dir / name).stat().st_mode) == 0o600
+    assert keys_restore(tmp_path / "e", shares, config.state_dir) == 0
+    (config.state_dir / "signer" / "study.key").write_bytes(bytes(32))
+    refused(lambda: keys_restore(tmp_path / "e", shares, config.state_dir), ConflictError, "conflict.exists")
+    store = Store(config.state_dir)
+    site = store.site("site-a")
+    assert site is not None
+    assert PublicKey.from_base64(site.identity) == made.site.key.public
+
+
+def test_a_restored_centre_goes_on_where_it_was(made: Made, tmp_path: Path) -> None:
+    """The same site, certificate and log: its next parcel's receipt is of the log that it knows."""
+    custodians = [SecretKey.generate() for _ in range(2)]
+    escrow("consortium", made.state, [one.public for one in custodians], 2, tmp_path / "e")
+    restore(made.archive, tmp_path / "central.toml", None, made.key, made.sender)
+    public = tmp_path / "e" / "escrow.pub"
+    shares = [open_share(tmp_path / "e" / f"share-{n + 1}.sealed", public, one) for n, one in enumerate(custodians)]
+    config = load_config(tmp_path / "central.toml")
+    keys_restore(tmp_path / "e", shares, config.state_dir)
+    again = Centre(tmp_path, fresh=False)
+    try:
+        again.start()
+        site = made.site.connect(again.config.gateway.fleet_address)
+        assignment = site.first()
+        receipt = site.deliver(site.parcel(assignment.study_digest, made.centre.keys["lung"]), assignment.id)
+        assert receipt.index == 2
+        site.close()
+    finally:
+        again.close()
+
+
+def test_fewer_custodians_than_needed_learn_nothing(made: Made, tmp_path: Path) -> None:
+    custodians = [SecretKey.generate() for _ in range(3)]
+    keys = [one.public for one in custodians]
+    escrow("consortium", made.state, keys, 3, tmp_path / "e")
+    public = tmp_path / "e" / "escrow.pub"
+    shares = [open_share(tmp_path / "e" / f"share-{n + 1}.sealed", public, one) for n, one in enumerate(custodians)]
+    target = tmp_path / "state"
+    target.mkdir()
+    refused(lambda: keys_restore(tmp_path / "e", shares[:2], target), InputError, "input.usage")
+    refused(lambda: keys_restore(tmp_path / "e", [*shares[:2], shares[1]], target), InputError, "input.usage")
+    lied = [*shares[:2], Share(escrow=shares[2].escrow, needed=3, of=3, point=3, share=shares[1].share)]
+    refused(lambda: keys_restore(tmp_path / "e", lied, target), IntegrityError, "backup.shares")
+    fewer = [Share(escrow=one.escrow, needed=2, of=3, point=one.point, share=one.share) for one in shares[:2]]
+    refused(lambda: keys_restore(tmp_path / "e", fewer, target), IntegrityError, "backup.shares")
+    escrow("consortium", made.state, keys, 2, tmp_path / "other")
+    refused(
+        lambda: open_share(tmp_path / "other" / "share-1.sealed", public, custodians[0]),
+        IntegrityError, "parcel.signature",
+    )  # fmt: skip
+    refused(lambda: open_share(tmp_path / "e" / "share-1.sealed", public, custodians[1]), IntegrityError, "parcel.key")
+    assert list(target.iterdir()) == []
+    for chosen, needed in ((keys, 1), (keys, 4), ([keys[0]], 2), ([keys[0], keys[0]], 2)):
+        refused(
+            lambda c=chosen, k=needed: escrow("consortium", made.state, c, k, tmp_path / "x"), InputError, "input.usage"
+        )
+    refused(lambda: escrow("consortium", made.state, keys, 2, tmp_path / "e"), ConflictError, "conflict.exists")
+    assert Share.from_bytes(shares[0].to_bytes()) == shares[0]
+    refused(lambda: Share.from_bytes(b"{}"), IntegrityError, "backup.shares")
+
+
+def test_a_key_that_others_can_read_is_not_escrowed(made: Made, tmp_path: Path) -> None:
+    path = made.state / "vault" / "keys" / "lung.key"
+    path.chmod(0o640)
+    keys = [SecretKey.generate().public for _ in range(2)]
+    try:
+        refused(
+            lambda: escrow("consortium", made.state, keys, 2, tmp_path / "e"), ConfigurationError, "config.key-mode"
+        )
+    finally:
+        path.chmod(0o600)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_verification_looks_into_database_and_log(made: Made, tmp_path: Path) -> None:
+    signer = SecretKey.generate()
+    folder = tmp_path / "u"
+    head, _ = opened(made.archive, kind="central", key=made.key, sender=made.sender, keep=lambda name: folder / name)
+
+    def sql(text: str) -> Callable[[Path], None]:
+        def run(place: Path) -> None:
+            with closing(sqlite3.connect(place / "corsia.db")) as database, database:
+                database.execute(text)
+
+        return run
+
+    def lose(pattern: str) -> Callable[[Path], None]:
+        return lambda place: next(iter(place.glob(pattern))).unlink()
+
+    for number, (change, code) in enumerate(
+        (
+            (sql("UPDATE log SET leaf = x'00' WHERE \"index\" = 1"), "log.proof"),
+            (sql('DELETE FROM log WHERE "index" = 0'), "log.proof"),
+            (sql("UPDATE parcels SET digest = 'x'"), "backup.format"),
+            (sql("UPDATE parcels SET digest = 'x', state = 'opened'"), "log.proof"),
+            (sql("UPDATE alembic_version SET version_num = '9999'"), "storage.newer"),
+            (lose("landing/*.parcel"), "backup.format"),
+            (lose("vault/lake/lung/batch/*"), "backup.format"),
+            (lose("blobs/*"), "backup.format"),
+            (lose("gateway/log.pub"), "backup.format"),
+        )
+    ):
+        place = tmp_path / str(number)
+        shutil.copytree(folder, place)
+        change(place)
+        sealed(place, tmp_path / f"{number}.out", head, recipient=made.key.public, signer=signer)
+        refused(lambda n=number: verify(tmp_path / f"{n}.out", made.key, signer.public), CorsiaError, code)
+        shutil.rmtree(place)
+
+
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.full)])
+def test_a_failure_at_any_step_leaves_nothing_half(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stride: int
+) -> None:
+    from tests.integration.test_edge_backup import failing
+
+    out, toml = tmp_path / "o" / "b", tmp_path / "c" / "central.toml"
+    out.parent.mkdir()
+    toml.parent.mkdir()
+
+    def put_back() -> object:
+        return restore(made.archive, toml, None, made.key, made.sender)
+
+    steps = [
+        (lambda: backup(made.centre.config, made.centre.path, out), out.parent),
+        (put_back, toml.parent),
+        (lambda: escrow("consortium", made.state, [made.key.public, made.sender], 2, out.parent / "e"), out.parent),
+    ]
+    for call, place in steps:
+        for step in range(1, 300, stride):
+            with failing(monkeypatch, step) as seen:
+                try:
+                    call()
+                except (CorsiaError, OSError):
+                    left = [path.name for path in place.iterdir()]
+                    assert left == [] or seen[-1] == "fsync", (left, seen[-1])  # the last: that of the folder above
+                else:
+                    assert len(seen) < step or seen[step - 1] == "link"
+                finished = len(seen) < step
+            for path in place.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if finished:
+                break
+        assert step > 10
+    assert not (made.state / ".tmp-backup").exists()
+    assert os.path.exists(made.archive)
+
+
+def test_the_command_line(made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*argv: object) -> tuple[int, dict[str, Any]]:
+        with pytest.raises(SystemExit) as ended:
+            main(["central", *map(str, argv), "--json"])
+        return int(str(ended.value.code)), json.loads(capsys.readouterr().out)
+
+    toml, key, out, place = made.centre.path, tmp_path / "R", tmp_path / "b", tmp_path / "new" / "central.toml"
+    place.parent.mkdir()
+    assert run("recovery-key", "--out", key, "--config", toml)[0] == 0
+    assert run("backup", out, "--config", toml)[0] == 0
+    status, said = run("verify", out, "--key", key)
+    assert (status, said["log_size"]) == (0, 2)
+    assert run("verify", out, "--key", made.root / "K")[1]["error"]["code"] == "parcel.key"
+    assert run("restore", out, "--key", key, "--config", place) == (0, said)
+    assert run("restore", out, "--key", key, "--config", place)[1]["error"]["code"] == "conflict.exists"
+    to: list[object] = []
+    for name in ("anna", "bruno", "carla"):
+        one = SecretKey.generate()
+        write_key(tmp_path / name, one)
+        write_public(tmp_path / f"{name}.pub", one.public)
+        to += ["--to", tmp_path / f"{name}.pub"]
+    escrowed = tmp_path / "e"
+    status, said = run("keys", "escrow", escrowed, *to, "-k", 2, "--config", toml)
+    assert (status, said["shares"], said["needed"]) == (0, 3, 2)
+    shares: list[object] = []
+    for number, name in ((1, "anna"), (3, "carla")):
+        sealed_share, opened_share = escrowed / f"share-{number}.sealed", tmp_path / f"share-{number}"
+        assert run("keys", "share", sealed_share, opened_share, "--key", tmp_path / name,
+                   "--escrow", escrowed / "escrow.pub")[0] == 0  # fmt: skip
+        shares += ["--share", opened_share]
+    assert run("keys", "restore", escrowed, *shares[:2], "--config", place)[1]["error"]["code"] == "input.usage"
+    assert run("keys", "restore", escrowed, *shares, "--config", place) == (0, {"keys": 7})
