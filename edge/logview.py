@@ -10,8 +10,9 @@ import threading
 from typing import Protocol
 
 from edge.state import SiteState
+from privacy.checkpoint import Checkpoint
 from privacy.inclusion import LogProof, Seen, hashes
-from privacy.transparency import Checkpoint, verify_consistency
+from privacy.transparency import verify_consistency
 from protocol.errors import IntegrityError
 
 __all__ = ["LogView", "Prover"]

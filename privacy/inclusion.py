@@ -11,8 +11,9 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from privacy.checkpoint import Checkpoint, open_checkpoint
 from privacy.envelope.keys import PublicKey
-from privacy.transparency import Checkpoint, open_checkpoint, verify_consistency, verify_inclusion
+from privacy.transparency import verify_consistency, verify_inclusion
 from protocol.errors import IntegrityError
 
 __all__ = ["LogProof", "Seen", "hashes", "verify_published"]
