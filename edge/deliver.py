@@ -46,6 +46,7 @@ class Delivery:
         should_stop: asked before each parcel and each chunk: the daemon stops, or egress is paused.
         may_leave: raises when the site has withdrawn a study's approval, or it has expired, since the release.
         view: what this site has seen of the log.
+        distrust: told that the log contradicts itself; stops all egress.
     """
 
     spool: Spool
@@ -56,6 +57,7 @@ class Delivery:
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
     view: LogView
+    distrust: Callable[[IntegrityError], None]
 
     @classmethod
     def of(cls, site: Site, may_leave: Callable[[str], None]) -> Delivery:
@@ -69,6 +71,7 @@ class Delivery:
             should_stop=site.halted,
             may_leave=may_leave,
             view=site.log_view,
+            distrust=site.distrust,
         )
 
     def run_once(self, sender: Sender) -> bool:
@@ -87,6 +90,7 @@ class Delivery:
             for entry in self.spool.pending():
                 if self.should_stop():
                     break
+                self.view.check_room()
                 moved = self._attempt(entry, sender) or moved
         except Paused:
             pass
@@ -131,14 +135,19 @@ class Delivery:
             receipt = sender.deliver(entry, source, self.should_stop)
         if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
-        checkpoint = verify_receipt(receipt, self.log_key, self.log_origin)
-        self.view.note(checkpoint)
+        try:
+            checkpoint = verify_receipt(receipt, self.log_key, self.log_origin)
+            self.view.note(checkpoint)
+        except IntegrityError as error:
+            self.distrust(error)
+            raise
         self.journal.append(
             "parcel.delivered",
             assignment=entry.assignment_id,
             parcel=entry.parcel_id,
             sha256=entry.digest,
             index=receipt.index,
+            size=checkpoint.size,
             checkpoint=checkpoint.root.hex(),
             bytes=entry.size_bytes,
         )

@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +38,8 @@ EVENTS = frozenset(
     "round.refused worker.started worker.failed records.selected records.withheld gate.passed gate.refused "
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
     "parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered spool.full "
-    "model.fetched model.accepted model.refused model.predicted backup.made backup.restored error.raised".split()
+    "log.refused log.verified log.forgotten subject.looked-up model.fetched model.accepted model.refused "
+    "model.predicted backup.made backup.restored error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "
@@ -109,12 +110,18 @@ class Journal:
         with self._lock:
             return self._head
 
-    def verify(self, remembered: str | None = None) -> int:
+    def count(self) -> int:
+        """The number of lines, as far as this process knows."""
+        with self._lock:
+            return self._count
+
+    def verify(self, remembered: str | None = None, each: Callable[[Line], None] | None = None) -> int:
         """Check the whole chain as it lies on disk; returns the number of lines.
 
         Args:
             remembered: a head noted earlier; it must still be in the chain, so that a file cut short or put back
                 from a backup is found.
+            each: told every line, oldest first.
 
         Raises:
             IntegrityError: `journal.chain`.
@@ -124,6 +131,8 @@ class Journal:
         for line in self._read(0, GENESIS, 0):
             head, count = line.digest, count + 1
             seen = seen or line.digest == remembered
+            if each is not None:
+                each(line)
         if not seen:
             raise IntegrityError("journal.chain", "the journal lacks a line that it once had")
         if self._readonly:

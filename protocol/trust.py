@@ -33,6 +33,7 @@ class Purpose:
     PARCEL = b"corsia/v1/parcel"
     MASKS = b"corsia/v1/masks"
     PROMOTION = b"corsia/v1/promotion"
+    JOURNAL = b"corsia/v1/journal"
 
 
 def site_uri(site: str) -> str:

@@ -56,7 +56,7 @@ class Gateway:
         delivery.recover()
         self._admission = Admission(store)
         self._feed = Feed(store)
-        self._assignments = Assignments(config, store, self._feed)
+        self._assignments = Assignments(config, store, self._feed, self._log)
         self._fleet = build_fleet_server(
             config,
             lambda: self._keys,

@@ -199,7 +199,7 @@ def test_every_command_has_help_with_an_example() -> None:
         text = CliRunner().invoke(group, [*path, "--help"]).output
         assert f"Example: corsia edge {' '.join(path)}" in " ".join(text.split()), path
         seen += 1
-    assert seen == 13
+    assert seen == 16
 
 
 def test_the_daemon_as_a_process_enrols_runs_and_obeys_sigterm(tmp_path: Path) -> None:
