@@ -23,11 +23,12 @@ from privacy.inclusion import LogProof, Seen, hashes
 from privacy.transparency import verify_consistency
 from protocol.errors import IntegrityError, UnavailableError
 
-__all__ = ["LogView", "Prover", "View", "forget"]
+__all__ = ["LogView", "Prover", "View", "forget", "newest_text"]
 
 MAX_ASKED = 256  # states that one heartbeat asks to be linked
 MAX_APART = 4096  # a centre that takes parcels and links none of them gets no more
 _LINKED, _SHOWN, _LINES = "log_linked", "log_shown", "log_lines"
+NEWEST = "log_checkpoint"  # fact: the text of the newest linked checkpoint, to be exchanged with others
 WITNESSED, ALONE = "log_witnessed", "log_unwitnessed"  # facts of `edge/watchman.py`
 
 
@@ -226,10 +227,15 @@ def forget(state: SiteState, lines: int) -> Seen | None:
     """
     old = state.fact(_LINKED)
     with state.together():
-        for name in (_LINKED, _SHOWN, WITNESSED, ALONE):
+        for name in (_LINKED, _SHOWN, NEWEST, WITNESSED, ALONE):
             state.set_fact(name, "")
         state.set_fact(_LINES, str(lines))
     return Seen.from_text(old) if old else None
+
+
+def newest_text(state: SiteState) -> str:
+    """The newest linked checkpoint as it was signed; empty before the first heartbeat."""
+    return state.fact(NEWEST) or ""
 
 
 def _check(known: Iterable[Seen | None], new: Seen) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from edge.logview import ALONE, WITNESSED, View
+from edge.logview import ALONE, NEWEST, WITNESSED, View
 from edge.site import Site
 from privacy.checkpoint import open_checkpoint
 from privacy.inclusion import LogNews, Seen, verify_growth
@@ -68,6 +68,8 @@ class Watchman:
                 self._judge_witnesses(news, newest)
             if newest != asked.view.linked or asked.view.apart:
                 site.log_view.learn(asked.view, newest)
+                if news.checkpoint:
+                    site.state.set_fact(NEWEST, news.checkpoint)
         except IntegrityError as error:
             texts = {} if news is None else {"checkpoint": news.checkpoint, "witnessed": news.witnessed}
             sizes = {"asked": list(asked.sizes), "size": news.size if news else 0}

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 from protocol.errors import IntegrityError
 
-__all__ = ["Note", "Signature", "key_id", "parse_note", "signature_line", "unbase64"]
+__all__ = ["MAX_SIGNATURES", "Note", "Signature", "key_id", "parse_note", "signature_line", "unbase64"]
 
 _MAX_TEXT = 1 << 17
-_MAX_SIGNATURES = 16  # the fewest that a reader must take
+MAX_SIGNATURES = 16  # the fewest that a reader must take
 _LINE = re.compile(r"— ([^\s+]{1,256}) ([A-Za-z0-9+/]+={0,2})")
 _ID_BYTES = 4
 
@@ -79,7 +79,7 @@ def parse_note(note: str) -> Note:
     if len(note) > _MAX_TEXT or control or not empty or not lines.endswith("\n"):
         raise IntegrityError("log.proof", "the checkpoint is malformed")
     found = [_LINE.fullmatch(line) for line in lines[:-1].split("\n")]
-    if len(found) > _MAX_SIGNATURES or not all(found):
+    if len(found) > MAX_SIGNATURES or not all(found):
         raise IntegrityError("log.proof", "a signature line is malformed")
     made = []
     for line in found:

@@ -13,9 +13,13 @@ from dataclasses import dataclass
 from sqlalchemy import select
 
 from central.store import Store
-from central.store.models import WitnessedRow
+from central.store.models import CheckpointRow, WitnessedRow
+from privacy.checkpoint import open_checkpoint, read_checkpoint
+from privacy.envelope import PublicKey
+from privacy.note import MAX_SIGNATURES
+from protocol.errors import InputError, IntegrityError
 
-__all__ = ["Cosigned", "Witnessed"]
+__all__ = ["Cosigned", "Witnessed", "take"]
 
 _LOOK_S = 5.0
 _NEWEST = select(WitnessedRow.size, WitnessedRow.text).order_by(WitnessedRow.size.desc()).limit(1)
@@ -44,3 +48,29 @@ class Cosigned:
                     self._newest = Witnessed(row.size, row.text)
                 self._looked = time.monotonic()
             return self._newest if self._newest.size > size else None
+
+
+def take(store: Store, text: str, log_key: PublicKey, origin: str) -> tuple[int, list[str]]:
+    """Keep a checkpoint with signatures of witnesses, beside those known before; its size, and who signed it.
+
+    Raises:
+        IntegrityError: `log.proof` when it is not a checkpoint that this log has signed.
+    """
+    checkpoint = open_checkpoint(text, log_key, origin)
+    _read, note = read_checkpoint(text)
+    with store.begin() as session:
+        own = session.get(CheckpointRow, checkpoint.size)
+        if own is None or read_checkpoint(own.text)[1].text != note.text:
+            raise IntegrityError("log.proof", "the checkpoint is not one that this log has signed")
+        row = session.get(WitnessedRow, checkpoint.size)
+        before = read_checkpoint(row.text if row is not None else own.text)[1]
+        log = read_checkpoint(own.text)[1].signatures
+        also = tuple(one for one in note.signatures if (one.name, one.key) not in {(s.name, s.key) for s in log})
+        made = before.also(also)
+        if len(made.signatures) > MAX_SIGNATURES:
+            raise InputError("input.usage", f"a checkpoint bears {MAX_SIGNATURES} signatures at most")
+        if row is None:
+            session.add(WitnessedRow(size=checkpoint.size, text=str(made)))
+        else:
+            row.text = str(made)
+    return checkpoint.size, [one.name for one in made.signatures if one.name != origin]

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
+from central.gateway.cosigned import take
 from central.gateway.receipts import Log, open_log_key
 from central.store import Store
 from central.store.models import LogRow
 from edge.agent import _uplink
-from edge.config import EdgeConfig
+from edge.config import EdgeConfig, Witnesses
 from edge.deliver import Delivery
 from edge.heartbeat import Heartbeat
 from edge.identity import enrol
@@ -24,7 +25,8 @@ from edge.spool import ParcelMeta
 from privacy.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
 from privacy.envelope import ParcelInfo, new_parcel_id, seal
 from privacy.inclusion import LogNews
-from protocol.errors import UnavailableError
+from privacy.witness import WitnessSecret
+from protocol.errors import IntegrityError, UnavailableError
 from tests.agentkit import site_config
 from tests.gatewaykit import Centre, running
 
@@ -266,3 +268,66 @@ def test_a_centre_that_takes_parcels_and_proves_none(hospital: Hospital) -> None
     for size in range(10_000, 10_000 + 4096):
         del view._apart[size]
     assert hospital.delivery.run_once(hospital.site.link)
+
+
+def test_witnesses_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
+    """A quorum of pinned witnesses must follow the log; their signatures reach the site by the centre's heartbeats."""
+    hospital.beat()
+    site, centre = hospital.site, hospital.centre
+    anna, bruno, carla = (WitnessSecret(f"witness.example/{n}", bytes([n]) * 32) for n in range(3))
+    keys = [one.public.vkey for one in (anna, bruno, carla)]
+    plain, now = site.config, [site.now()]
+    site.config = plain.model_copy(update={"witnesses": Witnesses(keys=keys, quorum=2, within_s=60)})
+    site.now = lambda: now[0]  # type: ignore[method-assign]
+    log_key = open_log_key(centre.config.state_dir / "gateway").public
+
+    def sign(*witnesses: WitnessSecret) -> int:
+        text = hospital.log.grown([0]).checkpoint
+        for one in witnesses:
+            text = one.cosign(text, int(now[0]))
+        size, _names = take(centre.store, text, log_key, centre.config.log_origin)
+        hospital.log._cosigned._looked = -1e9  # do not wait until the gateway looks again
+        return size
+
+    def later(seconds: float) -> None:
+        now[0] += seconds
+        hospital.beat()
+
+    later(0)
+    later(59)
+    assert not site.halted()
+    size = sign(anna, bruno)
+    later(30)  # signed: the time begins anew with the next growth
+    assert site.state.fact("log_witnessed") == site.log_view.linked.to_text()  # type: ignore[union-attr]
+    later(10_000)
+    assert not site.halted()
+    hospital.deliver()
+    later(0)
+    later(50)
+    assert sign(carla) == size + 1
+    later(5)  # one of two: not enough, and not from the centre's hand alone
+    assert paused_for(site.config.state_dir) == "log.witness"
+    sign(anna)  # the centre gathers them
+    set_paused(site.config.state_dir, False)
+    later(1)
+    assert not site.halted()
+    hospital.deliver()
+    later(0)
+    later(61)
+    assert paused_for(site.config.state_dir) == "log.witness"
+    set_paused(site.config.state_dir, False)
+    forged = another(tmp_path, centre, [*leaves(centre)[:-1], b"other", b"new", b"newer"])
+    text = forged.grown([0]).checkpoint
+    for one in (anna, bruno):
+        text = one.cosign(text, int(now[0]))  # two witnesses were shown another log than this site
+    with pytest.raises(IntegrityError, match=r"log\.proof"):
+        take(centre.store, text, log_key, centre.config.log_origin)
+    true = hospital.log
+    hospital.show(Liar(lambda sizes: replace(true.grown(sizes), witnessed=text)))
+    later(0)
+    assert paused_for(site.config.state_dir) == "log.proof"
+    hospital.show(true)
+    set_paused(site.config.state_dir, False)
+    site.config = plain
+    hospital.beat()
+    assert not site.halted()
