@@ -237,7 +237,7 @@ class Site:
         Args:
             evidence: texts, sizes and hashes, as the centre sent them.
         """
-        if paused_for(self.config.state_dir) == error.code:
+        if paused_for(self.config.state_dir) in ("log.proof", error.code):
             return
         set_paused(self.config.state_dir, True, error.code)
         linked = self.log_view.linked

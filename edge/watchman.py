@@ -47,8 +47,10 @@ class Watchman:
         except IntegrityError as error:  # a command beside the daemon was shown another log
             site.distrust(error)
             view = View(None, ())
+        if site.config.witnesses is None:
+            return Asked(view, None)
         witnessed = self._witnessed()
-        return Asked(view, (witnessed.size if witnessed else 0) if site.config.witnesses else None)
+        return Asked(view, witnessed.size if witnessed else 0)
 
     def judge(self, asked: Asked, news: LogNews | None) -> None:
         """Verify the answer; what does not verify stops all egress, and nothing of it is kept.

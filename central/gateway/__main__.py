@@ -57,13 +57,14 @@ class Gateway:
         self._admission = Admission(store)
         self._feed = Feed(store)
         self._assignments = Assignments(config, store, self._feed, self._log)
+        self.models = Models(store, self._log)
         self._fleet = build_fleet_server(
             config,
             lambda: self._keys,
             self._admission,
             assignments=self._assignments,
             delivery=delivery,
-            models=Models(store, self._log),
+            models=self.models,
         )
         self._enrolment = build_enrolment_server(config, lambda: self._keys, Enrolment(config.socket("signer")))
 

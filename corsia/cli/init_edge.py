@@ -33,6 +33,11 @@ worker_memory_bytes = 8_000_000_000
 worker_timeout_s = 3600.0             # a worker that says nothing for so long is killed
 heartbeat_s = 10.0
 
+# [witnesses]                         # parties whose signatures the centre's log must bear: docs/proof.md
+# keys = ["witness.example.org/a+1f3c0000+..."]
+# quorum = 1
+# within_s = 86400
+
 [datasets.{dataset}]
 {sources}
 # What each column is. It decides what may happen to it:

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import select
 
 from central.gateway.cosigned import take
+from central.gateway.models import Models
 from central.gateway.receipts import Log, open_log_key
 from central.store import Store
 from central.store.models import LogRow
@@ -72,6 +73,11 @@ class Hospital:
     @property
     def log(self) -> Log:
         return self.centre.gateway._log
+
+    @property
+    def models(self) -> Models:
+        """The service that proves single leaves."""
+        return self.centre.gateway.models
 
     def show(self, log: object) -> None:
         """From now on heartbeats are answered from this log; parcels go on landing in the true one."""
@@ -254,6 +260,28 @@ def test_a_restart_links_what_a_crash_left_out(hospital: Hospital) -> None:
     hospital.__post_init__()
     hospital.beat()
     assert site.log_view.look().apart == ()
+    assert not site.halted()
+
+
+def test_versions_that_do_not_know_of_it(hospital: Hospital, tmp_path: Path) -> None:
+    """An agent that names no sizes hears of no log; a centre that tells of none is asked to prove state by state."""
+    site, link = hospital.site, hospital.site.link
+    assert link.report(site.status()).log is None
+    hospital.deliver(2)
+    hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
+    hospital.beat()
+    assert site.log_view.look().apart == ()
+    before = leaves(hospital.centre)
+    hospital.deliver()
+    true = hospital.centre.gateway._log
+    forged = another(tmp_path, hospital.centre, [*before, b"something else", b"more"])
+    hospital.models._log = forged
+    hospital.beat()
+    assert paused_for(site.config.state_dir) == "log.proof"
+    hospital.models._log = true
+    hospital.show(true)
+    set_paused(site.config.state_dir, False)
+    hospital.beat()
     assert not site.halted()
 
 

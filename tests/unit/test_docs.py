@@ -46,7 +46,7 @@ def test_links_between_pages_resolve(page: Path) -> None:
 def test_commands_that_a_page_names_exist(page: Path) -> None:
     root = typer.main.get_command(app)
     unknown = []
-    for noun, verb in re.findall(r"\bcorsia ([a-z]+)(?: ([a-z]+))?", page.read_text()):
+    for noun, verb in re.findall(r"\bcorsia ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?", page.read_text()):
         if noun not in _GROUPS:
             continue
         command = root.get_command(None, noun)  # type: ignore[attr-defined]
