@@ -13,7 +13,7 @@ from edge.account import Release, StudyLine, account
 from edge.config import EdgeConfig
 from edge.journal import Journal
 from edge.lane import job_key
-from edge.subjects import Subjects
+from edge.released import Released
 from privacy.deid.pseudonym import Pseudonymizer, normalise_id
 from protocol.errors import InputError
 
@@ -50,10 +50,10 @@ def about(site: EdgeConfig, patient_id: str) -> list[About]:
     made = account(site)
     Journal(site.state_dir / "journal.jsonl").append("subject.looked-up")
     found = []
-    with closing(Subjects(site.state_dir)) as subjects:
+    with closing(Released(site.state_dir)) as kept:
         for study, releases in made.by_study():
             pseudonym = Pseudonymizer(job_key(site.state_dir, study.digest)).pseudonym(patient_id)
-            parcels = subjects.among(study.digest, (patient_id, pseudonym))
+            parcels = kept.among(study.digest, (patient_id, pseudonym))
             kept = [part for one in releases if (part := _only(one, parcels)) is not None]
             if kept:
                 sure = any(parcels.get(name, parcels.get("", False)) for one in kept for name in one.parcel_ids)

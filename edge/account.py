@@ -13,8 +13,8 @@ from typing import Any
 
 from edge.config import EdgeConfig
 from edge.journal import Journal, Line
+from edge.released import Released
 from edge.state import SiteState
-from edge.subjects import Subjects
 from protocol.assignment import Assignment, AssignmentKind, RoundInstruction
 from protocol.errors import CorsiaError
 from protocol.study import Lane, Study, parse_study
@@ -102,9 +102,9 @@ def account(site: EdgeConfig, *, since: float | None = None, until: float | None
     site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     with (
         closing(SiteState(site.state_dir / "state.db")) as state,
-        closing(Subjects(site.state_dir)) as subjects,
+        closing(Released(site.state_dir)) as released,
     ):
-        reader = _Reader(state, subjects, since, until)
+        reader = _Reader(state, released, since, until)
         lines = journal.verify(each=reader.take)
         releases = reader.finish()
     return Account(
@@ -123,8 +123,8 @@ def account(site: EdgeConfig, *, since: float | None = None, until: float | None
 class _Reader:
     """Takes the journal's lines in order."""
 
-    def __init__(self, state: SiteState, subjects: Subjects, since: float | None, until: float | None) -> None:
-        self._state, self._subjects = state, subjects
+    def __init__(self, state: SiteState, released: Released, since: float | None, until: float | None) -> None:
+        self._state, self._released = state, released
         self._since, self._until = since, until
         self._studies: dict[str, StudyLine] = {}
         self._made: dict[str, Release] = {}  # by assignment
@@ -156,7 +156,7 @@ class _Reader:
         for release in self._made.values():
             persons, release.rows = self._passed.get(release.assignment, (0, 0))
             release.epsilon = self._spent.get(release.assignment)
-            counted = self._subjects.count(release.study.digest, release.parcel_ids)
+            counted = self._released.count(release.study.digest, release.parcel_ids)
             release.persons = counted if counted is not None else (persons or None)
         return sorted(self._made.values(), key=lambda release: release.first)
 

@@ -218,7 +218,7 @@ class Agent:
         """Lanes 1 to 3: run, check, spend, seal; then let everything out at once."""
         site, assignment = self.site, record.assignment
         site.spool.discard(assignment.id)
-        site.subjects.drop(assignment.id)
+        site.released.drop(assignment.id)
         source = lane.source()
         gate = lane.gate(source)
         size_bytes = lane.decision.effective.max_bytes
@@ -265,7 +265,7 @@ class Agent:
             signer=site.identity.key,
             reserve=reserve,
             pause=site.wait_unpaused,
-            subjects=site.subjects if assignment.kind is AssignmentKind.STUDY else None,
+            released=site.released if assignment.kind is AssignmentKind.STUDY else None,
         )
 
     def _let_out(self, record: Record, sealer: Sealer, counts: dict[str, int]) -> None:
@@ -303,7 +303,7 @@ class Agent:
 
     def _start_training(self, assignment: Assignment, lane: LaneRun, worker: Worker) -> dict[str, int]:
         source = lane.source()
-        self.site.subjects.note(assignment.study_digest, assignment.id, "", source.persons(lane.job.roles))
+        self.site.released.note(assignment.study_digest, assignment.id, "", source.persons(lane.job.roles))
         outcome = worker.start_training(lane.job, source)
         withheld = Counter(source.withheld) + Counter(outcome.withheld)
         old, self._warm[assignment.study_digest] = self._warm.get(assignment.study_digest), worker

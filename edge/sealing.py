@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from edge.journal import Journal
+from edge.released import Released
 from edge.spool import ParcelMeta, Spool, SpoolEntry
-from edge.subjects import Subjects
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, seal
 from protocol.errors import InputError
 from protocol.parcel import Batch, ContentType, Item, pack_batch
@@ -40,7 +40,7 @@ class Sealer:
     Args:
         reserve: called once, before the first part is sealed: spends in the ledger, or raises.
         pause: called before each part: returns when egress is not paused.
-        subjects: remembers who is in each parcel; None where the whole study has been noted before.
+        released: remembers who is in each parcel; None where the whole study has been noted before.
         part_bytes: a part is sealed when it would grow beyond this; one item is never divided.
     """
 
@@ -55,7 +55,7 @@ class Sealer:
         signer: SecretKey,
         reserve: Callable[[], None],
         pause: Callable[[], None],
-        subjects: Subjects | None = None,
+        released: Released | None = None,
         part_bytes: int = PART_BYTES,
     ) -> None:
         self._spool, self._journal = spool, journal
@@ -65,7 +65,7 @@ class Sealer:
         self._recipient = recipient_of(study)
         self._part_bytes = part_bytes
         self._items: list[Item] = []
-        self._subjects = subjects
+        self._released = released
         self._persons: set[str | None] = set()
         self._size = 0
         self.held: list[SpoolEntry] = []
@@ -113,11 +113,11 @@ class Sealer:
         info = ParcelInfo(parcel_id=meta.parcel_id, study=digest, site=self._site, content_type=self._content.value)
         about = {"assignment": self._assignment.id, "parcel": meta.parcel_id, "part": part}
         self._journal.append("parcel.planned", **about)
-        if self._subjects is not None:
+        if self._released is not None:
             who = [one for one in self._persons if one is not None]
-            self._subjects.note(digest, self._assignment.id, meta.parcel_id, who)
+            self._released.note(digest, self._assignment.id, meta.parcel_id, who)
             if None in self._persons:
-                self._subjects.note(digest, self._assignment.id, meta.parcel_id, None)
+                self._released.note(digest, self._assignment.id, meta.parcel_id, None)
         entry = self._spool.hold(
             meta,
             lambda target: seal(

@@ -31,12 +31,12 @@ from edge.memory import Release, admitted
 from edge.messages import Heard
 from edge.pause import is_paused, paused_for, set_paused
 from edge.plugins import PluginCode
+from edge.released import Released
 from edge.rounds import ledger_key
 from edge.spends import Spend
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
 from edge.storage import named_errors, write_file
-from edge.subjects import Subjects
 from edge.worker import Stopped
 from pipelines import registry
 from privacy.inclusion import LogProof
@@ -129,7 +129,7 @@ class Site:
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
         self._recall()
-        self.subjects, self._heads = Subjects(state_dir), Heads(state_dir)
+        self.released, self._heads = Released(state_dir), Heads(state_dir)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self._version = version(registry.DISTRIBUTION)
@@ -186,7 +186,7 @@ class Site:
         self._heads.sign(self.journal, self.config.site, self.identity.key, self.now)
         if self.ledger is not None:
             self.ledger.close()
-        self.subjects.close()
+        self.released.close()
         self.state.close()
 
     def remember(self) -> None:

@@ -99,12 +99,12 @@ def _breach(site: EdgeConfig, name: str, since: float | None, until: float | Non
     from edge.breach import Breach
     from edge.pause import is_paused
     from edge.plugins import PluginCode
+    from edge.released import Released
     from edge.state import SiteState
-    from edge.subjects import Subjects
     from pipelines.registry import code_digest
     from protocol.study import parse_study
 
-    with closing(SiteState(site.state_dir / "state.db")) as state, closing(Subjects(site.state_dir)) as subjects:
+    with closing(SiteState(site.state_dir / "state.db")) as state, closing(Released(site.state_dir)) as kept:
         record = find(state, name)
         digest = record.assignment.study_digest
         made = account(site, since=since, until=until)
@@ -115,7 +115,7 @@ def _breach(site: EdgeConfig, name: str, since: float | None, until: float | Non
             account=made,
             study=study_line(parse_study(record.assignment.document), digest),
             releases=releases,
-            persons=subjects.count(digest, parcels) if releases else 0,
+            persons=kept.count(digest, parcels) if releases else 0,
             epsilon=sum(losses) if losses else None,
             paused=is_paused(site.state_dir),
             approval=Approvals(state, code_digest, PluginCode(site, state).digest).look(digest).verdict.value,

@@ -18,7 +18,7 @@ from corsia.cli.edge import app
 from edge.config import EdgeConfig
 from edge.journal import Journal
 from edge.ledger import Ledger
-from edge.subjects import Subjects
+from edge.released import Released
 from privacy.envelope import read_key
 from protocol.assignment import State
 from protocol.errors import CorsiaError
@@ -150,7 +150,7 @@ def test_one_patient(hospital: Hospital) -> None:
         if path.is_file():
             kept = path.read_bytes().lower()
             assert b"mrn000" not in kept, path
-            if path.name.startswith(("subjects", "journal")):
+            if path.name.startswith(("released", "journal")):
                 assert anon["pseudonym"].lower().encode() not in kept
 
 
@@ -172,7 +172,7 @@ def test_a_breach(hospital: Hospital, tmp_path: Path) -> None:
 
 
 def test_persons_that_the_data_do_not_name(tmp_path: Path) -> None:
-    subjects = Subjects(tmp_path)
+    subjects = Released(tmp_path)
     subjects.note("s", "a", "p1", ["MRN1", "MRN2"])
     subjects.note("s", "a", "p1", ["mrn2 "])
     subjects.note("s", "a", "p2", ["MRN2"])
@@ -192,6 +192,6 @@ def test_persons_that_the_data_do_not_name(tmp_path: Path) -> None:
     subjects.drop("b")
     assert subjects.count("s", ["p1", "p3"]) == 2
     subjects.close()
-    again = Subjects(tmp_path)
+    again = Released(tmp_path)
     assert again.among("s", ["MRN1"]) == {"p1": True}
     again.close()

@@ -22,22 +22,22 @@ from edge.storage import named_errors, write_file
 from privacy.deid.pseudonym import normalise_id
 from protocol.errors import StorageError
 
-__all__ = ["UNKNOWN", "Subjects"]
+__all__ = ["UNKNOWN", "Released"]
 
 UNKNOWN = "?"  # somebody is in the parcel, and the data do not say who
 _HASH_BYTES = 16
 _KEY_BYTES = 32
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS subjects (
+CREATE TABLE IF NOT EXISTS released (
   study TEXT NOT NULL, assignment TEXT NOT NULL, parcel TEXT NOT NULL, subject BLOB NOT NULL, at REAL NOT NULL,
   PRIMARY KEY (subject, study, parcel)) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS subjects_by_study ON subjects (study, parcel);
-CREATE INDEX IF NOT EXISTS subjects_by_assignment ON subjects (assignment);
+CREATE INDEX IF NOT EXISTS released_by_study ON released (study, parcel);
+CREATE INDEX IF NOT EXISTS released_by_assignment ON released (assignment);
 """
 
 
-class Subjects:
-    """`subjects.db` and `subjects.key` in a state folder; safe for threads and processes.
+class Released:
+    """`released.db` and `released.key` in a state folder; safe for threads and processes.
 
     Raises:
         StorageError: `storage.full` or `storage.failed`, from every method; nothing changed then.
@@ -45,7 +45,7 @@ class Subjects:
 
     def __init__(self, state_dir: Path) -> None:
         self._lock = threading.RLock()
-        path, key = state_dir / "subjects.db", state_dir / "subjects.key"
+        path, key = state_dir / "released.db", state_dir / "released.key"
         with named_errors(), _sqlite_errors():
             if not key.exists():
                 write_file(key, secrets.token_bytes(_KEY_BYTES))
@@ -74,17 +74,17 @@ class Subjects:
         names = [UNKNOWN] if persons is None else persons
         rows = [(study, assignment, parcel, self._hash(study, one), round(time.time(), 3)) for one in names]
         with self._lock, self._transaction():
-            self._db.executemany("INSERT OR IGNORE INTO subjects VALUES (?, ?, ?, ?, ?)", rows)
+            self._db.executemany("INSERT OR IGNORE INTO released VALUES (?, ?, ?, ?, ?)", rows)
 
     def drop(self, assignment: str) -> None:
         """Forget who was in parcels of an assignment that are made anew: none of them has left."""
         with self._lock, self._transaction():
-            self._db.execute("DELETE FROM subjects WHERE assignment = ?", (assignment,))
+            self._db.execute("DELETE FROM released WHERE assignment = ?", (assignment,))
 
     def studies(self) -> list[str]:
         """Digests of the studies of which somebody was noted."""
         with self._lock, _sqlite_errors():
-            return [str(row[0]) for row in self._db.execute("SELECT DISTINCT study FROM subjects ORDER BY study")]
+            return [str(row[0]) for row in self._db.execute("SELECT DISTINCT study FROM released ORDER BY study")]
 
     def among(self, study: str, names: Iterable[str]) -> dict[str, bool]:
         """Parcels of a study that hold somebody of these names; False where the data do not say who is in them.
@@ -95,7 +95,7 @@ class Subjects:
         found: dict[str, bool] = {}
         with self._lock, _sqlite_errors():
             for name, sure in ((UNKNOWN, False), *((one, True) for one in names)):
-                query = "SELECT parcel FROM subjects WHERE subject = ? AND study = ?"
+                query = "SELECT parcel FROM released WHERE subject = ? AND study = ?"
                 found |= {str(row[0]): sure for row in self._db.execute(query, (self._hash(study, name), study))}
         return found
 
@@ -103,7 +103,7 @@ class Subjects:
         """How many different persons are in these parcels of a study; None when that is not known of one of them."""
         wanted = {"", *parcels}
         with self._lock, _sqlite_errors():
-            rows = self._db.execute("SELECT parcel, subject FROM subjects WHERE study = ?", (study,)).fetchall()
+            rows = self._db.execute("SELECT parcel, subject FROM released WHERE study = ?", (study,)).fetchall()
         persons = {bytes(subject) for parcel, subject in rows if parcel in wanted}
         return None if not persons or self._hash(study, UNKNOWN) in persons else len(persons)
 
