@@ -54,11 +54,11 @@ def about(site: EdgeConfig, patient_id: str) -> list[About]:
         for study, releases in made.by_study():
             pseudonym = Pseudonymizer(job_key(site.state_dir, study.digest)).pseudonym(patient_id)
             parcels = kept.among(study.digest, (patient_id, pseudonym))
-            kept = [part for one in releases if (part := _only(one, parcels)) is not None]
-            if kept:
-                sure = any(parcels.get(name, parcels.get("", False)) for one in kept for name in one.parcel_ids)
+            parts = [part for one in releases if (part := _only(one, parcels)) is not None]
+            if parts:
+                sure = any(parcels.get(name, parcels.get("", False)) for one in parts for name in one.parcel_ids)
                 shown = pseudonym if study.lane in _PSEUDONYMOUS else ""
-                found.append(About(study=study, pseudonym=shown, sure=sure, releases=kept))
+                found.append(About(study=study, pseudonym=shown, sure=sure, releases=parts))
     return found
 
 
