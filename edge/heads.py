@@ -57,7 +57,8 @@ class Heads:
         Raises:
             StorageError: not written; the next call tries again.
         """
-        made = Head(site=site, lines=journal.count(), head=journal.head(), at=int(now()))
+        lines, end = journal.end()
+        made = Head(site=site, lines=lines, head=end, at=int(now()))
         last = self._last
         if made.head == GENESIS or (last is not None and last.head == made.head):
             return

@@ -112,8 +112,12 @@ class Journal:
 
     def count(self) -> int:
         """The number of lines, as far as this process knows."""
+        return self.end()[0]
+
+    def end(self) -> tuple[int, str]:
+        """The number of lines and the head of just these, as far as this process knows."""
         with self._lock:
-            return self._count
+            return self._count, self._head
 
     def verify(self, remembered: str | None = None, each: Callable[[Line], None] | None = None) -> int:
         """Check the whole chain as it lies on disk; returns the number of lines.

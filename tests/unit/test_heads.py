@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,18 @@ def test_a_past_made_anew_is_found(tmp_path: Path, journal: Journal) -> None:
     lines = (tmp_path / "journal.heads").read_bytes().splitlines()
     (tmp_path / "journal.heads").write_bytes(b"\n".join([*lines[:1], lines[1].replace(b'"lines":2', b'"lines":3')]))
     damaged(tmp_path)
+
+
+def test_a_head_is_of_the_lines_it_names(tmp_path: Path, journal: Journal) -> None:
+    """Signed while others append."""
+    heads, days = Heads(tmp_path), iter(range(10_000))
+    writer = threading.Thread(target=lambda: [journal.append("parcel.sealed") for _ in range(150)])
+    writer.start()
+    while writer.is_alive():
+        heads.sign(journal, "site-a", KEY, lambda: next(days) * DAY)
+    found = heads.verify(Journal(tmp_path / "journal.jsonl", readonly=True), KEY.public)
+    assert found["lines"] == 150
+    assert found["signed"] > 1
 
 
 def test_a_torn_daily_line_is_passed_over(tmp_path: Path, journal: Journal) -> None:
