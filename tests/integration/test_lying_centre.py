@@ -7,15 +7,20 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import select
+from typer.main import get_command
 
 from central.gateway.cosigned import take
 from central.gateway.models import Models
 from central.gateway.receipts import Log, open_log_key
 from central.store import Store
 from central.store.models import LogRow
+from central.web.api import _export
+from corsia.cli import app
 from edge.agent import _uplink
 from edge.config import EdgeConfig, Witnesses
 from edge.deliver import Delivery
@@ -24,9 +29,9 @@ from edge.identity import enrol
 from edge.site import Site, paused_for, set_paused
 from edge.spool import ParcelMeta
 from privacy.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
-from privacy.envelope import ParcelInfo, new_parcel_id, seal
+from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, read_public, seal, write_key
 from privacy.inclusion import LogNews
-from privacy.witness import WitnessSecret
+from privacy.witness import WitnessKey, WitnessSecret, check_quorum
 from protocol.errors import IntegrityError, UnavailableError
 from tests.agentkit import site_config
 from tests.gatewaykit import Centre, running
@@ -359,3 +364,44 @@ def test_witnesses_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
     site.config = plain
     hospital.beat()
     assert not site.halted()
+
+
+def test_files_between_site_centre_and_witness(hospital: Hospital, tmp_path: Path) -> None:
+    """By the commands alone: exchanged checkpoints, proved by the centre; a witness; its signature at the centre."""
+
+    def corsia(*args: object) -> dict[str, Any]:
+        done = CliRunner().invoke(get_command(app), [*map(str, args), "--json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        return dict(json.loads(done.stdout.splitlines()[-1]))
+
+    state, centre = hospital.site.config.state_dir, hospital.centre
+    config = state.parent / "edge.toml"
+    hospital.beat()
+    old, new, split = (tmp_path / name for name in ("old", "new", "split"))
+    corsia("log", "checkpoint", "export", "--state", state, "--out", old)
+    hospital.deliver(2)
+    hospital.beat()
+    size = corsia("log", "checkpoint", "export", "--state", state, "--out", new)["size"]
+    assert size == hospital.linked
+    assert corsia("log", "checkpoint", "compare", old, new, "--config", config)["undecided"] == 0
+    fake = another(tmp_path / "fake", centre, [b"forged"] * 3)
+    split.write_text(fake.grown([0]).checkpoint)
+    with pytest.raises(IntegrityError, match=r"log\.proof"):
+        corsia("log", "checkpoint", "compare", old, split, "--config", config)
+    public = centre.config.state_dir / "gateway" / "log.pub"
+    head = {"origin": centre.config.log_origin, "log_key": read_public(public).to_base64()}
+    log = tmp_path / "log.json"
+    log.write_text("".join(_export(centre.store, head)))
+    audit = corsia("log", "verify", "--state", state, "--file", log)
+    assert (audit["journalled"], audit["linked"]) == (audit["receipts"], size)
+    assert corsia("log", "verify", "--state", centre.config.state_dir)["parcels"] == audit["receipts"]
+    key = tmp_path / "w"
+    write_key(key, SecretKey.generate())
+    who = ("log", "witness", "--key", key, "--name", "witness.example/w")
+    signed = tmp_path / "signed"
+    corsia(*who, "--state", tmp_path / "w.json", "--file", log, "--log-key", public, "--out", signed)
+    taken = corsia("log", "checkpoint", "import", signed, "--config", centre.path)["checkpoints"]
+    assert taken == [{"size": size, "witnesses": ["witness.example/w"]}]
+    hospital.log._cosigned._looked = -1e9
+    told = hospital.log.grown([size], 0).witnessed
+    check_quorum(told, [WitnessKey.from_vkey(corsia(*who, "--show-key")["key"])], 1)
