@@ -26,6 +26,7 @@ from edge.config import EdgeConfig, Witnesses
 from edge.deliver import Delivery
 from edge.heartbeat import Heartbeat
 from edge.identity import enrol
+from edge.logview import forget
 from edge.site import Site, paused_for, set_paused
 from edge.spool import ParcelMeta
 from privacy.checkpoint import Checkpoint, open_checkpoint, sign_checkpoint
@@ -266,6 +267,25 @@ def test_a_restart_links_what_a_crash_left_out(hospital: Hospital) -> None:
     hospital.beat()
     assert site.log_view.look().apart == ()
     assert not site.halted()
+
+
+def test_a_steward_who_decides_while_an_answer_is_under_way(hospital: Hospital, tmp_path: Path) -> None:
+    """What was asked before the decision does not undo it."""
+    hospital.beat()
+    site, true = hospital.site, hospital.log
+    forged = another(tmp_path, hospital.centre, [b"forged"] * 50)
+
+    def answer(sizes: Sequence[int]) -> LogNews:
+        forget(site.state, site.journal.count())
+        return forged.grown(sizes)
+
+    hospital.show(Liar(answer))
+    hospital.beat()
+    assert not site.halted()
+    assert site.log_view.linked is None
+    hospital.show(true)
+    hospital.beat()
+    assert hospital.linked == true.grown([0]).size
 
 
 def test_versions_that_do_not_know_of_it(hospital: Hospital, tmp_path: Path) -> None:
