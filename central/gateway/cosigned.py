@@ -1,7 +1,8 @@
-"""Checkpoints that witnesses have signed, as sites ask for them at their heartbeats.
+"""Checkpoints that witnesses have signed, as sites ask for them at their heartbeats, one after the other.
 
-`corsia log checkpoint import` writes them into the database, beside the gateway; here the newest is looked up, at most
-every few seconds for all sites together. Whose signatures count is for each site to say.
+`corsia log checkpoint import` writes them into the database, beside the gateway; here they are looked up, at most every
+few seconds for all sites together. Whose signatures count is for each site to say: witnesses sign at times of their
+own, so it takes several checkpoints to hear of all of them.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import threading
 import time
 from dataclasses import dataclass
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 
 from central.store import Store
 from central.store.models import CheckpointRow, WitnessedRow
@@ -22,7 +23,8 @@ from protocol.errors import InputError, IntegrityError
 __all__ = ["Cosigned", "Witnessed", "take"]
 
 _LOOK_S = 5.0
-_NEWEST = select(WitnessedRow.size, WitnessedRow.text).order_by(WitnessedRow.size.desc()).limit(1)
+_KEPT = 64  # the newest; older ones are forgotten when more come
+_ALL = select(WitnessedRow.size, WitnessedRow.text).order_by(WitnessedRow.size.desc()).limit(_KEPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +36,19 @@ class Witnessed:
 
 
 class Cosigned:
-    """The newest one. Thread-safe."""
+    """The newest of them. Thread-safe."""
 
     def __init__(self, store: Store) -> None:
         self._store, self._lock = store, threading.Lock()
-        self._looked, self._newest = -_LOOK_S, Witnessed(0, "")
+        self._looked, self._known = -_LOOK_S, [Witnessed(0, "")]  # the newest first
 
     def newer(self, size: int) -> Witnessed | None:
-        """The newest witnessed checkpoint, when it is larger than `size`."""
+        """The smallest that is larger than `size`, None where there is none."""
         with self._lock:
             if time.monotonic() - self._looked >= _LOOK_S:
-                for row in self._store.rows(_NEWEST):
-                    self._newest = Witnessed(row.size, row.text)
+                self._known = [Witnessed(row.size, row.text) for row in self._store.rows(_ALL)]
                 self._looked = time.monotonic()
-            return self._newest if self._newest.size > size else None
+            return next((one for one in reversed(self._known) if one.size > size), None)
 
 
 def take(store: Store, text: str, log_key: PublicKey, origin: str) -> tuple[int, list[str]]:
@@ -73,4 +74,6 @@ def take(store: Store, text: str, log_key: PublicKey, origin: str) -> tuple[int,
             session.add(WitnessedRow(size=checkpoint.size, text=str(made)))
         else:
             row.text = str(made)
+        kept = session.scalars(select(WitnessedRow.size).order_by(WitnessedRow.size.desc()).limit(_KEPT)).all()
+        session.execute(delete(WitnessedRow).where(WitnessedRow.size < min(kept)))
     return checkpoint.size, [one.name for one in made.signatures if one.name != origin]

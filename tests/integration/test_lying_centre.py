@@ -351,24 +351,33 @@ def test_witnesses_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
     assert not site.halted()
     size = sign(anna, bruno)
     later(30)  # signed: the time begins anew with the next growth
-    assert site.state.fact("log_witnessed") == site.log_view.linked.to_text()  # type: ignore[union-attr]
+    assert site.state.fact("log_unwitnessed") == ""
     later(10_000)
     assert not site.halted()
     hospital.deliver()
     later(0)
     later(50)
     assert sign(carla) == size + 1
-    later(5)  # one of two: not enough, and not from the centre's hand alone
+    later(5)  # one of two: not enough, and not too late yet
+    hospital.deliver()
+    assert sign(anna) == size + 2  # at another size: it extends the one that carla signed
+    later(4)
+    assert not site.halted()
+    later(58)  # both had come to size + 1 in time; the last parcel has two seconds more
+    assert not site.halted()
+    later(61)
     assert paused_for(site.config.state_dir) == "log.witness"
-    sign(anna)  # the centre gathers them
+    assert sign(bruno) == size + 2  # beside anna, where the site has looked already: it looks again
+    later(1)
+    later(1)
     set_paused(site.config.state_dir, False)
     later(1)
     assert not site.halted()
     hospital.deliver()
-    later(0)
-    later(61)
-    assert paused_for(site.config.state_dir) == "log.witness"
-    set_paused(site.config.state_dir, False)
+    assert sign(bruno, carla) == size + 3
+    later(1)
+    later(10_000)
+    assert not site.halted()
     forged = another(tmp_path, centre, [*leaves(centre)[:-1], b"other", b"new", b"newer"])
     text = forged.grown([0]).checkpoint
     for one in (anna, bruno):
@@ -423,5 +432,5 @@ def test_files_between_site_centre_and_witness(hospital: Hospital, tmp_path: Pat
     taken = corsia("log", "checkpoint", "import", signed, "--config", centre.path)["checkpoints"]
     assert taken == [{"size": size, "witnesses": ["witness.example/w"]}]
     hospital.log._cosigned._looked = -1e9
-    told = hospital.log.grown([size], 0).witnessed
+    told = hospital.log.grown([size], size - 1).witnessed
     check_quorum(told, [WitnessKey.from_vkey(corsia(*who, "--show-key")["key"])], 1)
