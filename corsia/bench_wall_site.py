@@ -29,7 +29,7 @@ from edge.state import SiteState
 from edge.uplink import Uplink
 from privacy.envelope import ParcelInfo, PublicKey, new_parcel_id, seal
 from protocol.assignment import Assignment, SiteReport
-from protocol.errors import CorsiaError
+from protocol.errors import CorsiaError, IntegrityError
 from protocol.heap import keep_buffers
 from protocol.parcel import ContentType
 from protocol.study import parse_study
@@ -38,6 +38,10 @@ __all__ = ["Hospital", "main"]
 
 _SENDERS = 3
 _ROOM = 3  # sealed parcels that wait in memory
+
+
+def _raised(error: IntegrityError) -> None:
+    raise error
 
 
 class Hospital:
@@ -101,7 +105,7 @@ class Hospital:
         delivery = Delivery(
             spool=self.spool, journal=self.journal, state=self.state, log_key=self.identity.log_key,
             log_origin=self.identity.trust.log_origin, should_stop=self.stop.is_set, may_leave=lambda _digest: None,
-            view=LogView(self.state),
+            view=LogView(self.state), distrust=_raised,
         )  # fmt: skip
         delivery.run_once(self.uplink)
         return sum(1 for _ in self.spool.receipts())

@@ -213,6 +213,7 @@ class Agent:
         """Lanes 1 to 3: run, check, spend, seal; then let everything out at once."""
         site, assignment = self.site, record.assignment
         site.spool.discard(assignment.id)
+        site.released.drop(assignment.id)
         source = lane.source()
         gate = lane.gate(source)
         size_bytes = lane.decision.effective.max_bytes
@@ -225,7 +226,7 @@ class Agent:
             reserve()  # before any noise is drawn
         sealer = self._sealer(assignment, lane, reserve if lane.cost is None else lambda: None)
         try:
-            withheld = lane.run(worker, source, gate, sealer.add)
+            withheld = lane.run(worker, source, gate, lambda item: sealer.add(item, gate.named))
             passed = gate.finish()
         except DisclosureRefused as error:
             self._journal_gate(assignment, gate, error)
@@ -260,6 +261,7 @@ class Agent:
             reserve=reserve,
             pause=site.wait_unpaused,
             room=lambda size: site.wait_room(assignment.id, size),
+            released=site.released if assignment.kind is AssignmentKind.STUDY else None,
         )
 
     def _let_out(self, record: Record, sealer: Sealer, counts: dict[str, int]) -> None:
@@ -297,6 +299,7 @@ class Agent:
 
     def _start_training(self, assignment: Assignment, lane: LaneRun, worker: Worker) -> dict[str, int]:
         source = lane.source()
+        self.site.released.note(assignment.study_digest, assignment.id, "", source.persons(lane.job.roles))
         outcome = worker.start_training(lane.job, source)
         withheld = Counter(source.withheld) + Counter(outcome.withheld)
         old, self._warm[assignment.study_digest] = self._warm.get(assignment.study_digest), worker

@@ -18,12 +18,24 @@ from edge.sources.format import Format
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from privacy.envelope.keyfile import guard
+from privacy.witness import WitnessKey
 from protocol import toml
-from protocol.errors import ConfigurationError
+from protocol.errors import ConfigurationError, InputError
 from protocol.study import Lane, PluginKey
 from protocol.validation import first_fault
 
-__all__ = ["Centre", "Consent", "DatasetConfig", "Delivery", "EdgeConfig", "Keys", "Limits", "Policy", "load"]
+__all__ = [
+    "Centre",
+    "Consent",
+    "DatasetConfig",
+    "Delivery",
+    "EdgeConfig",
+    "Keys",
+    "Limits",
+    "Policy",
+    "Witnesses",
+    "load",
+]
 
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}$")]
@@ -121,6 +133,30 @@ class Delivery(_Model):
     def resting(self, now: datetime) -> bool:
         """Whether a time of this machine's clock lies in the quiet hours."""
         return quiet([span_of(text) for text in self.quiet_hours], now)
+
+
+class Witnesses(_Model):
+    """Whose signatures the centre's log must bear, so that it cannot show this site another log than others.
+
+    Attributes:
+        keys: `NAME+ID+KEY` of each witness (`corsia log witness --show-key`), pinned.
+        quorum: how many of them must sign.
+        within_s: how long the log may grow beyond what they have signed, before egress stops.
+    """
+
+    keys: Annotated[tuple[str, ...], Field(min_length=1, max_length=15)]
+    quorum: Annotated[int, Field(ge=1, le=15)]
+    within_s: Annotated[float, Field(ge=1, le=30 * 86_400)] = 86_400.0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Witnesses:
+        try:
+            distinct = {WitnessKey.from_vkey(key).public for key in self.keys}
+        except InputError as error:
+            raise ValueError(f"witnesses.keys: {error.message}") from None
+        if len(distinct) < self.quorum:
+            raise ValueError("witnesses: quorum is larger than the number of keys")
+        return self
 
 
 class Consent(_Model):
@@ -247,6 +283,8 @@ class EdgeConfig(_Model):
     """The whole file.
 
     Attributes:
+        witnesses: none: receipts are linked all the same, but a log forked from the beginning is found by comparing
+            checkpoints alone (`corsia log checkpoint compare`).
         plugins: folder of researchers' plug-ins, one folder each (`pip install --no-deps --target`), absolute after
             `load`. Not a folder of Corsia's own environment: what lies there is imported in a worker alone.
     """
@@ -257,6 +295,7 @@ class EdgeConfig(_Model):
     limits: Limits = Field(default_factory=Limits)
     keys: Keys = Field(default_factory=Keys)
     delivery: Delivery = Field(default_factory=Delivery)
+    witnesses: Witnesses | None = None
     plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 

@@ -57,6 +57,7 @@ class Delivery:
         should_stop: asked before each parcel and chunk: the daemon stops, egress is paused, or the hours are quiet.
         may_leave: raises when the site has withdrawn a study's approval, or it has expired, since the release.
         view: what this site has seen of the log.
+        distrust: told that the log contradicts itself; stops all egress.
     """
 
     spool: Spool
@@ -67,6 +68,7 @@ class Delivery:
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
     view: LogView
+    distrust: Callable[[IntegrityError], None]
     arrivals: Arrivals = field(init=False)
 
     def __post_init__(self) -> None:
@@ -84,6 +86,7 @@ class Delivery:
             should_stop=lambda: site.halted() or site.config.delivery.resting(datetime.now()),  # noqa: DTZ005
             may_leave=may_leave,
             view=site.log_view,
+            distrust=site.distrust,
         )
 
     def run_once(self, sender: Sender) -> bool:
@@ -145,6 +148,7 @@ class Delivery:
 
     def _attempt(self, leg: Leg, sender: Sender) -> list[SpoolEntry]:
         """Deliver parcels or set them aside; returns those of which that is worth a report."""
+        self.view.check_room()
         going: list[SpoolEntry] = []
         for entry in leg.entries:
             try:
@@ -204,12 +208,18 @@ class Delivery:
     def _verify(self, entry: SpoolEntry, receipt: Receipt) -> None:
         if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
-        self.view.note(verify_receipt(receipt, self.log_key, self.log_origin))
+        try:
+            self.view.note(verify_receipt(receipt, self.log_key, self.log_origin))
+        except IntegrityError as error:
+            self.distrust(error)
+            raise
 
     def _landed(self, parcels: list[tuple[SpoolEntry, Receipt]]) -> None:
         """The centre has parcels, by receipts that verified: journal them and let the parcels go."""
         if not parcels:
             return
+        key, origin = self.log_key, self.log_origin
+        proved = [(entry, verify_receipt(receipt, key, origin), receipt.index) for entry, receipt in parcels]
         self.journal.append_all(
             [
                 (
@@ -218,12 +228,13 @@ class Delivery:
                         "assignment": entry.assignment_id,
                         "parcel": entry.parcel_id,
                         "sha256": entry.digest,
-                        "index": receipt.index,
-                        "checkpoint": verify_receipt(receipt, self.log_key, self.log_origin).root.hex(),
+                        "index": index,
+                        "size": checkpoint.size,
+                        "checkpoint": checkpoint.root.hex(),
                         "bytes": entry.size_bytes,
                     },
                 )
-                for entry, receipt in parcels
+                for entry, checkpoint, index in proved
             ]
         )
         self.spool.all_sent(parcels)

@@ -84,6 +84,8 @@ class EgressGate:
                 self.residual.add_table(table, self._roles)
                 self._cells = tables.texts(table)
         self._patient = patient
+        # Who is in the item checked last: ids or pseudonyms; None where it does not say and the source does not either.
+        self.named: frozenset[str] | None = frozenset()
         self._persons: set[str] = set()
         self._unnamed = 0  # persons of tables that name none
         self._rows = self._tables = self._files = self._documents = self._bytes = 0
@@ -115,7 +117,7 @@ class EgressGate:
             PolicyRefused: `policy.bytes` when the study declares more than the site allows. Nothing of the study may
                 leave after either.
         """
-        lane = self._study.lane
+        lane, self.named = self._study.lane, frozenset()
         name = _NAMES.get(item.kind)
         self._rule(
             "kind", item.kind in _KINDS.get(lane, ()), "gate.undeclared", f"{item.kind.value} items may not leave"
@@ -152,6 +154,7 @@ class EgressGate:
         self._rule("cohorts", True, "", "")
         groups = {str(place): tuple(sorted(sums.persons_of(one))) for place, one in enumerate(told)}
         self._unnamed = max(map(len, groups.values()))
+        self.named = frozenset().union(*groups.values())
         if not self._noised:
             self.release = Release(
                 cohorts=groups,
@@ -297,7 +300,9 @@ class EgressGate:
         if column is not None and column in table.column_names:
             persons = {str(v).strip().casefold() for v in table[column].to_pylist() if v is not None}
             self._persons |= persons
+            self.named = frozenset(persons)
             return len(persons)
+        self.named = self._source if table.num_rows else frozenset()
         persons_count = min(int(table.num_rows), self.source_persons)
         self._unnamed = min(self._unnamed + persons_count, self.source_persons)
         return persons_count
@@ -305,8 +310,10 @@ class EgressGate:
     def _dicom(self, item: Item) -> Item:
         self._rule("files", self._study.output.files, "gate.undeclared", "the study declares no files")
         person = self._person_of(item)
+        self.named = None
         if person:
             self._persons.add(person.strip().casefold())
+            self.named = frozenset({person})
         self._files += 1
         return Item(kind=item.kind, name=item.name, data=item.data, persons=1, rows=1, meta={})
 
@@ -337,6 +344,7 @@ class EgressGate:
             raise AssertionError from None  # the rule has raised
         self._rule("residual", not self.residual.in_fhir(read.data), "gate.residual", "in a document")
         self._persons |= {person.casefold() for person in read.persons}
+        self.named = frozenset(read.persons)
         self._documents += 1
         return Item(
             kind=item.kind, name=item.name, data=read.data, persons=len(read.persons), rows=read.resources, meta={}

@@ -1,7 +1,8 @@
-"""Tells the centre that the site is there and where its assignments stand; watches clock and certificate.
+"""Tells the centre that the site is there and where its assignments stand; watches log, clock and certificate.
 
 Place in the flow: after each change of state, and every `heartbeat_s`. Sends ids, codes, counts and the heads of
-ledger and journal; while egress is paused, nothing but that it is paused.
+ledger and journal; while egress is paused, nothing but that it is paused. Each answer brings the centre's newest
+checkpoint, which must extend everything that receipts have shown this site (`edge/watchman.py`).
 """
 
 from __future__ import annotations
@@ -13,10 +14,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from edge.identity import Identity, renew
+from edge.logview import MAX_ASKED
+from edge.messages import Heard
 from edge.reconcile import Reconciliation
 from edge.site import Site, is_paused
 from edge.state import Record
-from protocol.assignment import AssignmentKind, State
+from edge.watchman import Watchman
+from protocol.assignment import AssignmentKind, SiteReport, State
 from protocol.errors import AuthenticationError, CorsiaError, StorageError, UnavailableError
 
 __all__ = ["Heartbeat"]
@@ -31,6 +35,7 @@ class Heartbeat:
 
     def __init__(self, site: Site) -> None:
         self._site = site
+        self._log = Watchman(site)
         self._reconciliation = Reconciliation(site)
         self._next_renewal = 0.0  # by the monotonic clock, as the next: the other one may be set meanwhile
         self._next_warning = 0.0
@@ -61,10 +66,16 @@ class Heartbeat:
         self._reconcile()
         status = site.status()
         news = [] if is_paused(site.config.state_dir) else self._news()
-        for record in news:
-            self._report(record)
-        if not news:
-            self._check_clock(site.link.report(status))
+        for record in news[:-1]:
+            self._report(record, site.status())
+        asked = self._log.asked()
+        status = replace(site.status() if news else status, log_sizes=asked.sizes, witnessed=asked.witnessed)
+        heard = self._report(news[-1], status) if news else site.link.report(status)
+        if heard is not None:
+            self._check_clock(heard.server_time)
+            self._log.judge(asked, heard.log)
+            if len(asked.view.apart) == MAX_ASKED:
+                site.news.set()  # there are more
         site.remember()
 
     def _reconcile(self) -> None:
@@ -88,11 +99,12 @@ class Heartbeat:
         self._site.state.reported(*passed)
         return [record for record in found if record not in passed]
 
-    def _report(self, record: Record) -> None:
-        site = self._site
+    def _report(self, record: Record, status: SiteReport) -> Heard | None:
+        """Tell an assignment's state; None when the centre refuses to hear it."""
+        site, heard = self._site, None
         counts = dict(sorted(record.counts.items())[:_MAX_COUNTS])
         report = replace(
-            site.status(),
+            status,
             assignment_id=record.assignment.id,
             state=record.state,
             code=record.code,
@@ -100,12 +112,13 @@ class Heartbeat:
             counts=counts,
         )
         try:
-            self._check_clock(site.link.report(report))
+            heard = site.link.report(report)
         except (UnavailableError, AuthenticationError, StorageError):
             raise
         except CorsiaError as error:  # the centre does not know the assignment any more
             site.note("report.refused", error)
         site.state.reported(record)
+        return heard
 
     def _check_clock(self, server_time: float) -> None:
         skew = self._site.heard(server_time)

@@ -17,7 +17,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,9 @@ EVENTS = frozenset(
     "round.refused worker.started worker.failed records.selected records.withheld gate.passed gate.refused "
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
     "parcel.exported parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered "
-    "spool.full model.fetched model.accepted model.refused model.predicted backup.made backup.restored "
-    "backup.older backup.counted backup.reconciled backup.written-off error.raised".split()
+    "spool.full log.refused log.forgotten subject.looked-up model.fetched model.accepted model.refused "
+    "model.predicted backup.made backup.restored backup.older backup.counted backup.reconciled backup.written-off "
+    "error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "
@@ -118,12 +119,22 @@ class Journal:
         with self._lock:
             return self._head
 
-    def verify(self, remembered: str | None = None) -> int:
+    def count(self) -> int:
+        """The number of lines, as far as this process knows."""
+        return self.end()[0]
+
+    def end(self) -> tuple[int, str]:
+        """The number of lines and the head of just these, as far as this process knows."""
+        with self._lock:
+            return self._count, self._head
+
+    def verify(self, remembered: str | None = None, each: Callable[[Line], None] | None = None) -> int:
         """Check the whole chain as it lies on disk; returns the number of lines.
 
         Args:
             remembered: a head noted earlier; it must still be in the chain, so that a file cut short or put back
                 from a backup is found.
+            each: told every line, oldest first.
 
         Raises:
             IntegrityError: `journal.chain`.
@@ -133,6 +144,8 @@ class Journal:
         for line in self._read(0, GENESIS, 0):
             head, count = line.digest, count + 1
             seen = seen or line.digest == remembered
+            if each is not None:
+                each(line)
         if not seen:
             raise IntegrityError("journal.chain", "the journal lacks a line that it once had")
         if self._readonly:

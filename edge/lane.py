@@ -7,7 +7,7 @@ seals nothing, spends nothing and writes nothing.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -149,6 +149,14 @@ class SiteSource:
     def table(self) -> pd.DataFrame | None:
         """See `DatasetSource.table`."""
         return self._source.table()
+
+    def persons(self, roles: Mapping[str, str]) -> frozenset[str] | None:
+        """Ids of the patients in the table; None where no column says who they are."""
+        table = self._source.table()
+        patient = next((name for name, role in roles.items() if role == "patient"), None)
+        if table is None or patient is None or patient not in table.columns:
+            return None
+        return frozenset(table[patient].astype(str))
 
     def files(self) -> Iterator[SourceFile]:
         """See `DatasetSource.files`."""

@@ -24,7 +24,7 @@ from edge.journal import Journal
 from edge.ledger import Ledger
 from edge.logview import LogView
 from edge.plugins import PluginCode
-from edge.site import is_paused, locked
+from edge.site import is_paused, locked, set_paused
 from edge.spool import Spool, SpoolEntry
 from edge.state import SiteState
 from edge.storage import TEMPORARY, named_errors, sync_folder, write_file
@@ -143,15 +143,23 @@ def _take_in(config: EdgeConfig, identity: Identity, spool: Spool) -> bool:
             return False
         state = held.enter_context(_state(config))
         spool.recover()
+        journal = Journal(config.state_dir / "journal.jsonl")
+
+        def distrust(error: IntegrityError) -> None:
+            set_paused(config.state_dir, True, error.code)
+            journal.append("log.refused", code=error.code, error_id=error.id, size=0)
+            journal.append("egress.paused", reason=error.code)
+
         delivery = Delivery(
             spool=spool,
-            journal=Journal(config.state_dir / "journal.jsonl"),
+            journal=journal,
             state=state,
             log_key=identity.log_key,
             log_origin=identity.trust.log_origin,
             should_stop=lambda: True,
             may_leave=lambda _digest: None,
             view=LogView(state),
+            distrust=distrust,
         )
         delivery.take_in()
         delivery.settle()

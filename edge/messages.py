@@ -9,9 +9,11 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge.callerrors import said
+from privacy.inclusion import LogNews
 from protocol.assignment import Assignment, AssignmentKind, Blob
 from protocol.errors import ConflictError, CorsiaError, InputError, IntegrityError, UnavailableError
 from protocol.landed import LandedPage, LandedParcel
@@ -21,12 +23,24 @@ from protocol.v1 import fleet_pb2 as pb
 if TYPE_CHECKING:
     from edge.spool import SpoolEntry
 
-__all__ = ["MAX_BLOB_BYTES", "Along", "assignment_of", "landed_of", "outcome_of", "receipt_of", "whole"]
+__all__ = [
+    "MAX_BLOB_BYTES",
+    "Along",
+    "Heard",
+    "assignment_of",
+    "heard_of",
+    "landed_of",
+    "outcome_of",
+    "receipt_of",
+    "whole",
+]
 
 MAX_BLOB_BYTES = 4 << 30
 MAX_DOCUMENT_BYTES = 256 << 10
 MAX_BLOBS = 64
 MAX_LANDED = 1000  # parcels of one page
+MAX_LINKS = 512
+MAX_CHECKPOINT_CHARS = 1 << 17
 MAX_ALONG = 16  # objects that came with an assignment and wait to be asked for
 MAX_ALONG_BYTES = 1 << 20  # all of one assignment's
 _ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")
@@ -38,6 +52,14 @@ _KINDS = {
     pb.ASSIGNMENT_KIND_STUDY: AssignmentKind.STUDY,
     pb.ASSIGNMENT_KIND_ROUND: AssignmentKind.ROUND,
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heard:
+    """The centre's answer to a heartbeat: its time (Unix seconds), and its log where the site asked for it."""
+
+    server_time: float
+    log: LogNews | None = None
 
 
 class Along:
@@ -85,6 +107,27 @@ def assignment_of(message: pb.Assignment) -> Assignment:
         signature=bytes(message.signature),
         blobs=tuple(_blob(blob) for blob in message.blobs),
     )
+
+
+def heard_of(reply: pb.ReportReply) -> Heard:
+    """The answer to a heartbeat; nothing of the log is verified here.
+
+    Raises:
+        InputError: `input.message`.
+    """
+    if not reply.HasField("log"):
+        return Heard(server_time=float(reply.server_time))
+    news = reply.log
+    if len(news.links) > MAX_LINKS or max(len(news.checkpoint), len(news.witnessed)) > MAX_CHECKPOINT_CHARS:
+        raise InputError("input.message", "oversized news of the log")
+    links = {}
+    for link in news.links:
+        raw = bytes(link.consistency)
+        if len(raw) % 32 or len(raw) > 65 * 32:
+            raise InputError("input.message", "malformed proof")
+        links[link.size] = tuple(raw[at : at + 32] for at in range(0, len(raw), 32))
+    log = LogNews(size=news.size, checkpoint=news.checkpoint, links=links, witnessed=news.witnessed)
+    return Heard(server_time=float(reply.server_time), log=log)
 
 
 def receipt_of(reply: pb.CommitReply, entry: SpoolEntry) -> Receipt:

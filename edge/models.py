@@ -79,4 +79,4 @@ def _in_log(manifest: Manifest, link: Prover, identity: Identity, view: LogView)
     proof = link.prove(manifest.log_index, seen.size if seen else 0)
     leaf = canonical_json(log_leaf(manifest.value))
     origin = identity.trust.log_origin
-    view.extend(verify_published(proof, leaf, manifest.log_index, seen, identity.log_key, origin))
+    view.extend(verify_published(proof, leaf, manifest.log_index, seen, identity.log_key, origin), seen)

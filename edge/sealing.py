@@ -8,10 +8,11 @@ kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
 from edge.journal import Journal
+from edge.released import Released
 from edge.spool import ParcelMeta, Spool, SpoolEntry
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, seal
 from protocol.errors import InputError
@@ -41,6 +42,7 @@ class Sealer:
         reserve: called once, before the first part is sealed: spends in the ledger, or raises.
         pause: called before each part: returns when egress is not paused.
         room: called before each part with its size in bytes: returns when the spool may have room for it.
+        released: remembers who is in each parcel; None where the whole study has been noted before.
         part_bytes: a part is sealed when it would grow beyond this; one item is never divided.
     """
 
@@ -56,6 +58,7 @@ class Sealer:
         reserve: Callable[[], None],
         pause: Callable[[], None],
         room: Callable[[int], None] = lambda _size: None,
+        released: Released | None = None,
         part_bytes: int = PART_BYTES,
     ) -> None:
         self._spool, self._journal = spool, journal
@@ -65,11 +68,16 @@ class Sealer:
         self._recipient = recipient_of(study)
         self._part_bytes = part_bytes
         self._items: list[Item] = []
+        self._released = released
+        self._persons: set[str | None] = set()
         self._size = 0
         self.held: list[SpoolEntry] = []
 
-    def add(self, item: Item) -> None:
+    def add(self, item: Item, persons: Iterable[str] | None = ()) -> None:
         """Take one checked result; a full part is sealed and held.
+
+        Args:
+            persons: who is in it, by id or pseudonym; None when that is not known.
 
         Raises:
             StorageError: `storage.full`, `storage.spool-full`.
@@ -78,6 +86,7 @@ class Sealer:
         if self._items and (self._size + len(item.data) > self._part_bytes or len(self._items) >= MAX_PART_ITEMS):
             self._hold(last=False, withheld={})
         self._items.append(item)
+        self._persons |= {None} if persons is None else set(persons)
         self._size += len(item.data)
 
     def finish(self, withheld: Mapping[str, int]) -> None:
@@ -108,6 +117,11 @@ class Sealer:
         info = ParcelInfo(parcel_id=meta.parcel_id, study=digest, site=self._site, content_type=self._content.value)
         about = {"assignment": self._assignment.id, "parcel": meta.parcel_id, "part": part}
         self._journal.append("parcel.planned", **about)
+        if self._released is not None:
+            who = [one for one in self._persons if one is not None]
+            self._released.note(digest, self._assignment.id, meta.parcel_id, who)
+            if None in self._persons:
+                self._released.note(digest, self._assignment.id, meta.parcel_id, None)
         entry = self._spool.hold(
             meta,
             lambda target: seal(
@@ -116,7 +130,7 @@ class Sealer:
         )
         self._journal.append("parcel.sealed", **about, sha256=entry.digest, bytes=entry.size_bytes)
         self.held.append(entry)
-        self._items, self._size = [], 0
+        self._items, self._size, self._persons = [], 0, set()
 
 
 def batch_id(digest: str, site: str, assignment_id: str, part: int) -> str:

@@ -21,6 +21,7 @@ from typing import Any, BinaryIO, Protocol
 from edge.approvals import Approvals
 from edge.config import EdgeConfig
 from edge.draws import Draws
+from edge.heads import Heads
 from edge.hold import is_held
 from edge.identity import Identity
 from edge.journal import Journal
@@ -28,22 +29,36 @@ from edge.lane import LaneRun
 from edge.ledger import Ledger
 from edge.logview import LogView
 from edge.memory import Release, admitted
+from edge.messages import Heard
+from edge.pause import is_paused, paused_for, set_paused
 from edge.plugins import PluginCode
+from edge.released import Released
 from edge.rounds import ledger_key
 from edge.spends import Spend
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
-from edge.storage import named_errors, sync_folder
+from edge.storage import named_errors, write_file
 from edge.worker import Stopped
 from pipelines import registry
 from privacy.inclusion import LogProof
+from privacy.transparency import verify_receipt
 from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, State
-from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, DisclosureRefused
+from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, DisclosureRefused, IntegrityError
 from protocol.faults import point
 from protocol.landed import LandedPage
-from protocol.parcel import Receipt
+from protocol.parcel import Receipt, canonical_json
 
-__all__ = ["MEMORY_LOST", "SKEW", "Link", "Site", "is_paused", "is_running", "locked", "set_paused"]
+__all__ = [
+    "MEMORY_LOST",
+    "SKEW",
+    "Link",
+    "Site",
+    "is_paused",
+    "is_running",
+    "locked",
+    "paused_for",
+    "set_paused",
+]
 
 _log = logging.getLogger("edge.agent")
 _POLL_S = 0.2
@@ -56,7 +71,7 @@ class Link(Protocol):
     """The wire as the daemon needs it (`edge.uplink.Uplink`)."""
 
     def watch(self) -> Iterator[Assignment]: ...  # noqa: D102
-    def report(self, report: SiteReport) -> float: ...  # noqa: D102
+    def report(self, report: SiteReport) -> Heard: ...  # noqa: D102
     def deliver(  # noqa: D102
         self, entry: SpoolEntry, read: BinaryIO, should_stop: Callable[[], bool], turn: Callable[[], None] = ...
     ) -> Receipt: ...
@@ -68,26 +83,6 @@ class Link(Protocol):
     def landed(self, start: int) -> LandedPage: ...  # noqa: D102
     def renew(self, csr_der: bytes, signature: bytes) -> bytes: ...  # noqa: D102
     def close(self) -> None: ...  # noqa: D102
-
-
-def is_paused(state_dir: Path) -> bool:
-    """Whether egress is paused at this site, by the steward or because its state was put back."""
-    return (state_dir / "paused").exists() or is_held(state_dir)
-
-
-def set_paused(state_dir: Path, paused: bool) -> None:
-    """Pause or resume all egress, durably, whether the daemon runs or not.
-
-    Raises:
-        StorageError: nothing changed.
-    """
-    flag = state_dir / "paused"
-    with named_errors():
-        if paused:
-            flag.touch(mode=0o600)
-        else:
-            flag.unlink(missing_ok=True)
-        sync_folder(state_dir)
 
 
 def is_running(state_dir: Path) -> bool:
@@ -149,10 +144,11 @@ class Site:
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.state = SiteState(state_dir / "state.db")
         self.journal = Journal(state_dir / "journal.jsonl")
-        self.journal.verify(self.state.fact("journal_head"))
+        self.log_view = LogView(self.state, self.journal.count)
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
-        self.log_view = LogView(self.state)
+        self._recall()
+        self.released, self._heads = Released(state_dir), Heads(state_dir)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self._version = version(registry.DISTRIBUTION)
@@ -166,6 +162,24 @@ class Site:
 
     def _fleet(self) -> str | None:
         return self.config.centre.fleet if self.config.centre else None
+
+    def _recall(self) -> None:
+        """Verify the journal; take again what receipts showed of the log and was not kept."""
+        doubt: list[IntegrityError] = []
+
+        def noted(take: Callable[[], None]) -> None:
+            try:
+                take()
+            except IntegrityError as error:
+                doubt.append(error)
+
+        self.journal.verify(self.state.fact("journal_head"), lambda line: noted(lambda: self.log_view.recall(line)))
+        if self.log_view.fresh:  # an earlier version's receipts
+            key, origin = self.identity.log_key, self.identity.trust.log_origin
+            for _entry, receipt in self.spool.receipts():
+                noted(lambda receipt=receipt: self.log_view.note(verify_receipt(receipt, key, origin)))  # type: ignore[misc]
+        for error in doubt[:1]:
+            self.distrust(error)
 
     def _open_ledger(self, path: Path) -> Ledger | None:
         """A damaged ledger stops all egress; the rest goes on, so that steward and centre see why."""
@@ -189,15 +203,18 @@ class Site:
         self.remember()
         self.journal.append("agent.stopped", site=self.config.site)
         self.state.set_fact("journal_head", self.journal.head())
+        self._heads.sign(self.journal, self.config.site, self.identity.key, self.now)
         if self.ledger is not None:
             self.ledger.close()
+        self.released.close()
         self.state.close()
 
     def remember(self) -> None:
-        """Note the heads of ledger and journal: an older copy put back later is found at the next start."""
+        """Note the heads of ledger and journal, so that an older copy is found at the next start; sign the latter."""
         if self.ledger is not None and not self.ledger_code:
             self._remember("ledger_head", self.ledger.head())
         self._remember("journal_head", self.journal.head())
+        self._heads.sign(self.journal, self.config.site, self.identity.key, self.now)
 
     def _remember(self, name: str, head: str) -> None:
         if self.state.fact(name) != head:
@@ -250,6 +267,26 @@ class Site:
             if self.stop.wait(_POLL_S):
                 raise Stopped
             left, waiting = self.spool.room()
+
+    def distrust(self, error: IntegrityError, **evidence: Any) -> None:
+        """The centre's log is not what it was: stop all egress until the steward decides, and keep what was shown.
+
+        Args:
+            evidence: texts, sizes and hashes, as the centre sent them.
+        """
+        if paused_for(self.config.state_dir) in ("log.proof", error.code):
+            return
+        set_paused(self.config.state_dir, True, error.code)
+        linked = self.log_view.linked
+        known = {"size": linked.size, "root": linked.root.hex()} if linked else {}
+        folder = self.config.state_dir / "evidence"
+        with named_errors():
+            folder.mkdir(exist_ok=True, mode=0o700)
+            write_file(folder / f"log-{error.id}.json", canonical_json({"linked": known, "shown": evidence}))
+        size = linked.size if linked else 0
+        self.journal.append("log.refused", code=error.code, error_id=error.id, size=size)
+        self.journal.append("egress.paused", reason=error.code)
+        self.note("log.refused", error)
 
     # --- the ledger
 

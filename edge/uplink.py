@@ -23,7 +23,17 @@ from edge.channel import channel
 from edge.chunks import Chunks
 from edge.flight import IN_FLIGHT, SMALL_BYTES
 from edge.handshake import check_answers
-from edge.messages import MAX_BLOB_BYTES, Along, assignment_of, landed_of, outcome_of, receipt_of, whole
+from edge.messages import (
+    MAX_BLOB_BYTES,
+    Along,
+    Heard,
+    assignment_of,
+    heard_of,
+    landed_of,
+    outcome_of,
+    receipt_of,
+    whole,
+)
 from edge.pace import Pace
 from edge.route import DIRECT, Route
 from privacy.inclusion import LogProof
@@ -126,8 +136,8 @@ class Uplink:
             finally:
                 call.cancel()
 
-    def report(self, report: SiteReport) -> float:
-        """Send a heartbeat, with an assignment's state if it names one; returns the centre's time (Unix seconds)."""
+    def report(self, report: SiteReport) -> Heard:
+        """Send a heartbeat, with an assignment's state if it names one; what of the log comes back is not verified."""
         message = pb.SiteReport(
             version=report.version,
             paused=report.paused,
@@ -140,8 +150,10 @@ class Uplink:
             code=report.code,
             error_id=report.error_id,
             counts=report.counts,
+            log_sizes=report.log_sizes,
+            witnessed=report.witnessed,
         )
-        return float(self._ask(self._assignments.Report, message).server_time)
+        return heard_of(self._ask(self._assignments.Report, message))
 
     def renew(self, csr_der: bytes, signature: bytes) -> bytes:
         """Ask for a new certificate over the old one; returns the PEM chain, unchecked."""

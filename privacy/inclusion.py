@@ -9,13 +9,15 @@ Source: `docs/spec/log.md`; RFC 9162 sections 2.1.3 and 2.1.4.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
+from privacy.checkpoint import Checkpoint, open_checkpoint
 from privacy.envelope.keys import PublicKey
-from privacy.transparency import Checkpoint, open_checkpoint, verify_consistency, verify_inclusion
+from privacy.transparency import verify_consistency, verify_inclusion
 from protocol.errors import IntegrityError
 
-__all__ = ["LogProof", "Seen", "hashes", "verify_published"]
+__all__ = ["LogNews", "LogProof", "Seen", "hashes", "verify_growth", "verify_published"]
 
 _HEX = re.compile(r"[0-9a-f]{64}")
 
@@ -33,6 +35,23 @@ class LogProof:
     checkpoint: str
     inclusion: tuple[str, ...] = ()
     consistency: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogNews:
+    """What a centre says of its log at each heartbeat, unchecked.
+
+    Attributes:
+        size: of its newest checkpoint.
+        checkpoint: its text; empty where the site has seen this size.
+        links: size that the site has seen -> proof (hashes of 32 bytes) that the newest checkpoint extends it.
+        witnessed: the newest checkpoint that witnesses signed, when the site asked and has not seen it.
+    """
+
+    size: int
+    checkpoint: str = ""
+    links: Mapping[int, tuple[bytes, ...]] = field(default_factory=dict)
+    witnessed: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +96,44 @@ def verify_published(
     if seen is not None:
         verify_consistency(seen.size, checkpoint.size, seen.root, checkpoint.root, extension)
     return checkpoint
+
+
+def verify_growth(
+    news: LogNews, linked: Seen | None, others: Sequence[Seen], key: PublicKey, origin: str
+) -> Seen | None:
+    """Check that everything this site has seen is a beginning of the centre's newest checkpoint; which that is.
+
+    A receipt proves its leaf under the checkpoint that it brought. Once that checkpoint is proved to be a beginning of
+    a newer one, the leaf stands at the same index there (the newer tree's first leaves are the older tree's), and so on
+    from each linked state to the next: it need not be proved again.
+
+    Args:
+        linked: the newest state that this was checked for before.
+        others: states seen since, by receipts, which stand apart.
+
+    Returns:
+        The newest state; None where neither side knows any.
+
+    Raises:
+        IntegrityError: `log.proof`: the log shrank, forked, was rewritten, or is not proved to be the one.
+    """
+    seen = [*([linked] if linked is not None else ()), *others]
+    if news.size < max((one.size for one in seen), default=0):
+        raise IntegrityError("log.proof", "the log shrank: the centre shows fewer leaves than this site has seen")
+    if news.checkpoint:
+        checkpoint = open_checkpoint(news.checkpoint, key, origin)
+        if checkpoint.size != news.size:
+            raise IntegrityError("log.proof", "the checkpoint is not of the size that the centre names")
+        newest = Seen(size=checkpoint.size, root=checkpoint.root)
+    elif linked is not None and linked.size == news.size:
+        newest = linked
+    elif not seen and not news.size:
+        return None
+    else:
+        raise IntegrityError("log.proof", "the centre names a size of its log and shows no checkpoint of it")
+    for one in seen:
+        verify_consistency(one.size, newest.size, one.root, newest.root, news.links.get(one.size, ()))
+    return newest
 
 
 def hashes(texts: tuple[str, ...]) -> list[bytes]:

@@ -1,29 +1,27 @@
-"""An append-only log: Merkle tree, proofs, signed checkpoints, and the check of a whole exported log.
+"""An append-only log: Merkle tree, proofs, receipts, and the check of a whole exported log.
 
 Pure: bytes in, hashes and proofs out; storing leaves is the caller's work. Leaves hold random ids and digests of
 ciphertext only. Any proof, receipt or checkpoint that does not verify is `log.proof`.
 
-Source: RFC 6962 section 2.1 (tree), RFC 9162 section 2.1.3.2 and 2.1.4.2 (verification); C2SP `tlog-checkpoint` and
-`signed-note` (text form); `docs/spec/log.md`.
+Source: RFC 6962 section 2.1 (tree), RFC 9162 section 2.1.3.2 and 2.1.4.2 (verification); `docs/spec/log.md`. Signed
+checkpoints are `privacy/checkpoint.py`.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import hashlib
 import hmac
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
-from privacy.envelope.keys import PublicKey, SecretKey
+from privacy.checkpoint import ORIGIN, Checkpoint, open_checkpoint, sign_checkpoint
+from privacy.envelope.keys import PublicKey
+from privacy.note import unbase64
 from protocol.errors import InputError, IntegrityError
 from protocol.parcel import Receipt
-from protocol.trust import Purpose
 
 __all__ = [
     "Checkpoint",
@@ -38,14 +36,7 @@ __all__ = [
 ]
 
 HASH_BYTES = 32
-_MAX_TEXT = 1 << 16
-_MAX_SIGNATURES = 16
-_ORIGIN = re.compile(r"[!-*,-~]{1,128}")  # printable ASCII without space and "+" (signed-note key names)
-_NUMBER = r"(0|[1-9][0-9]{0,18})"
-_BODY = re.compile(rf"({_ORIGIN.pattern})\n{_NUMBER}\n([A-Za-z0-9+/]{{43}}=)\ntime {_NUMBER}\n")
 _HEX = re.compile(r"[0-9a-f]{64}")
-_ALGORITHM = b"\xffcorsia ed25519+ml-dsa-65"  # signed-note type 0xff: named here
-_NOTE = re.compile(rf"— ({_ORIGIN.pattern}) ([A-Za-z0-9+/=]{{8,}})")
 _EMPTY = hashlib.sha256(b"").digest()
 
 
@@ -227,90 +218,6 @@ def _check_hashes(proof: Sequence[bytes], root: bytes) -> None:
         raise IntegrityError("log.proof", "the proof is malformed")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """The state of a log: its name, number of leaves, root (32 bytes) and the time of signing (Unix seconds)."""
-
-    origin: str
-    size: int
-    root: bytes
-    time: int
-
-    def body(self) -> str:
-        """The signed text: origin, size, root in base64, time; a line each."""
-        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode('ascii')}\ntime {self.time}\n"
-
-
-def sign_checkpoint(checkpoint: Checkpoint, key: SecretKey) -> str:
-    """The text of a checkpoint with the log's signature line.
-
-    Raises:
-        InputError: `input.usage` for an origin with spaces, plus signs or more than 128 characters.
-    """
-    if not _ORIGIN.fullmatch(checkpoint.origin):
-        raise InputError("input.usage", "a log's origin is 1 to 128 printable ASCII characters without space and +")
-    body = checkpoint.body()
-    if _parse_body(body) != checkpoint:
-        raise ValueError("not a valid checkpoint")
-    line = _key_id(checkpoint.origin, key.public) + key.sign(Purpose.CHECKPOINT, body.encode("ascii"))
-    return f"{body}\n— {checkpoint.origin} {base64.b64encode(line).decode('ascii')}\n"
-
-
-def open_checkpoint(text: str, public: PublicKey, origin: str) -> Checkpoint:
-    """Read a checkpoint of a known log. Signatures of others (witnesses) may stand beside the log's own.
-
-    Raises:
-        IntegrityError: `log.proof` when it is malformed, of another log, or not signed by this key.
-    """
-    if len(text) > _MAX_TEXT:
-        raise IntegrityError("log.proof", "the checkpoint is malformed")
-    body, _, notes = text.partition("\n\n")
-    checkpoint = _parse_body(body + "\n")
-    if checkpoint.origin != origin:
-        raise IntegrityError("log.proof", "the checkpoint is of another log")
-    mine = (origin, _key_id(origin, public))
-    for name, raw in _parse_notes(notes):
-        if (name, raw[:4]) == mine:
-            try:
-                public.verify(Purpose.CHECKPOINT, checkpoint.body().encode("ascii"), raw[4:])
-            except IntegrityError:
-                raise IntegrityError("log.proof", "the checkpoint's signature does not verify") from None
-            return checkpoint
-    raise IntegrityError("log.proof", "the checkpoint is not signed by the log's key")
-
-
-def _key_id(origin: str, public: PublicKey) -> bytes:
-    return hashlib.sha256(origin.encode("ascii") + b"\n" + _ALGORITHM + public.to_bytes()).digest()[:4]
-
-
-def _parse_body(body: str) -> Checkpoint:
-    found = _BODY.fullmatch(body)
-    if found is None:
-        raise IntegrityError("log.proof", "the checkpoint is malformed")
-    origin, size, root, time = found.groups()
-    checkpoint = Checkpoint(origin=origin, size=int(size), root=_unbase64(root), time=int(time))
-    if checkpoint.body() != body:
-        raise IntegrityError("log.proof", "the checkpoint is malformed")
-    return checkpoint
-
-
-def _parse_notes(notes: str) -> list[tuple[str, bytes]]:
-    lines = notes.split("\n")
-    found = [_NOTE.fullmatch(line) for line in lines[:-1]]
-    if lines[-1] or not 1 <= len(found) <= _MAX_SIGNATURES:
-        raise IntegrityError("log.proof", "the checkpoint is malformed")
-    if not all(found):
-        raise IntegrityError("log.proof", "a signature line is malformed")
-    return [(note[1], _unbase64(note[2])) for note in found if note]
-
-
-def _unbase64(text: str) -> bytes:
-    try:
-        return base64.b64decode(text.encode("ascii"), validate=True)
-    except (ValueError, binascii.Error):
-        raise IntegrityError("log.proof", "not base64") from None
-
-
 def verify_receipt(receipt: Receipt, log_key: PublicKey, origin: str) -> Checkpoint:
     """Check that a receipt proves its parcel to be in the log; the checkpoint it leads to.
 
@@ -344,7 +251,7 @@ def verify_log(export: Mapping[str, Any]) -> dict[str, Any]:
         IntegrityError: `log.proof` for anything that does not verify, or is malformed, or leaves without checkpoint.
     """
     origin, key = _log_identity(export)
-    leaves = [_unbase64(text) for text in _list(export, "leaves", str)]
+    leaves = [unbase64(text) for text in _list(export, "leaves", str)]
     tree = Tree()
     for leaf in leaves:
         tree.append(leaf)
@@ -380,7 +287,7 @@ def _check_states(states: Sequence[Checkpoint], tree: Tree) -> None:
 
 def _log_identity(export: Mapping[str, Any]) -> tuple[str, PublicKey]:
     origin, key = export.get("origin"), export.get("log_key")
-    if not isinstance(origin, str) or not _ORIGIN.fullmatch(origin) or not isinstance(key, str):
+    if not isinstance(origin, str) or not ORIGIN.fullmatch(origin) or not isinstance(key, str):
         raise IntegrityError("log.proof", "the export names no log and key")
     try:
         return origin, PublicKey.from_base64(key)

@@ -132,7 +132,11 @@ class RoundInstruction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteReport:
-    """A heartbeat, and the state of one assignment when `assignment_id` is set. Codes and counts only, no text."""
+    """A heartbeat, and the state of one assignment when `assignment_id` is set. Codes and counts only, no text.
+
+    `log_sizes` are states of the centre's log that the site wants linked (0: none seen yet; empty: it does not ask),
+    `witnessed` is the largest one with signatures of witnesses, where the site wants those.
+    """
 
     version: str
     paused: bool
@@ -145,3 +149,5 @@ class SiteReport:
     code: str = ""
     error_id: str = ""
     counts: dict[str, int] = field(default_factory=dict)
+    log_sizes: tuple[int, ...] = ()
+    witnessed: int | None = None

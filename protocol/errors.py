@@ -557,6 +557,11 @@ CODES: dict[str, Code] = {
         "an inclusion proof, receipt or checkpoint does not verify",
         "keep the evidence; tell the consortium",
     ),
+    "log.witness": Code(
+        IntegrityError,
+        "the log's checkpoint lacks the witnesses' signatures that are asked for",
+        "ask the witnesses what they saw; compare checkpoints with `corsia log checkpoint compare`",
+    ),
     "journal.chain": Code(IntegrityError, "the journal's hash chain is broken", "keep it; restore from backup"),
     "model.manifest": Code(IntegrityError, "the model's signed manifest does not verify", "do not use the model"),
     "model.rollback": Code(

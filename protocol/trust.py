@@ -34,6 +34,7 @@ class Purpose:
     MASKS = b"corsia/v1/masks"
     DECISION = b"corsia/v1/decision"
     MEDIUM = b"corsia/v1/medium"
+    JOURNAL = b"corsia/v1/journal"
 
 
 def site_uri(site: str) -> str:

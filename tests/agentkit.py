@@ -18,9 +18,10 @@ import tomli_w
 
 from edge.agent import Agent
 from edge.config import EdgeConfig, load
+from edge.messages import Heard
 from edge.spool import SpoolEntry
 from privacy.envelope import ParcelInfo, SecretKey, unseal
-from privacy.inclusion import LogProof
+from privacy.inclusion import LogNews, LogProof
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, RoundPhase, SiteReport, State
 from protocol.errors import CorsiaError, IntegrityError, Paused, UnavailableError
@@ -130,6 +131,7 @@ class Office:
     fail: dict[str, Callable[[], None]] = field(default_factory=dict)  # method -> what happens there
     lie: Callable[[int, int, int], LogProof] | None = None  # what a hostile centre proves
     landed: Callable[[int], LandedPage] | None = None  # what a hostile centre says has landed
+    news: Callable[[SiteReport], LogNews | None] | None = None  # what it says of its log at heartbeats
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def signed(self, tree: Tree) -> str:
@@ -231,6 +233,15 @@ class Office:
         return batches
 
 
+def news_of(tree: Tree, report: SiteReport, sign: Callable[[Tree], str]) -> LogNews | None:
+    """What an honest centre with this log answers."""
+    if not report.log_sizes:
+        return None
+    links = {size: tuple(tree.consistency(size)) for size in report.log_sizes if 0 < size <= tree.size}
+    known = report.log_sizes[0] == tree.size
+    return LogNews(size=tree.size, checkpoint="" if known else sign(tree), links=links)
+
+
 def _hex(values: list[bytes]) -> tuple[str, ...]:
     return tuple(value.hex() for value in values)
 
@@ -258,10 +269,12 @@ class Wire:
                     self.office.changed.wait(0.05)
             yield from new
 
-    def report(self, report: SiteReport) -> float:
+    def report(self, report: SiteReport) -> Heard:
         self._may_fail("report")
-        self.office.reports.append(report)
-        return time.time()
+        office = self.office
+        office.reports.append(report)
+        news = office.news if office.news is not None else lambda asked: news_of(office.tree, asked, office.signed)
+        return Heard(server_time=time.time(), log=news(report))
 
     def carry(
         self, parcels: Sequence[tuple[SpoolEntry, bytes]], should_stop: Callable[[], bool]

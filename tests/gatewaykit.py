@@ -231,8 +231,8 @@ class Centre:
     def start(self) -> Centre:
         """Run the gateway in this process."""
         self._gateway_stop = threading.Event()
-        gateway = Gateway(self.config, self._gateway_stop)
-        self._gateway = threading.Thread(target=gateway.run, daemon=True)
+        self.gateway = Gateway(self.config, self._gateway_stop)
+        self._gateway = threading.Thread(target=self.gateway.run, daemon=True)
         self._gateway.start()
         eventually(lambda: self._up("gateway"))
         return self

@@ -64,18 +64,19 @@ class Gateway:
         landing = Landing(config.state_dir / "landing")
         self._admission = Admission(store, config.limits)
         self._feed = Feed(store)
-        self._assignments = Assignments(config, store, self._feed)
+        self._assignments = Assignments(config, store, self._feed, self._log)
         landed = Landed(store, self._log, self._assignments.write_beats)
         delivery = deliver(store, landing, self._log, config.limits, landed)
         delivery.recover()
         self._carried = Carried(store, delivery)
+        self.models = Models(store, self._log)
         self._fleet = build_fleet_server(
             config,
             lambda: self._keys,
             self._admission,
             assignments=self._assignments,
             delivery=delivery,
-            models=Models(store, self._log),
+            models=self.models,
         )
         self._enrolment = build_enrolment_server(config, lambda: self._keys, Enrolment(config.socket("signer")))
 

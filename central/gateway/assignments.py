@@ -21,6 +21,7 @@ from central.config import CentralConfig
 from central.gateway import wire
 from central.gateway.admission import Call
 from central.gateway.quota import Rate
+from central.gateway.receipts import Log
 from central.gateway.versions import check_agent
 from central.store import Store
 from central.store.models import AssignmentRow, Base, SiteRow, StudyRow
@@ -119,10 +120,11 @@ class Feed:
 class Assignments:
     """The Assignments service."""
 
-    def __init__(self, config: CentralConfig, store: Store, feed: Feed) -> None:
+    def __init__(self, config: CentralConfig, store: Store, feed: Feed, log: Log) -> None:
         self._signer = config.socket("signer")
         self._store = store
         self._feed = feed
+        self._log = log
         self._lock = threading.Lock()
         self._beats: dict[str, tuple[float, SiteReport]] = {}  # heard, and not written down yet
         self._paused: dict[str, bool] = {}  # as last heard
@@ -156,13 +158,14 @@ class Assignments:
             return {}
 
     def Report(self, request: pb.SiteReport, call: Call) -> pb.ReportReply:
-        """Take a heartbeat, and the state of one of the site's own assignments."""
+        """Take a heartbeat, and the state of one of the site's own assignments; tell how the log has grown."""
         report, now = wire.site_report(request), time.time()
         with self._lock:
             paused, self._paused[call.site] = self._paused.get(call.site), report.paused
             self._beats[call.site] = (now, report)
+        news = self._log.grown(report.log_sizes, report.witnessed) if report.log_sizes else None
         if report.state is None and paused is report.paused:
-            return pb.ReportReply(server_time=now)  # written down with the others', by `write_beats`
+            return wire.report_message(now, news)  # written down with the others', by `write_beats`
         call.charge(CHANGE_COST)
         with self._store.begin() as session:
             self._write_beats(session)
@@ -174,7 +177,7 @@ class Assignments:
                     study = session.scalar(select(StudyRow.id).where(StudyRow.digest == row.study_digest)) or ""
                     fields = {"assignment": row.id, "state": row.state, "code": row.code, "assignment_kind": row.kind}
                     self._store.emit(session, "assignment.state", site=call.site, study=study, **fields)
-        return pb.ReportReply(server_time=now)
+        return wire.report_message(now, news)
 
     def write_beats(self) -> None:
         """Write down the heartbeats since the last time, all at once: fifty sites at rest are one commit."""

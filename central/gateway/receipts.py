@@ -17,11 +17,12 @@ from typing import Any
 from sqlalchemy import bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
+from central.gateway.cosigned import Cosigned
 from central.gateway.landing import Announced
 from central.store import Store
 from central.store.models import Base, CheckpointRow, EventRow, LogRow, ParcelRow
 from privacy.envelope import SecretKey, read_key, write_key, write_public
-from privacy.inclusion import LogProof
+from privacy.inclusion import LogNews, LogProof
 from privacy.transparency import Checkpoint, Tree, open_checkpoint, sign_checkpoint
 from protocol.errors import IntegrityError
 from protocol.parcel import Receipt
@@ -65,6 +66,7 @@ class Log:
         self._lock = threading.RLock()
         self._tree: Tree | None = None
         self._checkpoint = (0, "")
+        self._cosigned = Cosigned(store)
         with store.read() as session:
             tree = self._current(session)
             last = session.scalar(select(CheckpointRow).order_by(CheckpointRow.size.desc()).limit(1))
@@ -127,6 +129,27 @@ class Log:
                 return LogProof(checkpoint="", consistency=consistency)
             inclusion = tuple(value.hex() for value in tree.inclusion(index, size))
         return LogProof(checkpoint=text, inclusion=inclusion, consistency=consistency)
+
+    def grown(self, sizes: Sequence[int], witnessed: int | None = None) -> LogNews:
+        """The newest checkpoint, and that it extends the sizes that a site has seen; those beyond it get no proof.
+
+        Args:
+            sizes: what the site has seen; the first is the one that it has linked.
+            witnessed: the newest state with signatures of witnesses that it has, None when it does not ask for one.
+        """
+        size, text = self._checkpoint
+        seen = None if witnessed is None else self._cosigned.newer(witnessed)
+        if seen is None and len(sizes) == 1 and sizes[0] == size:
+            return LogNews(size=size)  # 51 sites at rest: nothing but two numbers
+        with self._lock:
+            if self._tree is None:
+                with self._store.read() as session:
+                    self._current(session)
+            (size, text), tree = self._checkpoint, self._tree
+            asked = {*sizes, *((seen.size,) if seen else ())}
+            links = {old: tuple(tree.consistency(old, size)) for old in asked if 0 < old <= size} if tree else {}
+        told = "" if sizes[0] == size else text
+        return LogNews(size=size, checkpoint=told, links=links, witnessed=seen.text if seen else "")
 
     def tick(self) -> None:
         """Sign a checkpoint if the log has grown since the last one."""

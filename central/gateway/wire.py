@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from privacy.inclusion import LogProof
+from privacy.inclusion import LogNews, LogProof
 from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
 from protocol.errors import CODES, InputError
 from protocol.landed import LandedPage
@@ -33,6 +33,7 @@ __all__ = [
     "opened",
     "receipt_message",
     "renewal",
+    "report_message",
     "site_report",
     "uploaded",
     "version",
@@ -41,6 +42,7 @@ __all__ = [
 CHUNK_BYTES = 1 << 20
 MAX_CARRIED = 256
 MAX_COUNTS = 64
+MAX_SIZES = 257
 MAX_COUNT = 1 << 53
 _ID = re.compile(r"[0-9a-f]{32}")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -168,6 +170,8 @@ def site_report(message: pb.SiteReport) -> SiteReport:
             raise InputError("input.message", "counts")
     if max(message.spool_parcels, message.spool_bytes) > MAX_COUNT:
         raise InputError("input.message", "spool")
+    if len(message.log_sizes) > MAX_SIZES or max([*message.log_sizes, message.witnessed]) > MAX_COUNT:
+        raise InputError("input.message", "log_sizes")
     return SiteReport(
         version=version(message.version),
         paused=message.paused,
@@ -180,6 +184,8 @@ def site_report(message: pb.SiteReport) -> SiteReport:
         code=message.code,
         error_id=_matched(_ERROR_ID, message.error_id, "error_id"),
         counts=dict(message.counts),
+        log_sizes=tuple(message.log_sizes),
+        witnessed=message.witnessed if message.HasField("witnessed") else None,
     )
 
 
@@ -243,6 +249,15 @@ def landed_message(value: LandedPage) -> pb.LandedReply:
         ledger_head=value.ledger_head,
         journal_head=value.journal_head,
     )
+
+
+def report_message(server_time: float, news: LogNews | None) -> pb.ReportReply:
+    """The answer to a heartbeat."""
+    if news is None:
+        return pb.ReportReply(server_time=server_time)
+    links = [pb.LogLink(size=size, consistency=b"".join(proof)) for size, proof in news.links.items()]
+    log = pb.LogNews(size=news.size, checkpoint=news.checkpoint, links=links, witnessed=news.witnessed)
+    return pb.ReportReply(server_time=server_time, log=log)
 
 
 def proof_message(value: LogProof) -> pb.ProveReply:

@@ -28,6 +28,7 @@ __all__ = [
     "RunRow",
     "SiteRow",
     "StudyRow",
+    "WitnessedRow",
 ]
 
 
@@ -129,6 +130,14 @@ class CheckpointRow(Base):
     """A signed checkpoint of the log at `size`."""
 
     __tablename__ = "checkpoints"
+    size: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    text: Mapped[str]
+
+
+class WitnessedRow(Base):
+    """The checkpoint at `size` with the signatures of witnesses beside the log's own."""
+
+    __tablename__ = "witnessed"
     size: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     text: Mapped[str]
 

@@ -6,14 +6,13 @@ import json
 import signal
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli import edge_backup, edge_models, edge_spool
-from corsia.cli.edge_status import site_status
+from corsia.cli import edge_backup, edge_journal, edge_models, edge_rights, edge_spool
+from corsia.cli.edge_status import paused_by_daemon, site_status
 from corsia.cli.keys import keys_app, site_stopped
 from corsia.cli.show import show, table
 from protocol.errors import InputError, Paused, StudyRefused
@@ -27,6 +26,9 @@ app = typer.Typer(no_args_is_help=True, help="Run and operate the agent of one h
 app.add_typer(edge_spool.app, name="spool")
 app.add_typer(edge_models.app, name="models")
 app.registered_commands += edge_backup.app.registered_commands
+app.add_typer(edge_journal.app, name="journal")
+app.command("subject")(edge_rights.subject)
+app.command("breach-report")(edge_rights.breach_report)
 
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -160,7 +162,7 @@ def preview(
         document = file.read_bytes()
     else:
         with _state(site) as state:
-            document = _find(state, study).assignment.document
+            document = find(state, study).assignment.document
     made = look(site, document)
     if html is not None:
         with named_errors():
@@ -181,45 +183,23 @@ def pause(config: Config = _DEFAULT, json_out: Json = False) -> None:
 
 
 @app.command()
-def resume(config: Config = _DEFAULT, json_out: Json = False) -> None:
-    """Let egress go on.
-
-    Example: corsia edge resume --config edge.toml
-    """
-    _pause(_load(config), False, json_out)
-
-
-@app.command()
-def journal(
+def resume(
     config: Config = _DEFAULT,
-    tail: Annotated[int, typer.Option("--tail", help="How many of the last entries to show.", min=0)] = 20,
-    verify: Annotated[bool, typer.Option("--verify", help="Check the whole hash chain.")] = False,
+    accept_log: Annotated[
+        bool,
+        typer.Option("--accept-log", help="The daemon paused because of the centre's log: take the log as it is now."),
+    ] = False,
     json_out: Json = False,
 ) -> None:
-    """Show the site's own hash-chained record of what was asked, decided and sent.
+    """Let egress go on. After `log.proof` or `log.witness` this is a decision: compare checkpoints with others first.
 
-    Example: corsia edge journal --tail 50 --verify --config edge.toml
+    Example: corsia edge resume --config edge.toml
+    Example: corsia edge resume --accept-log --config edge.toml
     """
-    from edge.journal import Journal
-
-    record = Journal(_load(config).state_dir / "journal.jsonl", readonly=True)
-    checked = record.verify() if verify else None
-    lines = record.tail(tail)
-    value: dict[str, Any] = {
-        "head": record.head(),
-        "entries": [{"seq": line.seq, "at": line.at, "event": line.event, **line.fields} for line in lines],
-    }
-    if checked is not None:
-        value |= {"verified": True, "lines": checked}
-    if json_out:
-        show(value, True, "")
-        return
-    rows = [
-        [line.seq, _time(line.at), line.event, " ".join(f"{k}={v}" for k, v in line.fields.items())] for line in lines
-    ]
-    table("journal", ["seq", "time", "event", "fields"], rows)
-    if checked is not None:
-        typer.echo(f"the chain of {checked} lines verifies; head {record.head()}")
+    site = _load(config)
+    if reason := paused_by_daemon(site, accept_log):
+        typer.echo(f"accepted after {reason}: from now on the centre's present log counts", err=True)
+    _pause(site, False, json_out)
 
 
 # --- inside
@@ -247,7 +227,7 @@ class _state:
         self._opened.close()
 
 
-def _find(state: SiteState, name: str) -> Record:
+def find(state: SiteState, name: str) -> Record:
     """The newest received study of an id, a digest, or an unambiguous beginning of a digest."""
     from protocol.study import parse_study
 
@@ -268,7 +248,7 @@ def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
     from pipelines.registry import code_digest, code_manifest
 
     with _state(site) as state:
-        record = _find(state, name)
+        record = find(state, name)
         digest = record.assignment.study_digest
         plugin = PluginCode(site, state)
         approvals = Approvals(state, code_digest, plugin.digest)
@@ -337,7 +317,3 @@ def _show_preview(made: Preview) -> None:
     typer.echo("nothing was sent, nothing was spent" + (f"; it would end with {made.code}" if made.code else ""))
     if made.code:
         typer.echo(f"{made.reason}: {made.hint}")
-
-
-def _time(at: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(at))

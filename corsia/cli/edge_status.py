@@ -10,7 +10,39 @@ if TYPE_CHECKING:
     from edge.config import EdgeConfig
     from edge.state import Record
 
-__all__ = ["site_status"]
+__all__ = ["paused_by_daemon", "site_status"]
+
+
+def paused_by_daemon(site: EdgeConfig, accept_log: bool) -> str:
+    """Why the daemon has paused by itself, before a steward resumes; empty when it has not.
+
+    Args:
+        accept_log: the steward's decision: what this site has seen of the centre's log is forgotten, and journalled.
+
+    Raises:
+        IntegrityError: `log.proof`, `log.witness` without that decision.
+    """
+    from edge.journal import Journal
+    from edge.logview import forget
+    from edge.site import paused_for
+    from edge.state import SiteState
+    from protocol.errors import IntegrityError
+
+    reason = paused_for(site.state_dir)
+    if not reason:
+        return ""
+    if not accept_log:
+        folder = site.state_dir / "evidence"
+        raise IntegrityError(reason, f"the daemon has paused: what it was shown is in {folder}; then: --accept-log")
+    journal = Journal(site.state_dir / "journal.jsonl")
+    state = SiteState(site.state_dir / "state.db")
+    try:
+        seen = forget(state, journal.count())
+    finally:
+        state.close()
+    about = {"size": seen.size, "checkpoint": seen.root.hex()} if seen else {}
+    journal.append("log.forgotten", code=reason, approver="steward", **about)
+    return reason
 
 
 def site_status(site: EdgeConfig) -> dict[str, Any]:
@@ -21,7 +53,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
     from edge.journal import Journal
     from edge.ledger import Ledger
     from edge.plugins import PluginCode
-    from edge.site import SKEW, is_paused, is_running
+    from edge.site import SKEW, is_paused, is_running, paused_for
     from edge.spool import Spool
     from edge.state import SiteState
     from pipelines.registry import code_digest
@@ -32,6 +64,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
         "running": is_running(site.state_dir),
         "paused": is_paused(site.state_dir),
         "restored": is_held(site.state_dir),
+        "paused_for": paused_for(site.state_dir),
         "enrolled": False,
         "certificate_until": "",
         "fingerprint": "",
@@ -51,6 +84,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
     value["studies"] = [_study_line(record, approvals) for record in state.studies()]
     skew = state.fact(SKEW)
     value["clock_skew_s"] = None if skew is None else float(skew)
+    value["log_size"] = int((state.fact("log_linked") or "0").partition(" ")[0])
     state.close()
     parcels, size = Spool(site.state_dir / "spool", site.limits.spool_bytes).usage()
     value |= {"spool_parcels": parcels, "spool_bytes": size}

@@ -110,7 +110,7 @@ class Assignment(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[AssignmentKind, str]] = ..., study_digest: _Optional[str] = ..., document: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...
 
 class SiteReport(_message.Message):
-    __slots__ = ("version", "paused", "spool_parcels", "spool_bytes", "ledger_head", "journal_head", "assignment_id", "state", "code", "error_id", "counts")
+    __slots__ = ("version", "paused", "spool_parcels", "spool_bytes", "ledger_head", "journal_head", "assignment_id", "state", "code", "error_id", "counts", "log_sizes", "witnessed")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -129,6 +129,8 @@ class SiteReport(_message.Message):
     CODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_ID_FIELD_NUMBER: _ClassVar[int]
     COUNTS_FIELD_NUMBER: _ClassVar[int]
+    LOG_SIZES_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_FIELD_NUMBER: _ClassVar[int]
     version: str
     paused: bool
     spool_parcels: int
@@ -140,13 +142,37 @@ class SiteReport(_message.Message):
     code: str
     error_id: str
     counts: _containers.ScalarMap[str, int]
-    def __init__(self, version: _Optional[str] = ..., paused: _Optional[bool] = ..., spool_parcels: _Optional[int] = ..., spool_bytes: _Optional[int] = ..., ledger_head: _Optional[str] = ..., journal_head: _Optional[str] = ..., assignment_id: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., code: _Optional[str] = ..., error_id: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    log_sizes: _containers.RepeatedScalarFieldContainer[int]
+    witnessed: int
+    def __init__(self, version: _Optional[str] = ..., paused: _Optional[bool] = ..., spool_parcels: _Optional[int] = ..., spool_bytes: _Optional[int] = ..., ledger_head: _Optional[str] = ..., journal_head: _Optional[str] = ..., assignment_id: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., code: _Optional[str] = ..., error_id: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ..., log_sizes: _Optional[_Iterable[int]] = ..., witnessed: _Optional[int] = ...) -> None: ...
 
 class ReportReply(_message.Message):
-    __slots__ = ("server_time",)
+    __slots__ = ("server_time", "log")
     SERVER_TIME_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     server_time: float
-    def __init__(self, server_time: _Optional[float] = ...) -> None: ...
+    log: LogNews
+    def __init__(self, server_time: _Optional[float] = ..., log: _Optional[_Union[LogNews, _Mapping]] = ...) -> None: ...
+
+class LogNews(_message.Message):
+    __slots__ = ("size", "checkpoint", "links", "witnessed")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CHECKPOINT_FIELD_NUMBER: _ClassVar[int]
+    LINKS_FIELD_NUMBER: _ClassVar[int]
+    WITNESSED_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    checkpoint: str
+    links: _containers.RepeatedCompositeFieldContainer[LogLink]
+    witnessed: str
+    def __init__(self, size: _Optional[int] = ..., checkpoint: _Optional[str] = ..., links: _Optional[_Iterable[_Union[LogLink, _Mapping]]] = ..., witnessed: _Optional[str] = ...) -> None: ...
+
+class LogLink(_message.Message):
+    __slots__ = ("size", "consistency")
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    CONSISTENCY_FIELD_NUMBER: _ClassVar[int]
+    size: int
+    consistency: bytes
+    def __init__(self, size: _Optional[int] = ..., consistency: _Optional[bytes] = ...) -> None: ...
 
 class OpenRequest(_message.Message):
     __slots__ = ("parcel_id", "study_digest", "content_type", "size_bytes", "digest", "assignment_id", "data")

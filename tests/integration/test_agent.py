@@ -17,7 +17,7 @@ from edge.agent import Agent
 from edge.config import EdgeConfig
 from edge.journal import Journal
 from edge.ledger import Ledger
-from edge.site import set_paused
+from edge.site import paused_for, set_paused
 from edge.spool import Spool
 from privacy.envelope import SecretKey, read_key
 from protocol.assignment import State
@@ -210,9 +210,17 @@ def test_a_parcel_the_centre_refuses_is_set_aside_and_the_next_goes(config: Edge
 def test_a_receipt_that_does_not_verify_is_not_believed(config: EdgeConfig, office: Office) -> None:
     office.keys.other_key = SecretKey.generate()
     with running(config, office) as agent:
-        said = office.wait(office.submit(study()))
-        assert (said.state, said.code) == (State.FAILED, "log.proof")
-        assert [folder for folder, _ in agent.site.spool.entries()] == ["bad"]
+        asked = office.submit(study())
+        until = time.monotonic() + 60
+        while paused_for(config.state_dir) != "log.proof":  # nothing more leaves until the steward decides
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        while [folder for folder, _ in agent.site.spool.entries()] != ["bad"]:
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        record = agent.site.state.record(asked.id)
+        assert record is not None
+        assert (record.state, record.code) == (State.FAILED, "log.proof")
 
 
 def test_a_missing_column_and_a_crash_end_one_job_only(config: EdgeConfig, office: Office) -> None:

@@ -222,18 +222,6 @@ def _prefix(tree: Tree, size: int) -> Tree:
     return made
 
 
-def test_receipts_of_another_log_are_found_when_a_model_comes(config: EdgeConfig, office: Office, shelf: Shelf) -> None:
-    """The centre shows one log to receipts and another to proofs."""
-    with running(config, office):
-        assert shelf.use("first", shelf.document(1)) == DONE
-        honest, office.tree = office.tree, fork(office, shelf.document(2), 4)
-        assert office.wait(office.submit(study("harvest")), timeout_s=60).state is State.DONE
-        office.tree = honest
-        for at in range(8):
-            office.tree.append(b"%d" % at)
-        assert shelf.use("second", shelf.document(3)) == refused("log.proof")
-
-
 def test_receipts_and_models_of_one_log_go_together(config: EdgeConfig, office: Office, shelf: Shelf) -> None:
     with running(config, office):
         assert office.wait(office.submit(study("harvest")), timeout_s=60).state is State.DONE

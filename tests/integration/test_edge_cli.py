@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,43 @@ def test_preview_of_a_file_says_what_would_end_it(
     assert "MRN" not in html.read_text()
     assert not list(config.state_dir.glob("preview-*"))
     assert not (config.state_dir / "spool").exists()
+
+
+def test_a_forked_log_stops_egress_until_the_steward_decides(tmp_path: Path, office: Office) -> None:
+    from privacy.transparency import Tree
+
+    folder = tmp_path
+    site_config(folder)  # approves by itself
+    from edge.config import load
+
+    with running(load(folder / "edge.toml"), office):
+        office.wait(office.submit(study()))
+        waited(lambda: corsia(folder, "status")[1]["log_size"] == 1)
+        true, office.tree = office.tree, Tree()
+        for at in range(3):
+            office.tree.append(b"forged %d" % at)
+        waited(lambda: corsia(folder, "status")[1]["paused_for"] == "log.proof")
+        assert corsia(folder, "resume") == (19, {"error": {"code": "log.proof"}})
+        assert corsia(folder, "pause")[0] == 0  # a steward's pause hides nothing
+        assert corsia(folder, "resume")[0] == 19
+        waiting = office.submit(study("waiting"))
+        assert corsia(folder, "resume", "--accept-log") == (0, {"site": "site-a", "paused": False})
+        assert office.wait(waiting).state is State.DONE  # with the log as it is now
+        waited(lambda: corsia(folder, "status")[1]["log_size"] == 4)
+        office.tree = true
+        waited(lambda: corsia(folder, "status")[1]["paused_for"] == "log.proof")
+    entries = corsia(folder, "journal", "--tail", "100")[1]["entries"]
+    told = [e["event"] for e in entries if e["event"].startswith(("log.", "egress."))]
+    assert told == ["log.refused", "egress.paused", "log.forgotten", "egress.resumed", "log.refused", "egress.paused"]
+    assert next(e for e in entries if e["event"] == "log.forgotten")["size"] == 1
+    assert len(list((folder / "state" / "evidence").glob("log-*.json"))) == 2
+
+
+def waited(check: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not check():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 def test_pause_outlives_and_is_journalled(tmp_path: Path, config: EdgeConfig) -> None:

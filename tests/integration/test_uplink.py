@@ -155,8 +155,8 @@ def test_report_carries_every_field(uplink: Uplink, centre: Centre) -> None:
         error_id="00ff",
         counts={"rows": 4},
     )
-    assert uplink.report(report) == 1234.5
-    assert uplink.report(replace(report, assignment_id="", state=None)) == 1234.5
+    assert uplink.report(report).server_time == 1234.5
+    assert uplink.report(replace(report, assignment_id="", state=None)).server_time == 1234.5
     first, second = centre.reports[-2:]
     assert (first.state, first.code, dict(first.counts), first.paused) == (pb.STATE_FAILED, "gate.k", {"rows": 4}, True)
     assert second.state == pb.STATE_UNSPECIFIED

@@ -5,13 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from functools import cache
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edge.messages import heard_of
 from privacy.envelope import SecretKey
+from privacy.note import parse_note
 from privacy.transparency import (
     Checkpoint,
     Tree,
@@ -21,7 +24,9 @@ from privacy.transparency import (
     verify_inclusion,
     verify_log,
 )
-from protocol.errors import IntegrityError
+from privacy.witness import WitnessKey
+from protocol.errors import InputError, IntegrityError
+from protocol.v1 import fleet_pb2 as pb
 
 FULL = 20 if os.environ.get("CORSIA_FULL") else 1
 
@@ -166,3 +171,31 @@ def test_any_export(export: dict[str, object], keyed: bool) -> None:
         assert verify_log(json.loads(json.dumps(export)))["entries"] == 0
     except IntegrityError as error:
         assert error.code == "log.proof"  # noqa: PT017
+
+
+@settings(max_examples=200 * FULL, deadline=None)
+@given(st.text(), st.lists(st.text(max_size=40), max_size=4))
+def test_any_note_is_read_whole_or_refused(text: str, lines: list[str]) -> None:
+    for note in (text, text + "\n\n" + "".join(f"— {line}\n" for line in lines)):
+        with suppress(IntegrityError):
+            assert str(parse_note(note)) == note
+
+
+@settings(max_examples=200 * FULL, deadline=None)
+@given(st.text() | st.text(alphabet="ab+/=Bw09").map(lambda text: f"w+00000000+{text}"))
+def test_any_key_of_a_witness_is_read_whole_or_refused(text: str) -> None:
+    with suppress(InputError):
+        assert WitnessKey.from_vkey(text).vkey == text.strip()
+
+
+@settings(max_examples=200 * FULL, deadline=None)
+@given(st.binary(max_size=400))
+def test_any_answer_to_a_heartbeat_is_a_value_or_refused(raw: bytes) -> None:
+    reply = pb.ReportReply(log=pb.LogNews(size=3, links=[pb.LogLink(size=1, consistency=raw)]))
+    if len(raw) % 32:
+        with pytest.raises(InputError, match=r"input\.message"):
+            heard_of(reply)
+    else:
+        log = heard_of(reply).log
+        assert log is not None
+        assert b"".join(log.links[1]) == raw

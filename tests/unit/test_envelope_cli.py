@@ -306,6 +306,8 @@ def test_log_of_a_site(tmp_path: Path, run: Run) -> None:
         "checkpoints": 2,
         "receipts": 2,
         "pending": 0,
+        "journalled": 0,
+        "linked": 0,
     }
     path = tmp_path / "log.json"
     path.write_text(json.dumps(export))

@@ -1,0 +1,79 @@
+"""The centre's parcels and lake against its log: every parcel that landed, and every batch in the lake, has its leaf.
+
+Place: `corsia log verify --state CENTRE`, beside the running centre; reads alone, and needs no key. A leaf without a
+parcel is no fault: what was erased keeps its leaf.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from protocol.errors import IntegrityError, StorageError
+from protocol.parcel import Receipt
+
+__all__ = ["audit"]
+
+
+def audit(state_dir: Path) -> dict[str, Any]:
+    """Check rows, landed files and the lake's folders.
+
+    Returns:
+        `{"parcels": rows with their leaf, "files": landed files with their leaf's digest, "batches": of the lake}`.
+
+    Raises:
+        IntegrityError: `log.proof`: something landed, or lies in the lake, of which the log does not know.
+        StorageError: the database cannot be read.
+    """
+    path = state_dir / "corsia.db"
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            known = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+            if not {"parcels", "curated"} <= known:
+                return {"parcels": 0, "files": 0, "batches": 0}
+            parcels = database.execute(
+                'SELECT p.id, p.digest, l.leaf FROM parcels p LEFT JOIN log l ON l."index" = p.log_index'
+            ).fetchall()
+            curated = database.execute("SELECT parcel_id, path FROM curated").fetchall()
+    except sqlite3.Error:
+        raise StorageError("storage.failed", f"{path} cannot be read") from None
+    digests: dict[str, str] = {}
+    for name, digest, leaf in parcels:
+        if leaf is None or bytes(leaf) != Receipt.leaf(name, digest):
+            raise IntegrityError("log.proof", "a parcel landed that has no leaf in the log")
+        digests[name] = digest
+    files = _landed(state_dir / "landing", digests)
+    if any(parcel not in digests for parcel, _path in curated):
+        raise IntegrityError("log.proof", "a batch of the lake is of no parcel that landed")
+    _lake(state_dir / "vault" / "lake", {str(path) for _parcel, path in curated})
+    return {"parcels": len(digests), "files": files, "batches": len(curated)}
+
+
+def _landed(folder: Path, digests: dict[str, str]) -> int:
+    """Landed files are the ones that were logged; one that has just landed may have no row yet, and is passed over."""
+    count = 0
+    for path in sorted(folder.glob("*.parcel")):
+        wanted = digests.get(path.stem)
+        if wanted is None:
+            continue
+        try:
+            with path.open("rb") as source:
+                made = hashlib.file_digest(source, "sha256").hexdigest()
+        except FileNotFoundError:  # erased meanwhile
+            continue
+        if made != wanted:
+            raise IntegrityError("log.proof", "a landed parcel is not the one that was logged")
+        count += 1
+    return count
+
+
+def _lake(root: Path, curated: set[str]) -> None:
+    """A batch is renamed into place before its row is written: one without a row is asked for again at once."""
+    for study in sorted(root.glob("*")):
+        for batch in study.glob("*"):
+            name = f"{study.name}/{batch.name}"
+            if batch.is_dir() and batch.name != "predictions" and "." not in batch.name and name not in curated:
+                raise IntegrityError("log.proof", "a batch lies in the lake that no row and no parcel accounts for")
