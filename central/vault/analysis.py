@@ -1,12 +1,12 @@
 """Questions to the curated lake: a study's table, SQL over it, its summary, standard analyses, a batch inference.
 
-DuckDB runs in memory and may read the lake's folder alone: no network, no extension, no other file. Only batches that
-the database records are read, so a half-written one is never seen. Nothing here opens a parcel.
+Tables are decrypted into memory and stay there: DuckDB reads no file and no network, loads no extension and never
+spills to the disk. Only batches that the database records are read, so a half-written one is never seen. Nothing here
+opens a parcel.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import secrets
 import threading
@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy import select
 
 from central.store import Store
@@ -86,7 +85,7 @@ class Analysis:
         import duckdb
 
         table = self._read(self._study(study_id))
-        with _connect(None) as duck:
+        with _connect() as duck:
             duck.register("features", table)
             timer = threading.Timer(_SQL_TIMEOUT_S, duck.interrupt)
             timer.start()
@@ -132,7 +131,7 @@ class Analysis:
         study = self._study(study_id)
         least = _least(study)
         table = self._read(study)
-        with _connect(self._lake) as duck:
+        with _connect() as duck:
             duck.register("curated", table)
             sites = duck.sql("SELECT site, count(*) FROM curated GROUP BY site ORDER BY site").fetchall()
             columns = [
@@ -169,9 +168,7 @@ class Analysis:
         scored = [_score(scorer, batch) for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE) if batch.num_rows]
         result = pa.concat_tables(scored)
         made = secrets.token_hex(16)
-        sink = io.BytesIO()
-        pq.write_table(result, sink, compression="zstd")
-        path = self._lake.write_prediction(study_id, made, sink.getvalue())
+        path = self._lake.write_prediction(study_id, made, result)
         with self._store.begin() as session:
             session.add(
                 PredictionRow(
@@ -209,11 +206,9 @@ class Analysis:
                 .where(CuratedRow.study_digest == study.digest)
                 .order_by(CuratedRow.site, CuratedRow.part, CuratedRow.batch_id)
             ).all()
-        parts = [(row.site, row.batch_id, str(path)) for row in batches for path in self._lake.tables(row.path)]
-        if not parts:
+        tables = [_with_origin(table, row) for row in batches for table in self._lake.tables(row.path)]
+        if not tables:
             return pa.table({_SITE: pa.array([], pa.string()), _PROVENANCE: pa.array([], pa.string())})
-        with _connect(self._lake) as duck:
-            tables = [_with_origin(duck, site, batch, path) for site, batch, path in parts]
         return pa.concat_tables(tables, promote_options="permissive")
 
 
@@ -222,26 +217,24 @@ def _least(study: StudyRow) -> int:
     return max(MIN_GROUP, parse_study(study.document).privacy.k)
 
 
-def _connect(lake: Lake | None) -> duckdb.DuckDBPyConnection:
-    """DuckDB without extensions, spill or any file outside the lake (no file at all without one)."""
+def _connect() -> duckdb.DuckDBPyConnection:
+    """DuckDB without any file: no extension, no spill, no lake; it sees what is registered with it."""
     import duckdb
 
     off = ("autoinstall_known_extensions", "autoload_known_extensions", "allow_unsigned_extensions")
     duck = duckdb.connect(":memory:", config={**dict.fromkeys(off, "false"), "temp_directory": "", "threads": "2"})
-    duck.execute(f"SET memory_limit={_literal(_SQL_MEMORY)}")
-    if lake is not None:
-        duck.execute(f"SET allowed_directories=[{_literal(str(lake.root.resolve()))}]")
+    duck.execute(f"SET memory_limit='{_SQL_MEMORY}'")
+    duck.execute("SET max_temp_directory_size='0B'")
     duck.execute("SET enable_external_access=false")
     duck.execute("SET lock_configuration=true")
     return duck
 
 
-def _with_origin(duck: duckdb.DuckDBPyConnection, site: str, batch: str, path: str) -> pa.Table:
-    table = duck.sql("SELECT * FROM read_parquet($path)", params={"path": path}).to_arrow_table()
+def _with_origin(table: pa.Table, row: CuratedRow) -> pa.Table:
     taken = (_SITE, _PROVENANCE)
     names = [f"{name}_reported" if name.casefold() in taken else name for name in table.column_names]
     table = table.rename_columns(names)
-    for name, value in ((_PROVENANCE, batch), (_SITE, site)):
+    for name, value in ((_PROVENANCE, row.batch_id), (_SITE, row.site)):
         table = table.add_column(0, name, pa.array([value] * table.num_rows, pa.string()))
     return table
 
@@ -275,10 +268,6 @@ def _spread(duck: duckdb.DuckDBPyConnection, value: str, some: str) -> float | N
 def _one(duck: duckdb.DuckDBPyConnection, what: str) -> tuple[Any, ...]:
     (row,) = duck.sql(f"SELECT {what} FROM curated").fetchall()  # noqa: S608 - quoted column names only
     return tuple(row)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _score(scorer: Any, batch: pa.RecordBatch) -> pa.Table:

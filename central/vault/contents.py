@@ -1,12 +1,11 @@
 """What a batch may hold, checked once more at the centre's wall against the signed study.
 
-The site's gate has checked the same; this side does not take its word. Tables are decoded, cast to the declared types
-and written anew, so that the lake holds only Parquet that was made here. Nothing here touches a file.
+The site's gate has checked the same; this side does not take its word. Tables are decoded and cast to the declared
+types, so that the lake holds only Parquet that was made here. Nothing here touches a file.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -42,10 +41,10 @@ _TARGET: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One file for the lake: a plain name and its bytes."""
+    """One file for the lake: a plain name, and its bytes or its table."""
 
     name: str
-    data: bytes
+    data: bytes | pa.Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,11 +73,11 @@ def check_batch(study: Study, batch: Batch) -> Content:
     rows = files = documents = columns = 0
     report: dict[str, Any] = {}
     for item in batch.items:
-        data = item.data
+        data: bytes | pa.Table = item.data
         if item.kind is ItemKind.TABLE:
             table = _table(study, item)
             columns = max(columns, table.num_columns)
-            rows, data = rows + table.num_rows, _encode(table)
+            rows, data = rows + table.num_rows, table
         elif item.kind is ItemKind.DICOM:
             _check_dicom(study, item)
             files += 1
@@ -225,9 +224,3 @@ def _column(array: pa.Array, into: pa.DataType) -> pa.Array:
     if not suits[into]:
         raise DisclosureRefused("gate.undeclared", "a column is not of the declared type")
     return pc.cast(array, into, safe=into != pa.float64())  # integers above 2**53 may lose bits as floats
-
-
-def _encode(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

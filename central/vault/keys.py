@@ -1,6 +1,7 @@
-"""The study keys: one secret key a study, made here, never leaving this process.
+"""The keys of studies: one secret key a study, made here, never leaving this process.
 
-Only `central/vault/` reads this folder. The public half goes to the signer, which writes it into the study.
+Only `central/vault/` reads these folders. A study has two: one that its parcels are sealed to, whose public half goes
+to the signer, and one under which its part of the lake is kept. An id whose key was destroyed never gets another one.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import secrets
 import threading
 from pathlib import Path
 
-from privacy.envelope import SecretKey, read_key, write_key
-from protocol.errors import ConfigurationError, InputError
+from privacy.envelope import SecretKey, destroy_key, read_key, write_key
+from protocol.errors import ConfigurationError, InputError, StudyRefused
 
 __all__ = ["StudyKeys"]
 
@@ -32,9 +33,15 @@ class StudyKeys:
 
         Raises:
             InputError: `input.study` for an id that is no slug; nothing is written.
+            StudyRefused: `study.erased`.
         """
+        return self.made(study_id).public.to_base64()
+
+    def made(self, study_id: str) -> SecretKey:
+        """The secret key of a study, made when there is none yet. Raises as `create`."""
         path = self._path(study_id)
         with self._lock:
+            self._check(study_id)
             if not path.exists():
                 fresh = self._root / f".{secrets.token_hex(8)}.tmp"
                 write_key(fresh, SecretKey.generate())
@@ -45,23 +52,44 @@ class StudyKeys:
                 finally:
                     fresh.unlink()
                 _fsync(self._root)
-        return read_key(path).public.to_base64()
+        return read_key(path)
 
     def load(self, study_id: str) -> SecretKey:
         """The secret key of a study.
 
         Raises:
             ConfigurationError: `config.missing` when this vault never made it, `config.key-mode` when it is exposed.
+            StudyRefused: `study.erased`.
         """
         path = self._path(study_id)
+        self._check(study_id)
         if not path.is_file():
             raise ConfigurationError("config.missing", f"no key of study {study_id} in this vault")
         return read_key(path)
+
+    def destroy(self, study_id: str) -> None:
+        """Destroy a study's key for good. Repeatable; the mark comes first, so that no new key is ever made.
+
+        Raises:
+            InputError: `input.study` for an id that is no slug.
+        """
+        path = self._path(study_id)
+        with self._lock:
+            os.close(os.open(self._mark(study_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            _fsync(self._root)
+            destroy_key(path)
 
     def recover(self) -> None:
         """Remove half-made keys of an earlier process."""
         for leftover in self._root.glob(".*.tmp"):
             leftover.unlink()
+
+    def _check(self, study_id: str) -> None:
+        if self._mark(study_id).exists():
+            raise StudyRefused("study.erased")
+
+    def _mark(self, study_id: str) -> Path:
+        return self._root / f"{study_id}.erased"
 
     def _path(self, study_id: str) -> Path:
         if not _STUDY_ID.fullmatch(study_id):

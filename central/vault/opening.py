@@ -174,7 +174,7 @@ class Opener:
         if self._known(parcel, batch):
             return
         content = check_batch(study, batch)
-        path = self._lake.write(study.id, batch.batch_id, content)
+        path = self._lake.write(study.id, batch.batch_id, content.entries)
         faults.point("vault.written")
         self._record(parcel, study, batch, content, path)
 

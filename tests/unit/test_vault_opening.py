@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select
 
@@ -57,7 +56,9 @@ def test_a_parcel_becomes_rows_files_and_one_event(world: World) -> None:
     assert (row.rows, row.files, row.persons, row.withheld) == (6, 1, 6, {"consent": 3})
     assert row.report == {"k": 4, "rules": {"x": 2}, "curated_columns": 1}, "numbers stay, text does not"
     folder = world.lake.root / row.path
-    assert sorted(p.name for p in folder.iterdir()) == ["img0001.dcm", "records.parquet", "report.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "img0001.dcm.sealed", "records.parquet", "report.json.sealed"
+    ]  # fmt: skip
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
     assert _kinds(world) == ["batch.curated"]
@@ -77,7 +78,7 @@ def test_types_are_cast_to_what_the_study_declares(world: World) -> None:
     world.land(world.batch(table(frame)))
     world.drain()
     (row,) = _curated(world)
-    schema = pq.read_schema(world.lake.root / row.path / "records.parquet")
+    schema = world.lake.table(f"{row.path}/records.parquet").schema
     assert [str(t) for t in schema.types] == ["double", "int64", "string", "date32[day]", "bool", "double"]
     assert schema.metadata is None, "no foreign metadata in the lake"
 
