@@ -13,11 +13,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 from sqlalchemy import select
 
+from central.erasure import ERASED
 from central.store import Store
 from central.store.models import CuratedRow, ModelRow, PredictionRow, StudyRow
 from central.store.published import serving
@@ -69,7 +71,7 @@ class Analysis:
         it was delivered; a column that only some batches have is null in the others, and takes the wider type.
 
         Raises:
-            StudyRefused: `study.unknown`.
+            StudyRefused: `study.unknown`, `study.erased`, `study.expired`; so does every question here.
         """
         return self._read(self._study(study_id))
 
@@ -190,6 +192,9 @@ class Analysis:
             row = session.get(StudyRow, study_id)
         if row is None:
             raise StudyRefused("study.unknown")
+        if row.state == ERASED:
+            raise StudyRefused("study.erased")
+        parse_study(row.document).check_valid_at(datetime.now(UTC))
         return row
 
     def _model(self, name: str, version: int | None, alias: str | None) -> ModelRow:

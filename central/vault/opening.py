@@ -1,4 +1,4 @@
-"""From a landed parcel to rows in the lake: verify, unseal, check, write, record; and when a study is complete.
+"""From a landed parcel to rows in the lake: verify, unseal, check, write, record.
 
 The way of one record at the centre reads here from top to bottom. Each step may be cut off by SIGKILL: a parcel is
 `landed` until one transaction makes it `opened`, and the batch id makes doing it again harmless.
@@ -14,8 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 from sqlalchemy import select
@@ -24,14 +22,14 @@ from sqlalchemy.orm import Session
 
 from central.store import Store
 from central.store.changes import Changes
-from central.store.models import AssignmentRow, CuratedRow, ParcelRow, SiteRow, StudyRow
+from central.store.models import CuratedRow, ParcelRow, SiteRow, StudyRow
+from central.vault.closing import Closing
 from central.vault.contents import Content, check_batch
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
 from privacy.envelope import ParcelInfo, PublicKey, unseal
 from protocol import faults
-from protocol.assignment import AssignmentKind, State
-from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError
+from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError, StudyRefused
 from protocol.parcel import MAX_ITEM_BYTES, Batch, ContentType, unpack_batch
 from protocol.study import Lane, Study, parse_study, study_digest
 from protocol.trust import Purpose
@@ -45,15 +43,14 @@ CONTENT_OF_LANE = {
     Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
     Lane.EXTRACT: ContentType.FEATURES,
 }
-_LANES = (*CONTENT_OF_LANE, Lane.INFER)  # a training run is the federation's to finish
-_VERDICT = (IntegrityError, InputError, DisclosureRefused)  # errors of the parcel itself: trying again changes nothing
+# Errors of the parcel itself, or of a study that is erased: trying again changes nothing.
+_VERDICT = (IntegrityError, InputError, DisclosureRefused, StudyRefused)
 _MAX_PARCEL_BYTES = MAX_ITEM_BYTES
 _MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
 _BACK_OFF_S = 5.0
 _SETTLE_EVERY_S = 0.25
 _LOOK_EVERY_S = 2.0
 _PAUSE_S = 0.2
-_parsed = lru_cache(maxsize=256)(parse_study)
 
 
 class Opener:
@@ -84,6 +81,7 @@ class Opener:
         self._study_key = study_key
         self._not_before: dict[str, float] = {}
         self._unforeseen: Counter[str] = Counter()
+        self._closing = Closing(store, landing, keys, lake)
         self._settle_at = 0.0
         self._changes = Changes(store.engine)
 
@@ -112,7 +110,7 @@ class Opener:
         if parcel is not None:
             self._attend(parcel)
         elif time.monotonic() >= self._settle_at:
-            self._settle()
+            self._closing.step()
             self._settle_at = time.monotonic() + _SETTLE_EVERY_S
         return parcel is not None
 
@@ -259,83 +257,10 @@ class Opener:
             )
         fields = {"parcel": parcel.id, "site": parcel.site, "study": study, "code": error.code}
         log.warning("parcel.rejected", extra={"fields": fields})
+        if error.code == "study.erased":  # it came while its study was erased
+            (self._landing / f"{parcel.id}.parcel").unlink(missing_ok=True)
 
     @staticmethod
     def _set_state(session: Session, parcel: ParcelRow, state: str, code: str = "") -> None:
         row = session.get_one(ParcelRow, parcel.id)
         row.state, row.code = state, code
-
-    # -- a study -----------------------------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Close studies of which nothing more will come: `done`, or `failed` when a site's results are not whole."""
-        with self._store.read() as session:
-            rows = session.scalars(
-                select(StudyRow).where(StudyRow.state == "open", StudyRow.lane.in_([lane.value for lane in _LANES]))
-            ).all()
-        for row in rows:
-            if _parsed(row.document).expires <= datetime.now(UTC):
-                self._expire(row)
-        with self._store.read() as session:
-            verdicts = {row.id: _verdict(session, row) for row in rows}
-        for study_id, state in verdicts.items():
-            if state is None:
-                continue
-            with self._store.begin() as session:
-                row = session.get_one(StudyRow, study_id)
-                if row.state != "open":
-                    continue
-                row.state = state
-                self._store.emit(session, f"study.{state}", study=study_id)
-            log.info(f"study.{state}", extra={"fields": {"study": study_id}})
-
-    def _expire(self, study: StudyRow) -> None:
-        """End the assignments of sites that have not answered before the study's end, so that it can close."""
-        with self._store.begin() as session:
-            waiting = select(AssignmentRow).where(
-                AssignmentRow.study_digest == study.digest,
-                AssignmentRow.kind == AssignmentKind.STUDY.value,
-                AssignmentRow.state.not_in([state.value for state in State if state.final]),
-            )
-            for row in session.scalars(waiting):
-                row.state, row.code, row.updated_at = State.EXPIRED.value, "study.expired", time.time()
-                fields = {"assignment": row.id, "state": row.state, "code": row.code, "assignment_kind": row.kind}
-                self._store.emit(session, "assignment.state", site=row.site, study=study.id, **fields)
-
-
-def _verdict(session: Session, study: StudyRow) -> str | None:
-    """`done`, `failed`, or None while something may still come."""
-    assignments = session.scalars(
-        select(AssignmentRow).where(
-            AssignmentRow.study_digest == study.digest, AssignmentRow.kind == AssignmentKind.STUDY.value
-        )
-    ).all()
-    if not assignments or not all(State(row.state).final for row in assignments):
-        return None
-    done = {row.site for row in assignments if row.state == State.DONE.value}
-    if study.lane == Lane.INFER.value:
-        return "done" if done else "failed"  # results stay at the sites
-    states = session.execute(
-        select(ParcelRow.site, ParcelRow.state).where(ParcelRow.study_digest == study.digest)
-    ).all()
-    if any(state == "landed" for _, state in states):
-        return None
-    curated = session.execute(
-        select(CuratedRow.site, CuratedRow.part, CuratedRow.last).where(CuratedRow.study_digest == study.digest)
-    ).all()
-    sites = done | {site for site, _, _ in curated}
-    whole = {site for site in sites if _whole([(part, last) for s, part, last in curated if s == site])}
-    if not done | whole:
-        return "failed"
-    missing = done - whole  # a site that fell silent after its last part has delivered all the same
-    if not missing:
-        return "done"
-    rejected = {site for site, state in states if state == "rejected"}
-    return "failed" if missing <= rejected else None
-
-
-def _whole(parts: list[tuple[int, bool]]) -> bool:
-    """Whether the last part is here and every part before it."""
-    numbers = {part for part, _ in parts}
-    last = [part for part, is_last in parts if is_last]
-    return bool(last) and numbers >= set(range(max(last) + 1))

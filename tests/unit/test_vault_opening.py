@@ -335,7 +335,11 @@ def test_a_site_that_stays_away_does_not_keep_an_expired_study_open(world: World
     assert [world.state(name) for name in ("silent", "sent")] == ["open", "open"]
     time.sleep(1.6)
     world.drain()
-    assert [world.state(name) for name in ("silent", "sent")] == ["failed", "done"]
+    assert [world.state(name) for name in ("silent", "sent")] == ["erased", "erased"], "its time is over"
+    with world.store.read() as session:
+        told = session.execute(select(EventRow.study, EventRow.kind).where(EventRow.kind.like("study.%"))).all()
+    assert [kind for study, kind in told if study == "silent"] == ["study.failed", "study.erasing", "study.erased"]
+    assert [kind for study, kind in told if study == "sent"] == ["study.done", "study.erasing", "study.erased"]
     with world.store.read() as session:
         states = {(row.study_digest, row.site): row.state for row in session.scalars(select(AssignmentRow))}
     assert states[(world.digest("silent"), "site-a")] == "expired"
