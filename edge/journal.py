@@ -38,6 +38,7 @@ EVENTS = frozenset(
     "round.refused worker.started worker.failed records.selected records.withheld gate.passed gate.refused "
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
     "parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered spool.full "
+    "consent.withdrawn study.removed "
     "model.fetched model.accepted model.refused model.predicted backup.made backup.restored error.raised".split()
 )
 FIELDS = frozenset(

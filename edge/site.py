@@ -33,6 +33,7 @@ from edge.spends import Spend
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
 from edge.storage import named_errors, sync_folder
+from edge.subjects import Subjects
 from edge.worker import Stopped
 from pipelines import registry
 from privacy.inclusion import LogProof
@@ -145,6 +146,7 @@ class Site:
         self.spool.recover()
         self.log_view = LogView(self.state)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
+        self.subjects = Subjects(state_dir / "subjects")
         self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}

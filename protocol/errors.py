@@ -377,8 +377,8 @@ CODES: dict[str, Code] = {
     ),
     "study.withdrawn": Code(
         StudyRefused,
-        "a person whose rows are in this run has withdrawn consent: the site has left the run",
-        "submit a new study: its preparation is made without the person",
+        "a person whose rows are in it has withdrawn consent: nothing more of it leaves the site",
+        "submit a new study: it is made without the person",
     ),
     "study.exists": Code(StudyRefused, "a study with this id exists with other content", "choose another id"),
     # budget

@@ -22,6 +22,7 @@ POINTS: dict[str, str] = {
     "edge.spooled": "a parcel is durable in the spool, nothing sent",
     "edge.delivering": "part of a parcel is sent",
     "edge.receipt": "the centre has committed, the site has not journalled the receipt",
+    "edge.withdrawn": "a withdrawal is in the spool, the site does not know that it is told",
     "gateway.chunk": "part of a parcel is on the gateway's disk",
     "gateway.commit": "the parcel is renamed into the landing zone, the database knows nothing",
     "gateway.committed": "database and log hold the parcel, the receipt is not sent",

@@ -25,6 +25,7 @@ from central.federation.control import Orders, Stopped, StoreControl, end_of, or
 from central.federation.keys import RunKeys
 from central.federation.leftovers import forget, forget_rounds
 from central.federation.publish import Publisher
+from central.federation.told import Told
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, RoundRow, RunRow, StudyRow
@@ -86,6 +87,7 @@ class Federation:
         self._store, self._landing, self._keys, self._publisher = store, landing, keys, publisher
         self._study_key, self._stop = study_key, stop
         self._threads: dict[str, threading.Thread] = {}
+        self._told = Told(store, landing, keys, study_key)
         self._eraser = Eraser.now(store, landing, (Lane.TRAIN,), keys.destroy, self._erase)
 
     def run(self) -> None:
@@ -100,6 +102,7 @@ class Federation:
                     self.clean_late()
                     self._start_threads()
                     self._eraser.step()
+                    self._told.step()
                     looked_at = time.monotonic()
                     self._stop.wait(_LOOK_S)  # a round under way commits all the time: that is no new study
             except Exception as error:  # a locked or full database is waited out

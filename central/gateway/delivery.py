@@ -14,6 +14,7 @@ from functools import lru_cache
 
 from sqlalchemy import bindparam, select
 
+from central.erasure import ERASED
 from central.gateway import wire
 from central.gateway.admission import Call
 from central.gateway.landing import Announced, Landing, Writer
@@ -43,6 +44,7 @@ CONTENT_OF_LANE = {
     Lane.EXTRACT: ContentType.FEATURES,
     Lane.TRAIN: ContentType.UPDATE,
 }
+MAX_WITHDRAWAL_BYTES = 32 << 20
 _COMMITTED = select(ParcelRow).where(ParcelRow.id == bindparam("id"))
 _STUDY = select(StudyRow.document, StudyRow.state).where(StudyRow.digest == bindparam("digest"))
 _ASSIGNED = select(AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind, AssignmentRow.state).where(
@@ -178,7 +180,7 @@ class Delivery:
                     content_type=what.content_type.value,
                 ),
             )
-        key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
+        key = study.recipient("federation" if study.lane is Lane.TRAIN else "vault")
         if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in header.recipients}:
             raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 
@@ -201,6 +203,9 @@ class Delivery:
             raise StudyRefused("study.unknown")
         study = _parsed(found.document)
         study.check_valid_at(datetime.now(UTC))
+        if what.content_type is ContentType.WITHDRAWAL:
+            _check_withdrawal(entry, study, found.state)
+            return study
         if (
             entry.site not in study.sites
             or assignment is None
@@ -231,6 +236,16 @@ class Delivery:
     def _row(self, parcel_id: str) -> ParcelRow | None:
         with self._store.read() as session:
             return session.scalar(_COMMITTED, {"id": parcel_id})
+
+
+def _check_withdrawal(entry: Announced, study: Study, state: str) -> None:
+    """Word that a consent was withdrawn answers no assignment, and may come when all else of the study is over."""
+    if state == ERASED:
+        raise StudyRefused("study.erased")
+    if entry.site not in study.sites:
+        raise PermissionRefused("permission.site")
+    if entry.what.size_bytes > MAX_WITHDRAWAL_BYTES:
+        raise InputError("input.message", "a withdrawal is larger than it can be")
 
 
 def _is_over(kind: AssignmentKind, state: State) -> bool:

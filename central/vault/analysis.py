@@ -25,7 +25,7 @@ from central.store.models import CuratedRow, ModelRow, PredictionRow, StudyRow
 from central.store.published import serving
 from central.vault.lake import Lake
 from privacy.envelope import PublicKey
-from protocol.errors import InputError, StudyRefused
+from protocol.errors import InputError, IntegrityError, StudyRefused
 from protocol.study import parse_study
 
 if TYPE_CHECKING:
@@ -205,16 +205,24 @@ class Analysis:
         return row
 
     def _read(self, study: StudyRow) -> pa.Table:
-        with self._store.read() as session:
-            batches = session.scalars(
-                select(CuratedRow)
-                .where(CuratedRow.study_digest == study.digest)
-                .order_by(CuratedRow.site, CuratedRow.part, CuratedRow.batch_id)
-            ).all()
-        tables = [_with_origin(table, row) for row in batches for table in self._lake.tables(row.path)]
+        batches = self._batches(study)
+        while True:
+            try:
+                tables = [_with_origin(table, row) for row in batches for table in self._lake.tables(row.path)]
+                break
+            except IntegrityError:
+                found = self._batches(study)  # a withdrawal may have written a batch anew meanwhile
+                if [row.path for row in found] == [row.path for row in batches]:
+                    raise
+                batches = found
         if not tables:
             return pa.table({_SITE: pa.array([], pa.string()), _PROVENANCE: pa.array([], pa.string())})
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def _batches(self, study: StudyRow) -> list[CuratedRow]:
+        with self._store.read() as session:
+            query = select(CuratedRow).where(CuratedRow.study_digest == study.digest)
+            return list(session.scalars(query.order_by(CuratedRow.site, CuratedRow.part, CuratedRow.batch_id)))
 
 
 def _least(study: StudyRow) -> int:

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from protocol.errors import DisclosureRefused, IntegrityError
 from protocol.parcel import Batch, Item, ItemKind
 from protocol.study import Lane, Study
+from protocol.withdrawal import SUBJECTS, read_subjects
 
 __all__ = ["MAX_COLUMNS", "MAX_TABLE_BYTES", "Content", "Entry", "check_batch"]
 
@@ -84,6 +85,8 @@ def check_batch(study: Study, batch: Batch) -> Content:
         elif item.kind is ItemKind.DOCUMENT:
             data = _document(study, item)
             documents += 1
+        elif item.kind is ItemKind.SUBJECTS:
+            _check_subjects(batch, item)
         else:
             report.update(_report(item))
         entries.append(Entry(name=item.name, data=data))
@@ -101,9 +104,10 @@ def check_batch(study: Study, batch: Batch) -> Content:
 
 _SUFFIX: dict[ItemKind, Callable[[str], bool]] = {
     ItemKind.TABLE: lambda name: name.endswith(".parquet"),
-    ItemKind.REPORT: lambda name: name.endswith(".json"),
+    ItemKind.REPORT: lambda name: name.endswith(".json") and name != SUBJECTS,
+    ItemKind.SUBJECTS: lambda name: name == SUBJECTS,
     ItemKind.DICOM: lambda name: not name.endswith((".parquet", ".json", ".ndjson")),
-    ItemKind.DOCUMENT: lambda name: name.endswith((".json", ".ndjson")) and name != "report.json",
+    ItemKind.DOCUMENT: lambda name: name.endswith((".json", ".ndjson")) and name not in ("report.json", SUBJECTS),
 }
 
 
@@ -142,6 +146,17 @@ def _document(study: Study, item: Item) -> bytes:
         return "\n".join(json.dumps(one, ensure_ascii=False, allow_nan=False) for one in found).encode()
     except (ValueError, RecursionError):
         raise IntegrityError("parcel.payload") from None
+
+
+def _check_subjects(batch: Batch, item: Item) -> None:
+    """Whom raw rows and files are about: each table's row, each file once."""
+    told = {other.name: other for other in batch.items if other.kind in (ItemKind.TABLE, ItemKind.DICOM)}
+    for name, who in read_subjects(item.data).items():
+        other = told.get(name)
+        if other is None or isinstance(who, list) is not (other.kind is ItemKind.TABLE):
+            raise IntegrityError("parcel.payload")
+        if isinstance(who, list) and len(who) != pq.read_metadata(pa.BufferReader(other.data)).num_rows:
+            raise IntegrityError("parcel.payload")
 
 
 def _report(item: Item) -> dict[str, Any]:

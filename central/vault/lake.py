@@ -21,7 +21,7 @@ import pyarrow as pa
 from central.vault import sealed
 from central.vault.contents import Entry
 from central.vault.keys import StudyKeys
-from protocol.errors import StorageError
+from protocol.errors import IntegrityError, StorageError
 
 __all__ = ["Lake"]
 
@@ -103,8 +103,15 @@ class Lake:
         return path
 
     def names(self, path: str) -> list[str]:
-        """The entries of a folder, by name."""
-        found = [file.name for file in (self.root / path).iterdir()]
+        """The entries of a folder, by name.
+
+        Raises:
+            IntegrityError: `lake.damaged` when there is no such folder.
+        """
+        try:
+            found = [file.name for file in (self.root / path).iterdir()]
+        except OSError:
+            raise IntegrityError("lake.damaged") from None
         return sorted(name.removesuffix(_SEALED) for name in found)
 
     def tables(self, path: str) -> list[pa.Table]:
@@ -130,16 +137,22 @@ class Lake:
             at = f"{path}/{name}"
             yield Entry(name=name, data=self.table(at) if name.endswith(_TABLE) else self.read(at))
 
-    def sweep(self, study_id: str, known: Collection[str]) -> int:
+    def folders(self, study_id: str) -> list[str]:
+        """A study's folders, by name."""
+        study = self.root / study_id
+        return sorted(path.name for path in study.iterdir()) if study.is_dir() else []
+
+    def sweep(self, study_id: str, known: Collection[str], keep: str) -> int:
         """Remove a study's folders that nothing names any more; returns how many went.
 
         Args:
             known: paths relative to the lake that stay.
+            keep: so do folders whose names begin with this.
         """
-        study, gone = self.root / study_id, 0
-        for folder in study.iterdir() if study.is_dir() else ():
-            if folder.name != _PREDICTIONS and f"{study_id}/{folder.name}" not in known:
-                _remove(folder)
+        gone = 0
+        for name in self.folders(study_id):
+            if name != _PREDICTIONS and not name.startswith(keep) and f"{study_id}/{name}" not in known:
+                _remove(self.root / study_id / name)
                 gone += 1
         return gone
 

@@ -6,7 +6,6 @@ The way of one record at the centre reads here from top to bottom. Each step may
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,25 +13,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from central.landed import Landed
 from central.store import Store
 from central.store.changes import Changes
-from central.store.models import CuratedRow, ParcelRow, SiteRow, StudyRow
+from central.store.models import CuratedRow, ParcelRow, StudyRow
 from central.vault.closing import Closing
 from central.vault.contents import Content, check_batch
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
-from privacy.envelope import ParcelInfo, PublicKey, unseal
+from central.vault.withdrawing import Withdrawing
+from privacy.envelope import PublicKey
 from protocol import faults
 from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError, StudyRefused
-from protocol.parcel import MAX_ITEM_BYTES, Batch, ContentType, unpack_batch
-from protocol.study import Lane, Study, parse_study, study_digest
-from protocol.trust import Purpose
+from protocol.parcel import Batch, ContentType
+from protocol.study import Lane, Study
+from protocol.withdrawal import Withdrawal
 
 __all__ = ["CONTENT_OF_LANE", "Opener"]
 
@@ -43,9 +45,9 @@ CONTENT_OF_LANE = {
     Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
     Lane.EXTRACT: ContentType.FEATURES,
 }
+_CONTENTS = [*CONTENT_OF_LANE.values(), ContentType.WITHDRAWAL]  # of the run of a training study: the federation's
 # Errors of the parcel itself, or of a study that is erased: trying again changes nothing.
 _VERDICT = (IntegrityError, InputError, DisclosureRefused, StudyRefused)
-_MAX_PARCEL_BYTES = MAX_ITEM_BYTES
 _MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
 _BACK_OFF_S = 5.0
 _SETTLE_EVERY_S = 0.25
@@ -81,6 +83,7 @@ class Opener:
         self._study_key = study_key
         self._not_before: dict[str, float] = {}
         self._unforeseen: Counter[str] = Counter()
+        self._withdrawing = Withdrawing(store, landing, lake)
         self._closing = Closing(store, landing, keys, lake)
         self._settle_at = 0.0
         self._changes = Changes(store.engine)
@@ -122,9 +125,11 @@ class Opener:
         with self._store.read() as session:
             return session.scalar(
                 select(ParcelRow)
-                .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(list(CONTENT_OF_LANE.values())))
+                .join(StudyRow, StudyRow.digest == ParcelRow.study_digest, isouter=True)
+                .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(_CONTENTS))
+                .where(func.coalesce(StudyRow.lane, "") != Lane.TRAIN.value)
                 .where(ParcelRow.id.not_in(waiting))
-                .order_by(ParcelRow.log_index)
+                .order_by(ParcelRow.content_type != ContentType.WITHDRAWAL.value, ParcelRow.log_index)
                 .limit(1)
             )
 
@@ -164,52 +169,25 @@ class Opener:
             raise IntegrityError("parcel.payload", "this parcel has stopped the vault too often")
 
     def _open(self, parcel: ParcelRow) -> None:
-        row, study, sender = self._context(parcel)
-        batch = unpack_batch(self._unseal(parcel, row.id, sender))
+        landed = Landed.of(self._store, parcel, self._study_key())
+        study, withdrawal = landed.study, parcel.content_type == ContentType.WITHDRAWAL
+        if not withdrawal and CONTENT_OF_LANE.get(study.lane) != parcel.content_type:
+            raise IntegrityError("parcel.context", "the lane sends another kind of content")
+        batch = landed.batch(self._landing, self._keys.load)
         faults.point("vault.opened")
-        if batch.study_digest != parcel.study_digest or batch.site != parcel.site:
-            raise IntegrityError("parcel.context", "the batch names another study or site")
+        if withdrawal:
+            self._withdrawing.carry_out(parcel, study, Withdrawal.of(batch))
+            return
         if self._known(parcel, batch):
             return
         content = check_batch(study, batch)
+        left = self._withdrawing.filtered(study, parcel.site, content.entries)
+        content = replace(content, entries=left.entries, rows=content.rows - left.rows)
         path = self._lake.write(study.id, batch.batch_id, content.entries)
         faults.point("vault.written")
         self._record(parcel, study, batch, content, path)
-
-    def _context(self, parcel: ParcelRow) -> tuple[StudyRow, Study, PublicKey]:
-        """The signed study and the sender's identity, both checked against each other and the parcel's row."""
-        with self._store.read() as session:
-            row = session.scalar(select(StudyRow).where(StudyRow.digest == parcel.study_digest))
-            site = session.get(SiteRow, parcel.site)
-        if row is None or site is None or study_digest(row.document) != parcel.study_digest:
-            raise IntegrityError("parcel.context", "no such study or site")
-        self._study_key().verify(Purpose.STUDY, row.document, row.signature)
-        study = parse_study(row.document)
-        if study.id != row.id or parcel.site not in study.sites:
-            raise IntegrityError("parcel.context", "the site is not part of the study")
-        if CONTENT_OF_LANE.get(study.lane) != parcel.content_type:
-            raise IntegrityError("parcel.context", "the lane sends another kind of content")
-        sender = PublicKey.from_base64(site.identity)
-        if study.roster.get(parcel.site, sender.fingerprint) != sender.fingerprint:
-            raise IntegrityError("parcel.signature", "the site's identity is not the one in the signed roster")
-        return row, study, sender
-
-    def _unseal(self, parcel: ParcelRow, study_id: str, sender: PublicKey) -> bytes:
-        if parcel.size_bytes > _MAX_PARCEL_BYTES:
-            raise IntegrityError("parcel.payload", "the parcel is too large to open")
-        expect = ParcelInfo(
-            parcel_id=parcel.id, study=parcel.study_digest, site=parcel.site, content_type=parcel.content_type
-        )
-        try:
-            source = open(self._landing / f"{parcel.id}.parcel", "rb")
-        except FileNotFoundError:
-            raise IntegrityError("parcel.truncated", "the landed file is missing") from None
-        with source:
-            if hashlib.file_digest(source, "sha256").hexdigest() != parcel.digest:
-                raise IntegrityError("parcel.truncated", "the landed file is not the one that was logged")
-            source.seek(0)
-            key = self._keys.load(study_id)
-            return b"".join(unseal(source, key=key, sender=sender, expect=expect))
+        if left.changed:
+            (self._landing / f"{parcel.id}.parcel").unlink(missing_ok=True)
 
     def _known(self, parcel: ParcelRow, batch: Batch) -> bool:
         """Whether the batch is curated already; then the parcel counts as opened and adds nothing."""

@@ -109,6 +109,10 @@ def show(
         typer.echo(json.dumps(value))
         return
     typer.echo(f"{value['id']}: {value['title']}\nlane {value['lane']}, {value['state']}\ndigest {value['digest']}")
+    for told in value.get("withdrawals", []):
+        models = ", ".join(f"{m['name']} {m['version']}" for m in told["models"]) or "none"
+        gone = f"{told['rows']} rows and {told['files']} files removed"
+        typer.echo(f"consent withdrawn at {told['site']}: {gone}; models: {models}")
     if value.get("erasure"):
         typer.echo(f"erasure: {value['erasure']['state']} ({value['erasure']['reason']})")
     for site in value.get("assignments", []):
@@ -216,7 +220,7 @@ def erase(
     while found["state"] != "done" and time.monotonic() < until:
         time.sleep(0.2)
         found = look()
-    found = {"study": study_id} | found
+    found = {**found, "study": study_id}
     if json_out:
         typer.echo(json.dumps(found))
         return
@@ -254,7 +258,7 @@ def _tell(orders: dict[str, Any], json_out: bool) -> None:
 def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
     from sqlalchemy import func, select
 
-    from central import erasure
+    from central import erasure, withdrawals
     from central.config import load_config
     from central.store import Store
     from central.store.models import AssignmentRow, ParcelRow, StudyRow
@@ -279,6 +283,7 @@ def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
                 value["parcels"] = session.scalar(
                     select(func.count()).select_from(ParcelRow).where(ParcelRow.study_digest == row.digest)
                 )
+                value["withdrawals"] = withdrawals.summary(session, row.digest)
                 value["erasure"] = erasure.summary(session, row.digest)
             found.append(value)
     return found
