@@ -182,7 +182,10 @@ class Opener:
             return
         content = check_batch(study, batch)
         left = self._withdrawing.filtered(study, parcel.site, content.entries)
-        content = replace(content, entries=left.entries, rows=content.rows - left.rows)
+        if left.changed:
+            rows, files = content.rows - left.rows, left.images
+            persons = min(content.persons, max(rows, files))
+            content = replace(content, entries=left.entries, rows=rows, files=files, persons=persons)
         path = self._lake.write(study.id, batch.batch_id, content.entries)
         faults.point("vault.written")
         self._record(parcel, study, batch, content, path)

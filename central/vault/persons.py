@@ -27,6 +27,7 @@ _COLUMN = "pseudonym"
 _SYSTEM = "urn:corsia:pseudonym"
 _SUMS = "aggregate"
 _REPORT = "report.json"
+_NO_IMAGE = (".parquet", ".json", ".ndjson")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +42,11 @@ class Left:
     def changed(self) -> bool:
         """Whether anything went."""
         return bool(self.rows or self.files)
+
+    @property
+    def images(self) -> int:
+        """How many entries are DICOM files."""
+        return sum(not entry.name.casefold().endswith(_NO_IMAGE) for entry in self.entries)
 
 
 def without(study: Study, entries: Iterable[Entry], gone: Collection[str]) -> Left:

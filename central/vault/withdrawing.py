@@ -29,7 +29,6 @@ __all__ = ["Withdrawing"]
 
 _PREFIX = "withdrawn-"
 _LIST = "withdrawn.json"
-_NO_IMAGE = (".parquet", ".json", ".ndjson")
 
 
 class Withdrawing:
@@ -86,8 +85,7 @@ class Withdrawing:
         with self._store.begin() as session:
             row = session.get_one(CuratedRow, batch.batch_id)
             withdrawals.removed(session, parcel, rows=left.rows, files=left.files)
-            images = sum(not entry.name.casefold().endswith(_NO_IMAGE) for entry in left.entries)
-            row.path, row.rows, row.files = path, row.rows - left.rows, min(row.files, images)
+            row.path, row.rows, row.files = path, row.rows - left.rows, left.images
             row.persons = min(row.persons, max(row.rows, row.files))
 
     def _sweep(self, study: Study, parcel: ParcelRow) -> None:

@@ -1,0 +1,194 @@
+"""Consent withdrawn after, while and before a study's results leave, and studies whose time is over, by the daemon."""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from edge.config import EdgeConfig
+from edge.journal import Journal
+from edge.lane import job_key
+from edge.site import set_paused
+from privacy.deid.pseudonym import Pseudonymizer
+from privacy.envelope import ParcelInfo, read_key, unseal
+from protocol.assignment import Assignment, State
+from protocol.errors import UnavailableError
+from protocol.parcel import Batch, ItemKind, unpack_batch
+from protocol.withdrawal import SUBJECTS, Withdrawal, read_subjects
+from tests.agentkit import Office, enrolled, running, site_config, study
+from tests.integration.test_agent_training import prepare_message, training_study
+
+PATIENT = "MRN0000003"
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> EdgeConfig:
+    return site_config(tmp_path)
+
+
+@pytest.fixture
+def office(config: EdgeConfig) -> Office:
+    return enrolled(config)
+
+
+def withdraw(config: EdgeConfig, patient: str = PATIENT) -> None:
+    table = config.datasets["cohort"].table
+    assert table is not None
+    frame = pd.read_csv(table, dtype=str, keep_default_na=False)
+    frame.loc[frame.patient_id == patient, "consent"] = "no"
+    half = table.with_suffix(".new")
+    frame.to_csv(half, index=False)
+    half.replace(table)
+
+
+def until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def told(config: EdgeConfig, office: Office, asked: Assignment, key: str = "vault") -> list[Batch]:
+    """What the office was told of withdrawals, opened."""
+    found = []
+    for entry, data in list(office.parcels.values()):
+        if entry.content_type == "withdrawal":
+            info = ParcelInfo(
+                parcel_id=entry.parcel_id, study=asked.study_digest, site="site-a", content_type="withdrawal"
+            )
+            sender = read_key(config.state_dir / "identity.key").public
+            found.append(
+                unpack_batch(b"".join(unseal(io.BytesIO(data), key=getattr(office, key), sender=sender, expect=info)))
+            )
+    return found
+
+
+def pseudonym(config: EdgeConfig, asked: Assignment, patient: str = PATIENT) -> str:
+    return Pseudonymizer(job_key(config.state_dir, asked.study_digest)).pseudonym(patient)
+
+
+def test_a_withdrawal_after_delivery_is_told_once_and_names_nobody(config: EdgeConfig, office: Office) -> None:
+    with running(config, office) as agent:
+        asked = office.submit(study())
+        assert office.wait(asked).state is State.DONE
+        (batch,) = office.opened(asked, read_key(config.state_dir / "identity.key"))
+        (about,) = (item for item in batch.items if item.kind is ItemKind.SUBJECTS)
+        (records,) = (item for item in batch.items if item.kind is ItemKind.TABLE)
+        rows = pd.read_parquet(io.BytesIO(records.data))
+        named = read_subjects(about.data)[records.name]
+        mine = pseudonym(config, asked)
+        assert (about.name, len(named)) == (SUBJECTS, len(rows))
+        assert rows.score[named.index(mine)] == pytest.approx(3 / 7), "the row is the person's"
+        withdraw(config)
+        until(lambda: bool(told(config, office, asked)))
+        until(lambda: not agent.site.spool.pending())
+    with running(config, office) as agent:  # a restart looks anew, and tells nothing twice
+        until(lambda: hasattr(agent, "_withdrawals"))
+        agent._withdrawals.look()
+        assert not agent.site.spool.pending()
+    (word,) = told(config, office, asked)
+    assert Withdrawal.of(word).subjects == {mine}
+    kept = b"".join(path.read_bytes() for path in (config.state_dir / "subjects").iterdir())
+    assert PATIENT.encode() not in kept + about.data + word.items[0].data
+    events = [line.event for line in Journal(config.state_dir / "journal.jsonl", readonly=True).tail(1000)]
+    assert events.count("consent.withdrawn") == 1
+
+
+def test_what_waits_does_not_leave_any_more_and_a_new_study_is_without_the_person(
+    config: EdgeConfig, office: Office
+) -> None:
+    def away() -> None:
+        raise UnavailableError("unavailable.centre")
+
+    office.fail["deliver"] = away
+    with running(config, office) as agent:
+        asked = office.submit(study())
+        office.wait(asked, State.DELIVERING)
+        withdraw(config)
+        until(lambda: agent.site.subjects.left(asked.study_digest))
+        del office.fail["deliver"]
+        said = office.wait(asked)
+        assert (said.state, said.code) == (State.REFUSED, "study.withdrawn")
+        until(lambda: bool(told(config, office, asked)))
+        until(lambda: [folder for folder, _ in agent.site.spool.entries()] == ["sent"])
+        fresh = office.submit(study("two"))
+        assert office.wait(fresh).state is State.DONE
+    assert not [entry for entry, _ in office.parcels.values() if entry.assignment_id == asked.id]
+    (batch,) = office.opened(fresh, read_key(config.state_dir / "identity.key"))
+    (named,) = read_subjects(next(i.data for i in batch.items if i.kind is ItemKind.SUBJECTS)).values()
+    assert len(named) == 20
+    assert pseudonym(config, fresh) not in named
+
+
+def test_a_withdrawal_while_the_study_runs_makes_it_run_again(config: EdgeConfig, office: Office) -> None:
+    with running(config, office) as agent:
+        until(lambda: hasattr(agent, "_withdrawals"))
+        kept, sealed = agent.site.spool.hold, list[object]()
+
+        def hold(*args: object) -> object:
+            if not sealed:
+                withdraw(config)
+            sealed.append(args)
+            return kept(*args)  # type: ignore[arg-type]
+
+        agent.site.spool.hold = hold  # type: ignore[assignment, method-assign]
+        asked = office.submit(study())
+        assert office.wait(asked).state is State.DONE
+    assert len(sealed) == 2
+    (batch,) = office.opened(asked, read_key(config.state_dir / "identity.key"))
+    (named,) = read_subjects(next(i.data for i in batch.items if i.kind is ItemKind.SUBJECTS)).values()
+    assert pseudonym(config, asked) not in named
+    assert not told(config, office, asked), "nothing about the person has left"
+
+
+def test_a_site_leaves_the_run_before_the_next_round(config: EdgeConfig, office: Office) -> None:
+    asked_study = training_study()
+    message = prepare_message(asked_study)
+    with running(config, office) as agent:
+        asked = office.submit(asked_study)
+        assert office.wait(asked, timeout_s=90).state is State.DONE
+        assert office.wait(office.instruct(asked, message), timeout_s=60).state is State.DONE
+        worker = agent._warm[asked.study_digest]
+        assert worker.alive
+        withdraw(config)
+        said = office.wait(office.instruct(asked, message, round=1), timeout_s=60)  # at once: nobody has looked yet
+        assert (said.state, said.code) == (State.REFUSED, "study.withdrawn")
+        until(lambda: not worker.alive)
+        until(lambda: bool(told(config, office, asked, "federation")))
+        said = office.wait(office.instruct(asked, message, round=2), timeout_s=60)
+        assert (said.state, said.code) == (State.REFUSED, "study.withdrawn")
+    (word,) = told(config, office, asked, "federation")
+    assert Withdrawal.of(word).subjects == frozenset(), "of a run nothing about single persons has left"
+
+
+def test_a_study_whose_time_is_over_leaves_nothing_behind(config: EdgeConfig, office: Office) -> None:
+    set_paused(config.state_dir, False)
+    expires = datetime.now(UTC) + timedelta(seconds=8)
+    with running(config, office) as agent:
+        train = office.submit(training_study().model_copy(update={"expires": expires}))
+        assert office.wait(train, timeout_s=90).state is State.DONE
+        worker = agent._warm[train.study_digest]
+
+        def away() -> None:
+            raise UnavailableError("unavailable.centre")
+
+        office.fail["deliver"] = away
+        asked = office.submit(study(expires=expires))
+        office.wait(asked, State.DELIVERING, State.EXPIRED)
+        for digest in (train.study_digest, "0" * 64):
+            (config.state_dir / "draws" / f"{digest}-train.sealed").write_bytes(b"kept")
+        until(lambda: not list((config.state_dir / "subjects").iterdir()))
+        until(lambda: not worker.alive)
+        until(lambda: not agent.site.spool.entries())
+        assert office.wait(asked).code == "study.expired"
+    left = [path.name for path in (config.state_dir / "draws").iterdir()]
+    assert left == ["0" * 64 + "-train.sealed"], "another study's answer stays"
+    lines = Journal(config.state_dir / "journal.jsonl", readonly=True).tail(1000)
+    removed = {line.fields["study"] for line in lines if line.event == "study.removed"}
+    assert removed == {train.study_digest, asked.study_digest}
