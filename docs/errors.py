@@ -12,7 +12,7 @@ Every failure has a stable code, an exit status by *what the operator does next*
 last line of stdout is `{"error": {"code", "message", "hint"}}`. What leaves a hospital is the code and an opaque
 id, never the message. Made by `python docs/errors.py`.
 
-Exit status 0 is success, 2 wrong usage, 130 interrupted.
+Exit status 0 is success, 2 wrong usage (code `usage`), 130 interrupted.
 
 | code | exit | class | meaning | what to do |
 |---|---|---|---|---|

@@ -23,6 +23,13 @@ def shared_data() -> Path:
     return folder
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With `--dist loadgroup`: a file stays together, and so do all tests of the one demo."""
+    for item in items:
+        whose = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(whose))
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped and isinstance(report.longrepr, tuple):
         _SKIPPED.append(report.longrepr[2].removeprefix("Skipped: "))

@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from sqlalchemy import select
 
-from central.federation.tensors import tensor_parts, tensors
+from central.federation.flower import MOMENTS
+from central.federation.moments import Moments
+from central.federation.tensors import tensor_parts, tensors, tensors_at
 from central.store import Store
 from central.store.models import RoundRow, RunRow
 from pipelines.flower import Arrays
@@ -40,7 +42,8 @@ class Checkpoint:
     Attributes:
         model: the global model's arrays.
         preprocessing: what all sites apply to their rows.
-        state: the strategy's state.
+        state: small arrays that the round loop remembers.
+        moments: what the strategy remembers, where it does.
         examples: site -> number of rows, fixed by the preparation.
         metrics: empty until the round has been evaluated; then it holds at least `rows`.
         sites: whose replies are in this round, by name.
@@ -53,6 +56,7 @@ class Checkpoint:
     model: Arrays
     preprocessing: Arrays
     state: Arrays = field(default_factory=dict)
+    moments: Moments = field(default_factory=Moments)
     examples: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     sites: tuple[str, ...] = ()
@@ -81,6 +85,10 @@ class Checkpoints(Protocol):
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep it; after this returns it survives a crash. Saving a round again replaces it."""
+        ...
+
+    def moments(self) -> Moments:
+        """Where the next checkpoint's moments are put, empty."""
         ...
 
     def begin(self, round_: int, phase: RoundPhase) -> int:
@@ -118,6 +126,10 @@ class MemoryCheckpoints:
     def save(self, checkpoint: Checkpoint) -> None:
         """Keep it."""
         self.all = [c for c in self.all if c.round != checkpoint.round] + [checkpoint]
+
+    def moments(self) -> Moments:
+        """In memory."""
+        return Moments()
 
     def begin(self, round_: int, phase: RoundPhase) -> int:
         """Always the first attempt."""
@@ -165,23 +177,39 @@ class StoreCheckpoints:
 
     def _read(self, row: RoundRow) -> Checkpoint:
         model, preprocessing = split_arrays(self._store.get_blob(row.arrays))
-        state = tensors(self._store.get_blob(row.state))
+        moments = self.moments()
+        state = self._store_state(row.state, moments)
         return Checkpoint(
             round=row.round,
             model=model,
             preprocessing=preprocessing,
             state={k: v for k, v in state.items() if not k.startswith(_EXAMPLES)},
+            moments=moments,
             examples={k.removeprefix(_EXAMPLES): int(v[0]) for k, v in state.items() if k.startswith(_EXAMPLES)},
             metrics=dict(row.metrics),
             sites=tuple(row.sites),
             started_at=row.started_at,
         )
 
+    def _store_state(self, digest: str, moments: Moments) -> Arrays:
+        """The small arrays of a state's blob; the large ones go into `moments`, one at a time."""
+        small: Arrays = {}
+        for name, value in tensors_at(self._store.checked_path(digest)):
+            if name.startswith(MOMENTS):
+                moments.put(name, value.shape, 0, value.reshape(-1))
+            else:
+                small[name] = value
+        return small
+
+    def moments(self) -> Moments:
+        """On the disk of the database."""
+        return Moments(self._store.state_dir)
+
     def save(self, checkpoint: Checkpoint) -> None:
         """Blobs first, then the row; an event when the round has its metrics."""
         arrays = self._store.put_blob("arrays", tensor_parts(_named(checkpoint.model, checkpoint.preprocessing)))
         examples = {f"{_EXAMPLES}{site}": np.array([n], np.int64) for site, n in checkpoint.examples.items()}
-        state = self._store.put_blob("state", tensor_parts({**checkpoint.state, **examples}))
+        state = self._store.put_blob("state", tensor_parts({**checkpoint.state, **examples, **checkpoint.moments}))
         with self._store.begin() as session:
             row = session.get(RoundRow, (self._run, checkpoint.round))
             if row is None:

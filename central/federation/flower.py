@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from central.federation.moments import BLOCK, Moments
 from pipelines.flower import (
     ARRAYS,
     CONFIG,
     EXAMPLES,
     LOSS,
+    METRICS,
     Arrays,
     Message,
     RecordDict,
@@ -46,10 +48,12 @@ from flwr.serverapp.strategy import (
     QFedAvg,
     Strategy,
 )
+from flwr.serverapp.strategy.fedopt import FedOpt
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
+    "MOMENTS",
     "Grid",
     "NodeGrid",
     "Run",
@@ -57,12 +61,11 @@ __all__ = [
     "Strategy",
     "aggregate",
     "asked",
+    "configured",
     "empty_run",
     "identify",
-    "restore_state",
     "simulation",
     "strategy",
-    "strategy_state",
     "told",
 ]
 
@@ -122,6 +125,7 @@ _STRATEGIES: dict[str, tuple[Any, dict[str, tuple[float, float]]]] = {
 _REPLIES = {"krum": 2, "multikrum": 2, "bulyan": 4}  # at least so many times the malicious, and 3
 _MOMENTS = ("m_t", "v_t")  # FedOpt's state between rounds, by name
 _VECTOR = "momentum_vector"  # FedAvgM's, a list
+MOMENTS = tuple(f"{kind}/" for kind in (*_MOMENTS, _VECTOR))  # how keys of moments begin
 _identified = threading.Lock()
 
 
@@ -209,46 +213,108 @@ def told(made: Strategy) -> tuple[str, ...]:
     return (LOSS,) if isinstance(made, QFedAvg) else ()
 
 
-def aggregate(made: Strategy, round_: int, replies: Iterable[Message]) -> Arrays:
+def configured(messages: Iterable[Message], made: Strategy) -> list[Message]:
+    """A strategy's messages, of whose model it keeps no copy: `aggregate` is given the model."""
+    made_ready = list(messages)
+    if isinstance(made, (FedOpt, FedAvgM)):
+        made.current_arrays = None
+    return made_ready
+
+
+def aggregate(
+    made: Strategy, round_: int, replies: Iterable[Message], model: Arrays, before: Moments, after: Moments
+) -> Arrays:
     """What the strategy makes of a round's answers, which have been judged one by one before; read-only.
+
+    A strategy that remembers something between rounds has it in `before`, not in itself: its formula, which takes each
+    element by itself, is applied to a block of elements at a time, so that no copy of a whole model is made.
+
+    Args:
+        model: that was sent out; what a strategy with moments makes has its types.
+        before: what this function put into `after` the round before; empty in the first one.
+        after: filled here.
 
     Raises:
         InputError: `input.message` when it makes nothing of them.
     """
     gc.freeze()  # some strategies collect garbage once an array: spare them what was there before
     try:
-        arrays, _ = made.aggregate_train(round_, list(replies))
+        answers = list(replies)
+        if isinstance(made, (FedOpt, FedAvgM)) and answers:
+            return _stepped(made, round_, answers, model, before, after)
+        return _made(made, round_, answers)
     except (AppExitException, ValueError, ArithmeticError) as error:
         raise InputError("input.message", f"the strategy cannot aggregate: {type(error).__name__}") from None
     finally:
         gc.unfreeze()
+
+
+def _made(made: Strategy, round_: int, replies: list[Message]) -> Arrays:
+    arrays, _ = made.aggregate_train(round_, replies)
     if arrays is None:
         raise InputError("input.message", "the strategy cannot aggregate: too few answers")
     return views_of(arrays)
 
 
-def strategy_state(made: Strategy) -> Arrays:
-    """What a strategy remembers between rounds, as arrays (empty for FedAvg); its own, which it never changes."""
-    found: Arrays = {}
-    for moment in _MOMENTS:
-        for name, value in (getattr(made, moment, None) or {}).items():
-            found[f"{moment}/{name}"] = np.asarray(value)
-    for place, value in enumerate(getattr(made, _VECTOR, None) or ()):
-        found[f"{_VECTOR}/{place:06d}"] = np.asarray(value)
-    return found
+def _stepped(
+    made: FedOpt | FedAvgM, round_: int, replies: list[Message], model: Arrays, before: Moments, after: Moments
+) -> Arrays:
+    """Flower's own step, a block of each array at a time."""
+    weights = [record_of(reply, METRICS) for reply in replies]
+    answers = [record_of(reply, ARRAYS) for reply in replies]
+    if any(set(answer) != set(model) for answer in answers):
+        raise ValueError("names")
+    stepped: Arrays = {}
+    for name, now in model.items():
+        given = [np.asarray(answer.pop(name).numpy()).reshape(-1) for answer in answers]
+        flat = np.empty(now.size, now.dtype)
+        for start in range(0, max(now.size, 1), BLOCK):
+            here = slice(start, start + BLOCK)
+            _recall(made, name, now.reshape(-1)[here], before, start)
+            contents = [
+                RecordDict({ARRAYS: array_record({name: part[here]}), METRICS: weight})
+                for part, weight in zip(given, weights, strict=True)
+            ]
+            flat[here] = _made(made, round_, [Message(content, 1, "train") for content in contents])[name]
+            for key, moment in _remembered(made, name):
+                after.put(key, now.shape, start, moment)
+            del contents
+            gc.collect()  # Flower's records hold their arrays in cycles; all else is frozen, so this costs little
+        stepped[name] = flat.reshape(now.shape)
+        stepped[name].flags.writeable = False
+    _forget(made)
+    return stepped
 
 
-def restore_state(made: Strategy, state: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Put back what `strategy_state` gave, so that the next round is bit-equal to an uninterrupted one."""
-    for moment in _MOMENTS:
-        if hasattr(made, moment):
-            values = {
-                k.removeprefix(f"{moment}/"): np.asarray(v) for k, v in state.items() if k.startswith(f"{moment}/")
-            }
-            setattr(made, moment, values or None)
-    if hasattr(made, _VECTOR):
-        setattr(made, _VECTOR, [np.asarray(state[k]) for k in sorted(state) if k.startswith(f"{_VECTOR}/")] or None)
-        made.current_arrays = None  # FedAvgM's last model; it takes the one that it is given
+def _recall(made: FedOpt | FedAvgM, name: str, model: np.ndarray[Any, Any], before: Moments, start: int) -> None:
+    """Let the strategy know one block: its part of the model, and what it remembers of it."""
+
+    def moment(kind: str) -> np.ndarray[Any, Any] | None:
+        stored = before.get(f"{kind}/{name}")
+        return None if stored is None else stored.block(start, start + BLOCK)
+
+    if isinstance(made, FedAvgM):
+        made.current_arrays = array_record({name: model})
+        vector = moment(_VECTOR)
+        made.momentum_vector = None if vector is None else [vector]
+        return
+    made.current_arrays = {name: model}
+    for kind in _MOMENTS:
+        known = moment(kind)
+        setattr(made, kind, None if known is None else {name: known})
+
+
+def _remembered(made: FedOpt | FedAvgM, name: str) -> list[tuple[str, np.ndarray[Any, Any]]]:
+    """What the strategy remembers of the block, by key."""
+    if isinstance(made, FedAvgM):
+        return [(f"{_VECTOR}/{name}", np.asarray(vector)) for vector in made.momentum_vector or ()]
+    return [(f"{kind}/{name}", np.asarray(getattr(made, kind)[name])) for kind in _MOMENTS]
+
+
+def _forget(made: FedOpt | FedAvgM) -> None:
+    made.current_arrays = None
+    for kind in (_VECTOR,) if isinstance(made, FedAvgM) else _MOMENTS:
+        setattr(made, kind, None)
 
 
 class NodeGrid(Grid):  # type: ignore[misc]

@@ -22,7 +22,8 @@ import numpy as np
 from central.federation.checkpoint import Checkpoint, Checkpoints
 from central.federation.collect import PREPARED, Check, Collected, Collector, Expected, SiteGrid, rows_of
 from central.federation.control import Control, Stopped, Unattended
-from central.federation.flower import aggregate, asked, restore_state, strategy, strategy_state, told
+from central.federation.flower import aggregate, asked, configured, strategy, told
+from central.federation.moments import Moments
 from central.federation.stopping import judge
 from pipelines import clipping, learners
 from pipelines.flower import CONFIG, METRICS, Arrays, Message, RecordDict, array_record, config_record, norm_of
@@ -84,7 +85,6 @@ class Rounds:
 
     def _to_the_end(self, reached: Checkpoint) -> str:
         """Phase after phase until there is nothing left to do; why that is."""
-        restore_state(self._strategy, reached.state)
         self._grid.sites = {n: s for n, s in self._grid.sites.items() if s in reached.examples}
         while True:
             rounds = self._heed()
@@ -176,21 +176,23 @@ class Rounds:
         )
         if collected is None:
             return self._skipped(reached, started, "conflict.round")  # it stays masked for ever
-        model = self._combined(reached, round_, collected)
+        moments = self._checkpoints.moments()
+        model = self._combined(reached, round_, collected, moments)
         if model is None:
             return self._skipped(reached, started, "masks.total")
         checkpoint = replace(
             reached,
             round=round_,
             model=model,
-            state=strategy_state(self._strategy) | collected.rows() | _prepared(reached),
+            moments=moments,
+            state=collected.rows() | _prepared(reached),
             metrics={},
             sites=collected.sites,
             started_at=started,
         )
         return self._saved(checkpoint)
 
-    def _combined(self, reached: Checkpoint, round_: int, collected: Collected) -> Arrays | None:
+    def _combined(self, reached: Checkpoint, round_: int, collected: Collected, moments: Moments) -> Arrays | None:
         """The next model; None where what masks hide, of one site perhaps, spoils the total: the site has no name.
 
         Raises:
@@ -202,7 +204,8 @@ class Rounds:
         if collected.total is not None and not self._sums and norm_of(collected.total.arrays) > self._training.max_norm:
             return None
         try:
-            model = self._learner.combine(reached.model, aggregate(self._strategy, round_, collected.messages()))
+            made = aggregate(self._strategy, round_, collected.messages(), reached.model, reached.moments, moments)
+            model = self._learner.combine(reached.model, made)
         except (ArithmeticError, ValueError):
             if hidden:
                 return None
@@ -219,7 +222,6 @@ class Rounds:
         Raises:
             CorsiaError: that code, after the last of them, or when no round of the run gave a model.
         """
-        restore_state(self._strategy, reached.state)
         round_, many = reached.round + 1, int(reached.state[_SKIPPED][0]) + 1 if _SKIPPED in reached.state else 1
         log.warning("round.skipped", extra={"fields": {"round": round_, "code": code}})
         self._checkpoints.tell("round.skipped", round=round_, code=code)
@@ -271,7 +273,7 @@ class Rounds:
 
         def messages(attempt: int) -> Iterable[Message]:
             config = config_record(round_, expected.arrays, expected.metrics, attempt=attempt)
-            made = list(configure(round_, array_record(reached.model), config, self._grid))
+            made = configured(configure(round_, array_record(reached.model), config, self._grid), self._strategy)
             for message in made:
                 message.content[PREPROCESSING] = array_record(reached.preprocessing)
                 message.metadata.group_id = str(round_)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,17 @@ class Store:
         session.execute(_LEAF, {"index": index, "leaf": leaf})
         return index
 
-    def put_blob(self, name: str, data: bytes | Sequence[bytes | memoryview]) -> Blob:
-        """Store bytes durably under their SHA-256; a large object may come in pieces.
+    def put_blob(self, name: str, data: bytes | Iterable[bytes | memoryview]) -> Blob:
+        """Store bytes durably under their SHA-256; a large object may come in pieces, which are gone through twice.
 
         Raises:
             StorageError: the disk refused; nothing is stored.
         """
         parts = (data,) if isinstance(data, bytes) else data
-        hasher = hashlib.sha256()
+        hasher, size = hashlib.sha256(), 0
         for part in parts:
             hasher.update(part)
+            size += len(part)
         digest = hasher.hexdigest()
         target = self._blobs / digest
         if not target.exists():
@@ -94,7 +95,7 @@ class Store:
                 os.replace(handle.name, target)
             except OSError as error:
                 raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
-        return Blob(name=name, digest=digest, size_bytes=sum(map(len, parts)))
+        return Blob(name=name, digest=digest, size_bytes=size)
 
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies.
@@ -117,6 +118,14 @@ class Store:
             (self._blobs / digest).unlink(missing_ok=True)
         except OSError as error:
             raise StorageError("storage.failed") from error
+
+    def checked_path(self, digest: str) -> Path:
+        """As `blob_path`, of bytes that have their digest."""
+        path = self.blob_path(digest)
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise IntegrityError("blob.digest", "a stored blob is damaged")
+        return path
 
     def get_blob(self, digest: str) -> bytes:
         """A blob's bytes, checked against their digest."""

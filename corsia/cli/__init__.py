@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 from types import FrameType
-from typing import Any
 
 import click
 import typer
@@ -95,6 +94,8 @@ def main(args: Sequence[str] | None = None) -> None:
         status = _report(error, argv)
     except click.ClickException as error:
         error.show()
+        if "--json" in argv:
+            _print_error("usage", error.format_message(), "see --help of the command")
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         status = 130
@@ -114,6 +115,9 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
 def _report(error: CorsiaError, argv: Sequence[str]) -> int:
     sys.stderr.write(f"error [{error.code}]: {error.message}\n  hint: {error.hint}\n")
     if "--json" in argv:
-        value: dict[str, Any] = {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
-        sys.stdout.write(json.dumps(value) + "\n")
+        _print_error(error.code, error.message, error.hint)
     return error.exit_status
+
+
+def _print_error(code: str, message: str, hint: str) -> None:
+    sys.stdout.write(json.dumps({"error": {"code": code, "message": message, "hint": hint}}) + "\n")

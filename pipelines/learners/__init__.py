@@ -177,7 +177,7 @@ class Averaged:
 
     def combine(self, model: Arrays, update: Arrays) -> Arrays:
         """The averaged model, in the model's order and dtypes."""
-        return {name: update[name].astype(value.dtype) for name, value in model.items()}
+        return {name: update[name].astype(value.dtype, copy=False) for name, value in model.items()}
 
     def settled(self, model: Arrays) -> bool:
         """Never by itself."""

@@ -98,26 +98,92 @@ def test_a_round_is_answered_once_and_survives_worker_and_restart(config: EdgeCo
     assert keys == ["r1/0/prepare", "r1/0/prepare/1", "r1/0/prepare/2"]
 
 
-def evaluate_message(asked: Study) -> bytes:
+def first_model(asked: Study) -> tuple[Any, Any]:
+    """Model and preprocessing before round 1, of other rows than the site's."""
     import pandas as pd
 
-    from central.federation.flower import identify
-    from pipelines import flower, learners
-    from pipelines.train import PREPROCESSING
+    from pipelines import learners
 
-    identify(1)
     made = learners.for_study(asked)
     table = pd.DataFrame({name: [float(n % 7 + 1) for n in range(30)] for name in ("age", "score", "time")})
     sums = made.sums(made.rows(table.assign(status=1)), 1)
     preprocessing = made.agree(sums)
+    return made.initial(sums, preprocessing), preprocessing
+
+
+def round_message(asked: Study, kind: str, model: Any, preprocessing: Any, declared: Any, *metrics: str) -> bytes:
+    from central.federation.flower import identify
+    from pipelines import flower
+    from pipelines.train import PREPROCESSING
+
+    identify(1)
     content = flower.RecordDict(
         {
-            flower.ARRAYS: flower.array_record(made.initial(sums, preprocessing)),
-            flower.CONFIG: flower.config_record(1, made.scoring(), ("c-index",), attempt=0),
+            flower.ARRAYS: flower.array_record(model),
+            flower.CONFIG: flower.config_record(1, declared, metrics, attempt=0),
             PREPROCESSING: flower.array_record(preprocessing),
         }
     )
-    return flower.message_to_bytes(flower.Message(content, 1, "evaluate", group_id="1"), run_id=1, message_id="e1")
+    return flower.message_to_bytes(flower.Message(content, 1, kind, group_id="1"), run_id=1, message_id="e1")
+
+
+def evaluate_message(asked: Study) -> bytes:
+    from pipelines import learners
+
+    model, preprocessing = first_model(asked)
+    return round_message(asked, "evaluate", model, preprocessing, learners.for_study(asked).scoring(), "c-index")
+
+
+# Those that ask a site for something of their own run always; the others differ at the centre alone.
+FULL = (
+    "fedavg",
+    "fedavgm",
+    "fedadam",
+    "fedadagrad",
+    "fedyogi",
+    "fedmedian",
+    "fedtrimmedavg",
+    "krum",
+    "multikrum",
+    "bulyan",
+)
+
+
+@pytest.mark.parametrize(
+    "name", ["qfedavg", "fedprox", "cyclic", *(pytest.param(n, marks=pytest.mark.full) for n in FULL)]
+)
+def test_a_site_trains_for_every_strategy(tmp_path: Path, name: str) -> None:
+    """Through agent, worker and gate; the strategy makes a model of the answer where one is enough for it."""
+    from central.federation import flower as server
+    from central.federation.moments import Moments
+    from pipelines import flower, learners
+    from tests.flowerkit import Nodes
+
+    config = site_config(tmp_path, site_metrics=True)
+    parameters = {"fedprox": {"proximal_mu": 0.1}, "fedavgm": {"server_momentum": 0.9}}.get(name, {})
+    office, asked_study = enrolled(config), training_study(strategy=name, strategy_parameters=parameters)
+    assert asked_study.training is not None
+    made = server.strategy(asked_study.training)
+    model, preprocessing = first_model(asked_study)
+    declared = learners.for_study(asked_study).update(model)
+    message = round_message(asked_study, "train", model, preprocessing, declared, *server.told(made))
+    with running(config, office):
+        asked = office.submit(asked_study)
+        assert office.wait(asked, timeout_s=90).state is State.DONE
+        round_ = office.instruct(asked, message, round=1, phase=RoundPhase.TRAIN)
+        assert office.wait(round_, timeout_s=60).state is State.DONE
+    (batch,) = office.opened(round_, read_key(config.state_dir / "identity.key"))
+    answer = flower.message_from_bytes(batch.items[0].data)
+    assert flower.shapes_of(flower.views_of(answer.content[flower.ARRAYS])) == declared
+    assert set(answer.content[flower.METRICS]) == {flower.EXAMPLES, *server.told(made)}
+    if name in server._REPLIES:
+        return  # a robust strategy chooses among several
+    asking = server.configured(
+        made.configure_train(1, flower.array_record(model), flower.config_record(1, {}), Nodes(1)), made
+    )
+    assert len(asking) == 1
+    stepped = server.aggregate(made, 1, [answer], model, Moments(), Moments())
+    assert any((stepped[key] != value).any() for key, value in model.items())
 
 
 @pytest.mark.parametrize("allowed", [None, True])

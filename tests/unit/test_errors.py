@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import json
 from pathlib import Path
 
 import pytest
@@ -44,3 +45,17 @@ def test_the_page_of_errors_is_current() -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     assert (ROOT / "docs" / "errors.md").read_text() == module.render(), "run: python docs/errors.py"
+
+
+@pytest.mark.parametrize("arguments", [["study", "ls", "--no-such"], ["no-such-command"], ["study", "show"]])
+def test_wrong_usage_is_one_json_object_as_every_other_error(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    from corsia.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--json"])
+    assert ended.value.code == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["error"]["code"] == "usage"
+    assert "--help" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,14 @@ import pytest
 from central.federation import flower as server
 from central.federation.collect import Collected
 from central.federation.mean import Mean
+from central.federation.moments import Moments
+from central.federation.tensors import tensor_parts, tensors_at
 from pipelines import flower
 from pipelines.flower import ARRAYS, EXAMPLES, METRICS, RecordDict
+from protocol.errors import InputError
 from protocol.study import INDIVIDUAL
 from tests.federation_hospital import study
+from tests.flowerkit import Nodes
 
 server.identify(1)
 ROWS = {"site-a": 40, "site-b": 7, "site-c": 1, "site-d": 123_457, "site-e": 3}
@@ -49,29 +54,13 @@ def message(arrays: dict[str, np.ndarray[Any, Any]], rows: int) -> flower.Messag
     return flower.message_from_bytes(raw)
 
 
-class _Nodes(server.Grid):
-    def set_run(self, run): ...
-
-    @property
-    def run(self): ...
-
-    def create_message(self, content, message_type, dst_node_id, group_id, ttl=None): ...
-
-    def get_node_ids(self):
-        return [1]
-
-    def push_messages(self, messages): ...
-
-    def pull_messages(self, message_ids): ...
-
-    def send_and_receive(self, messages, *, timeout=None): ...
-
-
 def strategy(name: str) -> Any:
     parameters = {"server_momentum": 0.9, "server_learning_rate": 0.7} if name == "fedavgm" else {}
-    made = server.strategy(study(strategy=name, strategy_parameters=parameters).training)
-    list(made.configure_train(1, flower.array_record(MODEL), flower.config_record(1, SHAPES), _Nodes()))
-    return made
+    return server.strategy(study(strategy=name, strategy_parameters=parameters).training)
+
+
+def configure(made: Any, model: dict[str, np.ndarray[Any, Any]]) -> list[flower.Message]:
+    return list(made.configure_train(1, flower.array_record(model), flower.config_record(1, SHAPES), Nodes(1)))
 
 
 def virtual(name: str, given: dict[str, dict[str, np.ndarray[Any, Any]]]) -> list[flower.Message]:
@@ -85,17 +74,57 @@ def virtual(name: str, given: dict[str, dict[str, np.ndarray[Any, Any]]]) -> lis
 
 @pytest.mark.parametrize("name", SUMMED)
 def test_it_is_bit_equal_to_flowers_own_aggregation(name: str) -> None:
-    """Whole numbers among them, which Flower averages to float64; and the strategy's memory of the next round."""
+    """Whole numbers among them, which Flower averages to float64; and the strategy's memory of the next rounds."""
     given, one, other = answers(), strategy(name), strategy(name)
-    for round_ in (1, 2):
-        streamed = server.aggregate(one, round_, virtual(name, given))
-        plain = server.aggregate(other, round_, [message(given[s], ROWS[s]) for s in sorted(given)])
+    model, before = MODEL, Moments()
+    for round_ in (1, 2, 3):
+        server.configured(configure(one, model), one)
+        after = Moments()
+        streamed = typed(server.aggregate(one, round_, virtual(name, given), model, before, after))
+        other.current_arrays = None  # FedAvgM's own last model; as in a resumed run, it takes the one that was sent
+        configure(other, model)
+        arrays, _ = other.aggregate_train(round_, [message(given[s], ROWS[s]) for s in sorted(given)])
+        plain = typed(flower.views_of(arrays))
         assert {k: (v.dtype, v.shape, v.tobytes()) for k, v in streamed.items()} == {
             k: (v.dtype, v.shape, v.tobytes()) for k, v in plain.items()
         }
-        given = answers(seed=2)
-    for left, right in zip(server.strategy_state(one).values(), server.strategy_state(other).values(), strict=True):
-        assert left.tobytes() == right.tobytes()
+        assert {k: np.asarray(v).tobytes() for k, v in after.items()} == remembered(other)
+        given, model, before = answers(seed=round_ + 1), streamed, after
+
+
+def typed(made: dict[str, np.ndarray[Any, Any]]) -> dict[str, np.ndarray[Any, Any]]:
+    """As the learner has it: in the model's types."""
+    return {name: made[name].astype(value.dtype) for name, value in MODEL.items()}
+
+
+def remembered(made: Any) -> dict[str, bytes]:
+    """What Flower's strategy holds between rounds, by our names."""
+    held = {f"{kind}/{k}": v for kind in ("m_t", "v_t") for k, v in (getattr(made, kind, None) or {}).items()}
+    vector = zip(MODEL, getattr(made, "momentum_vector", None) or (), strict=False)
+    return {k: np.asarray(v).tobytes() for k, v in (held | {f"momentum_vector/{k}": v for k, v in vector}).items()}
+
+
+def test_moments_come_back_from_a_file_as_from_memory(tmp_path: Path) -> None:
+    """On disk, over a checkpoint's blob, and the next round from there."""
+    made, model, before = strategy("fedyogi"), MODEL, Moments()
+    at_once = Moments(tmp_path)
+    first = typed(server.aggregate(made, 1, virtual("fedyogi", answers()), model, before, at_once))
+    (tmp_path / "blob").write_bytes(b"".join(tensor_parts(at_once)))
+    read = Moments(tmp_path)
+    for name, value in tensors_at(tmp_path / "blob"):
+        read.put(name, value.shape, 0, value.reshape(-1))
+    made_from = [
+        server.aggregate(made, 2, virtual("fedyogi", answers(2)), first, moments, Moments())
+        for moments in (at_once, read)
+    ]
+    assert {k: v.tobytes() for k, v in made_from[0].items()} == {k: v.tobytes() for k, v in made_from[1].items()}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["blob"]  # files without a name
+
+
+def test_a_model_of_other_names_than_the_answer_is_refused() -> None:
+    with pytest.raises(InputError) as failure:
+        server.aggregate(strategy("fedadam"), 1, virtual("fedadam", answers()), {"w": MODEL["w"]}, Moments(), Moments())
+    assert failure.value.code == "input.message"
 
 
 @pytest.mark.parametrize("missing", [{"site-c"}, {"site-d"}, {"site-a", "site-e"}])
@@ -106,8 +135,10 @@ def test_without_a_site_it_is_flowers_mean_of_the_others_but_for_two_roundings(m
     rows (`site-d`: 99.9 %), shares are tiny but relative errors are the same: floating point has no fixed step.
     """
     given = {site: arrays for site, arrays in answers().items() if site not in missing}
-    streamed = server.aggregate(strategy("fedavg"), 1, virtual("fedavg", given))
-    plain = server.aggregate(strategy("fedavg"), 1, [message(given[s], ROWS[s]) for s in sorted(given)])
+    streamed, plain = (
+        server.aggregate(strategy("fedavg"), 1, messages, MODEL, Moments(), Moments())
+        for messages in (virtual("fedavg", given), [message(given[s], ROWS[s]) for s in sorted(given)])
+    )
     for name, value in plain.items():
         assert streamed[name].dtype == value.dtype
         largest = np.max([np.abs(given[site][name]) for site in given], axis=0, initial=0)
@@ -125,7 +156,7 @@ def test_answers_out_of_order_are_refused() -> None:
 
 def test_the_virtual_answer_is_given_once() -> None:
     (made,) = virtual("fedavg", answers())
-    server.aggregate(strategy("fedavg"), 1, [made])
+    server.aggregate(strategy("fedavg"), 1, [made], MODEL, Moments(), Moments())
     with pytest.raises(Exception, match="given away"):
         made.content[ARRAYS]["w"].numpy()
 
