@@ -99,6 +99,11 @@ class Draws:
             write_file(self._path(instruction), made.getvalue())
         point("edge.kept")
 
+    def studies(self) -> set[str]:
+        """Digests of the studies of which an answer is kept."""
+        with named_errors():
+            return {path.name.partition("-")[0] for path in self._folder.glob("*.sealed")}
+
     def drop(self, digest: str) -> int:
         """Remove the kept answers of a study; returns how many there were. Repeatable."""
         with named_errors():

@@ -35,7 +35,6 @@ class Upkeep:
 
     def __init__(self, site: Site, withdrawals: Withdrawals) -> None:
         self._site, self._withdrawals = site, withdrawals
-        self._removed: set[str] = set()
 
     def run(self) -> None:
         """Look every second until the daemon stops."""
@@ -48,15 +47,13 @@ class Upkeep:
 
     def remove(self) -> int:
         """Remove what is kept of studies whose time is over; returns how many studies that were. Repeatable."""
-        over = {
-            record.assignment.study_digest
-            for record in self._site.state.studies()
-            if record.assignment.study_digest not in self._removed and is_over(record.assignment.document)
-        }
-        for digest in sorted(over):
-            self._drop(digest)
-            self._removed.add(digest)
-        return len(over)
+        site, over = self._site, 0
+        for digest in {*site.subjects.briefs(), *site.draws.studies()}:
+            record = site.state.study(digest)
+            if record is None or is_over(record.assignment.document):
+                self._drop(digest)
+                over += 1
+        return over
 
     def _drop(self, digest: str) -> None:
         """States first: an assignment whose parcels have gone must never look done."""
@@ -68,7 +65,6 @@ class Upkeep:
             if entry.study_digest == digest and folder != "sent":
                 site.spool.drop(entry)
                 gone += 1
-        answers = site.draws.drop(digest)
-        if gone or answers or site.subjects.known(digest) is not None:
-            site.subjects.drop(digest)
-            site.journal.append("study.removed", study=digest, parcels=gone)
+        site.draws.drop(digest)
+        site.journal.append("study.removed", study=digest, parcels=gone)
+        site.subjects.drop(digest)

@@ -92,10 +92,10 @@ class Withdrawals:
             StorageError: `storage.failed`; nothing may leave.
         """
         frame, patient = source.table(), lane.job.column("patient")
-        if frame is None or patient is None or patient not in frame.columns:
-            return
         stands = standing(lane.dataset, datetime.now(UTC).date())
-        persons = set(persons_of(frame, patient)) - {""}
+        persons: set[str] = set()
+        if frame is not None and patient is not None and patient in frame.columns:
+            persons = set(persons_of(frame, patient)) - {""}
         if any(stands.get(person) in ("withdrawn", "consent") for person in persons):
             raise UnavailableError("unavailable.process", "consent has changed while the study ran")
         keys = Pseudonymizer(lane.job.key)
