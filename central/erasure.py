@@ -10,6 +10,7 @@ be cut off and is done again; from the second on no copy of the ciphertext can b
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Collection
@@ -33,6 +34,7 @@ from protocol.study import Lane, parse_study
 __all__ = ["ERASED", "Eraser", "ask", "summary", "told"]
 
 ERASED = "erased"  # a study's state, for good
+_LOOK_S = 1.0
 _STEP_S = 120.0  # by how much the clock may leave the steady one before no expiry is believed
 _parsed = lru_cache(maxsize=256)(parse_study)
 log = logging.getLogger(__name__)
@@ -82,7 +84,7 @@ def summary(session: Session, digest: str) -> dict[str, Any] | None:
     return None if row is None else {name: getattr(row, name) for name in names}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Eraser:
     """One process's part.
 
@@ -92,6 +94,7 @@ class Eraser:
         destroy_keys: by study id; repeatable.
         remove: what this process keeps of a study, by id and digest; repeatable.
         clock: the time in Unix seconds, and the steady clock that must agree with it since `began`.
+        looked: steady seconds when it last looked for studies whose time is over.
     """
 
     store: Store
@@ -101,6 +104,7 @@ class Eraser:
     remove: Callable[[str, str], None]
     clock: Callable[[], tuple[float, float]] = lambda: (time.time(), time.monotonic())
     began: tuple[float, float] = (0.0, 0.0)
+    looked: float = -math.inf
 
     @classmethod
     def now(cls, store: Store, landing: Path, lanes: Collection[Lane], destroy: Callable[[str], None],
@@ -125,13 +129,16 @@ class Eraser:
 
     def _expired(self) -> None:
         """Note studies whose time is over. A training run ends first, by itself."""
+        at, steady = self.clock()
+        if steady - self.looked < _LOOK_S:
+            return
+        self.looked = steady
         with self.store.read() as session:
             rows = session.scalars(
                 select(StudyRow)
                 .outerjoin(ErasureRow, ErasureRow.study_digest == StudyRow.digest)
                 .where(ErasureRow.study_digest.is_(None), StudyRow.lane.in_([lane.value for lane in self.lanes]))
             ).all()
-        at, steady = self.clock()
         if abs((at - self.began[0]) - (steady - self.began[1])) > _STEP_S:
             return  # somebody set the clock: what cannot be undone waits for the next start of this process
         today = datetime.fromtimestamp(at, UTC)
