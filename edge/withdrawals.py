@@ -58,30 +58,52 @@ class Withdrawals:
         """Judge what has changed since the last look, and tell the centre what it does not know.
 
         Raises:
-            StorageError: `storage.failed`; to be looked at again.
+            StorageError: `storage.full`, `storage.spool-full`, `storage.failed`; to be looked at again.
         """
+        self._hold_all()
+        with self._lock:
+            for digest, brief in self._site.subjects.briefs().items():
+                if brief.due:
+                    self._tell(digest)
+
+    def check(self, digest: str, *, sure: bool = False) -> None:
+        """Look, at the last moment, whether anything more of a study may leave.
+
+        Args:
+            sure: not without having read who consents; else a table that is not there just now hinders nothing, for
+                what was made with it is older than that.
+
+        Raises:
+            StudyRefused: `study.withdrawn`.
+            UnavailableError: `unavailable.process`, when it is to be sure and the table cannot be read now.
+            StorageError: `storage.failed`.
+        """
+        unread = self._hold_all()
+        if self._site.subjects.left(digest):
+            raise StudyRefused("study.withdrawn")
+        if sure and digest in unread:
+            raise UnavailableError("unavailable.process", "who consents cannot be read now")
+
+    def _hold_all(self) -> set[str]:
+        """Hold each study's persons against its table, if either is new; returns studies whose table cannot be read."""
+        unread: set[str] = set()
         with self._lock:
             today, stands = datetime.now(UTC).date(), dict[str, Mapping[str, str] | None]()
             for digest, brief in self._site.subjects.briefs().items():
                 dataset = self._site.config.datasets.get(brief.dataset)
-                now = stamp(dataset.table, today) if dataset is not None and dataset.table is not None else None
-                if dataset is not None and now is not None and self._judged.get(digest) != now:
-                    if brief.dataset not in stands:
-                        stands[brief.dataset] = self._read(dataset, today)
-                    self._judge(digest, stands[brief.dataset], now)
-                if self._site.subjects.briefs()[digest].due:
-                    self._tell(digest)
-
-    def check(self, digest: str) -> None:
-        """Look, at the last moment, whether anything more of a study may leave.
-
-        Raises:
-            StudyRefused: `study.withdrawn`.
-            StorageError: `storage.failed`.
-        """
-        self.look()
-        if self._site.subjects.left(digest):
-            raise StudyRefused("study.withdrawn")
+                if dataset is None or dataset.table is None:
+                    continue
+                now = stamp(dataset.table, today)
+                if now is not None and self._judged.get(digest) == now:
+                    continue
+                if brief.dataset not in stands:
+                    stands[brief.dataset] = self._read(dataset, today)
+                found = stands[brief.dataset]
+                if now is None or found is None:
+                    unread.add(digest)
+                else:
+                    self._judge(digest, found, now)
+        return unread
 
     def note(self, digest: str, lane: LaneRun, source: SiteSource) -> None:
         """Note a study's persons before anything about them leaves.
@@ -110,9 +132,9 @@ class Withdrawals:
             self._site.note("consent.unread", error)
             return None
 
-    def _judge(self, digest: str, stands: Mapping[str, str] | None, now: Stamp) -> None:
+    def _judge(self, digest: str, stands: Mapping[str, str], now: Stamp) -> None:
         known = self._site.subjects.known(digest)
-        if stands is None or known is None:
+        if known is None:
             return
         gone = _gone(known, stands, Pseudonymizer(job_key(self._site.config.state_dir, digest)))
         if gone:

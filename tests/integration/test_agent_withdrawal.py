@@ -17,7 +17,7 @@ from edge.lane import job_key
 from privacy.deid.pseudonym import Pseudonymizer
 from privacy.envelope import ParcelInfo, read_key, unseal
 from protocol.assignment import Assignment, State
-from protocol.errors import UnavailableError
+from protocol.errors import StorageError, StudyRefused, UnavailableError
 from protocol.parcel import Batch, ItemKind, unpack_batch
 from protocol.withdrawal import SUBJECTS, Withdrawal, read_subjects
 from tests.agentkit import Office, enrolled, running, site_config, study
@@ -166,6 +166,31 @@ def test_a_site_leaves_the_run_before_the_next_round(config: EdgeConfig, office:
         assert (said.state, said.code) == (State.REFUSED, "study.withdrawn")
     (word,) = told(config, office, asked, "federation")
     assert Withdrawal.of(word).subjects == frozenset(), "of a run nothing about single persons has left"
+
+
+def test_without_the_table_no_round_is_answered_and_a_full_spool_hinders_no_delivery(
+    config: EdgeConfig, office: Office
+) -> None:
+    with running(config, office) as agent:
+        asked = office.submit(study())
+        assert office.wait(asked).state is State.DONE
+        table = config.datasets["cohort"].table
+        assert table is not None
+        away = table.rename(table.with_suffix(".away"))
+        agent._withdrawals.check(asked.study_digest)
+        with pytest.raises(UnavailableError):
+            agent._withdrawals.check(asked.study_digest, sure=True)
+        away.rename(table)
+        agent._withdrawals.check(asked.study_digest, sure=True)
+        agent.site.spool._max_bytes = 10  # no room for the word
+        withdraw(config)
+        until(lambda: agent.site.subjects.left(asked.study_digest))
+        with pytest.raises(StudyRefused):
+            agent._withdrawals.check(asked.study_digest)
+        with pytest.raises(StorageError):
+            agent._withdrawals.look()
+        agent.site.spool._max_bytes = 10**9
+        until(lambda: len(told(config, office, asked)) == 1)
 
 
 def test_a_study_whose_time_is_over_leaves_nothing_behind(config: EdgeConfig, office: Office) -> None:
