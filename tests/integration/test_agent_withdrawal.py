@@ -24,11 +24,12 @@ from tests.agentkit import Office, enrolled, running, site_config, study
 from tests.integration.test_agent_training import prepare_message, training_study
 
 PATIENT = "MRN0000003"
+SLOW_S = 120.0  # no longer than it takes: for a machine that does much else
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> EdgeConfig:
-    return site_config(tmp_path)
+    return site_config(tmp_path, limits={"worker_timeout_s": SLOW_S})
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def withdraw(config: EdgeConfig, patient: str = PATIENT) -> None:
     half.replace(table)
 
 
-def until(true: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def until(true: Callable[[], bool], timeout_s: float = SLOW_S) -> None:
     end = time.monotonic() + timeout_s
     while not true():
         assert time.monotonic() < end, "it did not happen in time"
@@ -75,7 +76,7 @@ def pseudonym(config: EdgeConfig, asked: Assignment, patient: str = PATIENT) -> 
 def test_a_withdrawal_after_delivery_is_told_once_and_names_nobody(config: EdgeConfig, office: Office) -> None:
     with running(config, office) as agent:
         asked = office.submit(study())
-        assert office.wait(asked).state is State.DONE
+        assert office.wait(asked, timeout_s=SLOW_S).state is State.DONE
         (batch,) = office.opened(asked, read_key(config.state_dir / "identity.key"))
         (about,) = (item for item in batch.items if item.kind is ItemKind.SUBJECTS)
         (records,) = (item for item in batch.items if item.kind is ItemKind.TABLE)
@@ -110,16 +111,16 @@ def test_what_waits_does_not_leave_any_more_and_a_new_study_is_without_the_perso
     office.fail["deliver"] = away
     with running(config, office) as agent:
         asked = office.submit(study())
-        office.wait(asked, State.DELIVERING)
+        office.wait(asked, State.DELIVERING, timeout_s=SLOW_S)
         withdraw(config)
         until(lambda: agent.site.subjects.left(asked.study_digest))
         del office.fail["deliver"]
-        said = office.wait(asked)
+        said = office.wait(asked, timeout_s=SLOW_S)
         assert (said.state, said.code) == (State.REFUSED, "study.withdrawn")
         until(lambda: bool(told(config, office, asked)))
         until(lambda: [folder for folder, _ in agent.site.spool.entries()] == ["sent"])
         fresh = office.submit(study("two"))
-        assert office.wait(fresh).state is State.DONE
+        assert office.wait(fresh, timeout_s=SLOW_S).state is State.DONE
     assert not [entry for entry, _ in office.parcels.values() if entry.assignment_id == asked.id]
     (batch,) = office.opened(fresh, read_key(config.state_dir / "identity.key"))
     (named,) = read_subjects(next(i.data for i in batch.items if i.kind is ItemKind.SUBJECTS)).values()
@@ -140,7 +141,7 @@ def test_a_withdrawal_while_the_study_runs_makes_it_run_again(config: EdgeConfig
 
         agent.site.spool.hold = hold  # type: ignore[assignment, method-assign]
         asked = office.submit(study())
-        assert office.wait(asked).state is State.DONE
+        assert office.wait(asked, timeout_s=SLOW_S).state is State.DONE
     assert len(sealed) == 2
     (batch,) = office.opened(asked, read_key(config.state_dir / "identity.key"))
     (named,) = read_subjects(next(i.data for i in batch.items if i.kind is ItemKind.SUBJECTS)).values()
@@ -153,16 +154,16 @@ def test_a_site_leaves_the_run_before_the_next_round(config: EdgeConfig, office:
     message = prepare_message(asked_study)
     with running(config, office) as agent:
         asked = office.submit(asked_study)
-        assert office.wait(asked, timeout_s=90).state is State.DONE
-        assert office.wait(office.instruct(asked, message), timeout_s=60).state is State.DONE
+        assert office.wait(asked, timeout_s=SLOW_S).state is State.DONE
+        assert office.wait(office.instruct(asked, message), timeout_s=SLOW_S).state is State.DONE
         worker = agent._warm[asked.study_digest]
         assert worker.alive
         withdraw(config)
-        said = office.wait(office.instruct(asked, message, round=1), timeout_s=60)  # at once: nobody has looked yet
+        said = office.wait(office.instruct(asked, message, round=1), timeout_s=SLOW_S)  # at once: nobody has looked yet
         assert (said.state, said.code) == (State.REFUSED, "study.withdrawn")
         until(lambda: not worker.alive)
         until(lambda: bool(told(config, office, asked, "federation")))
-        said = office.wait(office.instruct(asked, message, round=2), timeout_s=60)
+        said = office.wait(office.instruct(asked, message, round=2), timeout_s=SLOW_S)
         assert (said.state, said.code) == (State.REFUSED, "study.withdrawn")
     (word,) = told(config, office, asked, "federation")
     assert Withdrawal.of(word).subjects == frozenset(), "of a run nothing about single persons has left"
@@ -173,7 +174,7 @@ def test_without_the_table_no_round_is_answered_and_a_full_spool_hinders_no_deli
 ) -> None:
     with running(config, office) as agent:
         asked = office.submit(study())
-        assert office.wait(asked).state is State.DONE
+        assert office.wait(asked, timeout_s=SLOW_S).state is State.DONE
         table = config.datasets["cohort"].table
         assert table is not None
         away = table.rename(table.with_suffix(".away"))
@@ -197,9 +198,11 @@ def test_a_study_whose_time_is_over_leaves_nothing_behind(config: EdgeConfig, of
     expires = datetime.now(UTC) + timedelta(seconds=8)
     with running(config, office) as agent:
         train = office.submit(training_study().model_copy(update={"expires": expires}))
-        loaded = office.wait(train, timeout_s=90).state is State.DONE  # else this machine is too slow for its worker
+        loaded = (
+            office.wait(train, timeout_s=SLOW_S).state is State.DONE
+        )  # else this machine is too slow for its worker
         other = office.submit(study("other"))
-        assert office.wait(other).state is State.DONE
+        assert office.wait(other, timeout_s=SLOW_S).state is State.DONE
         for digest in (train.study_digest, other.study_digest):
             (config.state_dir / "draws" / f"{digest}-train.sealed").write_bytes(b"kept")
 
@@ -208,12 +211,12 @@ def test_a_study_whose_time_is_over_leaves_nothing_behind(config: EdgeConfig, of
 
         office.fail["deliver"] = away
         asked = office.submit(study(expires=expires))
-        office.wait(asked, State.DELIVERING, State.EXPIRED)
+        office.wait(asked, State.DELIVERING, State.EXPIRED, timeout_s=SLOW_S)
         until(lambda: [path.stem for path in (config.state_dir / "subjects").iterdir()] == [other.study_digest])
         until(lambda: not any(worker.alive for worker in agent._warm.values()))
         until(lambda: [path.stem for path in (config.state_dir / "draws").iterdir()] == [f"{other.study_digest}-train"])
         until(lambda: [folder for folder, _ in agent.site.spool.entries()] == ["sent"])
-        assert office.wait(asked).code == "study.expired"
+        assert office.wait(asked, timeout_s=SLOW_S).code == "study.expired"
     lines = Journal(config.state_dir / "journal.jsonl", readonly=True).tail(1000)
     removed = [line.fields["study"] for line in lines if line.event == "study.removed"]
     assert {asked.study_digest, *([train.study_digest] if loaded else [])} <= set(removed)
@@ -234,7 +237,7 @@ def test_cut_off_between_spool_and_note_it_tells_the_same_again(
     monkeypatch.setattr("edge.withdrawals.point", die)
     with running(config, office):
         asked = office.submit(study())
-        assert office.wait(asked).state is State.DONE
+        assert office.wait(asked, timeout_s=SLOW_S).state is State.DONE
         withdraw(config)
         until(lambda: len(told(config, office, asked)) == 2)
     assert len({Withdrawal.of(word).subjects for word in told(config, office, asked)}) == 1
