@@ -145,7 +145,8 @@ def _take(state_dir: Path, into: Path) -> None:
     for name in (*_FILES, *(str(p.relative_to(state_dir)) for pattern in _TOMBS for p in state_dir.glob(pattern))):
         linked(state_dir / name, into / name)
     (into / "signer").mkdir(exist_ok=True, mode=0o700)
-    copy_database(state_dir / "signer" / "invites.db", into / "signer" / "invites.db")
+    for name in ("invites.db", "admitted.db"):
+        copy_database(state_dir / "signer" / name, into / "signer" / name)
     for _ in range(_TRIES):
         _link_trees(state_dir, into)
         (into / "corsia.db").unlink(missing_ok=True)

@@ -14,8 +14,6 @@ import base64
 import io
 import json
 import os
-import shutil
-import stat
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -25,6 +23,7 @@ from pathlib import Path
 from central.backup import HELD
 from privacy.archive import Head, opened, sealed
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, read_public, seal, unseal, write_public
+from privacy.envelope.keyfile import at_rest, read_secret
 from privacy.folders import fsync_folder, in_memory, make_folder, placed
 from privacy.secagg.shamir import combine, split
 from protocol.errors import ConfigurationError, ConflictError, InputError, IntegrityError, StorageError
@@ -103,7 +102,7 @@ def escrow(name: str, state_dir: Path, custodians: Sequence[PublicKey], needed: 
     def fill(folder: Path) -> int:
         with in_memory() as staging:
             for path in keys:
-                _copy(path, staging / path.relative_to(state_dir))
+                _put(staging / path.relative_to(state_dir), read_secret(path))  # a custodian knows no passphrase
             head = Head(kind=KIND, name=name, at=round(time.time(), 3), version=version("corsia"))
             _, count = sealed(staging, folder / _BUNDLE, head, recipient=key.public, signer=key)
         write_public(folder / _PUBLIC, key.public)
@@ -170,14 +169,14 @@ def restore(source: Path, shares: Sequence[Share], state_dir: Path) -> int:
             found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             wanted = [(path, state_dir / path.relative_to(folder)) for path in found]
             wanted = [(path, target) for path, target in wanted if not target.with_suffix(".erased").exists()]
-            if any(target.exists() and target.read_bytes() != path.read_bytes() for path, target in wanted):
+            if any(target.exists() and read_secret(target) != path.read_bytes() for path, target in wanted):
                 raise ConflictError("conflict.exists", "another key is there; it is not overwritten")
             new = [(path, target) for path, target in wanted if not target.exists()]
             for path, target in new:
                 make_folder(target.parent)
                 half = target.with_name(f".{target.name}.tmp")
                 half.unlink(missing_ok=True)
-                _copy(path, half)
+                _put(half, at_rest(target, path.read_bytes()))
                 os.rename(half, target)
                 fsync_folder(target.parent)
         (state_dir / HELD).unlink(missing_ok=True)
@@ -208,13 +207,10 @@ def _keys(state_dir: Path) -> list[Path]:
     return [path for path in found if path != state_dir / "gateway" / "tls.key"]
 
 
-def _copy(source: Path, target: Path) -> None:
-    state = source.stat()
-    if not stat.S_ISREG(state.st_mode) or state.st_mode & 0o077:
-        raise ConfigurationError("config.key-mode", f"{source.name}: not a file of mode 0600 or stricter")
+def _put(target: Path, content: bytes) -> None:
     make_folder(target.parent)
-    with source.open("rb") as read, open(_new(target), "wb") as write:
-        shutil.copyfileobj(read, write)
+    with open(_new(target), "wb") as write:
+        write.write(content)
         write.flush()
         os.fsync(write.fileno())
 

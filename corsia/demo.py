@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from corsia.cohort import COLUMNS, CONSENT, Hospital, build_hospital
@@ -22,6 +23,7 @@ from corsia.fleet import Fleet
 from corsia.genomes import TRAIT
 from corsia.leaks import find_leaks, written_left
 from corsia.lung import FEATURES, hospitals
+from corsia.opened import opened
 from protocol.errors import ConflictError, WorkerError
 
 __all__ = ["DemoResult", "run_demo", "studies"]
@@ -312,17 +314,14 @@ def _summarise(
 
     details = {s["id"]: fleet.api(f"/studies/{s['id']}") for s in fleet.api("/studies")}
     planted = [value for hospital in built for value in hospital.planted]
-    lake = fleet.out / "centre" / "state" / "vault" / "lake"
-    held = [
-        lake / "lung-anonymize",
-        lake / "lung-features",
-        fleet.out / "mlflow",
-        fleet.out / "centre" / "state" / "blobs",
-    ]
-    leaks = find_leaks([path for path in held if path.exists()], planted)
     x0, y0, x1, y1 = zip(*(hospital.written for hospital in built), strict=True)
     shared = (max(x0), max(y0), min(x1), min(y1))  # in every hospital's picture letters stand here
-    pictures = [read for path in lake.glob("lung-anonymize/*/*.dcm") if (read := written_left(path, shared))]
+    vault = fleet.out / "centre" / "state" / "vault"
+    with TemporaryDirectory(dir=fleet.out) as plain:  # the lake itself is ciphertext
+        held = [opened(vault, study, Path(plain)) for study in ("lung-anonymize", "lung-features")]
+        held += [fleet.out / "mlflow", fleet.out / "centre" / "state" / "blobs"]
+        leaks = find_leaks([path for path in held if path.exists()], planted)
+        pictures = [read for path in held[0].glob("*/*.dcm") if (read := written_left(path, shared))]
     model = fleet.api("/models/lung-survival")
     weights = fleet.out / "centre" / "state" / "blobs" / model["manifest"]["weights"]["sha256"]
     consented = {hospital.name: rows[hospital.name][list(hospital.consented)] for hospital in built}

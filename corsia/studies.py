@@ -39,7 +39,7 @@ class Status:
 
     @property
     def state(self) -> str:
-        """`open`, `done`, `failed` or `closed`."""
+        """`open`, `done`, `failed`, `closed` or `erased`."""
         return str(self.value["state"])
 
     @property

@@ -5,6 +5,7 @@
              -> sealed and held -> gate.finish -> released -> ledger.commit; a noised study reserves before its worker
     round    signature by the study's run key, replay -> approval -> message -> warm worker -> gate -> the same
     deliver  spool -> uplink -> receipt verified -> journal -> done     edge/deliver.py
+    upkeep   who has withdrawn since, studies whose time is over   edge/withdrawals.py, edge/upkeep.py
     beat     states, heads, clock, certificate                          edge/heartbeat.py
 
 One thread each; studies and rounds have their own, so that a long study delays no round. `site.halted` (paused, ledger
@@ -34,11 +35,13 @@ from edge.policy import decide
 from edge.rounds import verified_round
 from edge.route import Route
 from edge.scoring import score
-from edge.sealing import Sealer, sealed_bound
+from edge.sealing import About, Sealer, sealed_bound
 from edge.site import Link, Site, locked
 from edge.state import Record
 from edge.studies import check_may_leave, verified_study
 from edge.updates import answer_bound, check_update
+from edge.upkeep import Upkeep, is_over
+from edge.withdrawals import Withdrawals
 from edge.worker import Worker
 from pipelines import registry
 from protocol.assignment import Assignment, AssignmentKind, Blob, State
@@ -99,9 +102,11 @@ class Agent:
             self.site = Site(self.config, self._connect, stop)
             self.site.journal.append("agent.started", site=self.config.site)
             self._masking = Masking(self.config.site, self.site.identity.key, self.site.state)
+            self._withdrawals = Withdrawals(self.site)
+            upkeep = Upkeep(self.site, self._withdrawals)
             studies = Jobs(self.site, AssignmentKind.STUDY, self._study, lambda: None)
             rounds = Jobs(self.site, AssignmentKind.ROUND, self._round, self._close_idle)
-            works = (self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run)
+            works = (self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run, upkeep.run)
             threads = [threading.Thread(target=self._guard, args=(work,)) for work in works]
             for thread in threads:
                 thread.start()
@@ -172,7 +177,9 @@ class Agent:
                 delay = min(2 * delay, _LONGEST_WAIT_S)
 
     def _may_leave(self, digest: str) -> None:
+        """As `check_may_leave`; also StudyRefused: `study.withdrawn` when a person has withdrawn since."""
         check_may_leave(self.site.state, self.site.approvals, digest)
+        self._withdrawals.check(digest)
 
     # --- a study
 
@@ -224,7 +231,7 @@ class Agent:
 
         if lane.cost is not None:
             reserve()  # before any noise is drawn
-        sealer = self._sealer(assignment, lane, reserve if lane.cost is None else lambda: None)
+        sealer = self._sealer(assignment, lane, reserve if lane.cost is None else lambda: None, lane.subjects(source))
         try:
             withheld = lane.run(worker, source, gate, lambda item: sealer.add(item, gate.named))
             passed = gate.finish()
@@ -239,6 +246,7 @@ class Agent:
         self._journal_gate(assignment, gate, None)
         counts = {"rows": passed.rows, "files": passed.files, "documents": passed.documents}
         counts |= {f"withheld_{k}": v for k, v in withheld.items()}
+        self._withdrawals.note(assignment.study_digest, lane, source)
         self._let_out(record, sealer, counts)
 
     def _journal_gate(self, assignment: Assignment, gate: EgressGate, error: DisclosureRefused | None) -> None:
@@ -249,7 +257,9 @@ class Agent:
             event, assignment=assignment.id, code=code, rules=rules, persons=passed.persons, rows=passed.rows
         )
 
-    def _sealer(self, assignment: Assignment, lane: LaneRun, reserve: Callable[[], None]) -> Sealer:
+    def _sealer(
+        self, assignment: Assignment, lane: LaneRun, reserve: Callable[[], None], subjects: About | None = None
+    ) -> Sealer:
         site = self.site
         return Sealer(
             site.spool,
@@ -262,6 +272,7 @@ class Agent:
             pause=site.wait_unpaused,
             room=lambda size: site.wait_room(assignment.id, size),
             released=site.released if assignment.kind is AssignmentKind.STUDY else None,
+            subjects=subjects,
         )
 
     def _let_out(self, record: Record, sealer: Sealer, counts: dict[str, int]) -> None:
@@ -302,6 +313,7 @@ class Agent:
         self.site.released.note(assignment.study_digest, assignment.id, "", source.persons(lane.job.roles))
         outcome = worker.start_training(lane.job, source)
         withheld = Counter(source.withheld) + Counter(outcome.withheld)
+        self._withdrawals.note(assignment.study_digest, lane, source)
         old, self._warm[assignment.study_digest] = self._warm.get(assignment.study_digest), worker
         if old is not None:
             old.close()
@@ -317,6 +329,7 @@ class Agent:
         if known is None or known.state not in (State.DONE, State.PENDING):
             raise StudyRefused("study.unknown", "a round of a study that does not run here")
         lane = self._approved(known.assignment)
+        self._withdrawals.check(assignment.study_digest, sure=True)
         most = lane.decision.effective.max_model_bytes
         instruction = verified_round(assignment, lane.study, self.config.site, site.centre_now(), most)
         with site.state.together():
@@ -357,9 +370,14 @@ class Agent:
         return self._warm[study.study_digest].handle(message, answer_bound(message))
 
     def _close_idle(self) -> None:
-        for worker in list(self._warm.values()):
-            if worker.alive and worker.idle_s > _IDLE_S:
+        """Close workers that no round uses, or may use: its rows go with it."""
+        for digest, worker in list(self._warm.items()):
+            if worker.alive and (worker.idle_s > _IDLE_S or self.site.subjects.left(digest) or self._over(digest)):
                 worker.close()
+
+    def _over(self, digest: str) -> bool:
+        record = self.site.state.study(digest)
+        return record is None or is_over(record.assignment.document)
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:

@@ -152,7 +152,8 @@ class Delivery:
         going: list[SpoolEntry] = []
         for entry in leg.entries:
             try:
-                self.may_leave(entry.study_digest)
+                if entry.content_type != ContentType.WITHDRAWAL.value:  # which may leave whatever the site has refused
+                    self.may_leave(entry.study_digest)
                 going.append(self.spool.sending(entry))
             except (Paused, UnavailableError, AuthenticationError, StorageError):
                 raise
@@ -245,13 +246,18 @@ class Delivery:
     def _set_aside(self, entry: SpoolEntry, error: CorsiaError) -> None:
         """State first: an assignment with a parcel set aside must never look done, whenever the machine stops.
 
-        A late answer to a round is not kept: it is of no use to anybody, and a slow site has one each round.
+        A late answer to a round is not kept: it is of no use to anybody, and a slow site has one each round. Neither
+        is what must not leave any more because a person has withdrawn, or the study's time is over.
         """
-        state = State.REFUSED if error.code.startswith("policy.") else State.FAILED
-        state = State.EXPIRED if error.code in ("study.expired", "study.late") else state
+        if not self.spool.has(entry):
+            return  # removed meanwhile: its study's time is over
+        refused = error.code.startswith("policy.") or error.code == "study.withdrawn"
+        state = State.REFUSED if refused else State.FAILED
+        state = State.EXPIRED if error.code in ("study.expired", "study.late", "study.erased") else state
         self.journal.append("parcel.bad", parcel=entry.parcel_id, code=error.code, error_id=error.id)
         self.state.move(entry.assignment_id, state, code=error.code, error_id=error.id)
-        if error.code == "study.late" and entry.content_type == ContentType.UPDATE.value:
+        late = error.code == "study.late" and entry.content_type == ContentType.UPDATE.value
+        if late or error.code in ("study.withdrawn", "study.expired", "study.erased"):
             self.spool.drop(entry)
         else:
             self.spool.bad(entry, error.code)

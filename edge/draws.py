@@ -99,6 +99,19 @@ class Draws:
             write_file(self._path(instruction), made.getvalue())
         point("edge.kept")
 
+    def studies(self) -> set[str]:
+        """Digests of the studies of which an answer is kept."""
+        with named_errors():
+            return {path.name.partition("-")[0] for path in self._folder.glob("*.sealed")}
+
+    def drop(self, digest: str) -> int:
+        """Remove the kept answers of a study; returns how many there were. Repeatable."""
+        with named_errors():
+            paths = list(self._folder.glob(f"{digest}-*.sealed"))
+            for path in paths:
+                path.unlink(missing_ok=True)
+        return len(paths)
+
     def _find(self, instruction: RoundInstruction, message: bytes) -> bytes | None:
         """The answer to the same question, as an answer to this message."""
         from pipelines.flower import message_from_bytes, message_to_bytes, reply

@@ -38,9 +38,9 @@ EVENTS = frozenset(
     "round.refused worker.started worker.failed records.selected records.withheld gate.passed gate.refused "
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
     "parcel.exported parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered "
-    "spool.full log.refused log.forgotten subject.looked-up model.fetched model.accepted model.refused "
-    "model.predicted backup.made backup.restored backup.older backup.counted backup.reconciled backup.written-off "
-    "error.raised".split()
+    "spool.full consent.withdrawn study.removed log.refused log.forgotten subject.looked-up model.fetched "
+    "model.accepted model.refused model.predicted backup.made backup.restored backup.older backup.counted "
+    "backup.reconciled backup.written-off error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from edge.storage import named_errors, write_file
 from edge.worker import Worker
 from pipelines import Job, SourceFile, noising
 from pipelines.compute import Compute
-from privacy.deid.pseudonym import study_key
+from privacy.deid.pseudonym import Pseudonymizer, study_key
 from privacy.dp.accountant import Curve
 from privacy.envelope.keyfile import at_rest, read_seed
 from privacy.envelope.keys import SecretKey
@@ -31,6 +32,7 @@ from protocol.study import Lane, Study
 if TYPE_CHECKING:
     import pandas as pd
 
+    from edge.sealing import About
     from edge.sources import DatasetSource
 
 __all__ = ["LaneRun", "SiteSource", "job_key"]
@@ -115,6 +117,13 @@ class LaneRun:
             source.watch(gate.residual.add_dicom, gate.residual.add_fhir)
         return gate
 
+    def subjects(self, source: SiteSource) -> About | None:
+        """About whom each raw row and file of lane 1 is, by pseudonym; None where items say it, or nobody can."""
+        table, patient = source.table(), self.job.column("patient")
+        if self.study.lane is not Lane.HARVEST or table is None or patient not in table.columns:
+            return None
+        return RawSubjects(self.job.key, table[patient].astype(str).tolist())
+
     def run(self, worker: Worker, source: SiteSource, gate: EgressGate, emit: Callable[[Item], None]) -> Counter[str]:
         """Run the lane; each result that passes the gate goes to `emit`. Returns withheld counts by reason.
 
@@ -132,6 +141,31 @@ class LaneRun:
             for item in held:
                 emit(replace(item, persons=persons) if item.kind is ItemKind.TABLE else item)
         return Counter(source.withheld) + Counter(outcome.withheld) if self.cost is None else Counter()
+
+
+class RawSubjects:
+    """The pseudonyms of lane 1's rows, which leave in the order of the source, and of its files.
+
+    Args:
+        key: of the study at this site.
+        patients: of each row.
+    """
+
+    def __init__(self, key: bytes, patients: list[str]) -> None:
+        self._keys = Pseudonymizer(key)
+        self._names = [self._keys.pseudonym(patient) for patient in patients]
+        self._at = 0
+
+    def __call__(self, item: Item) -> str | list[str] | None:
+        """See `edge.sealing.About`."""
+        if item.kind is ItemKind.TABLE:
+            self._at += item.rows
+            return self._names[self._at - item.rows : self._at]
+        if item.kind is not ItemKind.DICOM:
+            return None
+        from edge.sources.dicom import patient_of
+
+        return self._keys.pseudonym(patient_of(BytesIO(item.data)) or "")
 
 
 class SiteSource:

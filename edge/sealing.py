@@ -18,12 +18,14 @@ from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, se
 from protocol.errors import InputError
 from protocol.parcel import Batch, ContentType, Item, pack_batch
 from protocol.study import Lane, Study
+from protocol.withdrawal import subjects_item
 
 if TYPE_CHECKING:
     from protocol.assignment import Assignment
 
-__all__ = ["CONTENT", "PART_BYTES", "Sealer", "batch_id", "recipient_of", "sealed_bound"]
+__all__ = ["CONTENT", "PART_BYTES", "About", "Sealer", "batch_id", "recipient_of", "sealed_bound"]
 
+About = Callable[[Item], str | list[str] | None]  # item -> about whom each of its rows, or the file, is
 PART_BYTES = 32 << 20
 MAX_PART_ITEMS = 10_000
 _HEAD_BYTES = 1024  # of an item, more than its name and counts take
@@ -43,6 +45,7 @@ class Sealer:
         pause: called before each part: returns when egress is not paused.
         room: called before each part with its size in bytes: returns when the spool may have room for it.
         released: remembers who is in each parcel; None where the whole study has been noted before.
+        subjects: of raw rows and files, about whom an item is, so that a withdrawal finds them at the centre.
         part_bytes: a part is sealed when it would grow beyond this; one item is never divided.
     """
 
@@ -59,11 +62,12 @@ class Sealer:
         pause: Callable[[], None],
         room: Callable[[int], None] = lambda _size: None,
         released: Released | None = None,
+        subjects: About | None = None,
         part_bytes: int = PART_BYTES,
     ) -> None:
         self._spool, self._journal = spool, journal
         self._assignment, self._study, self._site, self._signer = assignment, study, site, signer
-        self._reserve, self._pause, self._room = reserve, pause, room
+        self._reserve, self._pause, self._room, self._subjects = reserve, pause, room, subjects
         self._content = CONTENT[study.lane]
         self._recipient = recipient_of(study)
         self._part_bytes = part_bytes
@@ -105,7 +109,7 @@ class Sealer:
             site=self._site,
             part=part,
             last=last,
-            items=tuple(self._items),
+            items=(*self._items, *self._about()),
             withheld=dict(withheld),
         )
         meta = ParcelMeta(
@@ -131,6 +135,13 @@ class Sealer:
         self._journal.append("parcel.sealed", **about, sha256=entry.digest, bytes=entry.size_bytes)
         self.held.append(entry)
         self._items, self._size, self._persons = [], 0, set()
+
+    def _about(self) -> list[Item]:
+        """Whom the part's items are about, where they do not say it themselves."""
+        if self._subjects is None:
+            return []
+        found = {item.name: who for item in self._items if (who := self._subjects(item)) is not None}
+        return [subjects_item(found)] if found else []
 
 
 def batch_id(digest: str, site: str, assignment_id: str, part: int) -> str:

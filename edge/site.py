@@ -38,6 +38,7 @@ from edge.spends import Spend
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
 from edge.storage import named_errors, write_file
+from edge.subjects import Subjects
 from edge.worker import Stopped
 from pipelines import registry
 from privacy.inclusion import LogProof
@@ -150,6 +151,7 @@ class Site:
         self._recall()
         self.released, self._heads = Released(state_dir), Heads(state_dir)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
+        self.subjects = Subjects(state_dir / "subjects")
         self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}

@@ -225,6 +225,11 @@ class Spool:
             if path is not None:
                 self._remove(path)
 
+    def has(self, entry: SpoolEntry) -> bool:
+        """Whether a parcel's bytes are here, in whatever folder."""
+        with self._lock, named_errors():
+            return self._locate(entry.parcel_id) is not None
+
     def retry(self, parcel_id: str) -> SpoolEntry:
         """Put a parcel that was set aside back in the queue.
 

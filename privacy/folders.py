@@ -190,7 +190,7 @@ def make_recovery_key(out: Path, kept: Path, signer: PublicKey) -> PublicKey:
     if any(path.exists() or path.is_symlink() for path in (out, public, sender)):
         raise ConflictError("conflict.exists", f"{out} exists; a key is never overwritten")
     key = SecretKey.generate()
-    write_key(out, key)
+    write_key(out, key, plain=True)  # who needs it may have lost the passphrase too
     write_public(public, key.public)
     write_public(sender, signer)
     half = kept.with_name(f".tmp-{kept.name}")

@@ -427,6 +427,14 @@ CODES: dict[str, Code] = {
         "none: it was discarded; see training.deadline_s",
     ),
     "study.unknown": Code(StudyRefused, "no such study here", "check the id: `corsia study ls`"),
+    "study.erased": Code(
+        StudyRefused, "the study was erased, or its time is over: its keys are destroyed", "none: nothing can be read"
+    ),
+    "study.withdrawn": Code(
+        StudyRefused,
+        "a person whose rows are in it has withdrawn consent: nothing more of it leaves the site",
+        "submit a new study: it is made without the person",
+    ),
     "study.exists": Code(StudyRefused, "a study with this id exists with other content", "choose another id"),
     # budget
     "budget.bytes": Code(BudgetExceeded, "the dataset's byte budget is spent", "the steward may raise max_bytes"),
@@ -578,6 +586,11 @@ CODES: dict[str, Code] = {
         IntegrityError,
         "these shares do not give the escrowed keys",
         "ask for shares of this very escrow, as many as it says",
+    ),
+    "lake.damaged": Code(
+        IntegrityError,
+        "an object of the lake is damaged, or not the one that belongs there",
+        "restore the lake from a backup of its ciphertext",
     ),
     "blob.digest": Code(
         IntegrityError, "a fetched object is not what was signed", "try again; then tell the consortium"

@@ -38,12 +38,13 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 
 
 class ContentType(StrEnum):
-    """What a parcel is, as its (readable) header says; fixed by the lane."""
+    """What a parcel is, as its (readable) header says; fixed by the lane, but for a withdrawal, which any may have."""
 
     RECORDS = "records"
     DEIDENTIFIED = "deidentified"
     FEATURES = "features"
     UPDATE = "update"
+    WITHDRAWAL = "withdrawal"
 
 
 class ItemKind(StrEnum):
@@ -54,6 +55,8 @@ class ItemKind(StrEnum):
     DOCUMENT = "document"  # FHIR R4: a resource or bundle as JSON, several as NDJSON
     REPORT = "report"  # canonical JSON: the lane's report (counts, rules; no values)
     MESSAGE = "message"  # a Flower message's bytes
+    SUBJECTS = "subjects"  # canonical JSON: about whom raw rows and files are, by the study's pseudonyms
+    WITHDRAWAL = "withdrawal"  # canonical JSON: who withdrew, by the study's pseudonyms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,7 +75,7 @@ class World:
     def __post_init__(self) -> None:
         self.store = Store(self.root)
         self.keys = StudyKeys(self.root / "vault" / "keys")
-        self.lake = Lake(self.root / "vault" / "lake")
+        self.lake = Lake.of(self.root / "vault")
         self.landing = self.root / "landing"
         self.landing.mkdir(exist_ok=True)
 

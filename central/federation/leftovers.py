@@ -17,11 +17,11 @@ from sqlalchemy import String, cast, select, update
 from sqlalchemy.orm import Session
 
 from central.store import Store
-from central.store.models import AssignmentRow, ModelRow, ParcelRow, RoundRow
+from central.store.models import AssignmentRow, ModelRow, ParcelRow, RoundRow, RunRow
 from protocol.assignment import AssignmentKind, RoundInstruction, RoundPhase
 from protocol.parcel import ContentType
 
-__all__ = ["forget"]
+__all__ = ["forget", "forget_rounds"]
 
 _ORDER = {phase: place for place, phase in enumerate((RoundPhase.PREPARE, RoundPhase.TRAIN, RoundPhase.EVALUATE))}
 _NAMES_BLOBS = cast(AssignmentRow.blobs, String) != "[]"
@@ -58,6 +58,27 @@ def forget(store: Store, landing: Path, digest: str, before: tuple[int, RoundPha
         emptied: list[dict[str, Any]] = [{"seq": seq, "blobs": []} for seq, _ in old.values()]
         session.execute(update(AssignmentRow), emptied)
     return len(old)
+
+
+def forget_rounds(store: Store, digest: str) -> int:
+    """Remove the checkpoints' blobs of an ended run, but what is published; metrics and sites stay. Repeatable.
+
+    Returns:
+        How many rounds had any.
+    """
+    with store.begin() as session:
+        run = session.scalar(select(RunRow.id).where(RunRow.study_digest == digest))
+        rows = session.scalars(select(RoundRow).where(RoundRow.run == run, RoundRow.arrays != "")).all()
+        blobs = {blob for row in rows for blob in (row.arrays, row.state) if blob}
+        others = select(RoundRow).where(RoundRow.run != run, RoundRow.arrays.in_(blobs) | RoundRow.state.in_(blobs))
+        kept = {blob for row in session.scalars(others) for blob in (row.arrays, row.state)}
+        for column in (ModelRow.manifest, ModelRow.weights):
+            kept |= set(session.scalars(select(column).where(column.in_(blobs))))
+        for blob in blobs - kept:
+            store.drop_blob(blob)
+        for row in rows:
+            row.arrays = row.state = ""
+        return len(rows)
 
 
 def _earlier(document: bytes, than: tuple[int, RoundPhase]) -> bool:

@@ -19,11 +19,13 @@ from typing import Any
 
 from sqlalchemy import select
 
+from central.erasure import Eraser
 from central.federation.checkpoint import Checkpoint, StoreCheckpoints
 from central.federation.control import Orders, Stopped, StoreControl, end_of, orders_of
 from central.federation.keys import RunKeys
-from central.federation.leftovers import forget
+from central.federation.leftovers import forget, forget_rounds
 from central.federation.publish import Publisher
+from central.federation.told import Told
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import AssignmentRow, ParcelRow, RoundRow, RunRow, StudyRow
@@ -85,6 +87,8 @@ class Federation:
         self._store, self._landing, self._keys, self._publisher = store, landing, keys, publisher
         self._study_key, self._stop = study_key, stop
         self._threads: dict[str, threading.Thread] = {}
+        self._told = Told(store, landing, keys, study_key)
+        self._eraser = Eraser.now(store, landing, (Lane.TRAIN,), keys.destroy, self._erase)
 
     def run(self) -> None:
         """Until `stop`; then waits for the threads."""
@@ -97,6 +101,8 @@ class Federation:
                 if changes.wait(_LOOK_S) or time.monotonic() - looked_at > _RETRY_S:
                     self.clean_late()
                     self._start_threads()
+                    self._eraser.step()
+                    self._told.step()
                     looked_at = time.monotonic()
                     self._stop.wait(_LOOK_S)  # a round under way commits all the time: that is no new study
             except Exception as error:  # a locked or full database is waited out
@@ -323,6 +329,11 @@ class Federation:
     def _closed(self, study_id: str) -> bool:
         with self._store.read() as session:
             return session.get_one(StudyRow, study_id).state != "open"
+
+    def _erase(self, _study_id: str, digest: str) -> None:
+        """What is left of a run whose study is erased: its messages and each round's model, but none published."""
+        forget(self._store, self._landing, digest)
+        forget_rounds(self._store, digest)
 
     def _clean_all(self) -> None:
         """What a process that was killed between closing a study and cleaning left behind."""

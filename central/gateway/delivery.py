@@ -37,7 +37,7 @@ from protocol.errors import (
     UnavailableError,
 )
 from protocol.parcel import ContentType
-from protocol.study import Study
+from protocol.study import Lane, Study
 from protocol.v1 import fleet_pb2 as pb
 
 __all__ = ["Delivery"]
@@ -273,7 +273,7 @@ def _verify(entry: Announced, study: Study, sender: PublicKey, content: BinaryIO
         _check_digest(entry, digest)  # the plainer word, where it fits
         raise
     _check_digest(entry, parcel.sha256)
-    key = study.recipient("federation" if what.content_type is ContentType.UPDATE else "vault")
+    key = study.recipient("federation" if study.lane is Lane.TRAIN else "vault")
     if key is None or PublicKey.from_base64(key).fingerprint not in {f for f, _ in parcel.header.recipients}:
         raise IntegrityError("parcel.context", "the parcel is not sealed to the study's recipient")
 

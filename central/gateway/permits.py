@@ -13,12 +13,13 @@ from typing import Any
 from sqlalchemy import bindparam, select
 
 from central.config import LimitsConfig
+from central.erasure import ERASED
 from central.gateway.landing import Announced
 from central.gateway.quota import Landed
 from central.store import Store
 from central.store.models import AssignmentRow, ParcelRow, StudyRow
 from protocol.assignment import AssignmentKind, State
-from protocol.errors import CorsiaError, IntegrityError, PermissionRefused, StudyRefused
+from protocol.errors import CorsiaError, InputError, IntegrityError, PermissionRefused, StudyRefused
 from protocol.parcel import ContentType
 from protocol.study import Lane, Study, parse_study
 
@@ -30,6 +31,7 @@ CONTENT_OF_LANE = {
     Lane.EXTRACT: ContentType.FEATURES,
     Lane.TRAIN: ContentType.UPDATE,
 }
+MAX_WITHDRAWAL_BYTES = 32 << 20
 
 
 def _among(*columns: Any, of: Any) -> Any:
@@ -93,8 +95,9 @@ class Permits:
                 raise StudyRefused("study.unknown")
             assignment = assigned.get(what.assignment_id)
             study = _judged(entry, _parsed(document), state, assignment, what.assignment_id in answered)
-            self._landed.check(entry.site, [*sizes, what.size_bytes])
-            sizes.append(what.size_bytes)
+            if what.content_type is not ContentType.WITHDRAWAL:  # that word may come whatever else the site has sent
+                self._landed.check(entry.site, [*sizes, what.size_bytes])
+                sizes.append(what.size_bytes)
             return study
 
         return [_result(judge, entry) for entry in entries]
@@ -103,6 +106,9 @@ class Permits:
 def _judged(entry: Announced, study: Study, state: str, assignment: Any, answered: bool) -> Study:
     what = entry.what
     study.check_valid_at(datetime.now(UTC))
+    if what.content_type is ContentType.WITHDRAWAL:
+        _check_withdrawal(entry, study, state)
+        return study
     if (
         entry.site not in study.sites
         or assignment is None
@@ -117,6 +123,16 @@ def _judged(entry: Announced, study: Study, state: str, assignment: Any, answere
     if state != "open" or _is_over(kind, State(assignment.state)):
         raise StudyRefused("study.late")
     return study
+
+
+def _check_withdrawal(entry: Announced, study: Study, state: str) -> None:
+    """Word that a consent was withdrawn answers no assignment, and may come when all else of the study is over."""
+    if state == ERASED:
+        raise StudyRefused("study.erased")
+    if entry.site not in study.sites:
+        raise PermissionRefused("permission.site")
+    if entry.what.size_bytes > MAX_WITHDRAWAL_BYTES:
+        raise InputError("input.message", "a withdrawal is larger than it can be")
 
 
 def _is_over(kind: AssignmentKind, state: State) -> bool:

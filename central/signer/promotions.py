@@ -14,6 +14,7 @@ from central.operators import Operator
 from central.signer.authority import Authority
 from central.store import Store
 from central.store.models import ModelRow, PromotionRow
+from central.store.published import is_withdrawn
 from protocol.errors import ConflictError, InputError, IntegrityError
 from protocol.parcel import canonical_json
 from protocol.study import CANDIDATE
@@ -103,6 +104,8 @@ class Promotions:
         model = session.get(ModelRow, (proposal.name, proposal.version))
         if model is None:
             raise InputError("input.usage", f"no version {proposal.version} of {proposal.name} is published")
+        if is_withdrawn(session, model.name, model.version):
+            raise ConflictError("conflict.state", "this version was withdrawn with the data that it was trained with")
         value = self._signed(model)
         if value.get("weights", {}).get("sha256") != proposal.weights or model.weights != proposal.weights:
             raise IntegrityError("model.manifest", "the proposal names other weights than the version has")

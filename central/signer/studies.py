@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from central.signer.authority import Authority
 from central.store import Store
 from central.store.models import AssignmentRow, ModelRow, PromotionRow, SiteRow, StudyRow
+from central.store.published import is_withdrawn
 from privacy.envelope import PublicKey
 from protocol.assignment import AssignmentKind, Blob, State
 from protocol.errors import InputError, IntegrityError, PermissionRefused, StudyRefused, UnavailableError
@@ -209,7 +210,7 @@ def _blobs(session: Session, study: Study) -> tuple[Blob, ...]:
         .order_by(ModelRow.version.desc())
         .limit(1)
     )
-    if row is None:
+    if row is None or is_withdrawn(session, row.name, row.version):
         raise InputError("input.study", f"model: no published model {study.model.name}@{study.model.alias}")
     return (
         Blob(name="manifest.json", digest=row.manifest, size_bytes=row.manifest_size),

@@ -18,8 +18,10 @@ __all__ = [
     "ControlRow",
     "CuratedRow",
     "DecisionRow",
+    "ErasureRow",
     "EventRow",
     "LogRow",
+    "ModelDecisionRow",
     "ModelRow",
     "ParcelRow",
     "PredictionRow",
@@ -28,6 +30,7 @@ __all__ = [
     "RunRow",
     "SiteRow",
     "StudyRow",
+    "WithdrawalRow",
     "WitnessedRow",
 ]
 
@@ -67,7 +70,7 @@ class CertificateRow(Base):
 
 
 class StudyRow(Base):
-    """A signed study: the exact bytes. state: open | done | failed | closed."""
+    """A signed study: the exact bytes. state: open | done | failed | closed | erased."""
 
     __tablename__ = "studies"
     id: Mapped[str] = mapped_column(String(63), primary_key=True)
@@ -272,6 +275,46 @@ class PredictionRow(Base):
     rows: Mapped[int]
     path: Mapped[str]
     created_at: Mapped[float]
+
+
+class ErasureRow(Base):
+    """The end of a study's data. state: asked | begun | done; reason: asked | expired."""
+
+    __tablename__ = "erasures"
+    study_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    reason: Mapped[str]
+    operator: Mapped[str] = mapped_column(default="")
+    withdraw_models: Mapped[bool] = mapped_column(default=False)
+    state: Mapped[str] = mapped_column(default="asked")
+    models: Mapped[list[Any]] = mapped_column(default=list)  # [{"name", "version", "decision"}], kept or withdrawn
+    log_index: Mapped[int] = mapped_column(default=-1)
+    asked_at: Mapped[float]
+    finished_at: Mapped[float] = mapped_column(default=0.0)
+
+
+class WithdrawalRow(Base):
+    """A site's signed word that consent was withdrawn, and what was removed for it; who it is stays in the lake."""
+
+    __tablename__ = "withdrawals"
+    parcel_id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    study_digest: Mapped[str] = mapped_column(index=True)
+    site: Mapped[str]
+    rows: Mapped[int] = mapped_column(default=0)
+    files: Mapped[int] = mapped_column(default=0)  # DICOM files and documents
+    models: Mapped[list[Any]] = mapped_column(default=list)  # [{"name", "version"}] trained with the study's data
+    log_index: Mapped[int]
+    received_at: Mapped[float]
+
+
+class ModelDecisionRow(Base):
+    """What became of a model version when data it was trained with went. decision: withdrawn."""
+
+    __tablename__ = "model_decisions"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    version: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    decision: Mapped[str]
+    study_digest: Mapped[str]
+    decided_at: Mapped[float]
 
 
 class EventRow(Base):

@@ -44,7 +44,7 @@ def _run(config: CentralConfig, stop: threading.Event) -> None:
     root.mkdir(exist_ok=True, mode=0o700)
     with _alone(root / "lock"):
         store = Store(config.state_dir)
-        keys, lake = StudyKeys(root / "keys"), Lake(root / "lake")
+        keys, lake = StudyKeys(root / "keys"), Lake.of(root)
         keys.recover()
         log.info("vault.start", extra={"fields": {"count": lake.recover()}})
         signer = SignerKeys(config.socket("signer"))

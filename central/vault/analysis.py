@@ -1,30 +1,31 @@
 """Questions to the curated lake: a study's table, SQL over it, its summary, standard analyses, a batch inference.
 
-DuckDB runs in memory and may read the lake's folder alone: no network, no extension, no other file. Only batches that
-the database records are read, so a half-written one is never seen. Nothing here opens a parcel.
+Tables are decrypted into memory and stay there: DuckDB reads no file and no network, loads no extension and never
+spills to the disk. Only batches that the database records are read, so a half-written one is never seen. Nothing here
+opens a parcel.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from sqlalchemy import select
 
+from central.erasure import ERASED
 from central.store import Store
 from central.store.models import CuratedRow, ModelRow, PredictionRow, StudyRow
 from central.store.published import serving
 from central.vault.lake import Lake
 from privacy.envelope import PublicKey
-from protocol.errors import InputError, StudyRefused
+from protocol.errors import InputError, IntegrityError, StudyRefused
 from protocol.study import parse_study
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Analysis:
         it was delivered; a column that only some batches have is null in the others, and takes the wider type.
 
         Raises:
-            StudyRefused: `study.unknown`.
+            StudyRefused: `study.unknown`, `study.erased`, `study.expired`; so does every question here.
         """
         return self._read(self._study(study_id))
 
@@ -86,7 +87,7 @@ class Analysis:
         import duckdb
 
         table = self._read(self._study(study_id))
-        with _connect(None) as duck:
+        with _connect() as duck:
             duck.register("features", table)
             timer = threading.Timer(_SQL_TIMEOUT_S, duck.interrupt)
             timer.start()
@@ -132,7 +133,7 @@ class Analysis:
         study = self._study(study_id)
         least = _least(study)
         table = self._read(study)
-        with _connect(self._lake) as duck:
+        with _connect() as duck:
             duck.register("curated", table)
             sites = duck.sql("SELECT site, count(*) FROM curated GROUP BY site ORDER BY site").fetchall()
             columns = [
@@ -169,9 +170,7 @@ class Analysis:
         scored = [_score(scorer, batch) for batch in table.to_batches(max_chunksize=_ROWS_AT_ONCE) if batch.num_rows]
         result = pa.concat_tables(scored)
         made = secrets.token_hex(16)
-        sink = io.BytesIO()
-        pq.write_table(result, sink, compression="zstd")
-        path = self._lake.write_prediction(study_id, made, sink.getvalue())
+        path = self._lake.write_prediction(study_id, made, result)
         with self._store.begin() as session:
             session.add(
                 PredictionRow(
@@ -193,6 +192,9 @@ class Analysis:
             row = session.get(StudyRow, study_id)
         if row is None:
             raise StudyRefused("study.unknown")
+        if row.state == ERASED:
+            raise StudyRefused("study.erased")
+        parse_study(row.document).check_valid_at(datetime.now(UTC))
         return row
 
     def _model(self, name: str, version: int | None, alias: str | None) -> ModelRow:
@@ -203,18 +205,24 @@ class Analysis:
         return row
 
     def _read(self, study: StudyRow) -> pa.Table:
-        with self._store.read() as session:
-            batches = session.scalars(
-                select(CuratedRow)
-                .where(CuratedRow.study_digest == study.digest)
-                .order_by(CuratedRow.site, CuratedRow.part, CuratedRow.batch_id)
-            ).all()
-        parts = [(row.site, row.batch_id, str(path)) for row in batches for path in self._lake.tables(row.path)]
-        if not parts:
+        batches = self._batches(study)
+        while True:
+            try:
+                tables = [_with_origin(table, row) for row in batches for table in self._lake.tables(row.path)]
+                break
+            except IntegrityError:
+                found = self._batches(study)  # a withdrawal may have written a batch anew meanwhile
+                if [row.path for row in found] == [row.path for row in batches]:
+                    raise
+                batches = found
+        if not tables:
             return pa.table({_SITE: pa.array([], pa.string()), _PROVENANCE: pa.array([], pa.string())})
-        with _connect(self._lake) as duck:
-            tables = [_with_origin(duck, site, batch, path) for site, batch, path in parts]
         return pa.concat_tables(tables, promote_options="permissive")
+
+    def _batches(self, study: StudyRow) -> list[CuratedRow]:
+        with self._store.read() as session:
+            query = select(CuratedRow).where(CuratedRow.study_digest == study.digest)
+            return list(session.scalars(query.order_by(CuratedRow.site, CuratedRow.part, CuratedRow.batch_id)))
 
 
 def _least(study: StudyRow) -> int:
@@ -222,26 +230,24 @@ def _least(study: StudyRow) -> int:
     return max(MIN_GROUP, parse_study(study.document).privacy.k)
 
 
-def _connect(lake: Lake | None) -> duckdb.DuckDBPyConnection:
-    """DuckDB without extensions, spill or any file outside the lake (no file at all without one)."""
+def _connect() -> duckdb.DuckDBPyConnection:
+    """DuckDB without any file: no extension, no spill, no lake; it sees what is registered with it."""
     import duckdb
 
     off = ("autoinstall_known_extensions", "autoload_known_extensions", "allow_unsigned_extensions")
     duck = duckdb.connect(":memory:", config={**dict.fromkeys(off, "false"), "temp_directory": "", "threads": "2"})
-    duck.execute(f"SET memory_limit={_literal(_SQL_MEMORY)}")
-    if lake is not None:
-        duck.execute(f"SET allowed_directories=[{_literal(str(lake.root.resolve()))}]")
+    duck.execute(f"SET memory_limit='{_SQL_MEMORY}'")
+    duck.execute("SET max_temp_directory_size='0B'")
     duck.execute("SET enable_external_access=false")
     duck.execute("SET lock_configuration=true")
     return duck
 
 
-def _with_origin(duck: duckdb.DuckDBPyConnection, site: str, batch: str, path: str) -> pa.Table:
-    table = duck.sql("SELECT * FROM read_parquet($path)", params={"path": path}).to_arrow_table()
+def _with_origin(table: pa.Table, row: CuratedRow) -> pa.Table:
     taken = (_SITE, _PROVENANCE)
     names = [f"{name}_reported" if name.casefold() in taken else name for name in table.column_names]
     table = table.rename_columns(names)
-    for name, value in ((_PROVENANCE, batch), (_SITE, site)):
+    for name, value in ((_PROVENANCE, row.batch_id), (_SITE, row.site)):
         table = table.add_column(0, name, pa.array([value] * table.num_rows, pa.string()))
     return table
 
@@ -275,10 +281,6 @@ def _spread(duck: duckdb.DuckDBPyConnection, value: str, some: str) -> float | N
 def _one(duck: duckdb.DuckDBPyConnection, what: str) -> tuple[Any, ...]:
     (row,) = duck.sql(f"SELECT {what} FROM curated").fetchall()  # noqa: S608 - quoted column names only
     return tuple(row)
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
 
 
 def _score(scorer: Any, batch: pa.RecordBatch) -> pa.Table:

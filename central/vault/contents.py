@@ -1,12 +1,11 @@
 """What a batch may hold, checked once more at the centre's wall against the signed study.
 
-The site's gate has checked the same; this side does not take its word. Tables are decoded, cast to the declared types
-and written anew, so that the lake holds only Parquet that was made here. Nothing here touches a file.
+The site's gate has checked the same; this side does not take its word. Tables are decoded and cast to the declared
+types, so that the lake holds only Parquet that was made here. Nothing here touches a file.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from protocol.errors import DisclosureRefused, IntegrityError
 from protocol.parcel import Batch, Item, ItemKind
 from protocol.study import Lane, Study
+from protocol.withdrawal import SUBJECTS, read_subjects
 
 __all__ = ["MAX_COLUMNS", "MAX_TABLE_BYTES", "Content", "Entry", "check_batch"]
 
@@ -42,10 +42,10 @@ _TARGET: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """One file for the lake: a plain name and its bytes."""
+    """One file for the lake: a plain name, and its bytes or its table."""
 
     name: str
-    data: bytes
+    data: bytes | pa.Table
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,17 +74,19 @@ def check_batch(study: Study, batch: Batch) -> Content:
     rows = files = documents = columns = 0
     report: dict[str, Any] = {}
     for item in batch.items:
-        data = item.data
+        data: bytes | pa.Table = item.data
         if item.kind is ItemKind.TABLE:
             table = _table(study, item)
             columns = max(columns, table.num_columns)
-            rows, data = rows + table.num_rows, _encode(table)
+            rows, data = rows + table.num_rows, table
         elif item.kind is ItemKind.DICOM:
             _check_dicom(study, item)
             files += 1
         elif item.kind is ItemKind.DOCUMENT:
             data = _document(study, item)
             documents += 1
+        elif item.kind is ItemKind.SUBJECTS:
+            _check_subjects(batch, item)
         else:
             report.update(_report(item))
         entries.append(Entry(name=item.name, data=data))
@@ -102,9 +104,10 @@ def check_batch(study: Study, batch: Batch) -> Content:
 
 _SUFFIX: dict[ItemKind, Callable[[str], bool]] = {
     ItemKind.TABLE: lambda name: name.endswith(".parquet"),
-    ItemKind.REPORT: lambda name: name.endswith(".json"),
+    ItemKind.REPORT: lambda name: name.endswith(".json") and name != SUBJECTS,
+    ItemKind.SUBJECTS: lambda name: name == SUBJECTS,
     ItemKind.DICOM: lambda name: not name.endswith((".parquet", ".json", ".ndjson")),
-    ItemKind.DOCUMENT: lambda name: name.endswith((".json", ".ndjson")) and name != "report.json",
+    ItemKind.DOCUMENT: lambda name: name.endswith((".json", ".ndjson")) and name not in ("report.json", SUBJECTS),
 }
 
 
@@ -143,6 +146,17 @@ def _document(study: Study, item: Item) -> bytes:
         return "\n".join(json.dumps(one, ensure_ascii=False, allow_nan=False) for one in found).encode()
     except (ValueError, RecursionError):
         raise IntegrityError("parcel.payload") from None
+
+
+def _check_subjects(batch: Batch, item: Item) -> None:
+    """Whom raw rows and files are about: each table's row, each file once."""
+    told = {other.name: other for other in batch.items if other.kind in (ItemKind.TABLE, ItemKind.DICOM)}
+    for name, who in read_subjects(item.data).items():
+        other = told.get(name)
+        if other is None or isinstance(who, list) is not (other.kind is ItemKind.TABLE):
+            raise IntegrityError("parcel.payload")
+        if isinstance(who, list) and len(who) != pq.read_metadata(pa.BufferReader(other.data)).num_rows:
+            raise IntegrityError("parcel.payload")
 
 
 def _report(item: Item) -> dict[str, Any]:
@@ -225,9 +239,3 @@ def _column(array: pa.Array, into: pa.DataType) -> pa.Array:
     if not suits[into]:
         raise DisclosureRefused("gate.undeclared", "a column is not of the declared type")
     return pc.cast(array, into, safe=into != pa.float64())  # integers above 2**53 may lose bits as floats
-
-
-def _encode(table: pa.Table) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(table, sink, compression="zstd")
-    return sink.getvalue()

@@ -1,4 +1,4 @@
-"""From a landed parcel to rows in the lake: verify, unseal, check, write, record; and when a study is complete.
+"""From a landed parcel to rows in the lake: verify, unseal, check, write, record.
 
 The way of one record at the centre reads here from top to bottom. Each step may be cut off by SIGKILL: a parcel is
 `landed` until one transaction makes it `opened`, and the batch id makes doing it again harmless.
@@ -6,7 +6,6 @@ The way of one record at the centre reads here from top to bottom. Each step may
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -14,27 +13,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from datetime import UTC, datetime
-from functools import lru_cache
+from dataclasses import replace
 from pathlib import Path
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
+from central.landed import Landed
 from central.store import Store
 from central.store.changes import Changes
-from central.store.models import AssignmentRow, CuratedRow, ParcelRow, SiteRow, StudyRow
+from central.store.models import CuratedRow, ParcelRow, StudyRow
+from central.vault.closing import Closing
 from central.vault.contents import Content, check_batch
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
-from privacy.envelope import ParcelInfo, PublicKey, unseal
+from central.vault.withdrawing import Withdrawing
+from privacy.envelope import PublicKey
 from protocol import faults
-from protocol.assignment import AssignmentKind, State
-from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError
-from protocol.parcel import MAX_ITEM_BYTES, Batch, ContentType, unpack_batch
-from protocol.study import Lane, Study, parse_study, study_digest
-from protocol.trust import Purpose
+from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError, StudyRefused
+from protocol.parcel import Batch, ContentType
+from protocol.study import Lane, Study
+from protocol.withdrawal import Withdrawal
 
 __all__ = ["CONTENT_OF_LANE", "Opener"]
 
@@ -45,15 +45,14 @@ CONTENT_OF_LANE = {
     Lane.ANONYMIZE: ContentType.DEIDENTIFIED,
     Lane.EXTRACT: ContentType.FEATURES,
 }
-_LANES = (*CONTENT_OF_LANE, Lane.INFER)  # a training run is the federation's to finish
-_VERDICT = (IntegrityError, InputError, DisclosureRefused)  # errors of the parcel itself: trying again changes nothing
-_MAX_PARCEL_BYTES = MAX_ITEM_BYTES
+_CONTENTS = [*CONTENT_OF_LANE.values(), ContentType.WITHDRAWAL]  # of the run of a training study: the federation's
+# Errors of the parcel itself, or of a study that is erased: trying again changes nothing.
+_VERDICT = (IntegrityError, InputError, DisclosureRefused, StudyRefused)
 _MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
 _BACK_OFF_S = 5.0
 _SETTLE_EVERY_S = 0.25
 _LOOK_EVERY_S = 2.0
 _PAUSE_S = 0.2
-_parsed = lru_cache(maxsize=256)(parse_study)
 
 
 class Opener:
@@ -84,6 +83,8 @@ class Opener:
         self._study_key = study_key
         self._not_before: dict[str, float] = {}
         self._unforeseen: Counter[str] = Counter()
+        self._withdrawing = Withdrawing(store, landing, lake)
+        self._closing = Closing(store, landing, keys, lake, state / "exports")
         self._settle_at = 0.0
         self._changes = Changes(store.engine)
 
@@ -112,7 +113,7 @@ class Opener:
         if parcel is not None:
             self._attend(parcel)
         elif time.monotonic() >= self._settle_at:
-            self._settle()
+            self._closing.step()
             self._settle_at = time.monotonic() + _SETTLE_EVERY_S
         return parcel is not None
 
@@ -124,9 +125,11 @@ class Opener:
         with self._store.read() as session:
             return session.scalar(
                 select(ParcelRow)
-                .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(list(CONTENT_OF_LANE.values())))
+                .join(StudyRow, StudyRow.digest == ParcelRow.study_digest, isouter=True)
+                .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(_CONTENTS))
+                .where(func.coalesce(StudyRow.lane, "") != Lane.TRAIN.value)
                 .where(ParcelRow.id.not_in(waiting))
-                .order_by(ParcelRow.log_index)
+                .order_by(ParcelRow.content_type != ContentType.WITHDRAWAL.value, ParcelRow.log_index)
                 .limit(1)
             )
 
@@ -166,52 +169,28 @@ class Opener:
             raise IntegrityError("parcel.payload", "this parcel has stopped the vault too often")
 
     def _open(self, parcel: ParcelRow) -> None:
-        row, study, sender = self._context(parcel)
-        batch = unpack_batch(self._unseal(parcel, row.id, sender))
+        landed = Landed.of(self._store, parcel, self._study_key())
+        study, withdrawal = landed.study, parcel.content_type == ContentType.WITHDRAWAL
+        if not withdrawal and CONTENT_OF_LANE.get(study.lane) != parcel.content_type:
+            raise IntegrityError("parcel.context", "the lane sends another kind of content")
+        batch = landed.batch(self._landing, self._keys.load)
         faults.point("vault.opened")
-        if batch.study_digest != parcel.study_digest or batch.site != parcel.site:
-            raise IntegrityError("parcel.context", "the batch names another study or site")
+        if withdrawal:
+            self._withdrawing.carry_out(parcel, study, Withdrawal.of(batch))
+            return
         if self._known(parcel, batch):
             return
         content = check_batch(study, batch)
-        path = self._lake.write(study.id, batch.batch_id, content)
+        left = self._withdrawing.filtered(study, parcel.site, content.entries)
+        if left.changed:
+            rows, files = content.rows - left.rows, left.images
+            persons = min(content.persons, max(rows, files))
+            content = replace(content, entries=left.entries, rows=rows, files=files, persons=persons)
+        path = self._lake.write(study.id, batch.batch_id, content.entries)
         faults.point("vault.written")
         self._record(parcel, study, batch, content, path)
-
-    def _context(self, parcel: ParcelRow) -> tuple[StudyRow, Study, PublicKey]:
-        """The signed study and the sender's identity, both checked against each other and the parcel's row."""
-        with self._store.read() as session:
-            row = session.scalar(select(StudyRow).where(StudyRow.digest == parcel.study_digest))
-            site = session.get(SiteRow, parcel.site)
-        if row is None or site is None or study_digest(row.document) != parcel.study_digest:
-            raise IntegrityError("parcel.context", "no such study or site")
-        self._study_key().verify(Purpose.STUDY, row.document, row.signature)
-        study = parse_study(row.document)
-        if study.id != row.id or parcel.site not in study.sites:
-            raise IntegrityError("parcel.context", "the site is not part of the study")
-        if CONTENT_OF_LANE.get(study.lane) != parcel.content_type:
-            raise IntegrityError("parcel.context", "the lane sends another kind of content")
-        sender = PublicKey.from_base64(site.identity)
-        if study.roster.get(parcel.site, sender.fingerprint) != sender.fingerprint:
-            raise IntegrityError("parcel.signature", "the site's identity is not the one in the signed roster")
-        return row, study, sender
-
-    def _unseal(self, parcel: ParcelRow, study_id: str, sender: PublicKey) -> bytes:
-        if parcel.size_bytes > _MAX_PARCEL_BYTES:
-            raise IntegrityError("parcel.payload", "the parcel is too large to open")
-        expect = ParcelInfo(
-            parcel_id=parcel.id, study=parcel.study_digest, site=parcel.site, content_type=parcel.content_type
-        )
-        try:
-            source = open(self._landing / f"{parcel.id}.parcel", "rb")
-        except FileNotFoundError:
-            raise IntegrityError("parcel.truncated", "the landed file is missing") from None
-        with source:
-            if hashlib.file_digest(source, "sha256").hexdigest() != parcel.digest:
-                raise IntegrityError("parcel.truncated", "the landed file is not the one that was logged")
-            source.seek(0)
-            key = self._keys.load(study_id)
-            return b"".join(unseal(source, key=key, sender=sender, expect=expect))
+        if left.changed:
+            (self._landing / f"{parcel.id}.parcel").unlink(missing_ok=True)
 
     def _known(self, parcel: ParcelRow, batch: Batch) -> bool:
         """Whether the batch is curated already; then the parcel counts as opened and adds nothing."""
@@ -259,83 +238,10 @@ class Opener:
             )
         fields = {"parcel": parcel.id, "site": parcel.site, "study": study, "code": error.code}
         log.warning("parcel.rejected", extra={"fields": fields})
+        if error.code == "study.erased":  # it came while its study was erased
+            (self._landing / f"{parcel.id}.parcel").unlink(missing_ok=True)
 
     @staticmethod
     def _set_state(session: Session, parcel: ParcelRow, state: str, code: str = "") -> None:
         row = session.get_one(ParcelRow, parcel.id)
         row.state, row.code = state, code
-
-    # -- a study -----------------------------------------------------------------------------------------------------
-
-    def _settle(self) -> None:
-        """Close studies of which nothing more will come: `done`, or `failed` when a site's results are not whole."""
-        with self._store.read() as session:
-            rows = session.scalars(
-                select(StudyRow).where(StudyRow.state == "open", StudyRow.lane.in_([lane.value for lane in _LANES]))
-            ).all()
-        for row in rows:
-            if _parsed(row.document).expires <= datetime.now(UTC):
-                self._expire(row)
-        with self._store.read() as session:
-            verdicts = {row.id: _verdict(session, row) for row in rows}
-        for study_id, state in verdicts.items():
-            if state is None:
-                continue
-            with self._store.begin() as session:
-                row = session.get_one(StudyRow, study_id)
-                if row.state != "open":
-                    continue
-                row.state = state
-                self._store.emit(session, f"study.{state}", study=study_id)
-            log.info(f"study.{state}", extra={"fields": {"study": study_id}})
-
-    def _expire(self, study: StudyRow) -> None:
-        """End the assignments of sites that have not answered before the study's end, so that it can close."""
-        with self._store.begin() as session:
-            waiting = select(AssignmentRow).where(
-                AssignmentRow.study_digest == study.digest,
-                AssignmentRow.kind == AssignmentKind.STUDY.value,
-                AssignmentRow.state.not_in([state.value for state in State if state.final]),
-            )
-            for row in session.scalars(waiting):
-                row.state, row.code, row.updated_at = State.EXPIRED.value, "study.expired", time.time()
-                fields = {"assignment": row.id, "state": row.state, "code": row.code, "assignment_kind": row.kind}
-                self._store.emit(session, "assignment.state", site=row.site, study=study.id, **fields)
-
-
-def _verdict(session: Session, study: StudyRow) -> str | None:
-    """`done`, `failed`, or None while something may still come."""
-    assignments = session.scalars(
-        select(AssignmentRow).where(
-            AssignmentRow.study_digest == study.digest, AssignmentRow.kind == AssignmentKind.STUDY.value
-        )
-    ).all()
-    if not assignments or not all(State(row.state).final for row in assignments):
-        return None
-    done = {row.site for row in assignments if row.state == State.DONE.value}
-    if study.lane == Lane.INFER.value:
-        return "done" if done else "failed"  # results stay at the sites
-    states = session.execute(
-        select(ParcelRow.site, ParcelRow.state).where(ParcelRow.study_digest == study.digest)
-    ).all()
-    if any(state == "landed" for _, state in states):
-        return None
-    curated = session.execute(
-        select(CuratedRow.site, CuratedRow.part, CuratedRow.last).where(CuratedRow.study_digest == study.digest)
-    ).all()
-    sites = done | {site for site, _, _ in curated}
-    whole = {site for site in sites if _whole([(part, last) for s, part, last in curated if s == site])}
-    if not done | whole:
-        return "failed"
-    missing = done - whole  # a site that fell silent after its last part has delivered all the same
-    if not missing:
-        return "done"
-    rejected = {site for site, state in states if state == "rejected"}
-    return "failed" if missing <= rejected else None
-
-
-def _whole(parts: list[tuple[int, bool]]) -> bool:
-    """Whether the last part is here and every part before it."""
-    numbers = {part for part, _ in parts}
-    last = [part for part, is_last in parts if is_last]
-    return bool(last) and numbers >= set(range(max(last) + 1))

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from starlette.exceptions import HTTPException
 from starlette.responses import StreamingResponse
 
-from central import ipc
+from central import erasure, ipc
 from central.federation.control import Command, ask
 from central.store import Store
 from central.store.models import CheckpointRow, LogRow
@@ -62,6 +62,13 @@ class StopRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     discard: bool = False
+
+
+class EraseRequest(BaseModel):
+    """Body of `POST /studies/{id}/erasure`, which may be left out."""
+
+    model_config = ConfigDict(extra="forbid")
+    withdraw_models: bool = False
 
 
 class ExtendRequest(BaseModel):
@@ -165,6 +172,13 @@ def post_sql(study_id: str, body: SqlRequest, centre: CentreOf) -> Response:
 def post_analysis(study_id: str, body: dict[str, Any], centre: CentreOf) -> dict[str, Any]:
     """A standard analysis: `{"kind": "table1" | "kaplan-meier" | "cox" | "logistic", ...}`; small groups are null."""
     return ipc.call(centre.vault, "analyse", timeout_s=300.0, study=study_id, request=body)
+
+
+@router.post("/studies/{study_id}/erasure", status_code=202)
+def post_erasure(study_id: str, centre: CentreOf, operator: Asking, body: EraseRequest | None = None) -> dict[str, Any]:
+    """Erase a study's data for good: keys first, then parcels, lake and predictions. Shown by `GET /studies/{id}`."""
+    withdraw = body.withdraw_models if body else False
+    return erasure.ask(centre.store, study_id, operator=operator, withdraw_models=withdraw)
 
 
 @router.get("/runs/{study_id}")

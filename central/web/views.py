@@ -14,6 +14,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from central import erasure, withdrawals
 from central.store.models import (
     AssignmentRow,
     CertificateRow,
@@ -127,6 +128,8 @@ def study(session: Session, study_id: str) -> dict[str, Any]:
             for p in parcels
             if p.content_type != "update"
         ],
+        "withdrawals": withdrawals.summary(session, row.digest),
+        "erasure": erasure.summary(session, row.digest),
         "run": found,
         "rounds": found["rounds"] if found else [],
         "predictions": [

@@ -7,6 +7,7 @@ is paused, resumed, stopped and extended here too.
 from __future__ import annotations
 
 import json
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -110,6 +111,12 @@ def show(
         typer.echo(json.dumps(value))
         return
     typer.echo(f"{value['id']}: {value['title']}\nlane {value['lane']}, {value['state']}\ndigest {value['digest']}")
+    for told in value.get("withdrawals", []):
+        models = ", ".join(f"{m['name']} {m['version']}" for m in told["models"]) or "none"
+        gone = f"{told['rows']} rows and {told['files']} files removed"
+        typer.echo(f"consent withdrawn at {told['site']}: {gone}; models: {models}")
+    if value.get("erasure"):
+        typer.echo(f"erasure: {value['erasure']['state']} ({value['erasure']['reason']})")
     for site in value.get("assignments", []):
         if isinstance(site, dict):
             counts = " ".join(f"{k}={v}" for k, v in (site.get("counts") or {}).items())
@@ -174,6 +181,57 @@ def extend(
     _tell(_ask(study_id, "extend", {"rounds": rounds}, config, url, token_file), json_out)
 
 
+@app.command()
+def erase(
+    study_id: Id,
+    withdraw_models: Annotated[
+        bool, typer.Option("--withdraw-models", help="Models trained with its data predict no more; else they stay.")
+    ] = False,
+    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Wait so many seconds for the end of it.")] = 60.0,
+    config: Config = None,
+    url: Url = None,
+    token_file: Token = None,
+    json_out: Json = False,
+) -> None:
+    """Erase a study's data for good: its keys, parcels, part of the lake and predictions. Cannot be taken back.
+
+    Example: corsia study erase lung-features --withdraw-models --config central.toml
+    """
+    if url:
+        path = "/studies/" + urllib.parse.quote(study_id, safe="")
+        body = json.dumps({"withdraw_models": withdraw_models}).encode()
+        found = dict(_request(url, token_file, path + "/erasure", body, kind="application/json"))
+
+        def look() -> dict[str, Any]:
+            return dict(dict(_request(url, token_file, path))["erasure"])
+    else:
+        from central import erasure
+        from central.config import load_config, operator_token
+        from central.operators import FIRST
+        from central.store import Store
+
+        loaded = load_config(_needed(config))
+        operator_token(loaded)  # who cannot read it may not command
+        store = Store(loaded.state_dir)
+        found = erasure.ask(store, study_id, operator=FIRST, withdraw_models=withdraw_models)
+
+        def look() -> dict[str, Any]:
+            return erasure.told(store, study_id)
+
+    until = time.monotonic() + wait_s
+    while found["state"] != "done" and time.monotonic() < until:
+        time.sleep(0.2)
+        found = look()
+    found = {**found, "study": study_id}
+    if json_out:
+        typer.echo(json.dumps(found))
+        return
+    done = found["state"] == "done"
+    typer.echo(f"{study_id}: erased" if done else f"{study_id}: is to be erased once the centre runs")
+    for model in found["models"]:
+        typer.echo(f"  model {model['name']} version {model['version']}: {model['decision']}")
+
+
 def _ask(
     study_id: str, command: str, more: dict[str, Any], config: Path | None, url: str | None, token_file: Path | None
 ) -> dict[str, Any]:
@@ -202,6 +260,7 @@ def _tell(orders: dict[str, Any], json_out: bool) -> None:
 def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
     from sqlalchemy import func, select
 
+    from central import erasure, withdrawals
     from central.config import load_config
     from central.store import Store
     from central.store.models import AssignmentRow, ParcelRow, StudyRow
@@ -226,6 +285,8 @@ def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
                 value["parcels"] = session.scalar(
                     select(func.count()).select_from(ParcelRow).where(ParcelRow.study_digest == row.digest)
                 )
+                value["withdrawals"] = withdrawals.summary(session, row.digest)
+                value["erasure"] = erasure.summary(session, row.digest)
             found.append(value)
     return found
 

@@ -19,7 +19,7 @@ from protocol.errors import ConfigurationError
 if TYPE_CHECKING:
     from edge.sources import ConsentRule
 
-__all__ = ["UNSELECTED", "Patients", "judge", "parse_date"]
+__all__ = ["UNSELECTED", "Patients", "judge", "parse_date", "persons_of"]
 
 UNSELECTED = "unselected"
 _COMPACT = re.compile(r"^\d{8}$")
@@ -57,11 +57,11 @@ def judge(frame: pd.DataFrame, patient: str | None, rule: ConsentRule | None, to
             gone = frame[rule.withdrawn_on].fillna("").astype(object).map(lambda v: _withdrawn(str(v), today))
             gone = gone.astype(bool)
             if patient is not None:
-                persons = _persons(frame, patient)
+                persons = persons_of(frame, patient)
                 gone |= persons.isin(set(persons[gone])) & (persons != "")
             reasons[gone & (reasons == "")] = "withdrawn"
     if patient is not None:
-        reasons[_persons(frame, patient) == ""] = "no-patient"
+        reasons[persons_of(frame, patient) == ""] = "no-patient"
     return reasons
 
 
@@ -91,7 +91,7 @@ class Patients:
         """
         if patient is None:
             raise ConfigurationError("config.invalid", "no column has the role 'patient'")
-        persons = _persons(frame, patient)
+        persons = persons_of(frame, patient)
         known = set(persons) - {""}
         refused = set(persons[reasons != ""])
         return cls(
@@ -109,7 +109,8 @@ class Patients:
         return "" if person in self.selected else UNSELECTED
 
 
-def _persons(frame: pd.DataFrame, patient: str) -> pd.Series[str]:
+def persons_of(frame: pd.DataFrame, patient: str) -> pd.Series[str]:
+    """The normalised patient id of each row; empty where there is none."""
     return frame[patient].fillna("").astype(object).map(lambda value: normalise_id(str(value)))
 
 

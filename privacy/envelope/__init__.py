@@ -6,12 +6,14 @@
         payload = b"".join(unseal(source, key=secret, sender=site_key, expect=info))
 
 `header` is the readable part, `keys` signs and wraps, `stream` seals and opens; the format is
-`docs/spec/envelope.md`. No network, and no files but key files (`keyfile`, locked by a passphrase in `locked`).
+`docs/spec/envelope.md`. `rest` keeps objects that stay where they are (`docs/spec/lake.md`), `shred` destroys a key.
+No network, and no files but key files (`keyfile`, locked by a passphrase in `locked`).
 """
 
 from privacy.envelope.header import Header, ParcelInfo, new_parcel_id, read_header
 from privacy.envelope.keyfile import read_key, read_public, write_key, write_public
 from privacy.envelope.keys import PublicKey, SecretKey
+from privacy.envelope.shred import destroy_key
 from privacy.envelope.stream import Structure, inspect, seal, unseal, unseal_into, verify
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "PublicKey",
     "SecretKey",
     "Structure",
+    "destroy_key",
     "inspect",
     "new_parcel_id",
     "read_header",

@@ -24,7 +24,19 @@ from privacy.envelope.keys import KEY_BYTES, SIGNATURE_BYTES, PublicKey, SecretK
 from protocol.errors import IntegrityError
 from protocol.trust import Purpose
 
-__all__ = ["CHUNK_BYTES", "TRAILER_BYTES", "Structure", "inspect", "seal", "unseal", "unseal_into", "verify"]
+__all__ = [
+    "CHUNK_BYTES",
+    "TAG_BYTES",
+    "TRAILER_BYTES",
+    "Structure",
+    "chunked",
+    "inspect",
+    "nonce",
+    "seal",
+    "unseal",
+    "unseal_into",
+    "verify",
+]
 
 CHUNK_BYTES = 1 << 20
 TAG_BYTES = 16
@@ -106,11 +118,11 @@ def seal(
     _write(target, head)
     cipher = AESGCM(_payload_key(file_key, head))
     out = memoryview(b"")
-    for index, (plain, last) in enumerate(_chunked(chunks)):
+    for index, (plain, last) in enumerate(chunked(chunks)):
         if len(out) < len(plain) + TAG_BYTES:  # no more than there is to seal: most parcels are small
             out = memoryview(bytearray(len(plain) + TAG_BYTES))
         sealed = out[: len(plain) + TAG_BYTES]
-        cipher.encrypt_into(_nonce(index, last), plain, None, sealed)
+        cipher.encrypt_into(nonce(index, last), plain, None, sealed)
         hasher.update(sealed)
         _write(target, sealed)
     digest = hasher.digest()
@@ -120,7 +132,7 @@ def seal(
     return hasher.hexdigest()
 
 
-def _chunked(pieces: Iterable[bytes]) -> Iterator[tuple[memoryview, bool]]:
+def chunked(pieces: Iterable[bytes]) -> Iterator[tuple[memoryview, bool]]:
     """Cut pieces into views of exactly CHUNK_BYTES, the last one shorter, empty only for an empty payload.
 
     A view is valid until the next one is asked for.
@@ -298,7 +310,7 @@ def _decrypted(source: BinaryIO, cipher: AESGCM, structure: Structure, witness: 
             raise IntegrityError("parcel.chunk", "the file changed while it was being read")
         left -= size
         try:
-            cipher.decrypt_into(_nonce(index, left == 0), chunk, None, plain[:size])
+            cipher.decrypt_into(nonce(index, left == 0), chunk, None, plain[:size])
         except InvalidTag:
             raise IntegrityError("parcel.chunk") from None
         yield plain[:size]
@@ -344,7 +356,8 @@ def _payload_key(file_key: bytes, head: bytes) -> bytes:
     return derive(file_key, "corsia/v1/payload", salt=hashlib.sha256(head).digest())
 
 
-def _nonce(index: int, last: bool) -> bytes:
+def nonce(index: int, last: bool) -> bytes:
+    """12 bytes for one chunk under a key that seals nothing else: its number and whether it is the last."""
     return index.to_bytes(11, "big") + (b"\x01" if last else b"\x00")
 
 

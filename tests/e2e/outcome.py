@@ -11,40 +11,42 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+from central.vault import Lake
 
 
 def outcome(out: Path, summary: Mapping[str, Any]) -> dict[str, Any]:
     """What must be equal: curated rows and files, withheld counts, ledger totals, rounds, the model's bits."""
-    lake = out / "centre" / "state" / "vault" / "lake"
+    lake = Lake.of(out / "centre" / "state" / "vault")
+    studies = sorted(study for study in lake.root.iterdir() if study.is_dir())
     lanes = json.loads(json.dumps(summary["lanes"]))
     lanes["harvest"].pop("bytes")  # sealed parcels' Parquet holds no time, but ids differ in length
     return {
         "lanes": lanes,
         "inference": summary["inference"],
         "verified": summary["log"]["verified"],
-        "rows": {study.name: _rows(study) for study in sorted(lake.iterdir()) if study.is_dir()},
-        "files": {study.name: _pixels(study) for study in sorted(lake.iterdir()) if study.is_dir()},
+        "rows": {study.name: _rows(lake, study) for study in studies},
+        "files": {study.name: _pixels(lake, study) for study in studies},
         "model": _model(out),
         "ledger": {site.name: _ledger(site / "state" / "ledger.db") for site in sorted((out / "sites").iterdir())},
     }
 
 
-def _rows(study: Path) -> list[str]:
+def _rows(lake: Lake, study: Path) -> list[str]:
     """Every curated row without its pseudonym (each run has its own keys), sorted."""
     rows: list[str] = []
     for path in study.glob("*/*.parquet"):
-        frame = pd.read_parquet(path).drop(columns=["pseudonym", "visit_date", "note"], errors="ignore")
+        frame = lake.table(str(path.relative_to(lake.root))).to_pandas()
+        frame = frame.drop(columns=["pseudonym", "visit_date", "note"], errors="ignore")
         rows += frame[sorted(frame.columns)].to_csv(index=False, header=False).splitlines()
     return sorted(rows)
 
 
-def _pixels(study: Path) -> Counter[str]:
+def _pixels(lake: Lake, study: Path) -> Counter[str]:
     from pydicom import dcmread
 
     found: Counter[str] = Counter()
-    for path in study.glob("*/*.dcm"):
-        dataset = dcmread(BytesIO(path.read_bytes()))
+    for path in study.glob("*/*.dcm.sealed"):
+        dataset = dcmread(BytesIO(lake.read(str(path.relative_to(lake.root)).removesuffix(".sealed"))))
         found[hashlib.sha256(dataset.get("PixelData", b"")).hexdigest()] += 1
     return found
 

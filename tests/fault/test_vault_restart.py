@@ -1,7 +1,8 @@
-"""The real vault process, killed at its two points by SIGKILL, started again: the same lake, rows and study state."""
+"""The real vault process, killed at its points by SIGKILL, started again: the same lake, rows and study state."""
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,9 +15,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select
 
-from central import ipc
-from central.store.models import CuratedRow, EventRow
-from tests.vaultkit import World
+from central import erasure, ipc
+from central.store.models import CuratedRow, EventRow, LogRow
+from protocol.errors import StudyRefused
+from protocol.faults import POINTS
+from protocol.withdrawal import Withdrawal, subjects_item
+from tests.vaultkit import World, table
 
 _TIMEOUT_S = 60.0
 
@@ -86,3 +90,44 @@ def test_killed_at_a_point_the_vault_ends_in_the_same_state(tmp_path: Path, poin
     log = (tmp_path / "state" / "logs" / "vault.jsonl").read_text()
     assert "batch.curated" in log
     assert str(tmp_path) not in log
+
+
+@pytest.mark.full  # tests/unit/test_erasure.py and test_withdrawal.py cut off at each of these steps in one process
+def test_killed_at_every_step_of_a_withdrawal_and_an_erasure_both_are_finished(tmp_path: Path) -> None:
+    config = tmp_path / "central.toml"
+    config.write_text('name = "consortium"\n')
+    world, gone = World(tmp_path / "state"), "P" + "A" * 16
+    for study in ("trial", "ended"):
+        world.submit(study)
+        about = subjects_item({"records.parquet": [gone, *(f"P{letter * 16}" for letter in "BCDEF")]})
+        world.land(world.batch(table(), about, study_id=study), study_id=study)
+    world.drain()
+    world.finish()
+    word = world.batch(Withdrawal(subjects=frozenset([gone])).item(), batch_id="f" * 32)
+    told = world.land(word, content_type="withdrawal")
+    steps = [point for point in POINTS if point.startswith(("withdrawal.", "erasure."))]
+    armed = ",".join(f"{step}={tmp_path / step}" for step in steps)
+    erasure.ask(world.store, "ended", operator="anna")
+    with _signer(world):
+        for _ in steps:
+            assert _start(config, armed).wait(_TIMEOUT_S) == -9
+        last = _start(config, armed)
+        try:
+            _until(lambda: erasure.told(world.store, "ended")["state"] == "done")
+            _until(lambda: world.parcel(told)[0] == "opened")
+            summary = ipc.call(world.root / "run" / "vault.sock", "summary", study="trial")
+            with pytest.raises(StudyRefused):
+                ipc.call(world.root / "run" / "vault.sock", "summary", study="ended")
+        finally:
+            last.terminate()
+            assert last.wait(_TIMEOUT_S) == 0
+    assert all((tmp_path / step).exists() for step in steps)
+    assert summary["rows"] == 5
+    assert not (world.lake.root / "ended").exists()
+    assert [path.name for path in (world.root / "vault").glob("*keys/ended.*")] == ["ended.erased"] * 2
+    with world.store.read() as session:
+        (row,) = session.scalars(select(CuratedRow).where(CuratedRow.study_digest == world.digest()))
+        leaves = [json.loads(leaf)["kind"] for leaf in session.scalars(select(LogRow.leaf))]
+    assert (row.rows, leaves.count("withdrawal"), leaves.count("erasure")) == (5, 1, 1)
+    folders = {path.name for path in (world.lake.root / "trial").iterdir()}
+    assert folders == {row.path.removeprefix("trial/"), f"withdrawn-{told}"}

@@ -484,3 +484,33 @@ def test_the_log_equals_its_rows_after_a_restart_and_other_leaves_are_signed(tmp
         fresh = site.delivery.Commit(pb.CommitRequest(parcel_id=receipts[0].parcel_id), timeout=10)
         assert fresh.index == receipts[0].index
         assert fresh.checkpoint == newest().text
+
+
+def test_word_of_a_withdrawn_consent_lands_when_all_else_is_over_but_of_the_studys_sites_alone(
+    centre: Centre, site: Site
+) -> None:
+    digest, other = centre.submit(draft(id="told")), centre.enrol("site-b")
+    word, foreign, misled, late = (
+        who.parcel(digest, key, content_type="withdrawal")
+        for who, key in (
+            (site, centre.keys["told"]),
+            (other, centre.keys["told"]),
+            (site, other.key),
+            (site, centre.keys["told"]),
+        )
+    )
+    with centre.store.begin() as session:
+        session.get_one(StudyRow, "told").state = "done"
+    receipt = site.deliver(word, f"withdrawal-{word.id}")
+    assert (receipt.parcel_id, landed(centre, word)) == (word.id, [f"{word.id}.parcel"])
+    with refused("permission.site"):
+        other.open(foreign, f"withdrawal-{foreign.id}")
+    with refused("parcel.context"):  # sealed to another key than the study's
+        site.deliver(misled, f"withdrawal-{misled.id}")
+    with refused("input.message"):
+        site.open(late, f"withdrawal-{late.id}", size_bytes=64 << 20)
+    with centre.store.begin() as session:
+        session.get_one(StudyRow, "told").state = "erased"
+    with refused("study.erased"):
+        site.open(late, f"withdrawal-{late.id}")
+    assert landed(centre, late) == []

@@ -16,10 +16,12 @@ import httpx
 import pyarrow.parquet as pq
 import pytest
 from starlette.routing import Route
+from typer.testing import CliRunner
 
 from central.store.models import EventRow, ModelRow, RoundRow, RunRow, SiteRow
 from central.web.app import create_app
 from central.web.auth import COOKIE
+from corsia.cli.study import app as study_commands
 from privacy.envelope import PublicKey
 from privacy.transparency import open_checkpoint, verify_inclusion, verify_log
 from protocol.errors import CODES
@@ -357,3 +359,32 @@ def test_the_api_describes_itself_and_loads_nothing_from_elsewhere(running: Runn
             assert "http" not in text.replace("https://", "http://")
         assert http.get("/static/../app.py").status_code in (401, 404)
         assert http.get("/static/%2e%2e/app.py").status_code == 404
+
+
+def test_a_study_is_erased_by_the_api_and_the_command(running: Running) -> None:
+    """Last in this file: what it erases the others read."""
+    world = running.world
+    world.submit("gone")
+    world.land(world.batch(study_id="gone"), study_id="gone")
+    world.drain()
+    with running.operator() as http:
+        assert http.post("/api/v1/studies/nothing/erasure").json()["code"] == "study.unknown"
+        assert http.post("/api/v1/studies/fed/erasure").status_code == 409, "its run goes on"
+        asked = http.post("/api/v1/studies/gone/erasure", json={"withdraw_models": True})
+    assert (asked.status_code, asked.json()["state"]) == (202, "asked")
+    world.drain()
+    shown = running.get("/studies/gone")
+    assert (shown["state"], shown["erasure"]["state"], shown["withdrawals"]) == ("erased", "done", [])
+    with running.operator() as http:
+        assert http.get("/api/v1/studies/gone/table").json()["code"] == "study.erased"
+    runner = CliRunner()
+    where = ["--url", running.url, "--token-file", str(running.token_file), "--json"]
+    done = runner.invoke(study_commands, ["erase", "gone", *where])
+    assert (done.exit_code, json.loads(done.stdout)["state"]) == (0, "done")
+    config = running.token_file.parent / "central.toml"
+    config.write_text(f'name = "consortium"\nstate_dir = "{world.root}"\n')
+    local = runner.invoke(study_commands, ["erase", "gone", "--config", str(config), "--json"])
+    assert json.loads(local.stdout)["reason"] == "asked"
+    assert json.loads(runner.invoke(study_commands, ["show", "gone", "--config", str(config), "--json"]).stdout)[
+        "erasure"
+    ]

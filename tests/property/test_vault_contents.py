@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 import os
 
 import pandas as pd
-import pyarrow.parquet as pq
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -35,7 +33,7 @@ def _judge(batch: Batch) -> None:
     for entry in content.entries:
         assert "/" not in entry.name
         if entry.name.endswith(".parquet"):
-            names = pq.read_table(io.BytesIO(entry.data)).column_names
+            names = entry.data.column_names
             assert all(_STUDY.output.column(name) for name in names)
 
 

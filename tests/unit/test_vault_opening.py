@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, select
 
@@ -57,7 +56,9 @@ def test_a_parcel_becomes_rows_files_and_one_event(world: World) -> None:
     assert (row.rows, row.files, row.persons, row.withheld) == (6, 1, 6, {"consent": 3})
     assert row.report == {"k": 4, "rules": {"x": 2}, "curated_columns": 1}, "numbers stay, text does not"
     folder = world.lake.root / row.path
-    assert sorted(p.name for p in folder.iterdir()) == ["img0001.dcm", "records.parquet", "report.json"]
+    assert sorted(p.name for p in folder.iterdir()) == [
+        "img0001.dcm.sealed", "records.parquet", "report.json.sealed"
+    ]  # fmt: skip
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(p.stat().st_mode) for p in folder.iterdir()} == {0o600}
     assert _kinds(world) == ["batch.curated"]
@@ -77,7 +78,7 @@ def test_types_are_cast_to_what_the_study_declares(world: World) -> None:
     world.land(world.batch(table(frame)))
     world.drain()
     (row,) = _curated(world)
-    schema = pq.read_schema(world.lake.root / row.path / "records.parquet")
+    schema = world.lake.table(f"{row.path}/records.parquet").schema
     assert [str(t) for t in schema.types] == ["double", "int64", "string", "date32[day]", "bool", "double"]
     assert schema.metadata is None, "no foreign metadata in the lake"
 
@@ -326,15 +327,16 @@ def test_a_study_key_has_a_plain_name(world: World, bad: str) -> None:
 
 def test_a_site_that_stays_away_does_not_keep_an_expired_study_open(world: World) -> None:
     for name in ("silent", "sent"):
-        world.submit(name, sites=["site-a", "site-b"], expires=datetime.now(UTC) + timedelta(seconds=1.5))
+        world.submit(name, sites=["site-a", "site-b"], expires=datetime.now(UTC) - timedelta(seconds=1))
     world.finish(study_id="sent", site_b="delivering", state="done")
     world.land(world.batch(study_id="sent"), study_id="sent")
     world.land(world.batch(study_id="sent", site="site-b"), study_id="sent", site="site-b")
     world.drain()
-    assert [world.state(name) for name in ("silent", "sent")] == ["open", "open"]
-    time.sleep(1.6)
-    world.drain()
-    assert [world.state(name) for name in ("silent", "sent")] == ["failed", "done"]
+    assert [world.state(name) for name in ("silent", "sent")] == ["erased", "erased"], "its time is over"
+    with world.store.read() as session:
+        told = session.execute(select(EventRow.study, EventRow.kind).where(EventRow.kind.like("study.%"))).all()
+    assert [kind for study, kind in told if study == "silent"] == ["study.failed", "study.erasing", "study.erased"]
+    assert [kind for study, kind in told if study == "sent"] == ["study.done", "study.erasing", "study.erased"]
     with world.store.read() as session:
         states = {(row.study_digest, row.site): row.state for row in session.scalars(select(AssignmentRow))}
     assert states[(world.digest("silent"), "site-a")] == "expired"

@@ -1,0 +1,96 @@
+"""How a file of the lake is kept: tables by Parquet's modular encryption, everything else as a sealed object.
+
+Both are AES-256-GCM under keys that open with the study's lake key alone, and both are bound to their place in the
+lake: a file that is moved or exchanged does not open. Only this module knows pyarrow's encryption.
+
+Source: Apache Parquet modular encryption (PARQUET-1178); `docs/spec/lake.md`.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.parquet.encryption as pe
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from privacy.envelope.keys import derive
+from privacy.envelope.rest import keep, read
+from protocol.errors import IntegrityError
+
+__all__ = ["read_object", "read_table", "write_object", "write_table"]
+
+_ENCRYPTED = b"PARE"  # the magic of a Parquet file whose footer is encrypted too
+_NONCE_BYTES = 12
+
+
+class _Wrapper(pe.KmsClient):  # type: ignore[misc]
+    """Wraps a file's own key under the study's lake key, with the file's place as associated data."""
+
+    def __init__(self, key: bytes, place: str) -> None:
+        super().__init__()
+        self._cipher, self._place = AESGCM(derive(key, "corsia/v1/lake-table")), place
+
+    def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
+        nonce = os.urandom(_NONCE_BYTES)
+        return base64.b64encode(nonce + self._cipher.encrypt(nonce, key_bytes, master_key_identifier.encode()))
+
+    def unwrap_key(self, wrapped_key: str | bytes, master_key_identifier: str) -> bytes:
+        raw = base64.b64decode(wrapped_key)
+        return self._cipher.decrypt(raw[:_NONCE_BYTES], raw[_NONCE_BYTES:], self._place.encode())
+
+
+def write_table(table: pa.Table, target: BinaryIO, *, key: bytes, place: str) -> None:
+    """Write a table as Parquet, all columns and the footer encrypted under a fresh key of this file."""
+    configuration = pe.EncryptionConfiguration(
+        footer_key=place, uniform_encryption=True, plaintext_footer=False, double_wrapping=False,
+        data_key_length_bits=256,
+    )  # fmt: skip
+    made = _factory(key, place).file_encryption_properties(pe.KmsConnectionConfig(), configuration)
+    with pq.ParquetWriter(target, table.schema, compression="zstd", encryption_properties=made) as writer:
+        writer.write_table(table)
+
+
+def read_table(path: Path, *, key: bytes, place: str) -> pa.Table:
+    """A table of the lake, in memory.
+
+    Raises:
+        IntegrityError: `lake.damaged`, also for a file that is not encrypted.
+    """
+    try:
+        with open(path, "rb") as source:
+            if source.read(len(_ENCRYPTED)) != _ENCRYPTED:
+                raise IntegrityError("lake.damaged")
+            source.seek(0)
+            opened = _factory(key, place).file_decryption_properties(pe.KmsConnectionConfig())
+            return pq.ParquetFile(source, decryption_properties=opened).read()
+    except (pa.ArrowException, InvalidTag, OSError, ValueError):
+        raise IntegrityError("lake.damaged") from None
+
+
+def write_object(data: bytes, target: BinaryIO, *, key: bytes, place: str) -> None:
+    """Write any other file."""
+    keep([data], target, key=derive(key, "corsia/v1/lake-object"), place=place)
+
+
+def read_object(path: Path, *, key: bytes, place: str) -> bytes:
+    """The bytes of any other file.
+
+    Raises:
+        IntegrityError: `lake.damaged`.
+    """
+    try:
+        with open(path, "rb") as source:
+            return b"".join(read(source, key=derive(key, "corsia/v1/lake-object"), place=place))
+    except OSError:
+        raise IntegrityError("lake.damaged") from None
+
+
+def _factory(key: bytes, place: str) -> pe.CryptoFactory:
+    """A new one each time: a factory remembers unwrapped keys, also of a study that is erased meanwhile."""
+    return pe.CryptoFactory(lambda _configuration: _Wrapper(key, place))

@@ -1,0 +1,103 @@
+"""A withdrawn consent at the vault: the person's rows and files leave the lake, and never come back.
+
+    who it is, kept in the lake -> each batch of the site written anew without -> the database names it -> old folders,
+    the landed parcels that held the rows and all predictions over them removed -> database and log, in one transaction
+
+Each step may be cut off and is done again. What is opened later is held against the same list (`filtered`).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from sqlalchemy import select
+
+from central import withdrawals
+from central.store import Store
+from central.store.models import CuratedRow, ParcelRow, PredictionRow
+from central.vault.contents import Entry
+from central.vault.lake import Lake
+from central.vault.persons import Left, without
+from protocol import faults
+from protocol.parcel import canonical_json
+from protocol.study import Study
+from protocol.withdrawal import Withdrawal
+
+__all__ = ["Withdrawing"]
+
+_PREFIX = "withdrawn-"
+_LIST = "withdrawn.json"
+
+
+class Withdrawing:
+    """Carries out withdrawals.
+
+    Args:
+        landing: the gateway's landing folder.
+    """
+
+    def __init__(self, store: Store, landing: Path, lake: Lake) -> None:
+        self._store, self._landing, self._lake = store, landing, lake
+
+    def carry_out(self, parcel: ParcelRow, study: Study, withdrawal: Withdrawal) -> None:
+        """Remove what is about the persons, and note it.
+
+        Raises:
+            StorageError: the disk refused; to be done again.
+            IntegrityError: `lake.damaged`.
+        """
+        said = canonical_json({"site": parcel.site, "subjects": sorted(withdrawal.subjects)})
+        self._lake.write(study.id, _PREFIX + parcel.id, [Entry(name=_LIST, data=said)])
+        faults.point("withdrawal.noted")
+        for batch in self._curated(parcel):
+            left = without(study, self._lake.entries(batch.path), withdrawal.subjects)
+            if left.changed:
+                self._rewrite(parcel, study, batch, left)
+        self._sweep(study, parcel)
+        faults.point("withdrawal.swept")
+        with self._store.begin() as session:
+            withdrawals.record(self._store, session, parcel, study.id)
+
+    def filtered(self, study: Study, site: str, entries: Iterable[Entry]) -> Left:
+        """What is opened now, without everybody of the site who has withdrawn."""
+        return without(study, entries, self._gone(study.id, site))
+
+    def _gone(self, study_id: str, site: str) -> set[str]:
+        gone: set[str] = set()
+        for folder in self._lake.folders(study_id):
+            if folder.startswith(_PREFIX):
+                said = json.loads(self._lake.read(f"{study_id}/{folder}/{_LIST}"))
+                gone |= set(said["subjects"]) if said["site"] == site else set()
+        return gone
+
+    def _curated(self, parcel: ParcelRow) -> list[CuratedRow]:
+        with self._store.read() as session:
+            query = select(CuratedRow).where(
+                CuratedRow.study_digest == parcel.study_digest, CuratedRow.site == parcel.site
+            )
+            return list(session.scalars(query.order_by(CuratedRow.part)))
+
+    def _rewrite(self, parcel: ParcelRow, study: Study, batch: CuratedRow, left: Left) -> None:
+        path = self._lake.write(study.id, f"{batch.batch_id}-{parcel.id}", left.entries)
+        faults.point("withdrawal.rewritten")
+        with self._store.begin() as session:
+            row = session.get_one(CuratedRow, batch.batch_id)
+            withdrawals.removed(session, parcel, rows=left.rows, files=left.files)
+            row.path, row.rows, row.files = path, row.rows - left.rows, left.images
+            row.persons = min(row.persons, max(row.rows, row.files))
+
+    def _sweep(self, study: Study, parcel: ParcelRow) -> None:
+        """Remove every folder and parcel that still holds the rows, and what was made of them."""
+        with self._store.begin() as session:
+            rows = session.scalars(select(CuratedRow).where(CuratedRow.study_digest == parcel.study_digest)).all()
+            changed = [row for row in rows if row.path.endswith(f"-{parcel.id}")]
+            predictions = select(PredictionRow).where(PredictionRow.study_digest == parcel.study_digest)
+            for prediction in session.scalars(predictions):
+                prediction.path = "" if changed else prediction.path
+        for row in changed:
+            (self._landing / f"{row.parcel_id}.parcel").unlink(missing_ok=True)
+        if changed:
+            self._lake.drop_predictions(study.id)
+        self._lake.sweep(study.id, {row.path for row in rows}, keep=_PREFIX)
