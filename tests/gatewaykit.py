@@ -31,7 +31,10 @@ from central.gateway.__main__ import Gateway
 from central.signer import Signer
 from central.store import Store
 from corsia.cli.init_central import init_central
+from edge.uplink import Uplink
 from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal
+from protocol.assignment import Assignment
+from protocol.errors import UnavailableError
 from protocol.parcel import Receipt
 from protocol.trust import JoinCode, Purpose
 from protocol.v1 import fleet_pb2 as pb
@@ -78,6 +81,19 @@ def eventually(check: Callable[[], Any], timeout_s: float = 10.0) -> Any:
         assert time.monotonic() < until, "not in time"
         time.sleep(0.01)
     return value
+
+
+def first(uplink: Uplink) -> Assignment:
+    """The first assignment of a hospital's own uplink; a machine with much else to do may need a while to connect."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            stream = uplink.watch()
+            assignment = next(stream)
+            stream.close()  # type: ignore[attr-defined]
+            return assignment
+        except UnavailableError:
+            assert time.monotonic() < until, "not in time"
 
 
 def code_of(error: grpc.RpcError) -> str:

@@ -24,7 +24,7 @@ from tests.agentkit import Wire, enrolled, site_config, study
 from tests.agentkit import running as at_work
 from tests.fault.proxy import Proxy
 from tests.fault.test_wire import Place
-from tests.gatewaykit import Site, eventually, running
+from tests.gatewaykit import Site, eventually, first, running
 
 MIB = 1 << 20
 
@@ -79,9 +79,7 @@ def test_a_centre_on_a_full_disk_takes_nothing_and_all_when_there_is_room(disk: 
         identity = enrol("site-a", tmp_path / "edge", centre.ask("invite", site="site-a")["code"])
         centre.submit()
         uplink = Uplink(identity)
-        stream = uplink.watch()
-        assignment = next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        assignment = first(uplink)
         site = Site("site-a", key=identity.key)
         parcel = site.parcel(assignment.study_digest, centre.keys["lung"], bytes(range(256)) * (3 * MIB // 256))
         place = Place(centre, proxy, identity, parcel, assignment.id)

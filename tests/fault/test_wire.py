@@ -21,7 +21,7 @@ from protocol.errors import Paused, UnavailableError
 from protocol.parcel import Receipt
 from protocol.v1 import fleet_pb2 as pb
 from tests.fault.proxy import Proxy
-from tests.gatewaykit import Centre, Parcel, Site, eventually, running
+from tests.gatewaykit import Centre, Parcel, Site, eventually, first, running
 
 MIB = 1 << 20
 LONG_S = 60.0  # on a machine that has much else to do
@@ -84,9 +84,7 @@ def place(tmp_path: Path) -> Iterator[Place]:
         identity = enrol("site-a", tmp_path / "edge", centre.ask("invite", site="site-a")["code"])
         centre.submit()
         uplink = Uplink(identity)
-        stream = uplink.watch()
-        assignment = next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        assignment = first(uplink)
         uplink.close()
         site = Site("site-a", key=identity.key)
         parcel = site.parcel(assignment.study_digest, centre.keys["lung"], bytes(range(256)) * (3 * MIB // 256))

@@ -38,7 +38,7 @@ from protocol.errors import CorsiaError, UnavailableError
 from protocol.medium import SignedNote
 from protocol.trust import Purpose
 from tests.agentkit import site_config
-from tests.gatewaykit import Centre, eventually, running
+from tests.gatewaykit import Centre, eventually, first, running
 
 
 @dataclass
@@ -113,9 +113,7 @@ def hospital(tmp_path: Path) -> Iterator[Hospital]:
         identity = enrol("site-a", config.state_dir, centre.ask("invite", site="site-a")["code"])
         centre.submit()
         uplink = Uplink(identity)
-        stream = uplink.watch()
-        assignment = next(stream)
-        stream.close()  # type: ignore[attr-defined]
+        assignment = first(uplink)
         uplink.close()
         state = SiteState(config.state_dir / "state.db")
         state.store(assignment)
