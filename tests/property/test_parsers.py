@@ -35,7 +35,7 @@ from central.gateway.landing import Announced
 from central.operators import Operators
 from central.signer.authority import Authority
 from central.signer.studies import _manifest
-from corsia.cli import log as log_cli
+from corsia.cli import logsource
 from corsia.cli.deid_table import read_spec
 from edge import memory as cohort_memory
 from edge import messages, reports
@@ -303,7 +303,7 @@ def _table() -> dict[str, Parser]:
             lambda raw: open_checkpoint(raw.decode("utf-8", "replace"), KEY.public, "corsia/c"), (TEXT.encode(),)
         ),
         "log seen": Parser(lambda raw: Seen.from_text(raw.decode("utf-8", "replace")), (f"3 {HEX}".encode(),)),
-        "log export": Parser(lambda raw: verify_log(log_cli._parse(raw)), (json.dumps(_EXPORT).encode(),)),
+        "log export": Parser(lambda raw: verify_log(logsource._parse(raw)), (json.dumps(_EXPORT).encode(),)),
         "receipt": Parser(
             lambda raw: verify_receipt(
                 messages.receipt_of(pb.CommitReply.FromString(raw), entry), KEY.public, "corsia/c"

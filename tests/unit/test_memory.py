@@ -103,6 +103,7 @@ def test_a_ledger_from_before_there_was_a_memory(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "ledger.db") as db:
         db.execute("ALTER TABLE ledger DROP COLUMN memory")
         db.execute("DROP TABLE memories")
+        db.execute("PRAGMA user_version = 0")
     later = Ledger(tmp_path / "ledger.db")
     assert later.verify(head) == 1
     reserve(later, tmp_path, "b")

@@ -19,6 +19,7 @@ from sqlalchemy import create_engine
 
 from central.store.models import Base
 from central.store.schema import REVISIONS
+from protocol.process import guard
 
 __all__ = ["rendered"]
 
@@ -56,6 +57,7 @@ def rendered(doc: str) -> tuple[str, str]:
 
 def main() -> None:
     """Write the file beside the others."""
+    guard()
     name, doc = sys.argv[1:]
     revision, made = rendered(doc)
     path = _HERE / "versions" / f"{revision}_{name}.py"
