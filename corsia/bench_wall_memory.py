@@ -109,7 +109,7 @@ class _Nothing:
 class _Delivery:
     """The Delivery service without a disk. Takes the gateway's parts, and uses the register of sites alone."""
 
-    def __init__(self, store: Store, _landing: Landing, _log: Log, _limits: object) -> None:
+    def __init__(self, store: Store, _landing: Landing, _log: Log, _limits: object, _landed: object) -> None:
         self._store = store
         self._key = read_key(store.state_dir.parent / "study.key")
         self._pool = Pool()

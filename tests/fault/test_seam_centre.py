@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from central.config import LimitsConfig
 from central.federation.checkpoint import Checkpoint, StoreCheckpoints
 from central.gateway.delivery import Delivery
 from central.gateway.landing import Landing
@@ -23,6 +24,7 @@ from central.store.models import CuratedRow, LogRow, ParcelRow, RunRow, StudyRow
 from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal
 from privacy.transparency import verify_receipt
 from protocol.assignment import RoundPhase
+from protocol.chunk import Chunk
 from protocol.errors import StorageError
 from protocol.medium import read_receipt
 from protocol.parcel import canonical_json
@@ -67,7 +69,9 @@ class LandingRun:
         self.run = run
         self.store = Store(run / "state")
         self.log = Log(self.store, LOG, ORIGIN)
-        self.delivery = Delivery(self.store, Landing(run / "state" / "landing"), self.log, 1 << 20)
+        self.delivery = Delivery(
+            self.store, Landing(run / "state" / "landing"), self.log, LimitsConfig(max_parcel_bytes=1 << 20)
+        )
         self.delivery.recover()
 
     def work(self) -> None:
@@ -89,9 +93,9 @@ class LandingRun:
         self.store.engine.dispose()
 
 
-def _chunks(parcel_id: str, raw: bytes, offset: int) -> Iterator[pb.Chunk]:
+def _chunks(parcel_id: str, raw: bytes, offset: int) -> Iterator[Chunk]:
     for at in range(offset, len(raw), 3000):
-        yield pb.Chunk(parcel_id=parcel_id if at == offset else "", offset=at, data=raw[at : at + 3000])
+        yield Chunk(parcel_id if at == offset else "", at, raw[at : at + 3000])
 
 
 def landing_prepare(run: Path) -> None:
@@ -164,7 +168,7 @@ def opening_outcome(run: Path) -> Any:
         paths = {row.path for row in curated}
         folders = {str(p.relative_to(made.lake.root)) for p in made.lake.root.glob("*/*")}
         assert paths == {f for f in folders if not f.endswith(".tmp")}
-        files = [hashlib.sha256(f.read_bytes()).hexdigest() for p in sorted(paths) for f in made.lake.tables(p)]
+        files = [repr(t.to_pylist()) for p in sorted(paths) for t in made.lake.tables(p)]
         return [(row.part, row.rows, row.persons) for row in curated], sorted(files), states, study
     finally:
         made.store.engine.dispose()

@@ -183,14 +183,14 @@ def test_without_the_table_no_round_is_answered_and_a_full_spool_hinders_no_deli
             agent._withdrawals.check(asked.study_digest, sure=True)
         away.rename(table)
         agent._withdrawals.check(asked.study_digest, sure=True)
-        agent.site.spool._max_bytes = 10  # no room for the word
+        agent.site.spool._bound.max_bytes = 10  # no room for the word
         withdraw(config)
         until(lambda: agent.site.subjects.left(asked.study_digest))
         with pytest.raises(StudyRefused):
             agent._withdrawals.check(asked.study_digest)
         with pytest.raises(StorageError):
             agent._withdrawals.look()
-        agent.site.spool._max_bytes = 10**9
+        agent.site.spool._bound.max_bytes = 10**9
         until(lambda: len(told(config, office, asked)) == 1)
 
 

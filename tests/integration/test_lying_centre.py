@@ -21,7 +21,7 @@ from central.store import Store
 from central.store.models import LogRow
 from central.web.api import _export
 from corsia.cli import app
-from edge.agent import _uplink
+from edge.agent import _dialler
 from edge.config import EdgeConfig, Witnesses
 from edge.deliver import Delivery
 from edge.heartbeat import Heartbeat
@@ -91,7 +91,7 @@ class Hospital:
 
 
 def opened(config: EdgeConfig) -> Site:
-    return Site(config, _uplink, threading.Event())
+    return Site(config, _dialler(config), threading.Event())
 
 
 @pytest.fixture(scope="module")

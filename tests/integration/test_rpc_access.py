@@ -146,6 +146,7 @@ ACCESS: dict[str, Cases | str] = {
     "Assignments/Renew": lambda w: iter([("by another's identity", renewal(w, w.a), "auth.certificate")]),
     "Delivery/Open": lambda w: iter([*opens(w, along=False), *opens(w, along=True)]),
     "Delivery/Carry": carries,
+    "Delivery/Landed": "what is asked for is a place in the log: rows are the caller's own, by its certificate",
     "Delivery/Upload": lambda w: iter(
         [
             ("another's open parcel", chunks(w.open), "permission.site"),

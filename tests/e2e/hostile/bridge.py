@@ -41,7 +41,8 @@ class Bridge(rpc.AssignmentsServicer, rpc.DeliveryServicer, rpc.ModelsServicer):
             yield wire.assignment_message(assignment, {})
 
     def Report(self, request: pb.SiteReport, context: grpc.ServicerContext) -> pb.ReportReply:
-        return pb.ReportReply(server_time=self.wire.report(wire.site_report(request)))
+        heard = self.wire.report(wire.site_report(request))
+        return wire.report_message(heard.server_time, heard.log)
 
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenReply:
         data = bytearray(request.data)
