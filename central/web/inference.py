@@ -124,20 +124,20 @@ def score_apart(manifest: Manifest, weights: bytes, frame: pd.DataFrame, timeout
     except subprocess.TimeoutExpired:
         raise WorkerError("worker.killed", "the model took too long over these rows") from None
     if done.returncode != 0:
-        raise _told(done.stderr)
+        raise _told(done.returncode, done.stderr)
     try:
-        return pd.read_parquet(io.BytesIO(done.stdout))
+        return pd.read_parquet(io.BytesIO(done.stdout), use_threads=False)
     except (ValueError, OSError):
         raise WorkerError("worker.failed", "the model gave no readable answer") from None
 
 
-def _told(raw: bytes) -> CorsiaError:
+def _told(status: int, raw: bytes) -> CorsiaError:
     last = raw.decode(errors="replace").strip().rpartition("\n")[2]
     try:
         value = json.loads(last)
         return from_code(str(value["code"]), str(value["message"]))
     except (ValueError, KeyError, TypeError):
-        return WorkerError("worker.failed", "the model failed on these rows")
+        return WorkerError("worker.failed", f"the model failed on these rows: its process ended with {status}")
 
 
 def _records(scored: pd.DataFrame) -> list[dict[str, Any]]:
