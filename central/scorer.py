@@ -30,7 +30,8 @@ def main() -> int:
     value, weights, rows = (source.read(_LENGTH.unpack(source.read(_LENGTH.size))[0]) for _ in range(3))
     try:
         scorer = Scorer(Manifest(value=json.loads(value), signature=b""), weights)
-        scored = scorer.predict(pd.read_parquet(io.BytesIO(rows)))
+        # Without threads: Arrow's may be at work still when Python ends, and abort the process ("terminate called").
+        scored = scorer.predict(pd.read_parquet(io.BytesIO(rows), use_threads=False))
     except CorsiaError as error:
         sys.stderr.write("\n" + json.dumps({"code": error.code, "message": error.message}) + "\n")
         return 1

@@ -116,7 +116,7 @@ class FeatureTable(StudyTable):
         import pyarrow.parquet as pq
 
         data = self.hub.post(f"/studies/{quote(self.study, safe='')}/sql", {"query": query})
-        return Answer(pq.read_table(io.BytesIO(data)))
+        return Answer(pq.read_table(io.BytesIO(data), use_threads=False))
 
     def table1(self, columns: Sequence[str], by: str | None = None) -> Analysis:
         """Baseline characteristics (mean, sd, quartiles, counts), by group with a test where `by` is given."""

@@ -124,7 +124,7 @@ class Model:
         import pandas as pd
 
         data = self.hub.download(f"/models/{quote(self.name, safe='')}/table?version={self.version}")
-        return pd.read_parquet(io.BytesIO(data))
+        return pd.read_parquet(io.BytesIO(data), use_threads=False)
 
     def plot(self) -> Figure:
         """Manhattan and QQ plots of an association study; weights of another model.

@@ -201,7 +201,7 @@ class StudyTable:
         import pyarrow.parquet as pq
 
         data = self.hub.download(f"/studies/{quote(self.study, safe='')}/table")
-        return pq.read_table(io.BytesIO(data))
+        return pq.read_table(io.BytesIO(data), use_threads=False)
 
     def to_pandas(self) -> pd.DataFrame:
         """As a DataFrame; dates are datetime64."""

@@ -54,7 +54,7 @@ def read_table(source: Path, words: Collection[str]) -> TableFile:
 
     try:
         if source.suffix.lower() in (".parquet", ".pq"):
-            found = TableFile(frame=pd.read_parquet(source))
+            found = TableFile(frame=pd.read_parquet(source, use_threads=False))
         else:
             found = _csv(source.read_bytes(), words)
     except InputError as error:

@@ -60,7 +60,7 @@ def _store(site: Site, lane: LaneRun, tables: list[Item]) -> int:
     if len(tables) != 1 or tables[0].kind is not ItemKind.TABLE:
         raise InputError("input.rows", "the model gave no table")
     try:
-        table = pq.read_table(BytesIO(tables[0].data))
+        table = pq.read_table(BytesIO(tables[0].data), use_threads=False)
     except (pa.ArrowException, ValueError, OSError):
         raise InputError("input.rows", "the model gave no readable table") from None
     if set(table.column_names) & set(lane.job.roles):

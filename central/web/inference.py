@@ -126,7 +126,7 @@ def score_apart(manifest: Manifest, weights: bytes, frame: pd.DataFrame, timeout
     if done.returncode != 0:
         raise _told(done.returncode, done.stderr)
     try:
-        return pd.read_parquet(io.BytesIO(done.stdout))
+        return pd.read_parquet(io.BytesIO(done.stdout), use_threads=False)
     except (ValueError, OSError):
         raise WorkerError("worker.failed", "the model gave no readable answer") from None
 

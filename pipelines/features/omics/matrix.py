@@ -175,7 +175,7 @@ def _parquet(raw: bytes) -> list[list[Any]]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(BytesIO(raw))
+        table = pq.read_table(BytesIO(raw), use_threads=False)
         columns = [column.to_pylist() for column in table.columns]
     except (pa.ArrowException, ValueError, OSError):
         raise InputError("input.matrix", "the Parquet file is damaged or truncated") from None
