@@ -173,12 +173,19 @@ class BenchCentre:
             self.processes[name] = subprocess.Popen(
                 command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
             )
-            _await(lambda name=name: _answers(config, name), name)
+            _await(lambda name=name: self._answers(config, name), name)
         token = operator_token(config)
         for site in self.sites:
             reply = ipc.call(config.socket("signer"), "invite", token=token, site=site)
             _patiently(lambda site=site, reply=reply: enrol(site, self.site(site), str(reply["code"])))
         ipc.call(config.socket("signer"), "submit", 60.0, token=token, draft=_draft(self.sites))
+
+    def _answers(self, config: Any, name: str) -> bool:
+        from central.supervisor import answers
+
+        if self.processes[name].poll() is not None:
+            raise UnavailableError("unavailable.process", f"{name} ended")
+        return answers(config, name)
 
     def connected(self) -> int:
         """How many sites have a stream open."""
@@ -186,12 +193,6 @@ class BenchCentre:
         from central.config import load_config
 
         return len(ipc.call(load_config(self.root / "central.toml").socket("gateway"), "status")["connected"])
-
-
-def _answers(config: Any, name: str) -> bool:
-    from central.supervisor import answers
-
-    return answers(config, name)
 
 
 def _await(ready: Any, what: str) -> None:

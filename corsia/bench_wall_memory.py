@@ -151,6 +151,10 @@ class _Delivery:
         """Not measured here."""
         raise InputError("input.message", "no small parcels here")
 
+    def Landed(self, _request: Any, _call: Call) -> Any:
+        """Not measured here."""
+        raise InputError("input.message", "nothing is kept here")
+
     def recover(self) -> int:
         """Nothing outlives this process."""
         return 0
