@@ -30,15 +30,14 @@ from protocol.errors import CorsiaError, StudyRefused, UnavailableError
 from protocol.faults import point
 from protocol.parcel import Batch, ContentType, pack_batch
 from protocol.study import Lane
-from protocol.withdrawal import Withdrawal
+from protocol.withdrawal import PREFIX, Withdrawal
 
 if TYPE_CHECKING:
     from edge.config import DatasetConfig
     from edge.site import Site
 
-__all__ = ["PREFIX", "Withdrawals"]
+__all__ = ["Withdrawals"]
 
-PREFIX = "withdrawal-"  # of the assignment under which such a parcel goes: it answers none
 _log = logging.getLogger("edge.agent")
 
 

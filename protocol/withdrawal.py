@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from protocol.errors import IntegrityError
 from protocol.parcel import Batch, Item, ItemKind, canonical_json
 
-__all__ = ["SUBJECTS", "Withdrawal", "read_subjects", "subjects_item"]
+__all__ = ["PREFIX", "SUBJECTS", "Withdrawal", "read_subjects", "subjects_item"]
 
+PREFIX = "withdrawal-"  # with its parcel's id, the assignment under which such a parcel goes: it answers none
 SUBJECTS = "subjects.json"
 _MAX_SUBJECTS = 1_000_000
 _PSEUDONYM = re.compile(r"P[A-Z2-7]{16}")

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import bindparam, select
 
-from central.config import LimitsConfig
+from central.config import LimitsConfig, SiteLimits
 from central.erasure import ERASED
 from central.gateway.landing import Announced
 from central.gateway.quota import Landed
@@ -22,6 +22,7 @@ from protocol.assignment import AssignmentKind, State
 from protocol.errors import CorsiaError, InputError, IntegrityError, PermissionRefused, StudyRefused
 from protocol.parcel import ContentType
 from protocol.study import Lane, Study, parse_study
+from protocol.withdrawal import PREFIX
 
 __all__ = ["Permits"]
 
@@ -32,6 +33,8 @@ CONTENT_OF_LANE = {
     Lane.TRAIN: ContentType.UPDATE,
 }
 MAX_WITHDRAWAL_BYTES = 32 << 20
+# Apart from what else the site sends, which may have used its day up; one site can still not fill the disk of all.
+WITHDRAWALS = LimitsConfig(site=SiteLimits(bytes_per_day=1_000_000_000, parcels_per_day=1000))
 
 
 def _among(*columns: Any, of: Any) -> Any:
@@ -44,7 +47,11 @@ _ASSIGNED = _among(
     AssignmentRow.id, AssignmentRow.site, AssignmentRow.study_digest, AssignmentRow.kind, AssignmentRow.state,
     of=AssignmentRow.id,
 )  # fmt: skip
-_ANSWERED = _among(ParcelRow.assignment_id, of=ParcelRow.assignment_id).distinct()
+_ANSWERED = (
+    _among(ParcelRow.assignment_id, of=ParcelRow.assignment_id)
+    .where(ParcelRow.content_type == ContentType.UPDATE.value)
+    .distinct()
+)
 _COMMITTED = _among(ParcelRow, of=ParcelRow.id)
 _parsed = lru_cache(maxsize=64)(parse_study)
 
@@ -60,11 +67,11 @@ class Permits:
     def __init__(self, store: Store, limits: LimitsConfig) -> None:
         self._store = store
         self._max_parcel_bytes = limits.max_parcel_bytes
-        self._landed = Landed(store, limits)
+        self._landed = {False: Landed(store, limits), True: Landed(store, WITHDRAWALS, withdrawals=True)}
 
     def landed(self, entry: Announced) -> None:
         """Count a parcel that has landed against its site's quota."""
-        self._landed.add(entry.site, entry.what.size_bytes)
+        self._landed[_is_withdrawal(entry)].add(entry.site, entry.what.size_bytes)
 
     def committed(self, ids: Sequence[str]) -> dict[str, ParcelRow]:
         """Those of the parcels that have landed."""
@@ -84,7 +91,7 @@ class Permits:
             assigned = {row[0]: row for row in session.execute(_ASSIGNED, {"ids": assignments})}
             answered = set(session.scalars(_ANSWERED, {"ids": assignments}))
 
-        sizes: list[int] = []  # of those before, in the same call and so of the same site
+        before: dict[bool, list[int]] = {False: [], True: []}  # in the same call and so of the same site
 
         def judge(entry: Announced) -> Study:
             what = entry.what
@@ -95,9 +102,9 @@ class Permits:
                 raise StudyRefused("study.unknown")
             assignment = assigned.get(what.assignment_id)
             study = _judged(entry, _parsed(document), state, assignment, what.assignment_id in answered)
-            if what.content_type is not ContentType.WITHDRAWAL:  # that word may come whatever else the site has sent
-                self._landed.check(entry.site, [*sizes, what.size_bytes])
-                sizes.append(what.size_bytes)
+            sizes = before[_is_withdrawal(entry)]
+            self._landed[_is_withdrawal(entry)].check(entry.site, [*sizes, what.size_bytes])
+            sizes.append(what.size_bytes)
             return study
 
         return [_result(judge, entry) for entry in entries]
@@ -105,10 +112,10 @@ class Permits:
 
 def _judged(entry: Announced, study: Study, state: str, assignment: Any, answered: bool) -> Study:
     what = entry.what
-    study.check_valid_at(datetime.now(UTC))
-    if what.content_type is ContentType.WITHDRAWAL:
+    if _is_withdrawal(entry):
         _check_withdrawal(entry, study, state)
         return study
+    study.check_valid_at(datetime.now(UTC))
     if (
         entry.site not in study.sites
         or assignment is None
@@ -125,8 +132,17 @@ def _judged(entry: Announced, study: Study, state: str, assignment: Any, answere
     return study
 
 
+def _is_withdrawal(entry: Announced) -> bool:
+    return entry.what.content_type is ContentType.WITHDRAWAL
+
+
 def _check_withdrawal(entry: Announced, study: Study, state: str) -> None:
-    """Word that a consent was withdrawn answers no assignment, and may come when all else of the study is over."""
+    """Word that a consent was withdrawn answers no assignment, and may come when all else of the study is over.
+
+    Its assignment is its own, made of its parcel's id: under another's it would be taken for that one's answer.
+    """
+    if entry.what.assignment_id != f"{PREFIX}{entry.what.parcel_id}":
+        raise PermissionRefused("permission.site")
     if state == ERASED:
         raise StudyRefused("study.erased")
     if entry.site not in study.sites:

@@ -19,6 +19,7 @@ from central.config import LimitsConfig
 from central.store import Store
 from central.store.models import ParcelRow
 from protocol.errors import UnavailableError
+from protocol.parcel import ContentType
 
 __all__ = ["Calls", "Landed", "Rate"]
 
@@ -31,6 +32,7 @@ _LANDED = (
     .where(ParcelRow.site == bindparam("site"), ParcelRow.landed_at > bindparam("since"))
     .group_by(_HOUR)
 )
+_IS_WITHDRAWAL = ParcelRow.content_type == ContentType.WITHDRAWAL.value
 
 
 class Rate:
@@ -80,10 +82,11 @@ class Calls:
 
 
 class Landed:
-    """What each site landed in the last 24 hours."""
+    """What each site landed in the last 24 hours: of its withdrawals alone, or of everything else."""
 
-    def __init__(self, store: Store, limits: LimitsConfig) -> None:
+    def __init__(self, store: Store, limits: LimitsConfig, *, withdrawals: bool = False) -> None:
         self._store = store
+        self._query = _LANDED.where(_IS_WITHDRAWAL if withdrawals else ~_IS_WITHDRAWAL)
         self._limits = limits
         self._lock = threading.Lock()
         self._hours: dict[str, dict[int, list[int]]] = {}  # site -> hour -> [bytes, parcels]
@@ -115,7 +118,7 @@ class Landed:
     def _of(self, site: str) -> dict[int, list[int]]:
         hours = self._hours.get(site)
         if hours is None:
-            rows = self._store.rows(_LANDED, site=site, since=time.time() - DAY_H * HOUR_S)
+            rows = self._store.rows(self._query, site=site, since=time.time() - DAY_H * HOUR_S)
             hours = self._hours[site] = {int(hour): [int(size), int(parcels)] for hour, size, parcels in rows}
         first = _hour() - DAY_H
         for hour in [hour for hour in hours if hour < first]:

@@ -505,6 +505,9 @@ def test_word_of_a_withdrawn_consent_lands_when_all_else_is_over_but_of_the_stud
     assert (receipt.parcel_id, landed(centre, word)) == (word.id, [f"{word.id}.parcel"])
     with refused("permission.site"):
         other.open(foreign, f"withdrawal-{foreign.id}")
+    for borrowed in (f"withdrawal-{word.id}", "e" * 32):  # it would pass for the one answer to another's instruction
+        with refused("permission.site"):
+            site.open(late, borrowed)
     with refused("parcel.context"):  # sealed to another key than the study's
         site.deliver(misled, f"withdrawal-{misled.id}")
     with refused("input.message"):

@@ -64,11 +64,11 @@ def test_the_wait_that_is_asked_for_is_bounded() -> None:
         assert least <= caught.value.retry_s <= most
 
 
-def parcel(store: Store, site: str, size: int, ago_s: float) -> None:
+def parcel(store: Store, site: str, size: int, ago_s: float, content_type: str = "features") -> None:
     with store.begin() as session:
         session.add(
             ParcelRow(
-                id=secrets.token_hex(16), site=site, study_digest="", assignment_id="", content_type="features",
+                id=secrets.token_hex(16), site=site, study_digest="", assignment_id="", content_type=content_type,
                 digest="", size_bytes=size, log_index=0, landed_at=time.time() - ago_s,
             )
         )  # fmt: skip
@@ -93,6 +93,17 @@ def test_what_landed_in_a_day_counts_also_after_a_restart(tmp_path: Path) -> Non
     landed.check("big", [1] * 10)
     with refused("unavailable.quota"):
         landed.check("big", [1] * 11)
+
+
+def test_withdrawals_are_counted_apart_also_after_a_restart(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    parcel(store, "small", 4000, HOUR_S, content_type="withdrawal")
+    parcel(store, "small", 3000, HOUR_S)
+    Landed(store, LIMITS).check("small", [2000])
+    told = Landed(store, LIMITS, withdrawals=True)
+    told.check("small", [1000])
+    with refused("unavailable.quota"):
+        told.check("small", [1001])
 
 
 def test_what_landed_a_day_ago_is_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
