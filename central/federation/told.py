@@ -17,7 +17,7 @@ from central.landed import Landed
 from central.store import Store
 from central.store.models import ParcelRow, StudyRow
 from privacy.envelope import PublicKey
-from protocol.errors import InputError, IntegrityError, StudyRefused
+from protocol.errors import CorsiaError, InputError, IntegrityError, StudyRefused
 from protocol.parcel import ContentType
 from protocol.study import Lane
 from protocol.withdrawal import Withdrawal
@@ -53,6 +53,13 @@ class Told:
         return len(landed)
 
     def _note(self, parcel: ParcelRow, study_id: str) -> None:
+        try:
+            self._carry_out(parcel, study_id)
+        except Exception as error:  # disk, database, key folder: the words of other studies do not wait for it
+            code = error.code if isinstance(error, CorsiaError) else ""
+            log.error("parcel.delayed", extra={"fields": {"parcel": parcel.id, "code": code}}, exc_info=error)
+
+    def _carry_out(self, parcel: ParcelRow, study_id: str) -> None:
         try:
             Withdrawal.of(Landed.of(self._store, parcel, self._study_key()).batch(self._landing, self._keys.secret))
         except (IntegrityError, InputError, StudyRefused) as error:

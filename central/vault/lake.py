@@ -21,7 +21,7 @@ import pyarrow as pa
 from central.vault import sealed
 from central.vault.contents import Entry
 from central.vault.keys import StudyKeys
-from protocol.errors import IntegrityError, StorageError
+from protocol.errors import StorageError
 
 __all__ = ["Lake"]
 
@@ -107,18 +107,19 @@ class Lake:
 
         Raises:
             IntegrityError: `lake.damaged` when there is no such folder.
+            StorageError: `storage.failed`.
         """
         try:
             found = [file.name for file in (self.root / path).iterdir()]
-        except OSError:
-            raise IntegrityError("lake.damaged") from None
+        except OSError as error:
+            raise sealed.named(error) from None
         return sorted(name.removesuffix(_SEALED) for name in found)
 
     def tables(self, path: str) -> list[pa.Table]:
         """The tables of a folder, in the order of their names.
 
         Raises:
-            IntegrityError: `lake.damaged`.
+            IntegrityError: `lake.damaged`; StorageError: `storage.failed`.
             StudyRefused: `study.erased`.
         """
         return [self.table(f"{path}/{name}") for name in self.names(path) if name.endswith(_TABLE)]

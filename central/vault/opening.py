@@ -138,7 +138,10 @@ class Opener:
             self._begin_attempt(parcel.id)
             self._open(parcel)
         except _VERDICT as error:
-            self._reject(parcel, error)
+            if error.code == "lake.damaged":  # what lies there already: a backup mends it, a good parcel must wait
+                self._delay(parcel, error)
+            else:
+                self._reject(parcel, error)
         except Exception as error:
             self._delay(parcel, error)
         self._mark.unlink(missing_ok=True)  # this process lives: the parcel did not kill it
@@ -150,6 +153,8 @@ class Opener:
         log.error("parcel.delayed", extra={"fields": {"parcel": parcel.id, "code": code}}, exc_info=error)
         if isinstance(error, CorsiaError | SQLAlchemyError | OSError | MemoryError):
             return
+        if parcel.content_type == ContentType.WITHDRAWAL:
+            return  # the site has its receipt and says it once
         self._unforeseen[parcel.id] += 1
         if self._unforeseen[parcel.id] >= _MAX_ATTEMPTS:
             self._reject(parcel, IntegrityError("parcel.payload"))

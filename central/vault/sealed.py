@@ -9,6 +9,7 @@ Source: Apache Parquet modular encryption (PARQUET-1178); `docs/spec/lake.md`.
 from __future__ import annotations
 
 import base64
+import errno
 import os
 from pathlib import Path
 from typing import BinaryIO
@@ -21,12 +22,13 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from privacy.envelope.keys import derive
 from privacy.envelope.rest import keep, read
-from protocol.errors import IntegrityError
+from protocol.errors import CorsiaError, IntegrityError, StorageError
 
-__all__ = ["read_object", "read_table", "write_object", "write_table"]
+__all__ = ["named", "read_object", "read_table", "write_object", "write_table"]
 
 _ENCRYPTED = b"PARE"  # the magic of a Parquet file whose footer is encrypted too
 _NONCE_BYTES = 12
+_ABSENT = (None, errno.ENOENT, errno.ENOTDIR)  # Arrow says by an OSError without a number that it cannot read a file
 
 
 class _Wrapper(pe.KmsClient):  # type: ignore[misc]
@@ -60,7 +62,8 @@ def read_table(path: Path, *, key: bytes, place: str) -> pa.Table:
     """A table of the lake, in memory.
 
     Raises:
-        IntegrityError: `lake.damaged`, also for a file that is not encrypted.
+        IntegrityError: `lake.damaged`, also for a file that is not encrypted, or not there.
+        StorageError: `storage.failed`: the disk, or this process's limits; another time it may go.
     """
     try:
         with open(path, "rb") as source:
@@ -69,7 +72,11 @@ def read_table(path: Path, *, key: bytes, place: str) -> pa.Table:
             source.seek(0)
             opened = _factory(key, place).file_decryption_properties(pe.KmsConnectionConfig())
             return pq.ParquetFile(source, decryption_properties=opened).read()
-    except (pa.ArrowException, InvalidTag, OSError, ValueError):
+    except MemoryError:  # Arrow's is of its other exceptions too
+        raise
+    except OSError as error:
+        raise named(error) from None
+    except (pa.ArrowException, InvalidTag, ValueError):
         raise IntegrityError("lake.damaged") from None
 
 
@@ -79,16 +86,17 @@ def write_object(data: bytes, target: BinaryIO, *, key: bytes, place: str) -> No
 
 
 def read_object(path: Path, *, key: bytes, place: str) -> bytes:
-    """The bytes of any other file.
-
-    Raises:
-        IntegrityError: `lake.damaged`.
-    """
+    """The bytes of any other file. Raises as `read_table`."""
     try:
         with open(path, "rb") as source:
             return b"".join(read(source, key=derive(key, "corsia/v1/lake-object"), place=place))
-    except OSError:
-        raise IntegrityError("lake.damaged") from None
+    except OSError as error:
+        raise named(error) from None
+
+
+def named(error: OSError) -> CorsiaError:
+    """What a failed reading means: what is not there, or is no such file, is damage; all else may pass."""
+    return IntegrityError("lake.damaged") if error.errno in _ABSENT else StorageError("storage.failed")
 
 
 def _factory(key: bytes, place: str) -> pe.CryptoFactory:

@@ -21,6 +21,7 @@ from central.vault.contents import Entry
 from central.vault.lake import Lake
 from central.vault.persons import Left, without
 from protocol import faults
+from protocol.errors import IntegrityError
 from protocol.parcel import canonical_json
 from protocol.study import Study
 from protocol.withdrawal import Withdrawal
@@ -46,16 +47,23 @@ class Withdrawing:
 
         Raises:
             StorageError: the disk refused; to be done again.
-            IntegrityError: `lake.damaged`.
+            IntegrityError: `lake.damaged`: one batch cannot be read; all others are done.
         """
         said = canonical_json({"site": parcel.site, "subjects": sorted(withdrawal.subjects)})
         self._lake.write(study.id, _PREFIX + parcel.id, [Entry(name=_LIST, data=said)])
         faults.point("withdrawal.noted")
+        damaged: IntegrityError | None = None
         for batch in self._curated(parcel):
-            left = without(study, self._lake.entries(batch.path), withdrawal.subjects)
+            try:
+                left = without(study, self._lake.entries(batch.path), withdrawal.subjects)
+            except IntegrityError as error:
+                damaged = error
+                continue
             if left.changed:
                 self._rewrite(parcel, study, batch, left)
         self._sweep(study, parcel)
+        if damaged is not None:
+            raise damaged
         faults.point("withdrawal.swept")
         with self._store.begin() as session:
             withdrawals.record(self._store, session, parcel, study.id)

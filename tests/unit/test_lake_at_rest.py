@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import shutil
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from central.vault import Analysis, Lake
+from central.vault import Analysis, Lake, sealed
 from central.vault.contents import Entry
 from corsia.leaks import leaks_in
 from corsia.opened import opened
-from protocol.errors import IntegrityError, StudyRefused
+from protocol.errors import CorsiaError, IntegrityError, StudyRefused
 from protocol.parcel import Item, ItemKind, canonical_json
 from tests.vaultkit import World, publish, table
 
@@ -115,6 +116,24 @@ def test_a_plain_or_damaged_table_is_refused(world: World) -> None:
     pq.write_table(pa.table({"age": [1.0]}), path)
     with pytest.raises(IntegrityError):
         world.lake.table(f"trial/{batch.name}/records.parquet")
+
+
+def test_a_disk_that_refuses_is_no_damage(world: World) -> None:
+    (batch,) = (world.lake.root / "trial").iterdir()
+    limit, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    at, reads = f"trial/{batch.name}", []
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # EMFILE at every open
+    try:
+        for read in (lambda: world.lake.names(at),
+                     lambda: sealed.read_table(batch / "records.parquet", key=b"", place=""),
+                     lambda: sealed.read_object(batch / "1.dcm.sealed", key=b"", place="")):  # fmt: skip
+            try:
+                read()
+            except CorsiaError as error:
+                reads.append(error.code)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    assert reads == ["storage.failed"] * 3
 
 
 def test_each_study_has_its_own_key(world: World) -> None:

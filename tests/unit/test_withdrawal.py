@@ -172,6 +172,26 @@ def test_cut_off_at_any_step_it_ends_the_same(
     assert (row.rows, row.files) == (2, 4)
 
 
+def test_an_unreadable_batch_delays_the_word_and_hinders_no_other_batch(world: World, tmp_path: Path) -> None:
+    with world.store.read() as session:
+        (first,) = [r.path for r in session.scalars(select(CuratedRow)) if (r.site, r.part) == ("site-a", 0)]
+    world.land(world.batch(*deidentified([*GONE, *STAYS]), part=2))
+    world.drain()
+    away = tmp_path / "away"
+    (world.lake.root / first).rename(away)
+    parcel = tell(world, *GONE)
+    world.drain()
+    assert world.parcel(parcel) == ("landed", ""), "a good word is never refused for what the lake has become"
+    with world.store.read() as session:
+        rows = {row.part: row.rows for row in session.scalars(select(CuratedRow)) if row.site == "site-a"}
+    assert rows == {0: 8, 1: 6, 2: 6}
+    away.rename(world.lake.root / first)
+    world.drain()
+    assert world.parcel(parcel) == ("opened", "")
+    frame = Analysis(world.store, world.lake, world.public).table("trial").to_pandas()
+    assert sorted(frame[frame.site == "site-a"].pseudonym) == sorted(3 * STAYS)
+
+
 def test_a_row_that_comes_later_does_not_come_back(world: World, tmp_path: Path) -> None:
     tell(world, GONE[0])
     again = world.land(world.batch(*deidentified([*GONE, *STAYS]), part=2))  # made before, delivered after
