@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import hashlib
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import IntegrityError, StorageError
-from protocol.parcel import Receipt
+from protocol.parcel import ContentType, Receipt
 
 __all__ = ["audit"]
+
+_TRIES, _PAUSE_S = 4, 0.25
+_WITHDRAWN = "withdrawn-"  # and the parcel's id: the list of who it was (`central.vault.withdrawing`)
 
 
 def audit(state_dir: Path) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def audit(state_dir: Path) -> dict[str, Any]:
     files = _landed(state_dir / "landing", digests)
     if any(parcel not in digests for parcel, _path in curated):
         raise IntegrityError("log.proof", "a batch of the lake is of no parcel that landed")
-    _lake(state_dir / "vault" / "lake", {str(path) for _parcel, path in curated})
+    _lake(state_dir / "vault" / "lake", lambda: _accounted(path))
     return {"parcels": len(digests), "files": files, "batches": len(curated)}
 
 
@@ -70,10 +75,37 @@ def _landed(folder: Path, digests: dict[str, str]) -> int:
     return count
 
 
-def _lake(root: Path, curated: set[str]) -> None:
-    """A batch is renamed into place before its row is written: one without a row is asked for again at once."""
-    for study in sorted(root.glob("*")):
-        for batch in study.glob("*"):
-            name = f"{study.name}/{batch.name}"
-            if batch.is_dir() and batch.name != "predictions" and "." not in batch.name and name not in curated:
-                raise IntegrityError("log.proof", "a batch lies in the lake that no row and no parcel accounts for")
+def _told(database: sqlite3.Connection) -> set[str]:
+    """The folders in which the vault keeps who withdrew, one for each such parcel that landed."""
+    landed = database.execute(
+        "SELECT s.id, p.id FROM parcels p JOIN studies s ON s.digest = p.study_digest WHERE p.content_type = ?",
+        (ContentType.WITHDRAWAL.value,),
+    )
+    return {f"{study}/{_WITHDRAWN}{parcel}" for study, parcel in landed}
+
+
+def _accounted(path: Path) -> set[str]:
+    """What rows and parcels account for, as of now."""
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
+            return {str(row[0]) for row in database.execute("SELECT path FROM curated")} | _told(database)
+    except sqlite3.Error:
+        raise StorageError("storage.failed", f"{path} cannot be read") from None
+
+
+def _lake(root: Path, accounted: Callable[[], set[str]]) -> None:
+    """A batch is renamed into place before its row is written, an old one goes after: the rest is asked again."""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        if not _folders(root) - accounted():
+            return
+    raise IntegrityError("log.proof", "a batch lies in the lake that no row and no parcel accounts for")
+
+
+def _folders(root: Path) -> set[str]:
+    return {
+        f"{batch.parent.name}/{batch.name}"
+        for batch in root.glob("*/*")
+        if batch.is_dir() and batch.name != "predictions" and "." not in batch.name
+    }

@@ -196,11 +196,13 @@ def centre(folder: Path, parcels: int = 3) -> Path:
     database = sqlite3.connect(folder / "corsia.db")
     database.executescript(
         'CREATE TABLE log ("index" INTEGER, leaf BLOB); CREATE TABLE checkpoints (size INTEGER, text TEXT);'
-        "CREATE TABLE parcels (id TEXT, digest TEXT, log_index INTEGER);"
+        "CREATE TABLE parcels (id TEXT, digest TEXT, log_index INTEGER, study_digest TEXT, content_type TEXT);"
+        "CREATE TABLE studies (id TEXT, digest TEXT); INSERT INTO studies VALUES ('lung', 'd');"
         "CREATE TABLE curated (parcel_id TEXT, path TEXT);"
     )
     database.executemany("INSERT INTO log VALUES (?, ?)", [(at, leaf) for _n, _d, at, leaf in rows])
-    database.executemany("INSERT INTO parcels VALUES (?, ?, ?)", [(n, d, at) for n, d, at, _leaf in rows])
+    parcels = [(n, d, at) for n, d, at, _leaf in rows]
+    database.executemany("INSERT INTO parcels VALUES (?, ?, ?, 'd', 'records')", parcels)
     database.execute("INSERT INTO checkpoints VALUES (?, ?)", (tree.size, text))
     database.execute("INSERT INTO curated VALUES (?, 'lung/b0')", (f"{0:032x}",))
     database.commit()
@@ -220,11 +222,20 @@ def test_every_parcel_and_every_batch_has_its_leaf(tmp_path: Path, run: Run) -> 
         database.close()
         return code(run("log", "verify", "--state", tmp_path / name))
 
-    assert after("unlogged", "INSERT INTO parcels VALUES (?, ?, 7)", f"{9:032x}", "9" * 64) == "log.proof"
+    unlogged = "INSERT INTO parcels VALUES (?, ?, 7, 'd', 'records')"
+    assert after("unlogged", unlogged, f"{9:032x}", "9" * 64) == "log.proof"
     assert after("exchanged", "UPDATE parcels SET digest = ? WHERE log_index = 1", "9" * 64) == "log.proof"
     assert after("smuggled", "INSERT INTO curated VALUES (?, 'lung/b9')", f"{9:032x}") == "log.proof"
     (centre(tmp_path / "folder") / "vault" / "lake" / "lung" / "b7").mkdir()
     assert code(run("log", "verify", "--state", tmp_path / "folder")) == "log.proof"
+    told = centre(tmp_path / "withdrawn") / "vault" / "lake" / "lung" / f"withdrawn-{1:032x}"
+    told.mkdir()
+    with sqlite3.connect(tmp_path / "withdrawn" / "corsia.db") as database:
+        database.execute("UPDATE parcels SET content_type = 'withdrawal' WHERE log_index = 1")
+    database.close()
+    assert run("log", "verify", "--state", tmp_path / "withdrawn")[0] == 0
+    told.rename(told.with_name(f"withdrawn-{2:032x}"))  # of a parcel that says no such thing
+    assert code(run("log", "verify", "--state", tmp_path / "withdrawn")) == "log.proof"
     (centre(tmp_path / "file") / "landing" / f"{2:032x}.parcel").write_bytes(b"another")
     assert code(run("log", "verify", "--state", tmp_path / "file")) == "log.proof"
 
