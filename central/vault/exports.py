@@ -12,20 +12,24 @@ import base64
 import hashlib
 import os
 import secrets
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+from sqlalchemy import select
 
 from central.decisions import Export, agreed
+from central.erasure import ERASED
 from central.ipc import Handler
 from central.operators import Operator, Operators
 from central.store import Store
-from central.store.models import DecisionRow, StudyRow
+from central.store.models import CuratedRow, DecisionRow, StudyRow
 from central.vault.keys import StudyKeys
 from privacy.envelope import ParcelInfo, seal
-from protocol.errors import AuthenticationError, ConflictError, InputError, StorageError
+from protocol.durable import sync_folder
+from protocol.errors import AuthenticationError, ConflictError, InputError, StorageError, StudyRefused
 from protocol.parcel import ContentType
 from protocol.study import Lane
 
@@ -63,6 +67,7 @@ class Exports:
     ) -> None:
         self._store, self._keys, self._operators, self._root = store, keys, operators, root
         self._table, self._pack = table, pack
+        self._writing = threading.Lock()
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -70,7 +75,7 @@ class Exports:
         return {"export": lambda request: {"parcel": base64.b64encode(self.give(str(request.get("id")))).decode()}}
 
     def give(self, name: str) -> bytes:
-        """The sealed file of an approved export; made at the first call, the same bytes ever after.
+        """The sealed file of an approved export; made at the first call, the same bytes until a consent is withdrawn.
 
         Args:
             name: the proposal's id.
@@ -79,16 +84,32 @@ class Exports:
             InputError: `input.usage` when there is no such export, `input.rows` when the study has no rows.
             ConflictError: `conflict.state` when it is not approved, or was asked for too long ago.
             AuthenticationError: `auth.operator`; PermissionRefused: `permission.second-person`.
-            StudyRefused: `study.unknown`; StorageError: nothing was written.
+            StudyRefused: `study.unknown`, `study.erased`; StorageError: nothing was written.
         """
         asked, asker, lane = self._decided(name)
         path = self._root / asked.digest / f"{asked.id}.parcel"
-        if not path.exists():
-            self._write(path, asked, asker, lane)
+        with self._writing:
+            while not path.exists():
+                before = self._rests_on(asked.digest)
+                self._write(path, asked, asker, lane)
+                try:
+                    whole = before <= self._rests_on(asked.digest)
+                except StudyRefused:
+                    path.unlink(missing_ok=True)
+                    raise
+                if not whole:  # somebody withdrew while it was made
+                    path.unlink(missing_ok=True)
         try:
             return path.read_bytes()
         except OSError:
             raise StorageError("storage.failed") from None
+
+    def _rests_on(self, digest: str) -> set[str]:
+        """The folders whose rows an export holds; a withdrawal writes them anew before it removes exports."""
+        with self._store.read() as session:
+            if session.scalar(select(StudyRow.state).where(StudyRow.digest == digest)) == ERASED:
+                raise StudyRefused("study.erased")
+            return set(session.scalars(select(CuratedRow.path).where(CuratedRow.study_digest == digest)))
 
     def _decided(self, name: str) -> tuple[Export, Operator, str]:
         with self._store.read() as session:
@@ -96,6 +117,8 @@ class Exports:
             study = session.get(StudyRow, row.subject) if row is not None else None
         if row is None or row.kind != Export.action or study is None:
             raise InputError("input.usage", "no such export")
+        if study.state == ERASED:
+            raise StudyRefused("study.erased")
         approver = self._operators.get(row.approved_by) if row.state == "approved" else None
         if row.state != "approved":
             raise ConflictError("conflict.state", "the export waits for a second operator")
@@ -122,10 +145,9 @@ class Exports:
                     seal([self._pack(rows)], file, info=info, recipients=[asker.public], signer=key)
                     file.flush()
                     os.fsync(file.fileno())
-                os.link(part, path)  # of two calls at once, one makes the file
-                self._tell(path, asked)
-            except FileExistsError:
-                pass
+                self._tell(part, asked)  # first: what is there to be fetched has its leaf
+                os.replace(part, path)
+                sync_folder(path.parent)
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:

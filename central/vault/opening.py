@@ -83,7 +83,7 @@ class Opener:
         self._study_key = study_key
         self._not_before: dict[str, float] = {}
         self._unforeseen: Counter[str] = Counter()
-        self._withdrawing = Withdrawing(store, landing, lake)
+        self._withdrawing = Withdrawing(store, landing, lake, state / "exports")
         self._closing = Closing(store, landing, keys, lake, state / "exports")
         self._settle_at = 0.0
         self._changes = Changes(store.engine)

@@ -1,7 +1,7 @@
 """A withdrawn consent at the vault: the person's rows and files leave the lake, and never come back.
 
     who it is, kept in the lake -> each batch of the site written anew without -> the database names it -> old folders,
-    the landed parcels that held the rows and all predictions over them removed -> database and log, in one transaction
+    the landed parcels that held the rows, exports and predictions removed -> database and log, in one transaction
 
 Each step may be cut off and is done again. What is opened later is held against the same list (`filtered`).
 """
@@ -9,6 +9,7 @@ Each step may be cut off and is done again. What is opened later is held against
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from central.vault.lake import Lake
 from central.vault.persons import Left, without
 from protocol import faults
 from protocol.errors import IntegrityError
-from protocol.parcel import canonical_json
+from protocol.parcel import ContentType, canonical_json
 from protocol.study import Study
 from protocol.withdrawal import Withdrawal
 
@@ -37,10 +38,11 @@ class Withdrawing:
 
     Args:
         landing: the gateway's landing folder.
+        exports: folder of the sealed exports, one folder a study.
     """
 
-    def __init__(self, store: Store, landing: Path, lake: Lake) -> None:
-        self._store, self._landing, self._lake = store, landing, lake
+    def __init__(self, store: Store, landing: Path, lake: Lake, exports: Path) -> None:
+        self._store, self._landing, self._lake, self._exports = store, landing, lake, exports
 
     def carry_out(self, parcel: ParcelRow, study: Study, withdrawal: Withdrawal) -> None:
         """Remove what is about the persons, and note it.
@@ -104,8 +106,18 @@ class Withdrawing:
             predictions = select(PredictionRow).where(PredictionRow.study_digest == parcel.study_digest)
             for prediction in session.scalars(predictions):
                 prediction.path = "" if changed else prediction.path
-        for row in changed:
-            (self._landing / f"{row.parcel_id}.parcel").unlink(missing_ok=True)
+            others = select(ParcelRow.id).where(  # rejected, or a second time the same: nobody looks at them again
+                ParcelRow.study_digest == parcel.study_digest,
+                ParcelRow.site == parcel.site,
+                ParcelRow.state != "landed",
+                ParcelRow.content_type != ContentType.WITHDRAWAL.value,
+            )
+            kept = {row.parcel_id for row in rows if row not in changed}
+            gone = set(session.scalars(others)) - kept
+        for name in gone | {row.parcel_id for row in changed}:
+            (self._landing / f"{name}.parcel").unlink(missing_ok=True)
         if changed:
             self._lake.drop_predictions(study.id)
+            if (self._exports / parcel.study_digest).exists():  # the next one to ask has it made anew
+                shutil.rmtree(self._exports / parcel.study_digest)
         self._lake.sweep(study.id, {row.path for row in rows}, keep=_PREFIX)

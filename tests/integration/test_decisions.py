@@ -20,7 +20,7 @@ from central import ipc
 from central.config import load_config
 from central.decisions import Admission, Approval, Export, read, sign
 from central.operators import Operators, bearer, signing_key
-from central.store.models import DecisionRow, LogRow
+from central.store.models import DecisionRow, LogRow, StudyRow
 from corsia.cli.central import app as central_app
 from corsia.cli.study import app as study_app
 from corsia.decisions import admit, approve_export, export, open_export
@@ -35,6 +35,7 @@ from protocol.errors import (
     PermissionRefused,
     StudyRefused,
 )
+from protocol.withdrawal import Withdrawal
 from tests.gatewaykit import Centre, draft
 from tests.gatewaykit import running as running_gateway
 from tests.vaultkit import table
@@ -232,6 +233,30 @@ def test_rows_leave_the_vault_by_two_operators_sealed_to_the_first(running: Runn
     assert not any("F" in str(leaf.get("sex")) for leaf in leaves)
     again = export(alice, "trial", anew=True)
     assert (again["state"], again["id"] != asked["id"]) == ("open", True)
+    alice.close()
+    bob.close()
+
+
+def test_no_export_gives_rows_that_were_withdrawn_or_erased(running: Running) -> None:
+    alice, bob = people(running)
+    world = running.world
+    world.land(world.batch(table(), site="site-b"), site="site-b")
+    world.drain()
+    asked = export(alice, "trial")
+    approve_export(bob, "trial")
+    before = pq.read_table(io.BytesIO(open_export(alice, asked["id"], "trial")))
+    old = alice.download(f"/decisions/{asked['id']}/parcel")
+    word = world.batch(Withdrawal(subjects=frozenset(["P" + "A" * 16])).item(), batch_id="f" * 32)
+    world.land(word, content_type="withdrawal")  # its rows name nobody: all go
+    world.drain()
+    assert alice.download(f"/decisions/{asked['id']}/parcel") != old
+    after = pq.read_table(io.BytesIO(open_export(alice, asked["id"], "trial")))
+    assert after.num_rows < before.num_rows
+    assert after.equals(alice.table("trial").to_arrow())
+    with world.store.begin() as session:
+        session.get_one(StudyRow, "trial").state = "erased"  # its files are still there
+    with pytest.raises(StudyRefused):
+        open_export(alice, asked["id"], "trial")
     alice.close()
     bob.close()
 

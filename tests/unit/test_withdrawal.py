@@ -192,6 +192,23 @@ def test_an_unreadable_batch_delays_the_word_and_hinders_no_other_batch(world: W
     assert sorted(frame[frame.site == "site-a"].pseudonym) == sorted(3 * STAYS)
 
 
+def test_no_parcel_that_nobody_opens_again_stays_with_the_rows(world: World) -> None:
+    rejected = world.land(world.batch(*deidentified([*GONE, *STAYS]), site="site-b"))
+    same = world.batch(*deidentified([*GONE, *STAYS]), part=2)
+    first, second = world.land(same), world.land(same)
+    world.drain()
+    assert [world.parcel(p)[0] for p in (rejected, first, second)] == ["rejected", "opened", "opened"]
+    other = {row.parcel_id for row in _curated(world) if row.site == "site-b" or row.part == 1}
+    parcel = tell(world, *GONE)
+    world.drain()
+    assert {path.stem for path in world.landing.glob("*.parcel")} == other | {parcel}
+
+
+def _curated(world: World) -> list[CuratedRow]:
+    with world.store.read() as session:
+        return list(session.scalars(select(CuratedRow)))
+
+
 def test_a_row_that_comes_later_does_not_come_back(world: World, tmp_path: Path) -> None:
     tell(world, GONE[0])
     again = world.land(world.batch(*deidentified([*GONE, *STAYS]), part=2))  # made before, delivered after
