@@ -23,10 +23,11 @@ from central.config import CentralConfig
 from central.gateway.receipts import open_log_key
 from central.signer.authority import Authority
 from central.store import Store
-from central.store.models import AssignmentRow, CertificateRow, CheckpointRow, LogRow, StudyRow
-from privacy.envelope import SecretKey, read_key
+from central.store.models import AssignmentRow, CertificateRow, CheckpointRow, LogRow, StudyRow, WitnessedRow
+from privacy.envelope import SecretKey, read_key, write_key
 from privacy.transparency import Checkpoint, Tree, open_checkpoint, sign_checkpoint
 from protocol.assignment import AssignmentKind
+from protocol.durable import sync_folder
 from protocol.errors import ConflictError, InputError, IntegrityError
 from protocol.trust import Purpose
 
@@ -127,12 +128,14 @@ def _new_log_key(config: CentralConfig, store: Store, folder: Path) -> dict[str,
         tree.append(leaf)
         state = Checkpoint(origin=config.log_origin, size=tree.size, root=tree.root(), time=int(time.time()))
         last = sign_checkpoint(state, old)
+        (folder / "log.part").unlink(missing_ok=True)
+        write_key(folder / "log.part", fresh)  # durable, and locked where a passphrase is set, before the old one goes
         retired = _retire(config, "log", folder)
         (retired / "last.checkpoint").write_text(last)
-        (folder / "log.part").write_bytes(fresh.to_bytes())
-        (folder / "log.part").chmod(0o600)
         os.rename(folder / "log.part", folder / "log.key")
+        sync_folder(folder)
         session.execute(delete(CheckpointRow))
+        session.execute(delete(WitnessedRow))  # under the old key's signature: no site would take one any more
         session.add(CheckpointRow(size=tree.size, text=sign_checkpoint(state, open_log_key(folder))))
     return _told("log", retired, fresh.public.fingerprint)
 

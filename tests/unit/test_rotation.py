@@ -13,8 +13,9 @@ from central.gateway.receipts import Log, open_log_key
 from central.rotation import rotate
 from central.signer.authority import Authority
 from central.store import Store
-from central.store.models import CheckpointRow, LogRow, StudyRow
+from central.store.models import CheckpointRow, LogRow, StudyRow, WitnessedRow
 from privacy.envelope import SecretKey, read_key
+from privacy.envelope.locked import is_locked
 from privacy.transparency import Tree, open_checkpoint, verify_consistency
 from protocol.errors import ConflictError, CorsiaError, InputError, IntegrityError
 from protocol.trust import Purpose
@@ -52,7 +53,11 @@ def test_a_new_log_key_goes_on_with_the_same_tree(config: CentralConfig) -> None
     store, folder = begun(config), config.state_dir / "gateway"
     old = read_key(folder / "log.key")
     seen = open_checkpoint(checkpoint(store), old.public, config.log_origin)
+    with store.begin() as session:
+        session.add(WitnessedRow(size=seen.size, text=checkpoint(store)))
     said = rotate(config, "log")
+    with store.read() as session:
+        assert not session.query(WitnessedRow).count(), "the old key's word is given to nobody"
     fresh = read_key(folder / "log.key")
     assert fresh.public.fingerprint == said["fingerprint"] != old.public.fingerprint
     assert (folder / "log.key").stat().st_mode & 0o777 == 0o600
@@ -70,6 +75,19 @@ def test_a_new_log_key_goes_on_with_the_same_tree(config: CentralConfig) -> None
     assert json.loads(rows[-1])["kind"] == "key"
     assert json.loads(rows[-1])["sha256"] == said["fingerprint"]
     Log(store, open_log_key(folder), config.log_origin)  # the gateway starts
+
+
+def test_a_new_log_key_is_locked_where_a_passphrase_is_set(
+    config: CentralConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(config)
+    (tmp_path / "passphrase").write_text("correct horse battery staple\n")
+    (tmp_path / "passphrase").chmod(0o600)
+    monkeypatch.setenv("CORSIA_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    said = rotate(config, "log")
+    path = config.state_dir / "gateway" / "log.key"
+    assert is_locked(path.read_bytes())
+    assert read_key(path).public.fingerprint == said["fingerprint"]
 
 
 def test_a_rewritten_log_stops_before_anything_is_replaced(config: CentralConfig) -> None:
