@@ -142,7 +142,7 @@ def is_held(state_dir: Path) -> bool:
 
 def _take(state_dir: Path, into: Path) -> None:
     """Files first and last, the database between: a superset of what it names, whatever comes and goes meanwhile."""
-    for name in (*_FILES, *(str(p.relative_to(state_dir)) for pattern in _TOMBS for p in state_dir.glob(pattern))):
+    for name in _FILES:
         linked(state_dir / name, into / name)
     (into / "signer").mkdir(exist_ok=True, mode=0o700)
     for name in ("invites.db", "admitted.db"):
@@ -152,10 +152,17 @@ def _take(state_dir: Path, into: Path) -> None:
         (into / "corsia.db").unlink(missing_ok=True)
         copy_database(state_dir / "corsia.db", into / "corsia.db")
         _link_trees(state_dir, into)
+        _link_tombs(state_dir, into)  # last: of every study that the copy calls erased
         with _read(into / "corsia.db") as database:
             if all((into / name).exists() for name, _ in _named_by(database)):
                 return
     raise ConflictError("conflict.state", "what the database names keeps going away: try again")
+
+
+def _link_tombs(state_dir: Path, into: Path) -> None:
+    for path in (found for pattern in _TOMBS for found in state_dir.glob(pattern)):
+        if not (into / path.relative_to(state_dir)).exists():
+            linked(path, into / path.relative_to(state_dir))
 
 
 def _link_trees(state_dir: Path, into: Path) -> None:

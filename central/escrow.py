@@ -14,13 +14,19 @@ import base64
 import io
 import json
 import os
+import sqlite3
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from cryptography.x509 import load_pem_x509_certificate
+
 from central.backup import HELD
+from central.erasure import ERASED
 from privacy.archive import Head, opened, sealed
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, read_public, seal, unseal, write_public
 from privacy.envelope.keyfile import at_rest, read_secret
@@ -35,6 +41,7 @@ MAX_CUSTODIANS = 32
 KIND = "keys"
 _BUNDLE, _PUBLIC = "keys.sealed", "escrow.pub"
 _FOLDERS = ("vault/keys", "vault/lake-keys", "federation/keys", "signer", "gateway")
+_OF_STUDIES = ("keys", "lake-keys")  # folders of one key a study
 _STUDY = "backup-share"
 _MAX_SHARE_BYTES = 1 << 16
 
@@ -159,7 +166,7 @@ def restore(source: Path, shares: Sequence[Share], state_dir: Path) -> int:
     Raises:
         InputError: `input.usage` for too few shares.
         IntegrityError: `backup.shares` when they do not belong to this escrow; `parcel.*`, `backup.format`.
-        ConflictError: `conflict.exists` when another key is there; nothing was written.
+        ConflictError: `conflict.exists` when another key, or its public half, is there; nothing was written.
         StorageError: some keys may be there: do it again.
     """
     key = _combined(read_public(source / _PUBLIC), shares)
@@ -168,7 +175,15 @@ def restore(source: Path, shares: Sequence[Share], state_dir: Path) -> int:
             opened(source / _BUNDLE, kind=KIND, key=key, sender=key.public, keep=lambda name: folder / name)
             found = [path for path in sorted(folder.rglob("*")) if path.is_file()]
             wanted = [(path, state_dir / path.relative_to(folder)) for path in found]
-            wanted = [(path, target) for path, target in wanted if not target.with_suffix(".erased").exists()]
+            erased = _erased(state_dir)
+            wanted = [
+                (path, target)
+                for path, target in wanted
+                if not target.with_suffix(".erased").exists()
+                and not (target.parent.name in _OF_STUDIES and target.stem in erased)
+            ]
+            if any(_is_retired(path.read_bytes(), target) for path, target in wanted):
+                raise ConflictError("conflict.exists", "a key was replaced since this escrow: take a later one")
             if any(target.exists() and read_secret(target) != path.read_bytes() for path, target in wanted):
                 raise ConflictError("conflict.exists", "another key is there; it is not overwritten")
             new = [(path, target) for path, target in wanted if not target.exists()]
@@ -217,3 +232,24 @@ def _put(target: Path, content: bytes) -> None:
 
 def _new(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+
+def _erased(state_dir: Path) -> set[str]:
+    """The studies that the database calls erased: a mark beside the keys may be missing in an older backup."""
+    path = state_dir / "corsia.db"
+    if not path.exists():
+        return set()
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            return {name for (name,) in database.execute("SELECT id FROM studies WHERE state = ?", (ERASED,))}
+    except sqlite3.Error:
+        raise StorageError("storage.failed", f"{path} cannot be read") from None
+
+
+def _is_retired(secret: bytes, target: Path) -> bool:
+    """Whether the public half that lies where a key is to go is another's: the key was stolen, and replaced."""
+    public, certificate = target.with_suffix(".pub"), target.with_suffix(".pem")
+    if certificate.exists():
+        key = load_pem_private_key(secret, password=None)
+        return key.public_key() != load_pem_x509_certificate(certificate.read_bytes()).public_key()
+    return public.exists() and SecretKey(secret).public != read_public(public)

@@ -28,6 +28,7 @@ from central.vault import StudyKeys
 from corsia.cli import main
 from privacy.archive import opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key, write_public
+from privacy.folders import copy_database
 from protocol.errors import ConfigurationError, ConflictError, CorsiaError, InputError, IntegrityError
 from tests.gatewaykit import Centre, Site
 
@@ -143,6 +144,44 @@ def test_data_and_keys_come_back_by_two_ways(made: Made, tmp_path: Path, monkeyp
     site = store.site("site-a")
     assert site is not None
     assert PublicKey.from_base64(site.identity) == made.site.key.public
+
+
+def test_no_escrow_brings_a_destroyed_or_a_replaced_key_back(made: Made, tmp_path: Path) -> None:
+    custodians = [SecretKey.generate() for _ in range(2)]
+    escrow("consortium", made.state, [one.public for one in custodians], 2, tmp_path / "e")
+    public = tmp_path / "e" / "escrow.pub"
+    shares = [open_share(tmp_path / "e" / f"share-{n + 1}.sealed", public, one) for n, one in enumerate(custodians)]
+    restore(made.archive, tmp_path / "central.toml", None, made.key, made.sender)
+    state = load_config(tmp_path / "central.toml").state_dir
+    for name in ("signer/study.pub", "gateway/log.pub"):
+        whole = (state / name).read_bytes()
+        (state / name).unlink()
+        write_public(state / name, SecretKey.generate().public)
+        refused(lambda: keys_restore(tmp_path / "e", shares, state), ConflictError, "conflict.exists")
+        (state / name).write_bytes(whole)
+    assert is_held(state)
+    with closing(sqlite3.connect(state / "corsia.db")) as database, database:
+        database.execute("UPDATE studies SET state = 'erased'")
+    assert keys_restore(tmp_path / "e", shares, state) == 4  # the signer's three and the log's
+    assert not list(state.rglob("lung.key"))
+
+
+def test_an_erasure_during_a_backup_has_its_mark_in_it(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = made.state / "vault" / "lake-keys" / "late.erased"
+
+    def copied(source: Path, target: Path) -> None:
+        copy_database(source, target)
+        mark.touch()
+
+    monkeypatch.setattr("central.backup.copy_database", copied)
+    try:
+        backup(made.centre.config, made.centre.path, tmp_path / "b")
+    finally:
+        mark.unlink()
+    _, members = opened(tmp_path / "b", kind="central", key=made.key, sender=made.sender, keep=lambda _: None)
+    assert {"vault/lake-keys/late.erased", "vault/keys/gone.erased"} <= {member.name for member in members}
 
 
 def test_a_restored_centre_goes_on_where_it_was(made: Made, tmp_path: Path) -> None:
