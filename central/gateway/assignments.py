@@ -10,7 +10,8 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from sqlalchemy import bindparam, func, select, update
@@ -167,8 +168,7 @@ class Assignments:
         if report.state is None and paused is report.paused:
             return wire.report_message(now, news)  # written down with the others', by `write_beats`
         call.charge(CHANGE_COST)
-        with self._store.begin() as session:
-            self._write_beats(session)
+        with self._beating() as session:
             if report.state is not None:
                 row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == report.assignment_id))
                 if row is None or row.site != call.site:
@@ -182,19 +182,30 @@ class Assignments:
     def write_beats(self) -> None:
         """Write down the heartbeats since the last time, all at once: fifty sites at rest are one commit."""
         if self._beats:
-            with self._store.begin() as session:
-                self._write_beats(session)
+            with self._beating():
+                pass
 
-    def _write_beats(self, session: Session) -> None:
+    @contextmanager
+    def _beating(self) -> Iterator[Session]:
+        """A transaction that writes the heartbeats down first; where it fails they stay in memory, of all sites."""
         with self._lock:
             beats, self._beats = self._beats, {}
-        if not beats:
-            return
+        try:
+            with self._store.begin() as session:
+                self._write_beats(session, beats)
+                yield session
+        except BaseException:
+            with self._lock:
+                self._beats = beats | self._beats
+            raise
+
+    def _write_beats(self, session: Session, beats: Mapping[str, tuple[float, SiteReport]]) -> None:
         before: dict[str, bool] = dict(session.execute(_PAUSED, {"names": list(beats)}).tuples().all())
         for name, paused in before.items():
             if paused != beats[name][1].paused:
                 self._store.emit(session, "site.resumed" if paused else "site.paused", site=name)
-        session.execute(_BEAT, [_beat(name, *beats[name]) for name in before])
+        if before:
+            session.execute(_BEAT, [_beat(name, *beats[name]) for name in before])
 
     def Renew(self, request: pb.RenewRequest, call: Call) -> pb.RenewReply:
         """A new certificate for the caller's site; its identity key must have signed the request."""

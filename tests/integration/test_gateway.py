@@ -276,6 +276,20 @@ def test_more_than_announced_is_refused(centre: Centre, site: Site) -> None:
         site.upload(parcel)
 
 
+def test_a_refused_report_loses_no_other_sites_heartbeat(centre: Centre, site: Site) -> None:
+    other = centre.enrol("site-b")
+
+    def known() -> int:
+        with centre.store.read() as session:
+            return session.get_one(SiteRow, "site-b").spool_parcels
+
+    for parcels in (71, 72, 73):  # the gateway's own clock may have written one of them down already
+        other.assignments.Report(pb.SiteReport(version="1", spool_parcels=parcels), timeout=10)
+        with refused("permission.site"):
+            site.assignments.Report(pb.SiteReport(version="1", assignment_id="0" * 32, state=pb.STATE_DONE), timeout=10)
+        eventually(lambda wanted=parcels: known() == wanted)
+
+
 def test_reports_move_only_own_assignments_and_never_back_from_the_end(centre: Centre) -> None:
     centre.submit(draft(id="reported", sites=["site-a", "site-b"]))
     a, b = centre.enrol("site-a"), centre.enrol("site-b")
