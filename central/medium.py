@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from central import ipc
 from central.config import CentralConfig
-from protocol.errors import CorsiaError, InputError, StorageError, UnavailableError
+from protocol.errors import CorsiaError, InputError, StorageError
 from protocol.medium import Note, SignedNote, named, open_plain, read_document, read_receipt, receipt_json
 from protocol.parcel import Receipt, canonical_json
 
@@ -22,6 +22,7 @@ __all__ = ["Carried", "land", "receipts"]
 
 _PIECE_BYTES = 8 << 20
 _TIMEOUT_S = 60.0
+_ALL_WAIT = ("unavailable.process", "unavailable.centre")  # what else is unavailable is so to one site: its quota
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +63,9 @@ def land(config: CentralConfig, folder: Path) -> list[Carried]:
     for note, raw in sorted(notes, key=lambda pair: (pair[0].site, pair[0].sequence)):
         try:
             made.append(_landed(config, folder, note, raw))
-        except (UnavailableError, StorageError):
-            raise
         except CorsiaError as error:
+            if isinstance(error, StorageError) or error.code in _ALL_WAIT:
+                raise
             made.append(Carried(parcel_id=note.parcel_id, site=note.site, code=error.code))
     return made
 
