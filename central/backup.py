@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from central.config import CentralConfig
+from central.config import CentralConfig, read_config
 from central.store.schema import REVISIONS
 from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key
@@ -118,6 +118,10 @@ def restore(source: Path, config_path: Path, state_dir: Path | None, key: Secret
     def fill(folder: Path) -> Checked:
         head, members = opened(source, kind=KIND, key=key, sender=sender, keep=lambda name: folder / name)
         checked = _checked(folder, head, members)
+        if state_dir is None and read_config((folder / CONFIG).read_text(), config_path).state_dir != target.resolve():
+            raise ConfigurationError(
+                "config.invalid", "its central.toml has another state_dir: put that file there first"
+            )
         _write(folder / HELD, b"corsia central keys restore\n")
         _write(folder / "operator.token", secrets.token_urlsafe(32).encode() + b"\n")
         if state_dir is None:

@@ -166,6 +166,18 @@ def test_no_escrow_brings_a_destroyed_or_a_replaced_key_back(made: Made, tmp_pat
     assert not list(state.rglob("lung.key"))
 
 
+def test_data_of_another_folder_are_not_put_where_no_process_looks(made: Made, tmp_path: Path) -> None:
+    folder, signer, place = tmp_path / "u", SecretKey.generate(), tmp_path / "new" / "central.toml"
+    head, _ = opened(made.archive, kind="central", key=made.key, sender=made.sender, keep=lambda name: folder / name)
+    (folder / "config" / "central.toml").write_text(f'name = "consortium"\nstate_dir = "{tmp_path / "elsewhere"}"\n')
+    sealed(folder, tmp_path / "out", head, recipient=made.key.public, signer=signer)
+    place.parent.mkdir()
+    refused(
+        lambda: restore(tmp_path / "out", place, None, made.key, signer.public), ConfigurationError, "config.invalid"
+    )
+    assert list(place.parent.iterdir()) == []
+
+
 def test_an_erasure_during_a_backup_has_its_mark_in_it(
     made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
