@@ -18,6 +18,7 @@ from central.store.models import AssignmentRow, CuratedRow, ParcelRow, StudyRow
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
 from protocol.assignment import AssignmentKind, State
+from protocol.parcel import ContentType
 from protocol.study import Lane, parse_study
 
 __all__ = ["Closing"]
@@ -106,7 +107,9 @@ def _verdict(session: Session, study: StudyRow) -> str | None:
     if study.lane == Lane.INFER.value:
         return "done" if done else "failed"  # results stay at the sites
     states = session.execute(
-        select(ParcelRow.site, ParcelRow.state).where(ParcelRow.study_digest == study.digest)
+        select(ParcelRow.site, ParcelRow.state).where(
+            ParcelRow.study_digest == study.digest, ParcelRow.content_type != ContentType.WITHDRAWAL.value
+        )
     ).all()
     if any(state == "landed" for _, state in states):
         return None

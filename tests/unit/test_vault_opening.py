@@ -275,6 +275,18 @@ def test_a_refusing_site_does_not_hold_a_study_open(world: World) -> None:
     assert world.state() == "done"
 
 
+def test_a_refused_withdrawal_is_no_refused_part(world: World) -> None:
+    world.land(b"no batch", content_type="withdrawal")
+    world.land(world.batch(table(), site="site-b"), site="site-b")
+    world.land(world.batch(table(), last=False))
+    world.finish()
+    world.drain()
+    assert world.state() == "open", "the last part of the site is on its way"
+    world.land(world.batch(table(), part=1))
+    world.drain()
+    assert world.state() == "done"
+
+
 @pytest.mark.parametrize("state", ["refused", "failed", "expired"])
 def test_a_study_that_nobody_carried_out_has_failed(world: World, state: str) -> None:
     world.finish(state)
