@@ -16,13 +16,13 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from protocol.errors import ConflictError, CorsiaError, InputError, UnavailableError, from_code
 
-__all__ = ["Handler", "call", "serve", "sole", "text"]
+__all__ = ["Handler", "call", "serve", "sole", "stopped", "text"]
 
 Handler = Callable[[dict[str, Any]], dict[str, Any]]
 MAX_REQUEST_BYTES = 64 << 20
@@ -34,6 +34,7 @@ STOP_TIMEOUT_S = 5.0
 STOP_POLL_S = 0.25
 _LENGTH = struct.Struct(">I")
 _CREDENTIALS = struct.Struct("3i")
+_LOCKS = ("run/supervisor.lock", "signer/signer.lock", "gateway/gateway.lock", "vault/lock")
 _log = logging.getLogger("central.ipc")
 
 
@@ -107,6 +108,22 @@ def sole(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(lock)
+
+
+@contextmanager
+def stopped(folder: Path) -> Iterator[None]:
+    """Hold a centre's state folder; its processes must not run, under a supervisor or alone.
+
+    Raises:
+        ConflictError: `conflict.running`; `conflict.state` when there is no such folder.
+    """
+    if not folder.is_dir():
+        raise ConflictError("conflict.state", "the state folder is not there: run `corsia init central`")
+    with ExitStack() as stack:
+        for lock in _LOCKS:
+            if (folder / lock).parent.is_dir():
+                stack.enter_context(sole(folder / lock))
+        yield
 
 
 def text(raw: bytes) -> str:

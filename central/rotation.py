@@ -59,7 +59,7 @@ def rotate(config: CentralConfig, kind: str) -> dict[str, object]:
     """
     if kind not in _FILES:
         raise InputError("input.usage", f"rotate one of {', '.join(KINDS)}")
-    with ipc.sole(config.state_dir / "run" / "supervisor.lock"):
+    with ipc.stopped(config.state_dir):
         folder, names = config.state_dir / _FILES[kind][0], _FILES[kind][1]
         if not all((folder / name).is_file() for name in names):
             raise ConflictError("conflict.state", f"there is no {kind} key to replace: start the centre once")

@@ -151,11 +151,14 @@ def keys_restore(
 
     Example: corsia central keys restore escrow --share share-1 --share share-3
     """
+    from central import ipc
     from central.config import load_config
     from central.escrow import Share, restore
 
     shares = [Share.from_bytes(path.read_bytes()) for path in opened]
-    count = restore(source, shares, load_config(config).state_dir)
+    state_dir = load_config(config).state_dir
+    with ipc.stopped(state_dir):
+        count = restore(source, shares, state_dir)
     show({"keys": count}, json_out, f"{count} keys are back; destroy the opened shares")
 
 

@@ -10,13 +10,13 @@ import json
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from protocol.errors import ConfigurationError, ConflictError
+from protocol.errors import ConfigurationError
 
 __all__ = ["centre_stopped", "key_files", "keys_app", "lies_locked", "site_stopped"]
 
@@ -140,15 +140,8 @@ def site_stopped(folder: Path) -> AbstractContextManager[None]:
     return locked(folder)
 
 
-@contextmanager
-def centre_stopped(folder: Path) -> Iterator[None]:
-    """Hold a centre's state folder; its processes must not run, under a supervisor or alone."""
+def centre_stopped(folder: Path) -> AbstractContextManager[None]:
+    """Hold a centre's state folder; its processes must not run."""
     from central import ipc
 
-    if not folder.is_dir():
-        raise ConflictError("conflict.state", "the state folder is not there: run `corsia init central`")
-    with ExitStack() as stack:
-        for lock in ("run/supervisor.lock", "signer/signer.lock", "gateway/gateway.lock", "vault/lock"):
-            if (folder / lock).parent.is_dir():
-                stack.enter_context(ipc.sole(folder / lock))
-        yield
+    return ipc.stopped(folder)

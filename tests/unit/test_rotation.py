@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from central import ipc
 from central.config import CentralConfig
 from central.gateway.receipts import Log, open_log_key
 from central.rotation import rotate
@@ -121,6 +122,13 @@ def test_the_new_key_signs_only_what_the_old_one_had_signed(config: CentralConfi
         public.verify(Purpose.STUDY, good.document, good.signature)
         with pytest.raises(IntegrityError):
             public.verify(Purpose.STUDY, forged.document, forged.signature)
+
+
+@pytest.mark.parametrize("lock", ["run/supervisor.lock", "signer/signer.lock", "gateway/gateway.lock", "vault/lock"])
+def test_no_key_is_replaced_under_a_running_process(config: CentralConfig, lock: str) -> None:
+    begun(config)
+    with ipc.sole(config.state_dir / lock):
+        refused(config, "study-signing", ConflictError, "conflict.running")
 
 
 def test_what_cannot_be_replaced(config: CentralConfig, tmp_path: Path) -> None:
