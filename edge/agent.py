@@ -167,7 +167,13 @@ class Agent:
         while not site.stop.is_set():
             site.send.clear()
             try:
-                if site.compared.is_set() and not site.halted() and delivery.run_once(site.link):
+                if site.halted():
+                    moved = False
+                elif site.compared.is_set():
+                    moved = delivery.run_once(site.link)
+                else:  # the centre has not been reached; what came by hand needs no centre
+                    moved = delivery.take_in_all()
+                if moved:
                     site.news.set()
                 delay = 0.25
                 site.send.wait(0.5)

@@ -128,6 +128,11 @@ class Delivery:
             self.view.keep()
         return moved
 
+    def take_in_all(self) -> bool:
+        """`take_in`, and bring assignments to their end whose parcels have all gone."""
+        moved = self.take_in()
+        return self.settle() or moved
+
     def settle(self) -> bool:
         """Bring assignments to their end whose parcels have all gone: also after a crash in between.
 
@@ -152,8 +157,7 @@ class Delivery:
         going: list[SpoolEntry] = []
         for entry in leg.entries:
             try:
-                if entry.content_type != ContentType.WITHDRAWAL.value:  # which may leave whatever the site has refused
-                    self.may_leave(entry.study_digest)
+                self._check([entry])
                 going.append(self.spool.sending(entry))
             except (Paused, UnavailableError, AuthenticationError, StorageError):
                 raise
@@ -168,21 +172,36 @@ class Delivery:
 
         def turn() -> None:
             leg.turn(self.should_stop)
+            self._check(entries)  # once more: they may have waited long
 
         if len(entries) > 1:
-            parcels = []
-            for entry in entries:
-                with self.spool.open(entry) as source:
-                    parcels.append((entry, source.read()))
-            turn()
-            return sender.carry(parcels, self.should_stop)
-        with self.spool.open(entries[0]) as source:
             try:
-                return [sender.deliver(entries[0], source, self.should_stop, turn)]
+                parcels = []
+                for entry in entries:
+                    with self.spool.open(entry) as source:
+                        parcels.append((entry, source.read()))
+                turn()
+                return sender.carry(parcels, self.should_stop)
             except (Paused, UnavailableError, AuthenticationError, StorageError):
                 raise
-            except CorsiaError as error:
-                return [error]
+            except CorsiaError:
+                pass  # of the whole call: one by one each parcel has its own outcome
+        return [self._alone(entry, sender, turn) for entry in entries]
+
+    def _alone(self, entry: SpoolEntry, sender: Sender, turn: Callable[[], None]) -> Receipt | CorsiaError:
+        try:
+            with self.spool.open(entry) as source:
+                return sender.deliver(entry, source, self.should_stop, turn)
+        except (Paused, UnavailableError, AuthenticationError, StorageError):
+            raise
+        except CorsiaError as error:
+            return error
+
+    def _check(self, entries: Sequence[SpoolEntry]) -> None:
+        """Whether parcels may leave; word that a consent was withdrawn may, whatever else the site has refused."""
+        for entry in entries:
+            if entry.content_type != ContentType.WITHDRAWAL.value:
+                self.may_leave(entry.study_digest)
 
     def _land(self, entries: list[SpoolEntry], outcomes: list[Receipt | CorsiaError]) -> None:
         """Keep the receipts that verify, all together, and set aside what was refused for good; then raise what passes.

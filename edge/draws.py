@@ -102,7 +102,7 @@ class Draws:
     def studies(self) -> set[str]:
         """Digests of the studies of which an answer is kept."""
         with named_errors():
-            return {path.name.partition("-")[0] for path in self._folder.glob("*.sealed")}
+            return {path.name.partition("-")[0] for path in self._folder.glob("[0-9a-f]*.sealed")}
 
     def drop(self, digest: str) -> int:
         """Remove the kept answers of a study; returns how many there were. Repeatable."""

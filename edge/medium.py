@@ -29,6 +29,7 @@ from edge.spool import Spool, SpoolEntry
 from edge.state import SiteState
 from edge.storage import TEMPORARY, named_errors, sync_folder, write_file
 from edge.studies import check_may_leave
+from edge.subjects import Subjects
 from pipelines import registry
 from privacy.transparency import verify_receipt
 from protocol.errors import ConflictError, CorsiaError, IntegrityError, Paused, PolicyRefused, StudyRefused
@@ -78,6 +79,7 @@ def export(config: EdgeConfig, folder: Path) -> Exported:
     identity = Identity.load(config.state_dir, offline=True)
     spool = Spool(config.state_dir / "spool", config.limits.spool_bytes)
     journal = Journal(config.state_dir / "journal.jsonl")
+    subjects = Subjects(config.state_dir / "subjects")
     done: list[SpoolEntry] = []
     left: Counter[str] = Counter()
     with _state(config) as state:
@@ -92,7 +94,10 @@ def export(config: EdgeConfig, folder: Path) -> Exported:
                 left["study.late"] += 1  # its round is over before a medium has been carried anywhere
                 continue
             try:
-                check_may_leave(state, approvals, entry.study_digest)
+                if entry.content_type != ContentType.WITHDRAWAL.value:  # which may leave whatever the site has refused
+                    check_may_leave(state, approvals, entry.study_digest)
+                    if subjects.left(entry.study_digest):
+                        raise StudyRefused("study.withdrawn")
                 _put(spool, journal, identity, entry, folder)
                 done.append(entry)
             except (PolicyRefused, StudyRefused, IntegrityError, ConflictError) as error:
@@ -161,8 +166,7 @@ def _take_in(config: EdgeConfig, identity: Identity, spool: Spool) -> bool:
             view=LogView(state),
             distrust=distrust,
         )
-        delivery.take_in()
-        delivery.settle()
+        delivery.take_in_all()
         return True
 
 

@@ -89,6 +89,8 @@ class Reconciliation:
         if site.ledger is None:
             raise BudgetExceeded("budget.ledger")
         landed, documents = self._landed()
+        # Word that a consent was withdrawn spends nothing and answers no assignment.
+        landed = [parcel for parcel in landed if parcel.content_type != ContentType.WITHDRAWAL.value]
         known = {str(line.fields.get("parcel")) for line in site.journal.tail(1 << 62) if "parcel" in line.fields}
         missing: dict[str, list[LandedParcel]] = defaultdict(list)
         total: Counter[str] = Counter()

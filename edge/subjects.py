@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from edge.storage import named_errors, write_file
+from edge.storage import TEMPORARY, named_errors, write_file
 from protocol.errors import StorageError
 from protocol.parcel import canonical_json
 
@@ -60,7 +60,9 @@ class Subjects:
         self._briefs: dict[str, Brief] = {}
         with named_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in folder.glob("*.json"):
+            for path in folder.glob(f"{TEMPORARY}*"):  # of a process that was killed
+                path.unlink(missing_ok=True)
+            for path in folder.glob("[0-9a-f]*.json"):
                 self._note(path.stem, self.known(path.stem))
 
     def briefs(self) -> dict[str, Brief]:

@@ -30,6 +30,7 @@ from edge.ledger import Ledger
 from edge.site import locked, set_paused
 from edge.spool import ParcelMeta, Spool
 from edge.state import SiteState
+from edge.subjects import Subjects
 from edge.uplink import Uplink
 from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal
 from privacy.transparency import verify_receipt
@@ -180,6 +181,9 @@ def test_a_running_daemon_takes_receipts_in_by_itself(hospital: Hospital, tmp_pa
         def deliver(self, entry: object, read: object, should_stop: object) -> Any:
             raise UnavailableError("unavailable.centre")
 
+        def landed(self, start: int) -> Any:
+            raise UnavailableError("unavailable.centre")
+
     # what it does at its next pass, without a line
     agent, stop = Agent(hospital.config, connect=Cut), threading.Event()
     thread = threading.Thread(target=agent.run, args=(stop,))
@@ -207,6 +211,16 @@ def test_egress_by_hand_is_egress(hospital: Hospital, tmp_path: Path) -> None:
     Ledger(hospital.config.state_dir / "ledger.db").close()
     assert hospital.run("export", str(medium))[1] == {"code": "budget.ledger"}
     assert contents(medium) == {}
+
+
+def test_nothing_of_a_study_goes_by_hand_of_which_a_person_has_withdrawn(hospital: Hospital, tmp_path: Path) -> None:
+    hospital.hold()
+    (entry,) = hospital.spool.pending()
+    subjects = Subjects(hospital.config.state_dir / "subjects")
+    subjects.add(entry.study_digest, "cohort", {"p1": True})
+    subjects.withdraw(entry.study_digest, ["p1"])
+    made = hospital.run("export", str(tmp_path / "stick"))[1]
+    assert (made["parcels"], made["left"]) == ([], {"study.withdrawn": 1})
 
 
 def test_a_damaged_medium_loses_nothing_and_one_parcel_stops_no_other(hospital: Hospital, tmp_path: Path) -> None:
