@@ -129,6 +129,25 @@ class Registry:
             client.set_registered_model_alias(release.name, release.alias, str(version))
             return version
 
+    def withdraw(self, name: str, run: str, experiment: str) -> bool:
+        """Delete what a federated run has made here, and say whether it was a version. Repeatable.
+
+        Args:
+            experiment: the study's id.
+
+        Raises:
+            UnavailableError: `unavailable.mlflow`.
+        """
+        with _named():
+            client = self._client()
+            made = [v for v in self._versions(name) if v.tags.get(RUN_TAG) == run]
+            for version in made:
+                client.delete_model_version(name, str(version.version))
+            known = client.get_experiment_by_name(experiment)
+            for one in client.search_runs([known.experiment_id], f"tags.`{RUN_TAG}` = '{run}'") if known else ():
+                client.delete_run(one.info.run_id)
+            return bool(made)
+
     def _versions(self, name: str) -> list[Any]:
         return list(self._client().search_model_versions(f"name = '{name}'", max_results=10_000))
 

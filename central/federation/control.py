@@ -6,6 +6,7 @@
 
 A pause waits for the exchange under way, which its deadline bounds, since sites that share masks must not be left half
 way. A paused run holds nothing at the sites: their workers go idle by themselves. The study's expiry bounds a pause.
+A run whose rounds are over can still be discarded, until the row that makes its model one.
 """
 
 from __future__ import annotations
@@ -112,11 +113,12 @@ def ask(
     Raises:
         StudyRefused: `study.unknown`, `study.rounds` beyond what the sites approved.
         InputError: `input.usage`.
-        ConflictError: `conflict.state` when the run has ended, is being published or is to stop.
+        ConflictError: `conflict.state` when the run has ended, is being published (it can still be discarded) or is to
+            stop.
     """
     with store.begin() as session:
         study, training = _study(session, study_id)
-        _check_open(session, study)
+        _check_open(session, study, discard=discard)
         known = session.get(ControlRow, study.digest)
         before = _orders(known, training)
         after = _wanted(before, command, training, rounds, discard)
@@ -220,12 +222,12 @@ def _study(session: Session, study_id: str) -> tuple[StudyRow, Training]:
     return row, training
 
 
-def _check_open(session: Session, study: StudyRow) -> None:
+def _check_open(session: Session, study: StudyRow, *, discard: bool) -> None:
     if study.state != "open":
         raise ConflictError("conflict.state", f"the run has ended: {study.state}")
     run = session.scalar(select(RunRow).where(RunRow.study_digest == study.digest))
-    if run is not None and run.phase == "publish":
-        raise ConflictError("conflict.state", "the run's model is being published")
+    if run is not None and run.phase == "publish" and not discard:
+        raise ConflictError("conflict.state", "the run's model is being published; it can only be discarded")
 
 
 def _wanted(before: Orders, command: Command, training: Training, rounds: int | None, discard: bool) -> Orders:

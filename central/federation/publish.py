@@ -20,6 +20,7 @@ from sqlalchemy import func, select
 
 from central.federation.checkpoint import Checkpoint, join_arrays
 from central.federation.columns import example_rows, input_kinds
+from central.federation.control import Stopped, orders_of
 from central.federation.plots import card_plots
 from central.registry import Registry, Release, RoundMetrics
 from central.store import Store
@@ -32,7 +33,7 @@ from privacy.secagg import threshold_of
 from privacy.secagg.session import MAX_COMPLETE
 from protocol import faults
 from protocol.assignment import AssignmentKind, RoundInstruction
-from protocol.errors import IntegrityError
+from protocol.errors import IntegrityError, UnavailableError
 from protocol.parcel import canonical_json
 from protocol.study import Study, Training
 
@@ -74,6 +75,7 @@ class Publisher:
         Raises:
             UnavailableError: `unavailable.mlflow`, `unavailable.process`: to be tried again.
             CorsiaError: what the signer refuses.
+            Stopped: the operator has discarded the run meanwhile; see `withdraw`.
         """
         if study.training is None:
             raise AssertionError("only a study of lane train is published")
@@ -95,8 +97,24 @@ class Publisher:
         if published != version:  # another writer took the number: begin again with the one that the run has now
             return self.publish(study, digest, run, reached)
         faults.point("federation.publish")
-        self._close(study, digest, run, manifest, document, weights)
+        self._close(study, study.training, run, manifest, document, weights)
         return version
+
+    def withdraw(self, study: Study, run: str) -> None:
+        """Take back what MLflow has of a discarded run, if MLflow answers: without a row of ours it is no model.
+
+        An alias leads again to the version that it names here.
+        """
+        if study.training is None:
+            raise AssertionError("only a study of lane train is published")
+        name, alias = study.training.publish.model, study.training.publish.alias
+        with self.store.read() as session:
+            held = session.scalar(select(ModelRow.version).where(ModelRow.name == name, ModelRow.alias == alias))
+        try:
+            if self.registry.withdraw(name, run, study.id) and held is not None:
+                self.registry.point(name, alias, held)
+        except UnavailableError as error:
+            log.warning("run.waiting", extra={"fields": {"study": study.id, "code": error.code}})
 
     def _manifest(
         self, study: Study, training: Training, digest: str, run: str, reached: Checkpoint, weights: bytes, version: int
@@ -217,12 +235,15 @@ class Publisher:
         )
 
     def _close(
-        self, study: Study, digest: str, run: str, manifest: dict[str, Any], document: bytes, weights: bytes
+        self, study: Study, training: Training, run: str, manifest: dict[str, Any], document: bytes, weights: bytes
     ) -> None:
+        digest: str = manifest["study"]
         held = self.store.put_blob("manifest.json", document)
         model = self.store.put_blob("model.safetensors", weights)
         name, version = manifest["name"], manifest["version"]
         with self.store.begin() as session:
+            if orders_of(session, digest, training).discard:
+                raise Stopped
             for older in session.scalars(
                 select(ModelRow).where(ModelRow.name == name, ModelRow.alias == manifest["alias"])
             ):

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ __all__ = ["Federation"]
 log = logging.getLogger(__name__)
 _LOOK_S = 0.25  # for the end of the process; a commit wakes us
 _RETRY_S = 2.0
+_GRACE = timedelta(days=1)  # beyond the study's expiry, for a run that has its model and waits for MLflow or the disk
 _LATE = (  # made once: it is asked at every look
     select(ParcelRow.study_digest)
     .join(StudyRow, StudyRow.digest == ParcelRow.study_digest)
@@ -120,17 +121,21 @@ class Federation:
                 thread.start()
 
     def attend(self, study_id: str) -> None:
-        """Take one study to its end; what is transient is tried again, what is not ends the study with its code."""
+        """Take one study to its end; what is transient is tried again, what is not ends the study with its code.
+
+        So does what is transient for longer than the study is valid, and a day more where only the model is to publish.
+        """
         failures = 0
         while not self._stop.is_set():
             try:
                 self._advance(study_id)
                 return
             except (UnavailableError, StorageError) as error:
-                if error.code == "unavailable.quorum":
+                if self._stop.is_set():
+                    return
+                if error.code == "unavailable.quorum" or self._overdue(study_id):
                     return self._fail(study_id, error.code)
-                if not self._stop.is_set():
-                    self._waits(study_id, error.code)
+                self._waits(study_id, error.code)
             except CorsiaError as error:
                 return self._fail(study_id, error.code)
             except Exception as error:  # a locked database, a bug: never the end of the process
@@ -197,9 +202,13 @@ class Federation:
         orders = self._begin_publishing(work, final)
         if orders is None:
             return self._advance(study_id)
-        if orders.discard:
+        try:
+            if orders.discard:
+                raise Stopped
+            self._publisher.publish(work.study, work.digest, work.run, final)
+        except Stopped:
+            self._publisher.withdraw(work.study, work.run)
             return self._close_stopped(work)
-        self._publisher.publish(work.study, work.digest, work.run, final)
         self._clean(work.digest)
 
     def _work(self, study_id: str) -> _Work:
@@ -258,7 +267,7 @@ class Federation:
         return []
 
     def _begin_publishing(self, work: _Work, final: Checkpoint) -> Orders | None:
-        """Note that the rounds are over, after which no command is taken; None when one came that says otherwise."""
+        """Note that the rounds are over, after which only a discard is taken; None when a command says otherwise."""
         training = work.study.training
         with self._store.begin() as session:
             run = session.get_one(RunRow, work.run)
@@ -284,6 +293,14 @@ class Federation:
             self._store.emit(session, "study.closed", study=work.study.id)
         log.info("run.stopped", extra={"fields": {"study": work.study.id}})
         self._clean(work.digest)
+
+    def _overdue(self, study_id: str) -> bool:
+        """Whether a run has waited for what is transient as long as it may."""
+        with self._store.read() as session:
+            study = session.get_one(StudyRow, study_id)
+            phase = session.scalar(select(RunRow.phase).where(RunRow.study_digest == study.digest))
+        bound = parse_study(study.document).expires + (_GRACE if phase == "publish" else timedelta())
+        return datetime.now(UTC) >= bound
 
     def _waits(self, study_id: str, code: str) -> None:
         """Say for what a run waits; told once, not at each try."""

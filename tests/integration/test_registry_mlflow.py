@@ -83,6 +83,21 @@ def test_a_run_makes_one_version_with_lineage_and_loads_by_alias(uri: str, tmp_p
     assert len(model.predict(table.astype({"status": int})[["x1", "x0", "status"]])) == 40
 
 
+def test_a_withdrawn_run_leaves_no_version_and_its_alias_can_lead_back(uri: str, weights: bytes) -> None:
+    from mlflow import MlflowClient
+
+    registry, client = Registry(uri), MlflowClient(tracking_uri=uri, registry_uri=uri)
+    registry.publish(release(weights, "aa" * 16))
+    registry.publish(release(weights, "bb" * 16, 2))
+    assert registry.withdraw(NAME, "bb" * 16, "tiny")
+    assert not registry.withdraw(NAME, "bb" * 16, "tiny")
+    assert not registry.withdraw("never-made", "bb" * 16, "no-such-study")
+    registry.point(NAME, "champion", 1)
+    assert [v.version for v in client.search_model_versions(f"name = '{NAME}'")] in ([1], ["1"])
+    assert str(client.get_model_version_by_alias(NAME, "champion").version) == "1"
+    assert len(client.search_runs([client.get_experiment_by_name("tiny").experiment_id])) == 1
+
+
 def test_no_artifact_is_a_pickle_and_the_model_card_is_there(uri: str, tmp_path: Path, weights: bytes) -> None:
     Registry(uri).publish(release(weights, "aa" * 16))
     files = [path for path in (tmp_path / "mlruns").rglob("*") if path.is_file()]

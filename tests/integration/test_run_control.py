@@ -7,15 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 from sqlalchemy import select
 
+from central.federation import runs
 from central.federation.checkpoint import MemoryCheckpoints, join_arrays
 from central.federation.control import Command, ask
 from central.federation.local import train_locally
+from central.registry import Registry, Release
 from central.store.models import AssignmentRow, ControlRow, EventRow, ModelRow, ParcelRow, RunRow, StudyRow
 from pipelines.guarantee import guarantee
 from pipelines.train import load
@@ -212,6 +216,60 @@ def test_a_discarded_run_publishes_nothing_and_leaves_nothing(tmp_path: Path, wh
         with pytest.raises(ConflictError) as error:
             bench.ask(command)
         assert error.value.code == "conflict.state"
+
+
+def test_a_run_that_waits_to_publish_can_be_discarded_and_nothing_else(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, study(rounds=1))
+    bench.uri = "http://127.0.0.1:9"
+    with Hospitals(bench.consortium), bench.attended() as thread:
+        while not bench.events("run.waiting"):
+            assert thread.is_alive()
+            time.sleep(0.02)
+        for command in ("pause", "resume", "stop"):
+            assert refused(bench, command).code == "conflict.state"
+        bench.ask("stop", discard=True)
+        thread.join(60)
+    assert (bench.run().state, bench.study_state(), bench.ended()) == ("stopped", "closed", "stopped")
+    assert [e.fields["code"] for e in bench.events("run.waiting")] == ["unavailable.mlflow"]
+    assert bench.events("model.published") == []
+
+
+def test_a_run_discarded_while_mlflow_takes_its_model_leaves_nothing_there(tmp_path: Path) -> None:
+    bench = Bench(tmp_path, study(rounds=1))
+    made = federation(bench.consortium.root, bench.uri, threading.Event())
+    taken: list[int] = []
+
+    class Slow(Registry):
+        def publish(self, release: Release) -> int:
+            taken.append(super().publish(release))
+            bench.ask("stop", discard=True)
+            return taken[0]
+
+    object.__setattr__(made._publisher, "registry", Slow(bench.uri))
+    with Hospitals(bench.consortium):
+        made.attend("tiny")
+    assert (taken, bench.run().state, bench.study_state()) == ([1], "stopped", "closed")
+    with bench.store.read() as reading:
+        assert reading.scalars(select(ModelRow)).all() == []
+    client = MlflowClient(tracking_uri=bench.uri, registry_uri=bench.uri)
+    assert client.search_model_versions("name = 'lung-survival'") == []
+    assert client.get_registered_model("lung-survival").aliases == {}
+    assert client.search_runs([client.get_experiment_by_name("tiny").experiment_id]) == []
+    assert Registry(bench.uri).withdraw("lung-survival", bench.run().id, "tiny") is False  # again: nothing to do
+
+
+@pytest.mark.parametrize(("beyond", "state"), [(timedelta(days=-36_500), "failed"), (timedelta(days=1), "open")])
+def test_a_model_waits_for_mlflow_a_day_beyond_its_study_and_no_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, beyond: timedelta, state: str
+) -> None:
+    monkeypatch.setattr(runs, "_GRACE", beyond)
+    bench = Bench(tmp_path, study(rounds=1))
+    bench.uri = "http://127.0.0.1:9"
+    with Hospitals(bench.consortium), bench.attended() as thread:
+        while not bench.events("run.waiting") and thread.is_alive():
+            time.sleep(0.02)
+    assert (bench.study_state(), bench.run().code) == (state, "unavailable.mlflow")
+    assert [e.fields["code"] for e in bench.events("run.failed")] == ["unavailable.mlflow"] * (state == "failed")
 
 
 def test_an_extended_run_is_that_of_a_study_with_so_many_rounds(tmp_path: Path) -> None:
