@@ -101,15 +101,18 @@ class Landing:
         return self._root / f"{parcel_id}.parcel"
 
     @contextmanager
-    def locked(self, parcel_id: str) -> Iterator[None]:
-        """Hold one parcel, or whatever else has a name; reentrant."""
+    def locked(self, parcel_id: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold one parcel, or whatever else has a name; reentrant. Whether it is held: without `wait`, only if free."""
         with self._guard:
             lock, users = self._locks.get(parcel_id, (threading.RLock(), 0))
             self._locks[parcel_id] = (lock, users + 1)
+        held = False
         try:
-            with lock:
-                yield
+            held = lock.acquire(blocking=wait)
+            yield held
         finally:
+            if held:
+                lock.release()
             with self._guard:
                 lock, users = self._locks[parcel_id]
                 if users == 1:
@@ -248,8 +251,15 @@ class Landing:
         with self._guard:
             files = sorted(self._partial.glob("*.json"), key=_age)
         mine = [f.stem for f in files if (a := self.announced(f.stem)) is not None and a.site == site]
-        for parcel_id in mine[: max(0, len(mine) - most + 1)]:
-            self.discard(parcel_id)
+        over = len(mine) - most + 1
+        for parcel_id in mine:
+            if over <= 0:
+                return
+            with self.locked(parcel_id, wait=False) as held:  # to wait with our own held could be for ever
+                if held:  # else a call works on it: of these there are not many
+                    self._writers.pop(parcel_id, None)
+                    self.forget(parcel_id)  # not what is whole: it may have landed meanwhile
+                    over -= 1
 
     def _durable(self, parcel_id: str) -> int:
         content = self.content(parcel_id)
