@@ -349,7 +349,7 @@ CODES: dict[str, Code] = {
     "permission.admission": Code(
         PermissionRefused,
         "the site has enrolled and waits for two operators to admit it",
-        "compare its fingerprint by telephone, then two of them run `corsia central admit SITE`",
+        "compare its fingerprint by telephone, then two of them run `corsia central admit SITE --fingerprint F`",
     ),
     # policy of the site
     "policy.dataset": Code(PolicyRefused, "the dataset is not offered by this site", "see what the site advertises"),
