@@ -6,7 +6,6 @@ moves write -> fsync -> rename -> fsync of the folder, so that a kill at any ste
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -29,7 +28,6 @@ __all__ = ["Announced", "Landing", "Writer"]
 MAX_PARTIALS = 16
 STALE_S = 14 * 86_400.0
 RESERVE_BYTES = 4 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -295,4 +293,4 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError("storage.full" if error.errno in _FULL else "storage.failed") from None
+        raise StorageError.of(error) from None

@@ -149,7 +149,7 @@ class Exports:
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from None
+            raise StorageError.of(error) from None
 
     def _tell(self, path: Path, asked: Export) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
