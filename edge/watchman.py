@@ -48,7 +48,7 @@ class Watchman:
         try:
             view = site.log_view.look()
         except IntegrityError as error:  # a command beside the daemon was shown another log
-            site.distrust(error)
+            site.brakes.distrust(error)
             view = View(None, ())
         if site.config.witnesses is None:
             return Asked(view, None)
@@ -80,7 +80,7 @@ class Watchman:
             texts = {} if news is None else {"checkpoint": news.checkpoint, "witnessed": news.witnessed}
             sizes = {"asked": list(asked.sizes), "size": news.size if news else 0}
             links = {str(size): [h.hex() for h in proof] for size, proof in (news.links if news else {}).items()}
-            site.distrust(error, **texts, **sizes, links=links)
+            site.brakes.distrust(error, **texts, **sizes, links=links)
 
     def _witnessed(self) -> tuple[int, dict[str, int]]:
         """Up to which size checkpoints with witnesses' lines were seen, and each witness's own (key in hex -> size)."""

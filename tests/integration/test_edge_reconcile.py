@@ -105,7 +105,7 @@ def held_by(site: Site, code: str) -> None:
         Reconciliation(site).step()
     assert caught.value.code == code
     assert is_held(site.config.state_dir)
-    assert site.halted()
+    assert site.brakes.halted()
 
 
 def test_the_daemon_waits_and_then_counts_what_left_since_the_backup(
@@ -128,7 +128,7 @@ def test_the_daemon_waits_and_then_counts_what_left_since_the_backup(
         record = agent.site.state.record(third.id)
         assert record is not None
         assert record.state is State.RECEIVED
-        assert agent.site.halted()
+        assert agent.site.brakes.halted()
         assert len(office.reports) == reports  # it says nothing that would make the centre forget what it heard
         office.fail.clear()
         office.wait(third)
@@ -162,15 +162,15 @@ def test_a_copy_of_an_older_folder_is_found_by_the_heads_that_the_centre_heard(
 
     office.landed = waits
     with opened(config, office) as site:
-        assert not site.halted()
+        assert not site.brakes.halted()
         with pytest.raises(UnavailableError):
             Heartbeat(site).beat()
         assert is_held(config.state_dir)
-        assert site.halted()
+        assert site.brakes.halted()
         assert site.status().ledger_head == ""
         office.landed = None
         Heartbeat(site).beat()
-        assert not site.halted()
+        assert not site.brakes.halted()
         assert site.ledger is not None
         assert office.reports[-1].ledger_head == site.ledger.head()
         assert f"restored/{lost.second.id}" in [spend.key for spend in site.ledger.spends()]
@@ -179,7 +179,7 @@ def test_a_copy_of_an_older_folder_is_found_by_the_heads_that_the_centre_heard(
         assert (events[0], set(events[1:-1]), events[-1]) == ("backup.older", {"backup.counted"}, "backup.reconciled")
     with opened(config, office) as site:  # the heads are those of now
         Reconciliation(site).step()
-        assert not site.halted()
+        assert not site.brakes.halted()
 
 
 def test_a_centre_that_hides_receipts_unspends_nothing(lost: Lost, office: Office, tmp_path: Path) -> None:
