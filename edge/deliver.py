@@ -83,10 +83,10 @@ class Delivery:
             state=site.state,
             log_key=site.identity.log_key,
             log_origin=site.identity.trust.log_origin,
-            should_stop=lambda: site.halted() or site.config.delivery.resting(datetime.now()),  # noqa: DTZ005
+            should_stop=lambda: site.brakes.halted() or site.config.delivery.resting(datetime.now()),  # noqa: DTZ005
             may_leave=may_leave,
             view=site.log_view,
-            distrust=site.distrust,
+            distrust=site.brakes.distrust,
         )
 
     def run_once(self, sender: Sender) -> bool:
@@ -266,7 +266,8 @@ class Delivery:
         """State first: an assignment with a parcel set aside must never look done, whenever the machine stops.
 
         A late answer to a round is not kept: it is of no use to anybody, and a slow site has one each round. Neither
-        is what must not leave any more because a person has withdrawn, or the study's time is over.
+        is what must not leave any more because a person has withdrawn, or the centre has erased the study. That a
+        study's time is over is one clock's word: it is kept, and `edge/upkeep.py` removes it.
         """
         if not self.spool.has(entry):
             return  # removed meanwhile: its study's time is over
@@ -276,7 +277,7 @@ class Delivery:
         self.journal.append("parcel.bad", parcel=entry.parcel_id, code=error.code, error_id=error.id)
         self.state.move(entry.assignment_id, state, code=error.code, error_id=error.id)
         late = error.code == "study.late" and entry.content_type == ContentType.UPDATE.value
-        if late or error.code in ("study.withdrawn", "study.expired", "study.erased"):
+        if late or error.code in ("study.withdrawn", "study.erased"):
             self.spool.drop(entry)
         else:
             self.spool.bad(entry, error.code)
