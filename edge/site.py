@@ -150,6 +150,7 @@ class Site:
         self.released, self._heads = Released(state_dir), Heads(state_dir)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.subjects = Subjects(state_dir / "subjects")
+        self.subjects.recover()
         self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
