@@ -22,6 +22,7 @@ from central.store.models import LogRow
 from central.web.api import _export
 from corsia.cli import app
 from edge.agent import _dialler
+from edge.callerrors import NotOffered
 from edge.config import EdgeConfig, Witnesses
 from edge.deliver import Delivery
 from edge.heartbeat import Heartbeat
@@ -34,6 +35,7 @@ from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, read_public, 
 from privacy.inclusion import LogNews
 from privacy.witness import WitnessKey, WitnessSecret, check_quorum
 from protocol.errors import IntegrityError, UnavailableError
+from protocol.landed import LandedPage
 from tests.agentkit import site_config
 from tests.gatewaykit import Centre, running
 
@@ -288,9 +290,40 @@ def test_a_steward_who_decides_while_an_answer_is_under_way(hospital: Hospital, 
     assert hospital.linked == true.grown([0]).size
 
 
-def test_versions_that_do_not_know_of_it(hospital: Hospital, tmp_path: Path) -> None:
+def not_offered(_start: int) -> LandedPage:
+    """What the wire says of a call that the centre does not know."""
+    raise NotOffered("input.message", "status UNIMPLEMENTED")
+
+
+def test_a_centre_that_leaves_its_log_out_of_its_answer(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that knows of it must tell; one that says it does not know (any more) is believed for a day."""
+    hospital.beat()
+    site, now = hospital.site, [hospital.site.now()]
+    monkeypatch.setattr(site, "now", lambda: now[0])
+    hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
+    is_found(hospital)
+    monkeypatch.setattr(site.link, "landed", not_offered)
+    hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
+    for passed in (0, 86_000, 300):
+        now[0] += passed
+        hospital.beat()
+        assert not site.brakes.halted()
+    now[0] += 200
+    is_found(hospital)
+    assert site.state.fact("log_unwitnessed") == "", "it has told again"
+    hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
+    hospital.beat()
+    assert not site.brakes.halted()
+    hospital.show(hospital.log)
+    hospital.beat()
+
+
+def test_versions_that_do_not_know_of_it(hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that names no sizes hears of no log; a centre that tells of none is asked to prove state by state."""
     site, link = hospital.site, hospital.site.link
+    monkeypatch.setattr(link, "landed", not_offered)
     assert link.report(site.status()).log is None
     hospital.deliver(2)
     hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
