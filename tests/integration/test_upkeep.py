@@ -15,16 +15,18 @@ import pandas as pd
 import pytest
 
 from edge.deliver import Delivery
+from edge.draws import Draws
 from edge.hold import hold, release
 from edge.lane import LaneRun, SiteSource, job_key
 from edge.site import Site
 from edge.sources.standing import standing
-from edge.spool import ParcelMeta
+from edge.spool import ParcelMeta, SpoolEntry
 from edge.studies import check_may_leave
+from edge.subjects import Subjects
 from edge.upkeep import Upkeep
 from edge.withdrawals import Withdrawals
 from privacy.deid.pseudonym import Pseudonymizer, normalise_id
-from privacy.envelope import ParcelInfo, new_parcel_id, seal
+from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal
 from protocol.assignment import Assignment, State
 from protocol.errors import CorsiaError, StorageError, StudyRefused
 from tests.agentkit import Office, Wire, enrolled, site_config, study
@@ -125,6 +127,53 @@ def test_a_parcel_that_one_clock_calls_late_is_kept(ward: Ward) -> None:
     assert record is not None
     assert record.state is State.EXPIRED
     assert not ward.office.parcels
+
+
+def test_a_receipt_is_verified_by_the_log_key_of_now(ward: Ward, tmp_path: Path) -> None:
+    """A site that was enrolled anew beside the running daemon: its delivery must not call good receipts forged."""
+    ward.asked("one", timedelta(days=9))
+    site = ward.site
+    delivery = Delivery.of(site, lambda _digest: None)
+    fresh = SecretKey.generate()
+    trust = replace(site.identity.trust, log_key=fresh.public.to_base64())
+    site.identity = replace(site.identity, trust=trust)
+    ward.office.keys.other_key = fresh
+    delivery.run_once(site.link)
+    assert [folder for folder, _ in site.spool.entries()] == ["sent"]
+    assert not site.brakes.halted()
+
+
+def test_while_nothing_may_be_sent_the_spool_is_not_listed(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Quiet hours are long, and delivery looks twice a second."""
+    ward.asked("one", timedelta(days=9))
+    delivery = Delivery.of(ward.site, lambda _digest: None)
+    listed: list[str] = []
+    kept = ward.site.spool._list
+
+    def counted(folder: str) -> list[SpoolEntry]:
+        listed.append(folder)
+        return kept(folder)
+
+    monkeypatch.setattr(ward.site.spool, "_list", counted)
+    delivery.should_stop = lambda: True
+    assert not delivery.run_once(ward.site.link)
+    assert listed == []
+    delivery.should_stop = lambda: False
+    assert delivery.run_once(ward.site.link)
+    assert listed
+
+
+def test_what_a_killed_daemon_left_half_written_goes_at_its_start_alone(tmp_path: Path) -> None:
+    key = SecretKey.generate()
+    halves = [tmp_path / "draws" / f".tmp-{'c' * 64}-train.sealed", tmp_path / "subjects" / f".tmp-{'c' * 64}.json"]
+    for half in halves:
+        half.parent.mkdir(exist_ok=True)
+        half.write_bytes(b"")
+    subjects = Subjects(tmp_path / "subjects")  # by a command, beside a daemon that is just writing
+    assert halves[1].exists()
+    subjects.recover()
+    assert Draws(tmp_path / "draws", "site-a", key).studies() == set()
+    assert not any(half.exists() for half in halves)
 
 
 def test_a_full_spool_hinders_no_removal_and_one_study_no_other(ward: Ward) -> None:
