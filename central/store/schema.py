@@ -20,7 +20,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError
 
 from central.store.models import Base
-from privacy.folders import copy_database, fsync_folder
+from privacy.folders import copy_database
+from protocol.durable import sync_folder
 from protocol.errors import StorageError
 
 __all__ = ["REVISIONS", "migrate", "prepare", "revision_of"]
@@ -122,4 +123,4 @@ def _copy(source: Path, target: Path) -> None:
     half.unlink(missing_ok=True)
     copy_database(source, half)
     os.rename(half, target)
-    fsync_folder(target.parent)
+    sync_folder(target.parent)
