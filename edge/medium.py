@@ -103,6 +103,8 @@ def export(config: EdgeConfig, folder: Path) -> Exported:
                 _put(spool, journal, identity, entry, folder)
                 done.append(entry)
             except (PolicyRefused, StudyRefused, IntegrityError, ConflictError) as error:
+                if error.code == "journal.chain":
+                    raise  # no word of it could be written down: nothing more leaves
                 left[error.code] += 1
     size = sum(entry.size_bytes for entry in done)
     return Exported(parcels=tuple(entry.parcel_id for entry in done), size_bytes=size, left=dict(left))
