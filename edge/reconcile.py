@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edge import sums
@@ -159,7 +160,8 @@ class Reconciliation:
     def _count(self, documents: dict[str, Assignment], name: str, parcels: Sequence[LandedParcel], total: int) -> None:
         """Spend what an assignment's unknown parcels have let out, unless the ledger holds all `total` bytes of it."""
         site, asked = self._site, documents.get(name)
-        study = self._study(documents, asked)
+        given = self._signed(documents, asked)
+        study = parsed(given.document)
         rounds = any(parcel.content_type == ContentType.UPDATE.value for parcel in parcels)
         instruction = _instruction(study, asked) if rounds else None
         size, cost = sum(parcel.size_bytes for parcel in parcels), _cost(study, instruction, rounds=rounds)
@@ -184,6 +186,9 @@ class Reconciliation:
         for parcel in parcels:
             site.released.note(digest, name, parcel.parcel_id, None)
         self._unfollowed(digest, study)
+        if site.state.study(digest) is None:  # whoever asks is to be told under which study it left
+            with suppress(StudyRefused):
+                site.state.store(given)
         self._tell(parcels, documents)
 
     def _tell(self, parcels: Sequence[LandedParcel], documents: dict[str, Assignment]) -> None:
@@ -207,7 +212,7 @@ class Reconciliation:
             site.journal.append("consent.unknown", study=digest)
             site.subjects.close(digest, study.dataset.name)
 
-    def _study(self, documents: dict[str, Assignment], asked: Assignment | None) -> Study:
+    def _signed(self, documents: dict[str, Assignment], asked: Assignment | None) -> Assignment:
         """The study of an assignment, by its signature alone: that it has expired does not unspend it."""
         digest = "" if asked is None else asked.study_digest
         found = [one for one in documents.values() if (one.kind, one.study_digest) == (AssignmentKind.STUDY, digest)]
@@ -219,7 +224,7 @@ class Reconciliation:
                 self._site.identity.study_key.verify(Purpose.STUDY, one.document, one.signature)
             except IntegrityError:
                 continue
-            return parsed(one.document)
+            return one
         raise StudyRefused("study.signature", "a parcel has landed for a study that the pinned key did not sign")
 
     # --- what goes on
@@ -235,7 +240,7 @@ class Reconciliation:
         studies = {one.study_digest: one for one in (*documents.values(), *known)}
         for digest, one in studies.items():
             try:
-                study = self._study(documents, one)
+                study = parsed(self._signed(documents, one).document)
             except CorsiaError:
                 continue  # it cannot run either
             if study.lane is Lane.TRAIN and study.privacy.secure_aggregation and not site.approvals.refused(digest):
