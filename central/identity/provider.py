@@ -95,13 +95,16 @@ class Provider:
             answer = self._ask("POST", self._endpoint("token_endpoint"), data=form, auth=auth)
         return self.person(str(answer.get("id_token", "")), str(answer.get("access_token", "")), nonce=nonce)
 
-    def person(self, id_token: str, access_token: str = "", *, nonce: str | None = None) -> Account:
+    def person(
+        self, id_token: str, access_token: str = "", *, nonce: str | None = None, fresh_s: float | None = None
+    ) -> Account:
         """Who an ID token is about; groups that it does not tell are asked of the provider.
 
         Args:
             id_token: made for one of our clients.
             access_token: that came with it.
             nonce: that the token must carry, where the log-in was begun here.
+            fresh_s: how old it may be; None: as long as it is in force.
 
         Raises:
             AuthenticationError: `auth.provider`.
@@ -114,6 +117,8 @@ class Provider:
             raise AuthenticationError("auth.provider", "the ID token is made for somebody else")
         if len(audience) > 1 and "azp" not in claims:
             raise AuthenticationError("auth.provider", "the ID token is made for several, and says not by whom")
+        if fresh_s is not None and float(claims["iat"]) + fresh_s < time.time():
+            raise AuthenticationError("auth.provider", "this log-in is too old: log in again")
         if nonce is not None and claims.get("nonce") != nonce:
             raise AuthenticationError("auth.provider", "the ID token answers another log-in")
         if not any(name in claims for name in _GROUPS) and access_token:

@@ -84,6 +84,11 @@ class Principal:
             raise PermissionRefused("permission.role", f"this takes the right {scope}")
 
     @property
+    def told(self) -> str:
+        """How events and records name him: an operator by name, anybody else by his account's id alone."""
+        return f"account {self.account[:12]}" if self.account else self.name
+
+    @property
     def key(self) -> str:
         """What tells this person from every other, over all ways to be known."""
         return f"account {self.account}" if self.account else f"operator {self.name}"

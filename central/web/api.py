@@ -20,10 +20,12 @@ from starlette.responses import StreamingResponse
 
 from central import erasure, ipc
 from central.federation.control import Command, ask
+from central.identity.rights import Principal
 from central.store import Store
 from central.store.models import CheckpointRow, LogRow
 from central.web import views
 from central.web.centre import Centre
+from central.web.owned import Owned
 from privacy import transparency
 from privacy.envelope import read_public
 from protocol.errors import CorsiaError, InputError, UnavailableError
@@ -79,9 +81,17 @@ class ExtendRequest(BaseModel):
 
 
 @router.get("/me")
-def get_me(operator: Asking) -> dict[str, str]:
-    """Which operator the token belongs to."""
-    return {"operator": operator}
+def get_me(request: Request, operator: Asking) -> dict[str, Any]:
+    """Who the token belongs to, and what he may."""
+    who: Principal = request.state.principal
+    roles = [role.value for role in who.roles]
+    return {
+        "operator": operator,
+        "name": who.name,
+        "account": who.account,
+        "roles": roles,
+        "scopes": sorted(who.scopes),
+    }
 
 
 @router.get("/sites")
@@ -147,7 +157,7 @@ def get_study(study_id: str, centre: CentreOf) -> dict[str, Any]:
 
 
 @router.get("/studies/{study_id}/table")
-def get_table(study_id: str, centre: CentreOf) -> Response:
+def get_table(study_id: str, _: Owned, centre: CentreOf) -> Response:
     """The study's curated rows over all sites, as Parquet."""
     reply = ipc.call(centre.vault, "table", timeout_s=300.0, study=study_id)
     headers = {"Content-Disposition": 'attachment; filename="table.parquet"'}
@@ -156,20 +166,20 @@ def get_table(study_id: str, centre: CentreOf) -> Response:
 
 
 @router.get("/studies/{study_id}/summary")
-def get_summary(study_id: str, centre: CentreOf) -> dict[str, Any]:
+def get_summary(study_id: str, _: Owned, centre: CentreOf) -> dict[str, Any]:
     """Rows and per-column statistics; small groups are null."""
     return ipc.call(centre.vault, "summary", timeout_s=120.0, study=study_id)
 
 
 @router.post("/studies/{study_id}/sql")
-def post_sql(study_id: str, body: SqlRequest, centre: CentreOf) -> Response:
+def post_sql(study_id: str, _: Owned, body: SqlRequest, centre: CentreOf) -> Response:
     """One SELECT over the study's rows (the table `features`); the answer as Parquet."""
     reply = ipc.call(centre.vault, "sql", timeout_s=120.0, study=study_id, query=body.query)
     return Response(base64.b64decode(reply["parquet"]), media_type="application/vnd.apache.parquet")
 
 
 @router.post("/studies/{study_id}/analyses")
-def post_analysis(study_id: str, body: dict[str, Any], centre: CentreOf) -> dict[str, Any]:
+def post_analysis(study_id: str, _: Owned, body: dict[str, Any], centre: CentreOf) -> dict[str, Any]:
     """A standard analysis: `{"kind": "table1" | "kaplan-meier" | "cox" | "logistic", ...}`; small groups are null."""
     return ipc.call(centre.vault, "analyse", timeout_s=300.0, study=study_id, request=body)
 
@@ -192,26 +202,28 @@ def get_run(study_id: str, centre: CentreOf) -> dict[str, Any]:
 
 
 @router.post("/runs/{study_id}/pause", status_code=202)
-def post_pause(study_id: str, centre: CentreOf, operator: Asking) -> dict[str, Any]:
+def post_pause(study_id: str, _: Owned, centre: CentreOf, operator: Asking) -> dict[str, Any]:
     """Pause a run: the exchange under way is finished, then nothing is asked of the sites until it is resumed."""
     return ask(centre.store, study_id, Command.PAUSE, operator=operator)
 
 
 @router.post("/runs/{study_id}/resume", status_code=202)
-def post_resume(study_id: str, centre: CentreOf, operator: Asking) -> dict[str, Any]:
+def post_resume(study_id: str, _: Owned, centre: CentreOf, operator: Asking) -> dict[str, Any]:
     """Let a paused run go on."""
     return ask(centre.store, study_id, Command.RESUME, operator=operator)
 
 
 @router.post("/runs/{study_id}/stop", status_code=202)
-def post_stop(study_id: str, centre: CentreOf, operator: Asking, body: StopRequest | None = None) -> dict[str, Any]:
+def post_stop(
+    study_id: str, _: Owned, centre: CentreOf, operator: Asking, body: StopRequest | None = None
+) -> dict[str, Any]:
     """End a run: the model of its last finished round is published, or with `discard` none."""
     discard = body.discard if body else False
     return ask(centre.store, study_id, Command.STOP, discard=discard, operator=operator)
 
 
 @router.post("/runs/{study_id}/extend", status_code=202)
-def post_extend(study_id: str, centre: CentreOf, operator: Asking, body: ExtendRequest) -> dict[str, Any]:
+def post_extend(study_id: str, _: Owned, centre: CentreOf, operator: Asking, body: ExtendRequest) -> dict[str, Any]:
     """Raise the number of rounds in all, up to the study's `training.max_rounds`, which the sites approved."""
     return ask(centre.store, study_id, Command.EXTEND, rounds=body.rounds, operator=operator)
 

@@ -23,6 +23,7 @@ from central.store.published import newest, serving
 from central.web import views
 from central.web.centre import Centre
 from central.web.inference import Inference
+from central.web.owned import check_owned
 from protocol.errors import InputError
 
 __all__ = ["router"]
@@ -87,8 +88,9 @@ def get_table(name: str, request: Request, centre: CentreOf, version: Version = 
 
 
 @router.post("/{name}/predict")
-def post_predict(name: str, body: PredictRequest, centre: CentreOf) -> dict[str, Any]:
+def post_predict(name: str, body: PredictRequest, request: Request, centre: CentreOf) -> dict[str, Any]:
     """Batch inference over a study's curated rows; the scores stay in the lake. Chooses as `invocations` does."""
+    check_owned(request, body.study)
     asked = body.model_dump(exclude_none=True)
     return ipc.call(centre.vault, "predict", timeout_s=600.0, model=name, **asked)
 
