@@ -124,13 +124,13 @@ class Hub:
     @property
     def sites(self) -> Listing:
         """Enrolled sites with their last heartbeat."""
-        rows = self.request("GET", "/sites")
+        rows = self.pages("/sites?limit=1000")
         return Listing(rows, ("name", "network", "alive", "paused", "version", "spool_parcels"))
 
     @property
     def lanes(self) -> Listing:
         """Totals of each lane."""
-        rows = self.request("GET", "/lanes")
+        rows = self.pages("/lanes")
         return Listing(rows, ("lane", "studies", "records", "files", "parcels", "bytes", "withheld"))
 
     @property
@@ -174,6 +174,17 @@ class Hub:
             UnavailableError: `unavailable.centre`.
         """
         return self._send(method, path, more).json()
+
+    def pages(self, path: str) -> list[dict[str, Any]]:
+        """All rows of a list, page by page. Raises as `request`."""
+        rows: list[dict[str, Any]] = []
+        while True:
+            answer = self._send("GET", path, {})
+            rows += answer.json()
+            onward = answer.links.get("next", {}).get("url", "")
+            if not onward.startswith("/api/v1/"):
+                return rows
+            path = onward.removeprefix("/api/v1")
 
     def download(self, path: str) -> bytes:
         """One call of the API; its raw answer. Raises as `request`."""

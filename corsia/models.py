@@ -179,7 +179,7 @@ class Models:
 
     def list(self) -> Listing:
         """Every published version, newest first."""
-        rows = self._hub.request("GET", "/models")
+        rows = self._hub.pages("/models?limit=1000")
         return Listing(rows, ("name", "version", "alias", "promotion", "study", "uri"))
 
     def get(self, name: str, *, version: int | None = None, alias: str | None = None) -> Model:
@@ -212,7 +212,7 @@ class Models:
 
     def promotions(self, name: str) -> Listing:
         """Proposals for a model and what became of them, newest first."""
-        rows = self._hub.request("GET", f"/models/{quote(name, safe='')}/promotions")
+        rows = self._hub.pages(f"/models/{quote(name, safe='')}/promotions?limit=1000")
         return Listing(rows, ("version", "alias", "state", "proposed_by", "approved_by", "serial", "id"))
 
     def approve(self, name: str, proposal: str | None = None) -> dict[str, Any]:

@@ -170,12 +170,8 @@ class Studies:
 
     def list(self) -> Listing:
         """All studies, newest first."""
-        rows: list[dict[str, Any]] = []
-        while True:
-            page = self._hub.request("GET", f"/studies?limit=200&offset={len(rows)}")
-            rows += page
-            if len(page) < 200:
-                return Listing(rows, ("id", "lane", "title", "state", "sites"))
+        rows = self._hub.pages("/studies?limit=1000")
+        return Listing(rows, ("id", "lane", "title", "state", "sites"))
 
     def __getitem__(self, study_id: str) -> StudyHandle:
         handle = StudyHandle(self._hub, study_id)

@@ -9,23 +9,13 @@ from __future__ import annotations
 from central.identity.access import SESSION, TOKEN, Access
 from central.identity.rights import SCOPES, Principal, Role
 from central.identity.settings import IdentityConfig
-from central.operators import Operators, bearer
+from central.operators import Operators, is_jwt
 from central.store import Store
 from protocol.errors import AuthenticationError, PermissionRefused
 
-__all__ = ["MAX_TOKEN", "Principals", "is_jwt", "shortened"]
+__all__ = ["MAX_TOKEN", "Principals"]
 
 MAX_TOKEN = 8192  # characters: access tokens with many groups are long
-
-
-def is_jwt(token: str) -> bool:
-    """Whether this looks like a provider's token; no operator's name begins like one."""
-    return token.startswith("eyJ") and token.count(".") == 2
-
-
-def shortened(token: str) -> str:
-    """What of a token the web process may see: of an operator's never the seal."""
-    return token.strip() if is_jwt(token.strip()) else bearer(token)
 
 
 class Principals:

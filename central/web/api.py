@@ -26,6 +26,7 @@ from central.store.models import CheckpointRow, LogRow
 from central.web import views
 from central.web.centre import Centre
 from central.web.owned import Owned
+from central.web.paging import PageOf
 from privacy import transparency
 from privacy.envelope import read_public
 from protocol.errors import CorsiaError, InputError, UnavailableError
@@ -48,8 +49,6 @@ def _operator(request: Request) -> str:
 
 CentreOf = Annotated[Centre, Depends(_centre)]
 Asking = Annotated[str, Depends(_operator)]  # whose token came with the request
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Offset = Annotated[int, Query(ge=0, le=10**9)]
 
 
 class SqlRequest(BaseModel):
@@ -95,27 +94,32 @@ def get_me(request: Request, operator: Asking) -> dict[str, Any]:
 
 
 @router.get("/sites")
-def get_sites(centre: CentreOf) -> list[dict[str, Any]]:
-    """Enrolled sites with their last heartbeat."""
+def get_sites(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """Enrolled sites with their last heartbeat, by network and name."""
     with centre.store.read() as session:
-        return views.sites(session)
+        return page.of(views.sites(session), lambda row: (row["network"], row["name"]))
 
 
 @router.get("/lanes")
-def get_lanes(centre: CentreOf) -> list[dict[str, Any]]:
+def get_lanes(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """Totals of each lane."""
     with centre.store.read() as session:
-        return views.lanes(session)
+        found = views.lanes(session)
+    order = {row["lane"]: number for number, row in enumerate(found)}
+    return page.of(found, lambda row: (order[row["lane"]],))
 
 
 @router.get("/studies")
-def get_studies(response: Response, centre: CentreOf, limit: Limit = 100, offset: Offset = 0) -> list[dict[str, Any]]:
-    """Studies, newest first; the `Link` header names the next page (RFC 8288)."""
+def get_studies(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """Studies, newest first."""
+    after = None
+    if page.after is not None:
+        if len(page.after) != 2 or isinstance(page.after[0], str) or not isinstance(page.after[1], str):
+            raise InputError("input.usage", "cursor: not one that this list gave")
+        after = (-page.after[0], page.after[1])
     with centre.store.read() as session:
-        found = views.studies(session, limit + 1, offset)
-    if len(found) > limit:
-        response.headers["Link"] = f'</api/v1/studies?limit={limit}&offset={offset + limit}>; rel="next"'
-    return found[:limit]
+        found = views.studies(session, page.limit + 1, after)
+    return page.cut(found, lambda row: (-row["created_at"], row["id"]))
 
 
 async def _draft(request: Request) -> bytes:

@@ -19,11 +19,13 @@ from central.identity.principals import Principals
 from central.identity.provider import Provider
 from central.store.models import StudyRow
 from central.trusted import SignerKeys
-from central.web import api, decisions, login, models, owned, problems, tokens, views
+from central.web import api, datasets, decisions, login, models, owned, problems, tokens, views
 from central.web.auth import SecurityHeaders, TokenAuth
 from central.web.centre import Centre
+from central.web.description import describe
 from central.web.events import EventFeed
 from central.web.inference import Inference
+from central.web.repeats import Repeats
 
 __all__ = ["Centre", "create_app"]
 
@@ -51,6 +53,7 @@ def create_app(centre: Centre) -> FastAPI:
     app.include_router(api.router)
     app.include_router(models.router)
     app.include_router(decisions.router)
+    app.include_router(datasets.router)
     app.include_router(owned.router)
     app.include_router(tokens.router)
 
@@ -62,10 +65,12 @@ def create_app(centre: Centre) -> FastAPI:
     def dashboard(_: Request) -> HTMLResponse:
         return HTMLResponse(pages.get_template("overview.html").render(overview(centre)))
 
+    describe(app)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     door = pages.get_template("login.html")
     app.state.door = lambda said="": door.render(name=centre.name, oidc=provider is not None, said=said)
     app.include_router(login.router)
+    app.add_middleware(Repeats, store=centre.store)
     app.add_middleware(
         TokenAuth,
         principals=principals,

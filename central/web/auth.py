@@ -16,9 +16,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from central.config import WebConfig
 from central.gateway.quota import Rate
-from central.identity.principals import Principals, is_jwt, shortened
+from central.identity.principals import Principals
 from central.identity.provider import Provider
 from central.identity.rights import Principal
+from central.operators import bearer, is_jwt
 from central.web.permits import is_open, right
 from central.web.problems import problem
 from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused, UnavailableError
@@ -162,7 +163,7 @@ class TokenAuth:
         if scope["path"] == "/" and scope["method"] == "GET" and await self._right(token, scope, kind="operator"):
             answer = RedirectResponse("/", status_code=303)
             answer.set_cookie(
-                COOKIE, shortened(token), httponly=True, samesite="strict", secure=scope["scheme"] == "https", path="/"
+                COOKIE, bearer(token), httponly=True, samesite="strict", secure=scope["scheme"] == "https", path="/"
             )
             return answer
         try:
@@ -186,7 +187,7 @@ class TokenAuth:
             return False
         if kind and who.kind != kind:
             return False
-        scope.setdefault("state", {}).update(token=shortened(token), operator=who.told, principal=who)
+        scope.setdefault("state", {}).update(token=bearer(token), operator=who.told, principal=who)
         return True
 
 

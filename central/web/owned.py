@@ -16,6 +16,7 @@ from central.identity.principals import Principals
 from central.identity.rights import Principal
 from central.store.models import AccountRow, EntitlementRow, StudyRow
 from central.web.centre import Centre
+from central.web.paging import PageOf
 from protocol.errors import StudyRefused
 
 __all__ = ["Owned", "check_owned", "router"]
@@ -45,7 +46,7 @@ Owned = Annotated[str, Depends(_owned)]  # the study's digest
 
 
 @router.get("")
-def get_readers(study_id: str, request: Request) -> list[dict[str, Any]]:
+def get_readers(study_id: str, request: Request, page: PageOf) -> list[dict[str, Any]]:
     """Accounts that may read the study's rows and command its run, beside operators."""
     centre: Centre = request.app.state.centre
     digest = _digest(request, study_id)
@@ -56,9 +57,10 @@ def get_readers(study_id: str, request: Request) -> list[dict[str, Any]]:
             .where(EntitlementRow.study_digest == digest)
             .order_by(EntitlementRow.given_at, EntitlementRow.account)
         ).all()
-    return [
+    found = [
         {"account": row.account, "name": name, "given_by": row.given_by, "given_at": row.given_at} for row, name in rows
     ]
+    return page.of(found, lambda row: (row["given_at"], row["account"]))
 
 
 @router.put("/{account}", status_code=204)

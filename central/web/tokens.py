@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from central.identity.access import Access
 from central.identity.principals import Principals
 from central.identity.rights import Principal
+from central.web.paging import PageOf
 from protocol.errors import PermissionRefused
 
 __all__ = ["router"]
@@ -38,9 +39,9 @@ AccessOf = Annotated[Access, Depends(_access)]
 
 
 @router.get("")
-def get_tokens(request: Request, access: AccessOf) -> list[dict[str, Any]]:
+def get_tokens(request: Request, access: AccessOf, page: PageOf) -> list[dict[str, Any]]:
     """One's own API tokens, newest first, without their secrets."""
-    return access.tokens(_who(request))
+    return page.of(access.tokens(_who(request)), lambda row: (-row["created_at"], row["id"]))
 
 
 @router.post("", status_code=201)
