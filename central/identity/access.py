@@ -124,9 +124,9 @@ class Access:
         return True
 
     def logout(self, secret: str) -> None:
-        """End a session; one that is none is no error."""
+        """End a session or an API token; one that is none is no error."""
         with self._store.begin() as session:
-            session.execute(delete(AccessRow).where(AccessRow.digest == _digest(secret), AccessRow.kind == BROWSER))
+            session.execute(delete(AccessRow).where(AccessRow.digest == _digest(secret), AccessRow.kind != BEARER))
 
     def find(self, secret: str) -> Principal:
         """Who is known by a session, an API token or an access token that was accepted before.

@@ -106,7 +106,7 @@ def post_device(request: Request, body: DeviceRequest | None = None) -> dict[str
 
 @router.post("/logout", status_code=204)
 def post_logout(request: Request) -> Response:
-    """End the session that the request came by; cookies of it and of an operator's token are removed."""
+    """End the session or API token that the request came by; cookies, an operator's too, are removed."""
     principals: Principals = request.app.state.principals
     answer = Response(status_code=204)
     if principals.access is not None:

@@ -313,10 +313,12 @@ def _asked(
     """The answer, and its `Link` header."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise InputError("input.usage", "--url begins with http:// or https://")
-    if token_file is None:
-        raise AuthenticationError("auth.token", "--url needs --token-file")
     from central.operators import bearer, read_token
+    from corsia.login import saved
 
+    token_file = token_file or saved(url)
+    if not token_file.exists():
+        raise AuthenticationError("auth.token", f"--url needs --token-file, or first: corsia account login {url}")
     headers = {"Authorization": f"Bearer {bearer(read_token(token_file))}"} | ({"Content-Type": kind} if body else {})
     request = urllib.request.Request(url.rstrip("/") + "/api/v1" + path, data=body, headers=headers)  # noqa: S310
     try:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
 from sqlalchemy import update
+from typer.testing import CliRunner
 
+import corsia
 from central.store.models import AccessRow, AccountRow
+from corsia.cli.account import app as account
+from corsia.cli.study import app as studies
+from corsia.login import keep, login
+from protocol.errors import AuthenticationError, ConfigurationError, PermissionRefused, UnavailableError
 from tests.oidckit import People, Provided, provided, settings
 from tests.vaultkit import draft
 from tests.webkit import Running, running_centre
@@ -249,3 +257,66 @@ def test_the_providers_access_tokens_are_taken_for_their_audience(world: World) 
         machine = http.post("/token", data={"grant_type": "client_credentials", "scope": "fl.submit"}).json()
     with world.centre.client(Authorization=f"Bearer {machine['access_token']}") as http:
         assert http.get("/api/v1/me").status_code in (401, 403), "a client in no group"
+
+
+def test_a_notebook_logs_in_by_the_device_flow_and_finds_its_token_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    url, told = world.centre.url, list[str]()
+
+    def agree(address: str, code: str) -> None:
+        told.append(code)
+        world.person("bruno").go(address)
+
+    made = login(url, scopes=["studies:read", "log:read"], days=2, label="notebook", say=agree)
+    assert made["scopes"] == ["log:read", "studies:read"]
+    assert len(told) == 1
+    path = keep(url, made["token"])
+    assert path.stat().st_mode & 0o777 == 0o600
+    with corsia.connect(url, interactive=False) as hub:
+        assert (hub.me["name"], hub.me["roles"]) == ("Bruno", ["researcher"])
+        assert "Bruno" in hub._repr_html_()
+        with pytest.raises(PermissionRefused):
+            hub.studies.submit(draft("by-notebook"))
+    run = CliRunner()
+    shown = run.invoke(account, ["show", url, "--json"])
+    assert json.loads(shown.stdout)["scopes"] == ["log:read", "studies:read"]
+    assert made["token"] not in shown.output
+    listed = run.invoke(studies, ["ls", "--url", url, "--json"])
+    assert listed.exit_code == 0, listed.output
+    path.chmod(0o644)
+    with pytest.raises(ConfigurationError):
+        corsia.connect(url, interactive=False)
+    path.chmod(0o600)
+    assert run.invoke(account, ["logout", url]).exit_code == 0
+    assert not path.exists()
+    with pytest.raises(AuthenticationError):
+        corsia.connect(url, token=made["token"])
+    with pytest.raises(AuthenticationError):
+        corsia.connect(url, interactive=False)
+
+
+def test_who_says_no_gets_no_token(world: World) -> None:
+    def refuse(address: str, _code: str) -> None:
+        eva = world.person("eva")
+        eva.go(address)
+
+    with pytest.raises(PermissionRefused):
+        login(world.centre.url, say=refuse)
+    with pytest.raises(UnavailableError):
+        login("http://127.0.0.1:1", say=refuse)
+
+
+def test_the_command_line_logs_in_and_writes_a_file_for_a_program(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corsia.login._say", lambda address, _code: world.person("anna").go(address))
+    out = tmp_path / "program.token"
+    done = CliRunner().invoke(account, ["login", world.centre.url, "--out", str(out), "--scope", "log:read", "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["scopes"] == ["log:read"]
+    assert out.read_text().strip() not in done.output
+    with corsia.connect(world.centre.url, token_file=out) as hub:
+        assert hub.log.verify is not None
+        assert hub.me["name"] == "Anna"
