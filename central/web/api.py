@@ -118,7 +118,7 @@ def get_studies(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
             raise InputError("input.usage", "cursor: not one that this list gave")
         after = (-page.after[0], page.after[1])
     with centre.store.read() as session:
-        found = views.studies(session, page.limit + 1, after)
+        found = views.studies(session, page.limit + 1, after=after)
     return page.cut(found, lambda row: (-row["created_at"], row["id"]))
 
 

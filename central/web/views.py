@@ -73,9 +73,11 @@ def sites(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def studies(session: Session, limit: int = 100, after: tuple[float, str] | None = None) -> list[dict[str, Any]]:
+def studies(
+    session: Session, limit: int = 100, offset: int = 0, *, after: tuple[float, str] | None = None
+) -> list[dict[str, Any]]:
     """Studies, newest first, with what has come of each; after the one of this time and id, where it is given."""
-    query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit)
+    query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
     if after is not None:
         at, name = after
         query = query.where(or_(StudyRow.created_at < at, and_(StudyRow.created_at == at, StudyRow.id > name)))

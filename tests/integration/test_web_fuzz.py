@@ -19,7 +19,7 @@ from protocol.errors import CODES
 from tests.vaultkit import table
 from tests.webkit import running_centre
 
-EXAMPLES = 200 if os.environ.get("CORSIA_FULL") else 6
+EXAMPLES = 60 if os.environ.get("CORSIA_FULL") else 6
 # Names of nothing are refused although their form is right; so is, of others than operators, what no table names.
 LEFT_OUT = [
     spec.positive_data_acceptance,
