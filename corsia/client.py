@@ -121,6 +121,10 @@ class Log:
 
         Raises:
             IntegrityError: `log.proof`.
+
+        Example:
+            >>> hub.log.verify()["verified"]
+            True
         """
         from privacy.transparency import verify_log
 
@@ -128,7 +132,12 @@ class Log:
         return dict(verify_log(export if log_key is None else export | {"log_key": log_key}))
 
     def proof(self, index: int) -> dict[str, Any]:
-        """The inclusion proof of one leaf."""
+        """The inclusion proof of one leaf.
+
+        Example:
+            >>> sorted(hub.log.proof(0))
+            ['checkpoint', 'index', 'leaf', 'log_key', 'origin', 'proof']
+        """
         return dict(self._hub.request("GET", f"/log/proof/{int(index)}"))
 
 
@@ -153,7 +162,12 @@ class Hub:
 
     @property
     def sites(self) -> Listing:
-        """Enrolled sites with their last heartbeat."""
+        """Enrolled sites with their last heartbeat.
+
+        Example:
+            >>> [site["name"] for site in hub.sites]
+            ['site-a', 'site-b']
+        """
         rows = self.pages("/sites?limit=1000")
         return Listing(rows, ("name", "network", "alive", "paused", "version", "spool_parcels"))
 
@@ -170,7 +184,12 @@ class Hub:
 
     @property
     def lanes(self) -> Listing:
-        """Totals of each lane."""
+        """Totals of each lane.
+
+        Example:
+            >>> [lane["lane"] for lane in hub.lanes]
+            ['harvest', 'anonymize', 'extract', 'train', 'infer']
+        """
         rows = self.pages("/lanes")
         return Listing(rows, ("lane", "studies", "records", "files", "parcels", "bytes", "withheld"))
 
@@ -198,6 +217,10 @@ class Hub:
 
         Raises:
             StudyRefused: `study.unknown`, also for a study of another lane.
+
+        Example:
+            >>> hub.features("lung").to_pandas().groupby("site")["age"].count().to_dict()
+            {'site-a': 6, 'site-b': 6}
         """
         if self.studies[study_id].status().value["lane"] != "extract":
             raise StudyRefused("study.unknown", f"study {study_id} extracts no features: use hub.table(...)")
@@ -275,6 +298,11 @@ class Hub:
         self.close()
 
     def __repr__(self) -> str:
+        """For example:
+
+        >>> corsia.Hub("http://127.0.0.1:7480", "token")
+        <corsia hub at http://127.0.0.1:7480>
+        """
         return f"<corsia hub at {self.url}>"
 
     def _repr_html_(self) -> str:

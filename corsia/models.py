@@ -83,6 +83,13 @@ class Model:
             InputError: `input.rows` for none or too many, `input.column-missing`, `input.table`.
             IntegrityError: `model.manifest`.
             WorkerError: `worker.killed` when the model takes too long.
+
+        Example:
+            >>> import pandas as pd
+            >>> frame = pd.DataFrame({"age": [40.0, 80.0], "count": [1.0, 1.0]}, index=["x", "y"])
+            >>> scores = hub.models["risk"].predict(frame)
+            >>> list(scores.index), len(scores)
+            (['x', 'y'], 2)
         """
         import pandas as pd
 
@@ -178,7 +185,12 @@ class Models:
         self._hub = hub
 
     def list(self) -> Listing:
-        """Every published version, newest first."""
+        """Every published version, newest first.
+
+        Example:
+            >>> [(row["name"], row["version"]) for row in hub.models.list()]
+            [('risk', 1)]
+        """
         rows = self._hub.pages("/models?limit=1000")
         return Listing(rows, ("name", "version", "alias", "promotion", "study", "uri"))
 

@@ -40,6 +40,10 @@ class RunEvent:
         at: Unix seconds.
         site: whom it is about, or empty.
         fields: ids, codes and numbers.
+
+    Example:
+        >>> print(RunEvent(kind="round.answered", seq=7, at=0.0, site="site-a", fields={"answered": 2, "asked": 3}))
+        round.answered site-a answered=2 asked=3
     """
 
     kind: str
