@@ -43,6 +43,10 @@ class Page:
         later = rows if self.after is None else [row for row in rows if self._is_later(place(row))]
         return self.cut(later[: self.limit + 1], place)
 
+    def numbered(self, rows: Sequence[_Row]) -> list[_Row]:
+        """The page of a list that has no order but its own; rows that come before the cursor shift those after it."""
+        return [row for _, row in self.of(list(enumerate(rows)), lambda pair: (pair[0],))]
+
     def cut(self, rows: Sequence[_Row], place: Callable[[_Row], Place]) -> list[_Row]:
         """The page of at most `limit` + 1 rows, read from after `after`; the one too many says that there is more."""
         shown = list(rows[: self.limit])
