@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from central import erasure, withdrawals
@@ -73,11 +73,15 @@ def sites(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def studies(session: Session, limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
-    """Studies, newest first, with what has come of each."""
-    rows = session.scalars(
-        select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
-    ).all()
+def studies(
+    session: Session, limit: int = 100, offset: int = 0, *, after: tuple[float, str] | None = None
+) -> list[dict[str, Any]]:
+    """Studies, newest first, with what has come of each; after the one of this time and id, where it is given."""
+    query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
+    if after is not None:
+        at, name = after
+        query = query.where(or_(StudyRow.created_at < at, and_(StudyRow.created_at == at, StudyRow.id > name)))
+    rows = session.scalars(query).all()
     digests = [row.digest for row in rows]
     assignments = _assignments(session, digests)
     curated = _curated(session, digests)
