@@ -73,16 +73,29 @@ def sites(session: Session) -> list[dict[str, Any]]:
     ]
 
 
-def studies(session: Session, limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
-    """Studies, newest first, with what has come of each."""
-    rows = session.scalars(
-        select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
-    ).all()
+def studies(
+    session: Session, limit: int = 100, offset: int = 0, *, lane: str = "", state: str = "", search: str = ""
+) -> list[dict[str, Any]]:
+    """Studies, newest first, with what has come of each; of a lane, in a state, with a text in title or id."""
+    query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
+    query = query.where(StudyRow.lane == lane) if lane else query
+    query = query.where(StudyRow.state == state) if state else query
+    if search:
+        query = query.where(
+            StudyRow.title.icontains(search, autoescape=True) | StudyRow.id.contains(search, autoescape=True)
+        )
+    rows = session.scalars(query).all()
     digests = [row.digest for row in rows]
-    assignments = _assignments(session, digests)
+    states: dict[str, dict[str, str]] = defaultdict(dict)
+    for digest, site, word in session.execute(
+        select(AssignmentRow.study_digest, AssignmentRow.site, AssignmentRow.state)
+        .where(AssignmentRow.study_digest.in_(digests), AssignmentRow.kind == AssignmentKind.STUDY.value)
+        .order_by(AssignmentRow.site)
+    ):
+        states[digest][site] = word
     curated = _curated(session, digests)
     parcels = _parcels(session, digests)
-    return [_brief(row, assignments[row.digest], curated[row.digest], parcels[row.digest]) for row in rows]
+    return [_brief(row, states[row.digest], curated[row.digest], parcels[row.digest]) for row in rows]
 
 
 def study(session: Session, study_id: str) -> dict[str, Any]:
@@ -103,7 +116,7 @@ def study(session: Session, study_id: str) -> dict[str, Any]:
     ).all()
     totals = _parcels(session, [row.digest])[row.digest]
     found = run(session, study_id)
-    return _brief(row, assignments, curated, totals) | {
+    return _brief(row, {a.site: a.state for a in assignments}, curated, totals) | {
         "purpose": document.purpose,
         "description": document.description,
         "legal_basis": document.legal_basis,
@@ -299,9 +312,7 @@ def _parcels(session: Session, digests: Sequence[str]) -> dict[str, dict[str, in
     return found
 
 
-def _brief(
-    row: StudyRow, assignments: list[AssignmentRow], curated: list[CuratedRow], parcels: dict[str, int]
-) -> dict[str, Any]:
+def _brief(row: StudyRow, states: dict[str, str], curated: list[CuratedRow], parcels: dict[str, int]) -> dict[str, Any]:
     rows = sum(c.rows for c in curated)
     return {
         "id": row.id,
@@ -310,8 +321,8 @@ def _brief(
         "title": row.title,
         "state": row.state,
         "created_at": row.created_at,
-        "sites": {a.site: a.state for a in assignments},
-        "final": sum(State(a.state).final for a in assignments),
+        "sites": states,
+        "final": sum(State(word).final for word in states.values()),
         "totals": {
             "records": rows,
             "rows": rows,
