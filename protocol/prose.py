@@ -1,4 +1,4 @@
-"""A study in words: what a person reads before he submits, approves or refuses it. The same at the centre and at a site.
+"""A study in words: what a person reads before he submits, approves or refuses it; the same at centre and site.
 
 Pure: a study in, headed sentences out. Values of the study stand in them as they are; whoever shows them escapes.
 """

@@ -39,9 +39,9 @@ def left(session: Session, digests: Sequence[str]) -> dict[str, dict[str, dict[s
     found: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
     landed = session.execute(
         select(
-            ParcelRow.study_digest, ParcelRow.site, ParcelRow.content_type, func.count(), func.sum(ParcelRow.size_bytes),
-            func.min(ParcelRow.landed_at), func.max(ParcelRow.landed_at), func.min(ParcelRow.log_index),
-            func.max(ParcelRow.log_index),
+            ParcelRow.study_digest, ParcelRow.site, ParcelRow.content_type, func.count(),
+            func.sum(ParcelRow.size_bytes), func.min(ParcelRow.landed_at), func.max(ParcelRow.landed_at),
+            func.min(ParcelRow.log_index), func.max(ParcelRow.log_index),
         )
         .where(ParcelRow.study_digest.in_(digests))
         .group_by(ParcelRow.study_digest, ParcelRow.site, ParcelRow.content_type)

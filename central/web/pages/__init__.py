@@ -1,4 +1,4 @@
-"""The pages of the dashboard, one module a subject. They read `views` and its neighbours and hold no query of their own."""
+"""The pages of the dashboard, one module a subject. They read `views` and its neighbours and hold no query."""
 
 from __future__ import annotations
 

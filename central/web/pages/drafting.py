@@ -1,4 +1,4 @@
-"""`/studies/new`: a form that is judged as it is filled in, and shows what a site will read. Submitting is the API's."""
+"""`/studies/new`: a form judged as it is filled in, which shows what a site will read. Submitting is the API's."""
 
 from __future__ import annotations
 
