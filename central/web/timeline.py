@@ -143,8 +143,8 @@ def burn(session: Session, study_id: str) -> dict[str, Any]:
     last = session.scalar(select(RoundRow.round).where(RoundRow.run == run).order_by(RoundRow.round.desc()).limit(1))
     rounds = range(1, (last or 0) + 1, max(1, -(-(last or 0) // _POINTS)))
     shown = sorted({*rounds, *((last,) if last else ())})
-    points = [[at, spent] for at in shown if (spent := _spent(row.document, at)) is not None]
-    return told | {"spent": points[-1][1] if points else 0.0, "points": points}
+    points = [[0, 0.0], *([at, spent] for at in shown if (spent := _spent(row.document, at)) is not None)]
+    return told | {"spent": points[-1][1], "points": points}
 
 
 @lru_cache(maxsize=4096)  # by the signed bytes, which never change

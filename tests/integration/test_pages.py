@@ -96,7 +96,7 @@ def test_a_run_shows_who_was_slow_late_or_dropped_and_keeps_what_is_withheld(run
 
 def test_what_a_run_spends_grows_to_what_it_may(running: Running) -> None:
     burn = running.get("/runs/masked/budget")
-    assert (burn["kind"], burn["epsilon"], burn["points"][0][0]) == ("distributed", 3.0, 1)
+    assert (burn["kind"], burn["epsilon"], burn["points"][0]) == ("distributed", 3.0, [0, 0.0])
     assert 0 < burn["spent"] < 3.0
     assert running.get("/runs/fed/budget") == {
         "kind": "none", "epsilon": None, "delta": None, "spent": None, "points": [],

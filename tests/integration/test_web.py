@@ -228,7 +228,7 @@ def test_runs_and_models(running: Running) -> None:
     assert (run["round"], run["of"], len(run["rounds"])) == (2, 5, 3)
     model = running.get("/models/risk")
     assert (model["manifest"]["name"], model["model"]["study"]) == ("risk", "fed")
-    assert running.get("/models")[0]["uri"] == "models:/risk/1"
+    assert running.get("/models")[0]["uri"] == "models:/risk/2"
 
 
 def test_the_log_verifies_from_its_export(running: Running) -> None:

@@ -44,6 +44,7 @@ const corsiaApi = (() => {
     if (!form.dataset.api && !form.dataset.draft) return;
     event.preventDefault();
     event.stopPropagation();
+    if (!form.reportValidity()) return; // a form that is judged as it is filled in has no check of its own before
     const button = form.querySelector("button[type=submit]");
     button.disabled = true;
     try {
