@@ -77,10 +77,16 @@ class GatewayConfig(_Model):
 
 
 class WebConfig(_Model):
-    """REST API and dashboard."""
+    """REST API and dashboard.
+
+    Attributes:
+        sign_in_browser: operators may sign in the dashboard what takes two of them. Their keys are then in pages whose
+            scripts this process serves: whoever takes it over can take them. Without it there are the commands alone.
+    """
 
     host: Host = "127.0.0.1"
     port: Port = 7480
+    sign_in_browser: bool = False
 
 
 class MlflowConfig(_Model):

@@ -26,7 +26,7 @@ _STEPS = ("advertise", "share", "mask", "sign", "release")
 @contextmanager
 def hostile_centre(root: Path) -> Iterator[Running]:
     """Studies `trial` (harvest), `columns` (extract), `fed` (a plain run), `masked` (masks and noise), model `risk`."""
-    with running_centre(root) as made:
+    with running_centre(root, sign_in_browser=True) as made:
         world = made.world
         world.submit("trial", title=XSS)
         world.land(world.batch(table(), withheld={"consent": 2}))

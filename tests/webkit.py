@@ -71,7 +71,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_centre(root: Path) -> Iterator[Running]:
+def running_centre(root: Path, *, sign_in_browser: bool = False) -> Iterator[Running]:
     """Signer, vault and web over one state folder, as threads; all end with the context."""
     config = CentralConfig(name="consortium", state_dir=root)
     token = secrets.token_urlsafe(32)
@@ -99,6 +99,7 @@ def running_centre(root: Path) -> Iterator[Running]:
         log_public=root / "gateway" / "log.pub",
         log_origin=config.log_origin,
         mlflow_uri=config.mlflow.tracking_uri,
+        sign_in_browser=sign_in_browser,
         stop=stop,
     )
     answers = handlers(world.keys, analysis) | exports.handlers

@@ -21,6 +21,7 @@ class Centre:
         signer: path of the signer's socket.
         vault: path of the vault's socket.
         log_public: file of the log's public key, which the gateway writes.
+        sign_in_browser: whether pages offer operators to sign what takes two of them.
         stop: set when the process is to end; event streams watch it.
     """
 
@@ -32,4 +33,5 @@ class Centre:
     log_public: Path
     log_origin: str
     mlflow_uri: str = ""
+    sign_in_browser: bool = False
     stop: threading.Event = field(default_factory=threading.Event)

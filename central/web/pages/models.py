@@ -65,4 +65,5 @@ def model(
         places=places,
         champion=held,
         weights=manifest.get("weights", {}),
+        signing=centre.sign_in_browser,
     )
