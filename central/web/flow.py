@@ -28,7 +28,7 @@ __all__ = ["MINUTES", "alarms", "flow"]
 
 MINUTES = 30  # of flow, a figure each
 _DAY_S = 86_400.0
-_CERTIFICATE_S = 3 * _DAY_S  # of life left: a site renews at two thirds, so this much says that it does not
+_CERTIFICATE_S = _DAY_S  # of life left: a site renews at two thirds, so this little says that it does not
 _SPOOL_BYTES = 1 << 30
 _RECENT_EVENTS = 2000
 _MOST = 100
