@@ -16,6 +16,7 @@ import pytest
 __all__ = ["Seat", "browser", "serious"]
 
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
+_BOUND_MS = 60_000  # no measure: the machine may be busy
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -62,8 +63,9 @@ def browser(url: str, prefix: Sequence[str] = (), folder: Path | None = None) ->
         prefix: a command to start Chromium with, as one that enters a network namespace; needs `folder` for a script.
     """
     path = chromium()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=_BOUND_MS)
     if prefix and folder is not None:
         script = folder / "chromium.sh"
         script.write_text(f'#!/bin/sh\nexec {" ".join(prefix)} {path} "$@"\n')
@@ -77,7 +79,7 @@ def browser(url: str, prefix: Sequence[str] = (), folder: Path | None = None) ->
 
         def seat(**settings: Any) -> Seat:
             context = started.new_context(**{"locale": "en-GB", **settings})
-            context.set_default_timeout(60_000)  # a bound, not a measure: the machine may be busy
+            context.set_default_timeout(_BOUND_MS)
             return Seat(context, url)
 
         try:

@@ -32,7 +32,7 @@ certificate_days = 7                   # life of a site's certificate; sites ren
 [web]                                  # REST API and dashboard; put a TLS proxy before it
 host = "127.0.0.1"
 port = 7480
-sign_in_browser = false                # true: operators may sign in the dashboard (docs/dashboard.md says what that trusts)
+sign_in_browser = false              # true: operators may sign in the dashboard (docs/dashboard.md)
 
 [mlflow]
 tracking_uri = "http://127.0.0.1:5000"
