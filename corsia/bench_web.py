@@ -96,7 +96,10 @@ def fill(root: Path, sites: int, studies: int) -> tuple[Any, str]:
         session.add_all(_sites(names, key))
     for number in range(studies):
         with store.begin() as session:
-            session.add_all(_study(number, names, key))
+            rows = _study(number, names, key)
+            session.add(next(rows))  # what the others refer to
+            session.flush()
+            session.add_all(rows)
     with store.begin() as session:
         store.append_leaves(session, [json.dumps(
             {"id": secrets.token_hex(16), "kind": "parcel", "sha256": secrets.token_hex(32)}).encode()
