@@ -29,7 +29,7 @@ from privacy.envelope import read_public
 from protocol.errors import CorsiaError, InputError, UnavailableError
 from protocol.study import MAX_STUDY_BYTES, parse_study
 
-__all__ = ["CentreOf", "Limit", "Offset", "draft_of", "router"]
+__all__ = ["CentreOf", "draft_of", "router"]
 
 router = APIRouter(prefix="/api/v1")
 _LOG_PAGE = 5000

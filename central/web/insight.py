@@ -12,13 +12,15 @@ from starlette.responses import JSONResponse, PlainTextResponse
 
 from central import ipc
 from central.web import account, flow, leaves, runs, timeline, views
-from central.web.api import CentreOf, Limit, Offset, draft_of
+from central.web.api import CentreOf, draft_of
 from central.web.draft import check
 from central.web.where import where
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/api/v1")
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Offset = Annotated[int, Query(ge=0, le=10**9)]
 Language = Annotated[Literal["en", "it"], Query()]
 
 
