@@ -10,16 +10,18 @@ import csv
 import io
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from central.store.models import AssignmentRow, CuratedRow, ParcelRow, StudyRow
-from central.web.timeline import burn
+from central.web.timeline import last_rounds, spent
 from protocol.assignment import AssignmentKind
 from protocol.parcel import ContentType
-from protocol.study import Study, parse_study
+from protocol.study import parse_study
 
 __all__ = ["COLUMNS", "account", "account_csv", "budgets", "left", "of_sites"]
 
@@ -29,6 +31,9 @@ COLUMNS = (
     "withheld", "first_utc", "last_utc", "log_first", "log_last", "dp", "epsilon", "delta",
 )  # fmt: skip
 _BATCH = 50
+_BATCHES = select(
+    CuratedRow.study_digest, CuratedRow.site, CuratedRow.rows, CuratedRow.files, CuratedRow.persons, CuratedRow.withheld
+)
 
 
 def left(session: Session, digests: Sequence[str]) -> dict[str, dict[str, dict[str, Any]]]:
@@ -53,7 +58,7 @@ def left(session: Session, digests: Sequence[str]) -> dict[str, dict[str, dict[s
         one["first"], one["last"] = _least(one["first"], first), max(one["last"] or 0.0, last)
         one["log_first"] = _least(one["log_first"], low)
         one["log_last"] = high if one["log_last"] is None else max(one["log_last"], high)
-    for row in session.scalars(select(CuratedRow).where(CuratedRow.study_digest.in_(digests))):
+    for row in session.execute(_BATCHES.where(CuratedRow.study_digest.in_(digests))):
         one = found[row.study_digest].setdefault(row.site, _nothing())
         one["rows"] += row.rows
         one["files"] += row.files
@@ -71,43 +76,77 @@ def _least(known: Any, new: Any) -> Any:
     return new if known is None else min(known, new)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Terms:
+    """What a study says of privacy and grounds; `trained`: its epsilon is spent round by round."""
+
+    purpose: str
+    legal_basis: str
+    controller: str
+    ethics_reference: str
+    dataset: str
+    expires: str
+    sites: int
+    k: int
+    min_cohort: int
+    dp: str
+    masked: bool
+    epsilon: float | None
+    delta: float | None
+    trained: bool
+
+
+@lru_cache(maxsize=4096)  # by the signed bytes, which never change
+def _terms(document: bytes) -> _Terms:
+    study = parse_study(document)
+    privacy, noised = study.privacy, study.privacy.dp != "none"
+    return _Terms(
+        purpose=study.purpose,
+        legal_basis=study.legal_basis,
+        controller=study.controller,
+        ethics_reference=study.ethics_reference,
+        dataset=study.dataset.name,
+        expires=study.expires.isoformat(),
+        sites=len(study.sites),
+        k=privacy.k,
+        min_cohort=privacy.min_cohort,
+        dp=privacy.dp,
+        masked=privacy.secure_aggregation,
+        epsilon=privacy.epsilon if noised else None,
+        delta=privacy.delta if noised else None,
+        trained=study.training is not None,
+    )
+
+
 def budgets(session: Session, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
     """What each study promised and has spent of privacy, newest first; without noise `epsilon` is None (no bound)."""
     rows = session.scalars(
         select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
     ).all()
-    return [_budget(session, row) for row in rows]
+    costs = _spent(session, rows)
+    named = ("dataset", "sites", "k", "min_cohort", "dp", "masked", "epsilon", "delta")
+    return [
+        {"study": row.id, "title": row.title, "lane": row.lane, "state": row.state, "spent": costs[row.digest]}
+        | {name: getattr(_terms(row.document), name) for name in named}
+        for row in rows
+    ]
 
 
-def _budget(session: Session, row: StudyRow) -> dict[str, Any]:
-    study = parse_study(row.document)
-    privacy = study.privacy
-    noised = privacy.dp != "none"
-    return {
-        "study": row.id,
-        "title": row.title,
-        "lane": row.lane,
-        "state": row.state,
-        "dataset": study.dataset.name,
-        "sites": len(study.sites),
-        "k": privacy.k,
-        "min_cohort": privacy.min_cohort,
-        "dp": privacy.dp,
-        "masked": privacy.secure_aggregation,
-        "epsilon": privacy.epsilon if noised else None,
-        "delta": privacy.delta if noised else None,
-        "spent": _spent(session, row, study),
-    }
-
-
-def _spent(session: Session, row: StudyRow, study: Study) -> float | None:
-    """What a run has spent; of statistics the whole promise once something has landed; None without noise."""
-    if study.privacy.dp == "none":
-        return None
-    if study.training is not None:
-        found: float | None = burn(session, row.id)["spent"]
-        return found
-    return study.privacy.epsilon if left(session, [row.digest]).get(row.digest) else 0.0
+def _spent(session: Session, rows: Sequence[StudyRow]) -> dict[str, float | None]:
+    """What runs have spent; of statistics the whole promise once something has landed; None without noise."""
+    digests = [row.digest for row in rows]
+    rounds = last_rounds(session, digests)
+    landed = set(session.scalars(select(ParcelRow.study_digest).where(ParcelRow.study_digest.in_(digests)).distinct()))
+    made: dict[str, float | None] = {}
+    for row in rows:
+        terms = _terms(row.document)
+        if terms.dp == "none":
+            made[row.digest] = None
+        elif terms.trained:
+            made[row.digest] = spent(row.document, rounds.get(row.digest, 0))
+        else:
+            made[row.digest] = terms.epsilon if row.digest in landed else 0.0
+    return made
 
 
 def of_sites(session: Session) -> list[dict[str, Any]]:
@@ -118,17 +157,17 @@ def of_sites(session: Session) -> list[dict[str, Any]]:
     made: dict[str, Counter[str]] = defaultdict(Counter)
     epsilon: dict[str, float] = defaultdict(float)
     rows = session.scalars(select(StudyRow)).all()
-    landed = left(session, [row.digest for row in rows])
-    for row in rows:
-        if row.digest not in landed:
-            continue
-        study = parse_study(row.document)
-        spent = _spent(session, row, study)
-        for site, one in landed[row.digest].items():
-            unbounded = int(spent is None)
-            made[site].update(studies=1, unbounded=unbounded, bytes=one["bytes"])
-            made[site].update(parcels=one["parcels"] + one["updates"])
-            epsilon[site] += spent or 0.0
+    costs = _spent(session, rows)
+    landed = session.execute(
+        select(ParcelRow.study_digest, ParcelRow.site, func.count(), func.sum(ParcelRow.size_bytes)).group_by(
+            ParcelRow.study_digest, ParcelRow.site
+        )
+    )
+    for digest, site, parcels, size in landed:
+        if digest in costs:
+            cost = costs[digest]
+            made[site].update(studies=1, unbounded=int(cost is None), parcels=parcels, bytes=size)
+            epsilon[site] += cost or 0.0
     names = ("studies", "unbounded", "parcels", "bytes")
     return [
         {"site": site, **{n: count[n] for n in names}, "epsilon": round(epsilon[site], 4)}
@@ -152,8 +191,9 @@ def account(session: Session) -> Iterator[dict[str, Any]]:
             .order_by(AssignmentRow.site)
         ):
             states[digest].append((site, state, code))
+        costs = _spent(session, rows)
         for row in rows:
-            about = _about(session, row)
+            about = _about(row, costs[row.digest])
             for site, state, code in states[row.digest]:
                 yield (
                     about
@@ -162,24 +202,17 @@ def account(session: Session) -> Iterator[dict[str, Any]]:
                 )
 
 
-def _about(session: Session, row: StudyRow) -> dict[str, Any]:
-    study = parse_study(row.document)
+def _about(row: StudyRow, cost: float | None) -> dict[str, Any]:
+    terms = _terms(row.document)
+    named = ("purpose", "legal_basis", "controller", "ethics_reference", "dataset", "expires", "dp", "delta")
     return {
         "study": row.id,
         "title": row.title,
         "study_digest": row.digest,
         "lane": row.lane,
-        "purpose": study.purpose,
-        "legal_basis": study.legal_basis,
-        "controller": study.controller,
-        "ethics_reference": study.ethics_reference,
-        "dataset": study.dataset.name,
-        "expires": study.expires.isoformat(),
         "study_state": row.state,
-        "dp": study.privacy.dp,
-        "epsilon": _spent(session, row, study),
-        "delta": study.privacy.delta if study.privacy.dp != "none" else None,
-    }
+        "epsilon": cost,
+    } | {name: getattr(terms, name) for name in named}
 
 
 def _line(one: dict[str, Any]) -> dict[str, Any]:

@@ -5,19 +5,19 @@ As `views`: an open session in, plain values out. Made from the events that the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from statistics import median
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from central.store.models import EventRow, RoundRow, RunRow, StudyRow
 from protocol.errors import CorsiaError, StudyRefused
 from protocol.study import Study, parse_study
 
-__all__ = ["burn", "site_metrics", "timeline"]
+__all__ = ["burn", "last_rounds", "site_metrics", "spent", "timeline"]
 
 _KINDS = (
     "round.begun", "round.answered", "round.dropped", "round.late", "round.retried", "round.skipped", "round.finished",
@@ -139,19 +139,26 @@ def burn(session: Session, study_id: str) -> dict[str, Any]:
     told: dict[str, Any] = {"kind": privacy.dp, "epsilon": privacy.epsilon, "delta": privacy.delta}
     if privacy.dp == "none" or study.training is None:
         return told | {"epsilon": None, "delta": None, "spent": None, "points": []}
-    run = session.scalar(select(RunRow.id).where(RunRow.study_digest == row.digest))
-    last = session.scalar(select(RoundRow.round).where(RoundRow.run == run).order_by(RoundRow.round.desc()).limit(1))
-    rounds = range(1, (last or 0) + 1, max(1, -(-(last or 0) // _POINTS)))
-    shown = sorted({*rounds, *((last,) if last else ())})
-    points = [[0, 0.0], *([at, spent] for at in shown if (spent := _spent(row.document, at)) is not None)]
+    last = last_rounds(session, [row.digest]).get(row.digest, 0)
+    shown = sorted({*range(1, last + 1, max(1, -(-last // _POINTS))), *((last,) if last else ())})
+    points = [[0, 0.0], *([at, cost] for at in shown if (cost := spent(row.document, at)) is not None)]
     return told | {"spent": points[-1][1], "points": points}
 
 
+def last_rounds(session: Session, digests: Sequence[str]) -> dict[str, int]:
+    """Study digest -> the last finished round of its run."""
+    query = select(RunRow.study_digest, func.max(RoundRow.round)).join(RoundRow, RoundRow.run == RunRow.id)
+    rows = session.execute(query.where(RunRow.study_digest.in_(digests)).group_by(RunRow.study_digest))
+    return dict(rows.tuples().all())
+
+
 @lru_cache(maxsize=4096)  # by the signed bytes, which never change
-def _spent(document: bytes, rounds: int) -> float | None:
-    """Epsilon of so many rounds; None where the learner is not installed here."""
+def spent(document: bytes, rounds: int) -> float | None:
+    """Epsilon of so many rounds; 0 before the first, None where the learner is not installed here."""
     from pipelines.guarantee import cost
 
+    if rounds == 0:
+        return 0.0
     study: Study = parse_study(document)
     delta = study.privacy.delta
     try:
