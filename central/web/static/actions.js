@@ -30,6 +30,9 @@ const corsiaApi = (() => {
 (() => {
   document.addEventListener("htmx:configRequest", (event) => Object.assign(event.detail.headers, corsiaApi.HEADERS));
 
+  // Not `form.dataset`: a field of that name would stand in its place.
+  const said = (form, name) => form.getAttribute(`data-${name}`);
+
   function fields(form) {
     const value = {};
     for (const one of form.querySelectorAll("[name]")) {
@@ -40,16 +43,16 @@ const corsiaApi = (() => {
   }
 
   document.addEventListener("submit", async (event) => {
-    const form = event.target;
-    if (!form.dataset.api && !form.dataset.draft) return;
+    const form = event.target, api = said(form, "api"), draft = said(form, "draft");
+    if (!api && !draft) return;
     event.preventDefault();
     event.stopPropagation();
     if (!form.reportValidity()) return; // a form that is judged as it is filled in has no check of its own before
     const button = form.querySelector("button[type=submit]");
     button.disabled = true;
     try {
-      if (form.dataset.draft) await submitDraft(form);
-      else await corsiaApi.ask("POST", form.dataset.api, fields(form));
+      if (draft) await submitDraft(form, draft);
+      else await corsiaApi.ask("POST", api, fields(form));
       corsiaApi.tell(true);
       dispatchEvent(new Event("corsia:changed"));
     } catch (error) {
@@ -59,12 +62,12 @@ const corsiaApi = (() => {
     }
   }, true);
 
-  async function submitDraft(form) {
-    const answer = await fetch(form.dataset.draft, {
+  async function submitDraft(form, draft) {
+    const answer = await fetch(draft, {
       method: "POST", headers: corsiaApi.HEADERS, body: new URLSearchParams(new FormData(form)), credentials: "same-origin",
     });
-    const made = await corsiaApi.ask("POST", form.dataset.apiTo, await answer.text());
-    location.assign(form.dataset.next + encodeURIComponent(made.id));
+    const made = await corsiaApi.ask("POST", said(form, "api-to"), await answer.text());
+    location.assign(said(form, "next") + encodeURIComponent(made.id));
   }
 
   // Only what the chosen lane has.
