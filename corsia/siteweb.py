@@ -31,10 +31,11 @@ __all__ = ["SiteServer"]
 HOST = "127.0.0.1"
 _TOKEN, _LANGUAGE = "corsia_site", "corsia_language"
 _MAX_FORM = 4096
-_STYLE = Path(__file__).parents[1] / "central" / "web" / "static" / "corsia.css"
+_STATIC = Path(__file__).parents[1] / "central" / "web" / "static"
+_FILES = {"/corsia.css": "text/css; charset=utf-8", "/corsia.svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",  # a form's Origin is then this page's
@@ -88,8 +89,8 @@ class _Handler(BaseHTTPRequestHandler):
         query = {name: values[0] for name, values in parse_qs(address.query, max_num_fields=20).items()}
         if not self._known(query):
             return
-        if address.path == "/corsia.css":
-            self._send(Answer(200, _STYLE.read_text(encoding="utf-8"), kind="text/css; charset=utf-8"))
+        if kind := _FILES.get(address.path):
+            self._send(Answer(200, (_STATIC / address.path[1:]).read_text(encoding="utf-8"), kind=kind))
             return
         self._shown(lambda language: self.server.desk.get(address.path, query, language), query.get("lang", ""))
 

@@ -23,6 +23,7 @@ from edge.journal import Journal
 from edge.ledger import Ledger
 from protocol.assignment import State
 from tests.agentkit import enrolled, running, site_config, study
+from tests.browserkit import Seat, browser, chromium, serious
 
 XSS = "<script>alert(1)</script>\"'{{7*7}}"
 
@@ -128,6 +129,36 @@ def test_who_may_open_it(config: EdgeConfig) -> None:
             assert act(http, server, f"/approve/{'0' * 64}").status_code == 404
             assert http.request("DELETE", "/").status_code == 501
     assert server.server_address[0] == "127.0.0.1"
+
+
+def test_a_steward_decides_in_a_browser_by_keyboard_and_in_italian(config: EdgeConfig) -> None:
+    chromium()
+    from playwright.sync_api import expect
+
+    office = enrolled(config)
+    with running(config, office), served(config) as server, browser(f"http://{server.host}") as seats:
+        asked = office.submit(study(title=XSS))
+        office.wait(asked, State.PENDING)
+        seat: Seat = seats(locale="it-IT", viewport={"width": 400, "height": 800})
+        seat.enter(server.token)
+        page = seat.page("/")
+        expect(page.locator("h1")).to_have_text("Questo centro")
+        assert serious(page) == []
+        page.get_by_role("link", name="one").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("h1")).to_have_text(XSS)
+        expect(page.get_by_text("La richiesta in parole")).to_be_visible()
+        assert serious(page) == []
+        assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+        page.get_by_role("button", name="Mostra che cosa uscirebbe").press("Enter")
+        expect(page.get_by_text("Questo uscirebbe.")).to_be_visible()
+        assert serious(page) == []
+        page.get_by_role("link", name="Torna alla richiesta").click()
+        page.get_by_role("button", name="Approva").press("Enter")
+        expect(page.locator("main .state").first).to_have_text("approvato")
+        assert office.wait(asked).state is State.DONE
+        seat.context.close()
+        assert seat.wrong == []
 
 
 def test_the_command_prints_the_address_and_ends_when_asked(tmp_path: Path, config: EdgeConfig) -> None:

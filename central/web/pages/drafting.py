@@ -30,7 +30,8 @@ _LEARNERS = ("tabular", "survival", "imaging", "gwas")
 @router.get("/studies/new")
 def new(request: Request, centre: CentreOf) -> HTMLResponse:
     """The form."""
-    lists = {"lanes": [one.value for one in Lane], "bases": _BASES, "strategies": _STRATEGIES, "learners": _LEARNERS}
+    lists: dict[str, Any] = {"bases": _BASES, "strategies": _STRATEGIES, "learners": _LEARNERS}
+    lists["lanes"] = [one.value for one in Lane]
     return page(request, "draft.html", sites=_sites(centre), judged=None, toml="", **lists)
 
 

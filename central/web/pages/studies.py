@@ -35,8 +35,8 @@ def studies(
     asked = {"lane": lane, "state": state, "search": search.strip()}
     with centre.store.read() as session:
         found = views.studies(session, _MOST + 1, (number - 1) * _MOST, **asked)
-    lists = {"lanes": [one.value for one in Lane], "states": _STATES}
-    return page(request, "studies.html", listed=paged(found, number, _MOST), asked=asked, **lists)
+    listed, lanes = paged(found, number, _MOST), [one.value for one in Lane]
+    return page(request, "studies.html", listed=listed, asked=asked, lanes=lanes, states=_STATES)
 
 
 @router.get("/studies/{study_id}")

@@ -68,8 +68,9 @@ def one(request: Request, study_id: str, centre: CentreOf) -> HTMLResponse:
 
 def _length(exchange: dict[str, Any]) -> float:
     """Seconds that an exchange takes on the plot."""
-    last = max((site["seconds"] for site in exchange["sites"]), default=0.0)
-    return max(0.001, last, (exchange["ended"] or 0.0) - exchange["began"])
+    last: float = max((site["seconds"] for site in exchange["sites"]), default=0.0)
+    whole: float = (exchange["ended"] or 0.0) - exchange["began"]
+    return max(0.001, last, whole)
 
 
 def _masks(study: Study, exchanges: list[dict[str, Any]]) -> dict[str, Any]:
