@@ -35,7 +35,8 @@ _STATIC = Path(__file__).parents[1] / "central" / "web" / "static"
 _FILES = {"/corsia.css": "text/css; charset=utf-8", "/corsia.svg": "image/svg+xml"}
 _HEADERS = {
     "Content-Security-Policy": (
-        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'none'"
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",  # a form's Origin is then this page's

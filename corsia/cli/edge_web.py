@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -29,10 +30,9 @@ def web(
 
     Example: corsia edge web --config edge.toml
     """
-    try:
-        from corsia.siteweb import SiteServer
-    except ImportError:
-        raise ConfigurationError("config.extra-missing", "corsia[edge] is needed for the page") from None
+    if find_spec("jinja2") is None:
+        raise ConfigurationError("config.extra-missing", "corsia[edge] is needed for the page")
+    from corsia.siteweb import SiteServer
     from edge.config import load
 
     stop = threading.Event()
