@@ -73,12 +73,18 @@
     corsiaCharts.drawAll(event.target);
   });
   if (document.querySelector("[data-live]")) {
-    const events = new EventSource("/api/v1/events");
-    events.onopen = () => { tell("on"); soon(); };
-    events.onerror = () => tell("off");
-    events.onmessage = soon;
+    let events = null;
+    // A page that nobody sees gives its connection back: a browser has six to a server.
+    const follow = () => {
+      if (document.hidden) { events?.close(); events = null; return; }
+      events ??= new EventSource("/api/v1/events");
+      events.onopen = () => { tell("on"); soon(); };
+      events.onerror = () => tell("off");
+      events.onmessage = soon;
+    };
+    follow();
     setInterval(soon, IDLE_MS);
-    document.addEventListener("visibilitychange", soon);
+    document.addEventListener("visibilitychange", follow);
     addEventListener("corsia:changed", soon);
   } else {
     live.textContent = "";
