@@ -99,7 +99,7 @@ def test_a_steward_reads_previews_approves_and_pauses(config: EdgeConfig) -> Non
 
 def test_who_may_open_it(config: EdgeConfig) -> None:
     with served(config) as server:
-        with httpx.Client(base_url=f"http://{server.host}", trust_env=False) as nobody:
+        with httpx.Client(base_url=f"http://{server.host}", trust_env=False, timeout=120.0) as nobody:
             assert nobody.get("/").status_code == 401
             assert nobody.get("/corsia.css").status_code == 401
             assert nobody.get("/?token=wrong").status_code == 401
@@ -170,7 +170,7 @@ def test_the_command_prints_the_address_and_ends_when_asked(tmp_path: Path, conf
     try:
         told: dict[str, Any] = json.loads(process.stdout.readline())
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+/\?token=[\w-]{43}", told["url"])
-        with httpx.Client(trust_env=False, follow_redirects=True) as http:
+        with httpx.Client(trust_env=False, follow_redirects=True, timeout=120.0) as http:
             assert "What leaves this site" in http.get(told["url"]).text
     finally:
         process.send_signal(signal.SIGTERM)
