@@ -83,12 +83,15 @@ class WebConfig(_Model):
     Attributes:
         calls_per_s: of one person, on average; twenty times as many at once.
         failures_per_min: requests of one address that nobody is known by, log-ins included.
+        sign_in_browser: operators may sign in the dashboard what takes two of them. Their keys are then in pages whose
+            scripts this process serves: whoever takes it over can take them. Without it there are the commands alone.
     """
 
     host: Host = "127.0.0.1"
     port: Port = 7480
     calls_per_s: Annotated[float, Field(ge=1, le=100_000)] = 50.0
     failures_per_min: Annotated[float, Field(ge=1, le=1_000_000)] = 60.0
+    sign_in_browser: bool = False
 
 
 class MlflowConfig(_Model):

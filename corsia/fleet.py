@@ -113,7 +113,7 @@ class Fleet:
                 "enrolment_port": self.ports["enrolment"],
                 "names": ["127.0.0.1", "localhost"],
             },
-            "web": {"host": "127.0.0.1", "port": self.ports["web"]},
+            "web": {"host": "127.0.0.1", "port": self.ports["web"], "sign_in_browser": True},
             "mlflow": {"tracking_uri": self.mlflow_uri},
             "sites": dict(networks),
         }

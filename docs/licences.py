@@ -34,6 +34,12 @@ SAID = {
     "skops": ("MIT", "LICENSE in the wheel"),
     "text-unidecode": ("Artistic-1.0", "Artistic or GPL: the first is chosen"),
 }
+# Scripts of others that lie in this repository, each with its licence beside it: name, version, licence, for.
+CARRIED = (
+    ("@noble/curves", "2.4.0", "MIT", "product"), ("@noble/hashes", "2.4.0", "MIT", "product"),
+    ("@noble/post-quantum", "0.7.1", "MIT", "product"), ("axe-core", "4.14.1", "MPL-2.0", "development"),
+    ("htmx.org", "2.0.11", "0BSD", "product"), ("uplot", "1.6.32", "MIT", "product"),
+)  # fmt: skip
 HEAD = """# Licences
 
 What Corsia stands on, from the packages' own metadata. Made by `python docs/licences.py`; `make check` fails on a
@@ -105,7 +111,8 @@ def render() -> str:
             wrong.append(str(error))
     if wrong:
         raise ValueError("; ".join(wrong))
-    return HEAD + "\n".join(rows) + "\n"
+    carried = [f"| {name} (script) | {version} | {words} | {use} |" for name, version, words, use in CARRIED]
+    return HEAD + "\n".join([*rows, *carried]) + "\n"
 
 
 def main() -> int:

@@ -1,7 +1,8 @@
 """What would leave for a study, and what each rule says, without sending, spending, sealing or storing anything.
 
 For the steward before an approval. It runs the installed lane in a worker on the site's own rows and puts the results
-through the same gate as a real run; only counts, column names and the rules' words come out.
+through the same gate as a real run; only counts, column names and the rules' words come out, and rows where the steward
+asks to see some.
 """
 
 from __future__ import annotations
@@ -66,17 +67,24 @@ class Preview:
     report: dict[str, Any] = field(default_factory=dict)
     hint: str = ""
     summary: dict[str, Any] = field(default_factory=dict)
+    first: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    first_rows: int = 0
 
     def to_json(self) -> dict[str, object]:
-        """As plain values."""
-        return asdict(self)
+        """As plain values, without rows."""
+        value = asdict(self)
+        del value["first"], value["first_rows"]
+        return value
 
 
-def preview(config: EdgeConfig, document: bytes, *, should_stop: Callable[[], bool] = lambda: False) -> Preview:
+def preview(
+    config: EdgeConfig, document: bytes, *, first_rows: int = 0, should_stop: Callable[[], bool] = lambda: False
+) -> Preview:
     """Run a study's lane up to the gate and tell what passed.
 
     Args:
         document: the study's TOML; its signature is not looked at, since nothing leaves.
+        first_rows: how many rows to keep in `first` as they would leave, for the steward's eyes; never written.
 
     Raises:
         InputError: `input.study`. Every other refusal is told in the result.
@@ -92,6 +100,7 @@ def preview(config: EdgeConfig, document: bytes, *, should_stop: Callable[[], bo
         reason=next((rule.reason for rule in decision.rules if not rule.ok), ""),
         hint=CODES[decision.code].hint if decision.code else "",
         rules=list(decision.rules),
+        first_rows=first_rows,
     )
     if not decision.allowed:
         return made
@@ -214,3 +223,7 @@ def _look(made: Preview, item: Item) -> None:
 
         names = pq.read_schema(BytesIO(item.data)).names
         made.columns += [name for name in names if name not in made.columns]
+        if (more := made.first_rows - len(made.first)) > 0:
+            for batch in pq.ParquetFile(BytesIO(item.data)).iter_batches(batch_size=more, use_threads=False):
+                made.first += batch.to_pylist()
+                break

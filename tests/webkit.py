@@ -72,7 +72,9 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_centre(root: Path, identity: IdentityConfig | None = None, port: int = 0) -> Iterator[Running]:
+def running_centre(
+    root: Path, identity: IdentityConfig | None = None, port: int = 0, *, sign_in_browser: bool = False
+) -> Iterator[Running]:
     """Signer, vault and web over one state folder, as threads; all end with the context."""
     web = WebConfig(calls_per_s=1e5, failures_per_min=1e6)
     config = CentralConfig(name="consortium", state_dir=root, identity=identity, web=web)
@@ -103,6 +105,7 @@ def running_centre(root: Path, identity: IdentityConfig | None = None, port: int
         mlflow_uri=config.mlflow.tracking_uri,
         identity=config.identity,
         web=config.web,
+        sign_in_browser=sign_in_browser,
         stop=stop,
     )
     answers = handlers(world.keys, analysis) | exports.handlers

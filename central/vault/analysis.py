@@ -38,7 +38,7 @@ _ROWS_AT_ONCE = 50_000
 MAX_SQL_ROWS = 1_000_000
 _SQL_TIMEOUT_S = 60.0
 _SQL_MEMORY = "2GB"
-_SITE, _PROVENANCE = "site", "provenance"
+_SITE, _PROVENANCE, _PSEUDONYM = "site", "provenance", "pseudonym"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +146,25 @@ class Analysis:
             "sites": {site: n if n >= least else None for site, n in sites},
             "columns": columns,
         }
+
+    def distributions(self, study_id: str) -> dict[str, Any]:
+        """How the values of each curated column lie: type, share that is missing, histogram; small cells are None.
+
+        Texts of many levels, and columns that name patients, are not looked at: a level of few may name them.
+
+        Raises:
+            StudyRefused: `study.unknown`.
+        """
+        from privacy.disclosure.report import summary
+
+        study = self._study(study_id)
+        least = _least(study)
+        table = self._read(study)
+        names = [name for name in table.column_names if name not in (_PROVENANCE, _PSEUDONYM)]
+        person = _PSEUDONYM if _PSEUDONYM in table.column_names else None
+        frame = table.select([*names, *([person] if person else [])]).to_pandas()
+        found = summary(frame, quasi=(), minimum=least, k=least, person=person)
+        return {"study": study_id, "min_group": least, "columns": found["columns"]}
 
     def predict(self, model: str, study_id: str, *, version: int | None = None, alias: str | None = None) -> Prediction:
         """Score a study's curated rows with a published model, whose signed manifest is checked first.

@@ -30,6 +30,7 @@ def handlers(keys: StudyKeys, analysis: Analysis) -> dict[str, Handler]:
         "new_study_key": lambda request: {"key": keys.create(_text(request, "study"))},
         "table": lambda request: _parquet(analysis.table(_text(request, "study"))),
         "summary": lambda request: analysis.summary(_text(request, "study")),
+        "distributions": lambda request: analysis.distributions(_text(request, "study")),
         "sql": lambda request: _parquet(analysis.sql(_text(request, "study"), _text(request, "query", MAX_QUERY))),
         "analyse": lambda request: analysis.analyse(_text(request, "study"), _mapping(request, "request")),
         "predict": lambda request: _predict(analysis, request),

@@ -32,7 +32,7 @@ from privacy.envelope import read_public
 from protocol.errors import CorsiaError, InputError, UnavailableError
 from protocol.study import MAX_STUDY_BYTES, parse_study
 
-__all__ = ["router"]
+__all__ = ["CentreOf", "draft_of", "router"]
 
 router = APIRouter(prefix="/api/v1")
 _LOG_PAGE = 5000
@@ -122,7 +122,7 @@ def get_studies(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     return page.cut(found, lambda row: (-row["created_at"], row["id"]))
 
 
-async def _draft(request: Request) -> bytes:
+async def draft_of(request: Request) -> bytes:
     """The study's TOML: the body itself, or made from a JSON object."""
     body = bytearray()
     async for chunk in request.stream():
@@ -142,7 +142,7 @@ async def _draft(request: Request) -> bytes:
 
 @router.post("/studies", status_code=201)
 def post_study(
-    request: Request, response: Response, centre: CentreOf, draft: Annotated[bytes, Depends(_draft)]
+    request: Request, response: Response, centre: CentreOf, draft: Annotated[bytes, Depends(draft_of)]
 ) -> dict[str, Any]:
     """Submit a study (TOML body, or the same fields as JSON); the signer completes and signs it."""
     parse_study(draft)

@@ -25,6 +25,7 @@ class Centre:
         identity: the OpenID provider, if there is one.
         web: rates of requests.
         log_public: file of the log's public key, which the gateway writes.
+        sign_in_browser: whether pages offer operators to sign what takes two of them.
         stop: set when the process is to end; event streams watch it.
     """
 
@@ -38,4 +39,5 @@ class Centre:
     mlflow_uri: str = ""
     identity: IdentityConfig | None = None
     web: WebConfig = field(default_factory=WebConfig)
+    sign_in_browser: bool = False
     stop: threading.Event = field(default_factory=threading.Event)

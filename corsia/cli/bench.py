@@ -216,3 +216,22 @@ def federation(
         typer.echo(f"masked sum     {masked['parameters']} numbers x {masked['sites']} sites: {masked['seconds']} s")
     if result["scale"]:
         typer.echo(f"scale          {result['scale']}")
+
+
+@app.command("web")
+def web_pages(
+    json_out: Json = False,
+    sites: Annotated[int, typer.Option(min=1, max=1000, help="How many sites.")] = 51,
+    studies: Annotated[int, typer.Option(min=9, max=10_000, help="How many studies.")] = 200,
+) -> None:
+    """How long the server takes for each page of the dashboard, in a large consortium.
+
+    Example: corsia bench web --json
+    """
+    from corsia.bench_web import bench_web
+
+    result = bench_web(lambda line: sys.stderr.write(line + "\n"), sites=sites, studies=studies)
+    if json_out:
+        typer.echo(json.dumps(result))
+        return
+    typer.echo(f"{result['sites']} sites x {result['studies']} studies: worst median {result['worst_median_ms']} ms")

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from corsia.cli import edge_backup, edge_journal, edge_models, edge_rights, edge_spool
-from corsia.cli.edge_status import paused_by_daemon, site_status
+from corsia import steward
+from corsia.cli import edge_backup, edge_journal, edge_models, edge_rights, edge_spool, edge_web
+from corsia.cli.edge_status import site_status
 from corsia.cli.keys import keys_app, site_stopped
 from corsia.cli.show import show, table
-from protocol.errors import InputError, Paused, StudyRefused
+from corsia.steward import decide, find, opened
+from protocol.errors import InputError
 
 if TYPE_CHECKING:
     from edge.config import EdgeConfig
     from edge.preview import Preview
-    from edge.state import Record, SiteState
 
 app = typer.Typer(no_args_is_help=True, help="Run and operate the agent of one hospital.")
 app.add_typer(edge_spool.app, name="spool")
@@ -29,6 +29,7 @@ app.registered_commands += edge_backup.app.registered_commands
 app.add_typer(edge_journal.app, name="journal")
 app.command("subject")(edge_rights.subject)
 app.command("breach-report")(edge_rights.breach_report)
+app.command("web")(edge_web.web)
 
 Config = Annotated[Path, typer.Option("--config", help="The site's edge.toml.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -161,7 +162,7 @@ def preview(
     if file is not None:
         document = file.read_bytes()
     else:
-        with _state(site) as state:
+        with opened(site) as state:
             document = find(state, study).assignment.document
     made = look(site, document)
     if html is not None:
@@ -179,7 +180,9 @@ def pause(config: Config = _DEFAULT, json_out: Json = False) -> None:
 
     Example: corsia edge pause --config edge.toml
     """
-    _pause(_load(config), True, json_out)
+    site = _load(config)
+    steward.pause(site)
+    show({"site": site.site, "paused": True}, json_out, "egress is paused")
 
 
 @app.command()
@@ -197,9 +200,9 @@ def resume(
     Example: corsia edge resume --accept-log --config edge.toml
     """
     site = _load(config)
-    if reason := paused_by_daemon(site, accept_log):
+    if reason := steward.resume(site, accept_log=accept_log):
         typer.echo(f"accepted after {reason}: from now on the centre's present log counts", err=True)
-    _pause(site, False, json_out)
+    show({"site": site.site, "paused": False}, json_out, "egress goes on")
 
 
 # --- inside
@@ -211,94 +214,12 @@ def _load(config: Path) -> EdgeConfig:
     return load(config)
 
 
-class _state:
-    """The site's state, opened for a command."""
-
-    def __init__(self, site: EdgeConfig) -> None:
-        from edge.state import SiteState
-
-        site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._opened = SiteState(site.state_dir / "state.db")
-
-    def __enter__(self) -> SiteState:
-        return self._opened
-
-    def __exit__(self, *_exc: object) -> None:
-        self._opened.close()
-
-
-def find(state: SiteState, name: str) -> Record:
-    """The newest received study of an id, a digest, or an unambiguous beginning of a digest."""
-    from protocol.study import parse_study
-
-    found = []
-    for record in state.studies():
-        digest = record.assignment.study_digest
-        if parse_study(record.assignment.document).id == name or (len(name) >= 8 and digest.startswith(name)):
-            found.append(record)
-    if not found:
-        raise StudyRefused("study.unknown", f"no study {name!r} was received here")
-    return found[-1]
-
-
-def _decide(site: EdgeConfig, name: str, verb: str, json_out: bool) -> None:
-    from edge.approvals import Approvals
-    from edge.journal import Journal
-    from edge.plugins import PluginCode
-    from pipelines.registry import code_digest, code_manifest
-
-    with _state(site) as state:
-        record = find(state, name)
-        digest = record.assignment.study_digest
-        plugin = PluginCode(site, state)
-        approvals = Approvals(state, code_digest, plugin.digest)
-        before = approvals.look(digest)
-        now = code_manifest() | dict(plugin.manifest(digest))
-        changes = _changes(state, before.code_digest, approvals.code(digest), now)
-        made = approvals.approve(digest) if verb == "approve" else approvals.refuse(digest)
-    log = Journal(site.state_dir / "journal.jsonl")
-    event = "study.approved" if verb == "approve" else "study.refused"
-    log.append(event, study=digest, approver="steward", code_digest=made.code_digest)
-    value = {
-        "study": name,
-        "digest": digest,
-        "verdict": made.verdict.value,
-        "was": before.verdict.value,
-        "code_digest": made.code_digest,
-        "code_digest_before": before.code_digest,
-        "changed": changes,
-    }
-    text = f"{name}: {made.verdict.value} (study {digest[:16]}, code {made.code_digest[:16]})"
-    if before.verdict.value == "suspended":
-        text += "\nthe installed code changed since the last approval:" + "".join(f"\n  {c}" for c in changes)
+def _decide(site: EdgeConfig, name: str, verb: Literal["approve", "refuse"], json_out: bool) -> None:
+    value = decide(site, name, verb)
+    text = f"{name}: {value['verdict']} (study {value['digest'][:16]}, code {value['code_digest'][:16]})"
+    if value["was"] == "suspended":
+        text += "\nthe installed code changed since the last approval:" + "".join(f"\n  {c}" for c in value["changed"])
     show(value, json_out, text)
-
-
-def _changes(state: SiteState, old_digest: str, digest: str, now: dict[str, str]) -> list[str]:
-    """What changed in the installed code since a digest was approved; remembers the code that is installed now."""
-    known = state.fact(f"code:{old_digest}") if old_digest else None
-    state.set_fact(f"code:{digest}", json.dumps(now))
-    if known is None:
-        return []
-    old = json.loads(known)
-    changed = [f"changed {name}" for name in sorted(set(now) & set(old)) if now[name] != old[name]]
-    added = [f"new {name}" for name in sorted(set(now) - set(old))]
-    return changed + added + [f"gone {name}" for name in sorted(set(old) - set(now))]
-
-
-def _pause(site: EdgeConfig, paused: bool, json_out: bool) -> None:
-    from edge.hold import is_held
-    from edge.journal import Journal
-    from edge.site import is_paused, set_paused
-
-    site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    before = is_paused(site.state_dir)
-    set_paused(site.state_dir, paused)
-    if not paused and is_held(site.state_dir):
-        raise Paused("paused.restored")
-    if before != paused:
-        Journal(site.state_dir / "journal.jsonl").append("egress.paused" if paused else "egress.resumed")
-    show({"site": site.site, "paused": paused}, json_out, "egress is paused" if paused else "egress goes on")
 
 
 def _show_preview(made: Preview) -> None:

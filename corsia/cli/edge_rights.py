@@ -93,7 +93,7 @@ def breach_report(
 def _breach(site: EdgeConfig, name: str, since: float | None, until: float | None) -> Breach:
     from contextlib import closing
 
-    from corsia.cli.edge import find
+    from corsia.steward import find
     from edge.account import account, study_line
     from edge.approvals import Approvals
     from edge.breach import Breach

@@ -32,6 +32,7 @@ certificate_days = 7                   # life of a site's certificate; sites ren
 [web]                                  # REST API and dashboard; put a TLS proxy before it
 host = "127.0.0.1"
 port = 7480
+sign_in_browser = false              # true: operators may sign in the dashboard (docs/dashboard.md)
 
 calls_per_s = 50.0                     # of one person
 failures_per_min = 60                  # of one address: wrong tokens, log-ins

@@ -52,11 +52,16 @@ class Demo:
     process: subprocess.Popen[str]
     outcome: dict[str, Any]
 
+    def entering(self) -> list[str]:
+        """The command prefix that enters the demo's network namespace."""
+        user = [] if _ROOT else ["--preserve-credentials", "--user"]
+        return ["nsenter", *user, "--net", "--target", str(self.process.pid)]
+
     def inside(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the demo's network namespace."""
-        user = [] if _ROOT else ["--preserve-credentials", "--user"]
-        enter = ["nsenter", *user, "--net", "--target", str(self.process.pid)]
-        return subprocess.run([*enter, *command], env=os.environ | env, capture_output=True, text=True, timeout=300)
+        return subprocess.run(
+            [*self.entering(), *command], env=os.environ | env, capture_output=True, text=True, timeout=300
+        )
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,46 @@
+"""`/data`: curated tables, their columns, where each batch came from, and how values lie. No page shows a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Request
+from starlette.responses import HTMLResponse
+
+from central import ipc
+from central.web import curated, views
+from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
+from protocol.study import parse_study
+
+__all__ = ["router"]
+
+router = page_router()
+_MOST = 50
+
+
+@router.get("/data")
+def tables(request: Request, centre: CentreOf, number: PageNumber = 1) -> HTMLResponse:
+    """Studies that brought rows, files or documents."""
+    with centre.store.read() as session:
+        found = curated.listed(session, _MOST + 1, (number - 1) * _MOST)
+    return page(request, "tables.html", listed=paged(found, number, _MOST))
+
+
+@router.get("/data/{study_id}")
+def table(request: Request, study_id: str, centre: CentreOf) -> HTMLResponse:
+    """One table. The figures are made in the vault, which hides small groups."""
+    with centre.store.read() as session:
+        found = views.study(session, study_id)
+    declared = {c.name: c.dtype for c in parse_study(found["document"].encode()).output.columns}
+    summary: dict[str, Any] = ipc.call(centre.vault, "summary", timeout_s=120.0, study=study_id)
+    shown: dict[str, Any] = ipc.call(centre.vault, "distributions", timeout_s=120.0, study=study_id)
+    logged = {one["id"]: one["log_index"] for one in found["parcels"]}
+    return page(
+        request,
+        "table.html",
+        study=found,
+        summary=summary,
+        declared=declared,
+        distributions=shown["columns"],
+        logged=logged,
+    )

@@ -1,0 +1,97 @@
+"""Debian's Chromium for tests: a page that tells of each error on its console and each request that left loopback."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+__all__ = ["Seat", "browser", "serious"]
+
+AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
+_BOUND_MS = 60_000  # no measure: the machine may be busy
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+@dataclass
+class Seat:
+    """One person's browser: pages of one context, and what went wrong in them."""
+
+    context: Any
+    url: str
+    wrong: list[str] = field(default_factory=list)
+
+    def page(self, path: str = "/") -> Any:
+        page = self.context.new_page()
+        page.on("console", lambda said: said.type == "error" and self.wrong.append(f"console: {said.text}"))
+        page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
+        page.on("request", self._asked)
+        page.goto(self.url + path)
+        return page
+
+    def enter(self, token: str) -> None:
+        page = self.page(f"/?token={token}")
+        page.close()
+
+    def _asked(self, request: Any) -> None:
+        address = urlsplit(request.url)
+        if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in _LOOPBACK:
+            self.wrong.append(f"left loopback: {request.url}")
+
+
+def chromium() -> str:
+    """Where Chromium is, or a skip that says how to get it."""
+    pytest.importorskip("playwright", reason="no playwright: pip install -c constraints.txt playwright")
+    found = shutil.which("chromium")
+    if found is None:
+        pytest.skip("no chromium: sudo apt-get install -y --no-install-recommends chromium")
+    return found
+
+
+@contextmanager
+def browser(url: str, prefix: Sequence[str] = (), folder: Path | None = None) -> Iterator[Any]:
+    """A browser; called with a setting it gives a `Seat`.
+
+    Args:
+        prefix: a command to start Chromium with, as one that enters a network namespace; needs `folder` for a script.
+    """
+    path = chromium()
+    from playwright.sync_api import expect, sync_playwright
+
+    expect.set_options(timeout=_BOUND_MS)
+    if prefix and folder is not None:
+        script = folder / "chromium.sh"
+        script.write_text(f'#!/bin/sh\nexec {" ".join(prefix)} {path} "$@"\n')
+        script.chmod(0o700)
+        path = str(script)
+    args = ["--disable-background-networking", "--disable-component-update", "--no-first-run"]
+    if os.geteuid() == 0:
+        args.append("--no-sandbox")
+    with sync_playwright() as play:
+        started = play.chromium.launch(executable_path=path, args=args)
+
+        def seat(**settings: Any) -> Seat:
+            context = started.new_context(**{"locale": "en-GB", **settings})
+            context.set_default_timeout(_BOUND_MS)
+            return Seat(context, url)
+
+        try:
+            yield seat
+        finally:
+            started.close()
+
+
+def serious(page: Any) -> list[str]:
+    """What axe-core finds serious or critical on a page as it is shown."""
+    page.evaluate(AXE.read_text())
+    found = page.evaluate("axe.run(document, {resultTypes: ['violations']})")["violations"]
+    return [
+        f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found if one["impact"] in ("serious", "critical")
+    ]

@@ -1,0 +1,135 @@
+"""The catalogue of words: nothing that a page asks for is missing, nothing lies there unused, both languages whole."""
+
+from __future__ import annotations
+
+import re
+import string
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from central.web.pages.render import environment
+from protocol.assignment import MaskStep, RoundPhase, State
+from protocol.study import Lane, parse_study
+from protocol.words import LANGUAGES, chosen, words
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / "protocol" / "words.toml"
+SOURCES = [
+    *sorted((ROOT / "central" / "web").rglob("*.html")),
+    *sorted((ROOT / "central" / "web").rglob("*.py")),
+    *sorted((ROOT / "corsia").rglob("*.html")),
+    *sorted((ROOT / "corsia").glob("site*.py")),
+    *sorted((ROOT / "edge").glob("*.py")),
+    ROOT / "protocol" / "prose.py",
+]
+# Sections whose names are values of the product, asked for by `named`, or by a name that is put together.
+LISTS = {
+    "state", "lane", "network", "dp", "basis", "word", "level", "alarm", "phase", "step", "ended", "wish", "answer",
+    "leaf", "count", "manifest", "field", "hint", "prose", "nav", "time",
+}  # fmt: skip
+
+
+def _asked() -> set[str]:
+    text = "\n".join(path.read_text() for path in SOURCES)
+    return set(re.findall(r"""\b(?:t|say)\(\s*f?["']([a-z_]+\.[a-z_]+)["']\s*[,)]""", text))
+
+
+def test_every_text_is_there_in_every_language_with_the_same_places() -> None:
+    sections = tomllib.loads(FILE.read_text())
+    for section, texts in sections.items():
+        for name, text in texts.items():
+            assert set(text) == set(LANGUAGES), f"{section}.{name}"
+            assert all(said.strip() for said in text.values()), f"{section}.{name}"
+            places = [sorted(f for _, f, _, _ in string.Formatter().parse(said) if f) for said in text.values()]
+            assert places[0] == places[1], f"{section}.{name}"
+
+
+def test_no_page_asks_for_a_text_that_is_missing_and_none_is_unused() -> None:
+    asked, known = _asked(), words("en").keys()
+    assert len(asked) > 150
+    assert asked - known == set()
+    unused = {key for key in known - asked if key.partition(".")[0] not in LISTS}
+    assert unused == set()
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_values_of_fixed_lists_have_words(language: str) -> None:
+    say = words(language)
+    for section, values in (("state", State), ("lane", Lane), ("phase", RoundPhase), ("step", MaskStep)):
+        missing = [one.value for one in values if f"{section}.{one.value}" not in say.keys()]
+        assert missing == [], section
+
+
+def test_every_field_of_the_form_has_a_label() -> None:
+    text = (ROOT / "central" / "web" / "templates" / "draft.html").read_text()
+    named = set(re.findall(r"{{ (?:text|area|choice|tick)\(\"([a-z_]+)\"", text)) | {"images", "fhir", "omop"}
+    assert {f"field.{name}" for name in named} <= words("en").keys()
+    assert len(named) > 30
+
+
+def test_a_readers_language() -> None:
+    assert chosen("it", "en") == "it"
+    assert chosen("", "it-IT,it;q=0.9,en;q=0.8") == "it"
+    assert chosen("xx", "de, EN;q=0.5") == "en"
+    assert chosen("", "") == "en"
+    with pytest.raises(KeyError):
+        words("de")
+    with pytest.raises(KeyError):
+        words("en")("nav.nothing")
+
+
+def test_every_template_compiles() -> None:
+    for name in environment().list_templates():
+        assert environment().get_template(name)
+
+
+def test_a_study_reads_in_words_in_both_languages() -> None:
+    from protocol.prose import prose
+
+    study = parse_study(
+        b"""schema = 1
+id = "s"
+title = "T"
+lane = "train"
+purpose = "research"
+legal_basis = "consent"
+controller = "C"
+ethics_reference = "E"
+expires = 2099-01-01T00:00:00Z
+sites = ["a", "b", "c"]
+[dataset]
+name = "lung"
+columns = ["age"]
+images = true
+where = [{ column = "age", op = ">", value = 3 }]
+[pipeline]
+name = "train"
+[privacy]
+dp = "distributed"
+epsilon = 2.0
+delta = 1e-5
+secure_aggregation = true
+max_examples = 10
+[training]
+learner = "tabular"
+features = ["age"]
+outcome = ["died"]
+publish = { model = "m" }
+"""
+    )
+    said = {language: prose(study, words(language)) for language in LANGUAGES}
+    assert [len(part) for _, part in said["en"]] == [len(part) for _, part in said["it"]]
+    text = " ".join(sentence for _, part in said["en"] for sentence in part)
+    for expected in (
+        "C asks",
+        "GDPR 6(1)(a)",
+        "age > 3",
+        "images (DICOM)",
+        "epsilon 2 at delta 1e-05",
+        "Masks:",
+        "m (c",
+    ):
+        assert expected in text
+    assert "Maschere" in " ".join(sentence for _, part in said["it"] for sentence in part)
