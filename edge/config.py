@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from edge.pace import quiet, span_of
 from edge.sources.format import Format
+from edge.sources.places import Database, Dicomweb, Dimse, FhirServer, Receiver, Redcap, mirror_root
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from privacy.envelope.keyfile import guard
@@ -60,6 +61,8 @@ def _traps(value: Any) -> Any:
 
 
 _PATHS = ("table", "dicom", "fhir", "genotypes", "matrix", "omop")
+_PLACES = ("sql", "omop_sql", "dicomweb", "dimse", "receiver", "fhir_server")
+_MIRRORED = {"dicomweb": "dicom", "dimse": "dicom", "receiver": "dicom", "fhir_server": "fhir"}
 
 
 class _Model(BaseModel):
@@ -237,7 +240,7 @@ class DatasetConfig(_Model):
     """One dataset: where it lies, what its columns are, how consent is read, what the site allows.
 
     Attributes:
-        table: CSV or Parquet file, absolute after `load`.
+        table: CSV, Parquet or Excel (.xlsx) file, absolute after `load`.
         dicom: folder of DICOM files, absolute after `load`.
         fhir: folder (or file) of FHIR R4 JSON and NDJSON, absolute after `load`.
         fhir_system: `Identifier.system` under which FHIR carries the table's patient ids; without it the identifiers
@@ -245,6 +248,10 @@ class DatasetConfig(_Model):
         genotypes: folder (or file) of VCF, BCF or PLINK files, absolute after `load`.
         matrix: file (or folder) of samples x features, CSV or Parquet, absolute after `load`.
         omop: archive (or folder) of OMOP CDM tables, absolute after `load`.
+        sql, omop_sql: a table, or an OMOP CDM 5.4 schema, in a database.
+        dicomweb, dimse, receiver, fhir_server: from where `dicom` and `fhir` are pulled into the state folder.
+        redcap: the data dictionary of a REDCap export.
+        advertise: what of the dataset's catalogue entry the centre may know (`edge.catalogue`).
         format: how the table is written, where it is not plain CSV UTF-8.
         columns: column -> role, the site's own word. A column without a role is never released by lanes 2 and 3.
         row_is_person: the table names no patient, and the site states that no person has two rows.
@@ -257,6 +264,14 @@ class DatasetConfig(_Model):
     genotypes: Path | None = None
     matrix: Path | None = None
     omop: Path | None = None
+    sql: Database | None = None
+    omop_sql: Database | None = None
+    dicomweb: Dicomweb | None = None
+    dimse: Dimse | None = None
+    receiver: Receiver | None = None
+    fhir_server: FhirServer | None = None
+    redcap: Redcap | None = None
+    advertise: tuple[Literal["kinds", "counts", "schema"], ...] = ()
     format: Format = Field(default_factory=Format)
     row_is_person: bool = False
     columns: dict[Name, ColumnRole] = Field(default_factory=dict)
@@ -265,18 +280,34 @@ class DatasetConfig(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetConfig:
-        if all(getattr(self, name) is None for name in _PATHS):
-            raise ValueError(f"give at least one of {', '.join(_PATHS)}")
+        if all(getattr(self, name) is None for name in _PATHS + _PLACES):
+            raise ValueError(f"give at least one of {', '.join(_PATHS + _PLACES)}")
+        self._one_of_each()
         if sum(role == "patient" for role in self.columns.values()) > 1:
             raise ValueError("columns: only one column has the role 'patient'")
         named = "patient" in self.columns.values()
-        if self.table is not None and named == self.row_is_person:
+        if self.tabular and named == self.row_is_person:
             raise ValueError(
                 "columns: one column of the table needs the role 'patient'; row_is_person = true is for tables without"
             )
         if any(self.columns.get(name) != "value" for name in self.policy.sensitive):
             raise ValueError("policy.sensitive: these columns need the role 'value'")
         return self
+
+    def _one_of_each(self) -> None:
+        """Raises ValueError for two tables, or what is said of none."""
+        for file, place in (("table", "sql"), ("omop", "omop_sql")):
+            if getattr(self, file) is not None and getattr(self, place) is not None:
+                raise ValueError(f"{file} or {place}, not both")
+        if self.redcap is not None and self.table is None:
+            raise ValueError("redcap: `table` names the export")
+        if self.sql is not None and not self.sql.relation:
+            raise ValueError("sql.relation: name a table or view")
+
+    @property
+    def tabular(self) -> bool:
+        """Whether there is a table, be it a file or in a database."""
+        return self.table is not None or self.sql is not None
 
 
 class EdgeConfig(_Model):
@@ -338,12 +369,32 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
         made["centre"] = {"fleet": fleet}
     if isinstance(value.get("datasets"), dict):
         made["datasets"] = {
-            name: {k: _under(base, v) if k in _PATHS else v for k, v in dataset.items()}
-            if isinstance(dataset, dict)
-            else dataset
+            name: _mirrored(_dataset(base, dataset), name, made["state_dir"]) if isinstance(dataset, dict) else dataset
             for name, dataset in value["datasets"].items()
         }
     return made
+
+
+def _dataset(base: Path, dataset: dict[str, Any]) -> dict[str, Any]:
+    """One dataset with absolute paths, those of its places too."""
+    made = {k: _under(base, v) if k in _PATHS else v for k, v in dataset.items()}
+    for place in (*_PLACES, "redcap"):
+        if isinstance(inner := made.get(place), dict):
+            made[place] = {
+                k: _under(base, v) if k.endswith("_file") or k == "dictionary" else v for k, v in inner.items()
+            }
+    return made
+
+
+def _mirrored(dataset: dict[str, Any], name: str, state_dir: Any) -> dict[str, Any]:
+    """With the folders into which places are pulled."""
+    for place, kind in _MIRRORED.items():
+        if place in dataset and isinstance(state_dir, Path):
+            folder = mirror_root(state_dir, str(name), kind) / "records"
+            if dataset.get(kind, folder) != folder:
+                raise ConfigurationError("config.invalid", f"datasets.{name}: {kind} or {place}, not both")
+            dataset[kind] = folder
+    return dataset
 
 
 def _under(base: Path, value: Any) -> Any:

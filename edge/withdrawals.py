@@ -21,7 +21,8 @@ from edge.entry import ParcelMeta
 from edge.lane import LaneRun, SiteSource, job_key
 from edge.sealing import recipient_of
 from edge.sources.consent import persons_of
-from edge.sources.standing import PARTLY, Stamp, stamp, standing
+from edge.sources.standing import PARTLY, standing
+from edge.sources.tabular import Stamp, stamp
 from edge.studies import parsed
 from edge.subjects import Known
 from privacy.deid.pseudonym import Pseudonymizer
@@ -90,9 +91,9 @@ class Withdrawals:
             today, stands = datetime.now(UTC).date(), dict[str, Mapping[str, str] | None]()
             for digest, brief in self._site.subjects.briefs().items():
                 dataset = self._site.config.datasets.get(brief.dataset)
-                if dataset is None or dataset.table is None:
+                if dataset is None or not dataset.tabular:
                     continue
-                now = stamp(dataset.table, today)
+                now = stamp(dataset, today)
                 if now is not None and self._judged.get(digest) == now:
                     continue
                 if brief.dataset not in stands:
