@@ -1,4 +1,4 @@
-"""Sources: from a hospital's files, databases and servers to the consented, selected rows and files that a lane may see.
+"""Sources: from a hospital's files, databases and servers to the consented, selected rows and files a lane may see.
 
 First step behind the site's policy: consent and the study's row selectors are applied here, in the agent's process,
 before any lane code runs. Nothing here writes, sends or logs a value; what was withheld is counted by reason.

@@ -1,8 +1,8 @@
 """A PACS by DICOMweb: studies and series by QIDO-RS, instances by WADO-RS one at a time over kept connections.
 
 What is remembered is, for each study, how many instances it had: QIDO knows no "changed since", so every study is
-listed each time, and only one whose number differs is looked into. Dates are asked for as ranges, ids exactly: wildcards
-are understood differently by servers.
+listed each time, and only one whose number differs is looked into. Dates are asked for as ranges, ids exactly, since
+servers understand wildcards each in their own way.
 
 Source: DICOM PS3.18, 10.4 (Retrieve), 10.6 (Search); multipart/related by RFC 2387.
 """
