@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from central.remotes import Remote
 from privacy.envelope.keyfile import guard as keys_guarded
 from protocol import toml
 from protocol.errors import AuthenticationError, ConfigurationError
@@ -161,6 +162,7 @@ class CentralConfig(_Model):
             is asked as soon as there is one.
         plugins: folder of researchers' plug-ins (`pipelines.plugins`), which the federation looks at in a process of
             its own; without it studies with a plug-in are refused.
+        remotes: public or agreed tables that `corsia central harvest` pulls (docs/sources.md).
     """
 
     name: Slug
@@ -173,6 +175,7 @@ class CentralConfig(_Model):
     keys: KeysConfig = KeysConfig()
     sites: dict[Slug, Slug] = Field(default_factory=dict)
     plugins: Path | None = None
+    remotes: dict[Slug, Remote] = Field(default_factory=dict)
 
     @field_validator("two_person")
     @classmethod
@@ -230,12 +233,13 @@ def read_config(text: str, path: Path) -> CentralConfig:
         state_dir = (base / config.state_dir.expanduser()).resolve()
         plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
         locked = config.keys.passphrase_file
+        remotes = {name: remote.under(base) for name, remote in config.remotes.items()}
         keys = KeysConfig(passphrase_file=None if locked is None else (base / locked.expanduser()).resolve())
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
     except (ValueError, RuntimeError, OSError) as error:  # no TOML; a path of nobody's home, or with a zero byte
         raise ConfigurationError("config.invalid", f"{path}: {error}") from None
-    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins, "keys": keys})
+    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins, "keys": keys, "remotes": remotes})
 
 
 def operator_token(config: CentralConfig) -> str:

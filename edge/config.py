@@ -15,7 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from edge.pace import quiet, span_of
 from edge.sources.format import Format
-from edge.sources.places import Database, Dicomweb, Dimse, FhirServer, Receiver, Redcap, mirror_root
+from edge.sources.places import PATHS, PLACES, Database, Dicomweb, Dimse, FhirServer, Receiver, Redcap, completed
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from privacy.envelope.keyfile import guard
@@ -58,11 +58,6 @@ def _traps(value: Any) -> Any:
         else:
             flat[name] = one
     return Traps.of(flat)
-
-
-_PATHS = ("table", "dicom", "fhir", "genotypes", "matrix", "omop")
-_PLACES = ("sql", "omop_sql", "dicomweb", "dimse", "receiver", "fhir_server")
-_MIRRORED = {"dicomweb": "dicom", "dimse": "dicom", "receiver": "dicom", "fhir_server": "fhir"}
 
 
 class _Model(BaseModel):
@@ -280,8 +275,8 @@ class DatasetConfig(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetConfig:
-        if all(getattr(self, name) is None for name in _PATHS + _PLACES):
-            raise ValueError(f"give at least one of {', '.join(_PATHS + _PLACES)}")
+        if all(getattr(self, name) is None for name in PATHS + PLACES):
+            raise ValueError(f"give at least one of {', '.join(PATHS + PLACES)}")
         self._one_of_each()
         if sum(role == "patient" for role in self.columns.values()) > 1:
             raise ValueError("columns: only one column has the role 'patient'")
@@ -369,32 +364,10 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
         made["centre"] = {"fleet": fleet}
     if isinstance(value.get("datasets"), dict):
         made["datasets"] = {
-            name: _mirrored(_dataset(base, dataset), name, made["state_dir"]) if isinstance(dataset, dict) else dataset
+            name: completed(dataset, name, base, made["state_dir"]) if isinstance(dataset, dict) else dataset
             for name, dataset in value["datasets"].items()
         }
     return made
-
-
-def _dataset(base: Path, dataset: dict[str, Any]) -> dict[str, Any]:
-    """One dataset with absolute paths, those of its places too."""
-    made = {k: _under(base, v) if k in _PATHS else v for k, v in dataset.items()}
-    for place in (*_PLACES, "redcap"):
-        if isinstance(inner := made.get(place), dict):
-            made[place] = {
-                k: _under(base, v) if k.endswith("_file") or k == "dictionary" else v for k, v in inner.items()
-            }
-    return made
-
-
-def _mirrored(dataset: dict[str, Any], name: str, state_dir: Any) -> dict[str, Any]:
-    """With the folders into which places are pulled."""
-    for place, kind in _MIRRORED.items():
-        if place in dataset and isinstance(state_dir, Path):
-            folder = mirror_root(state_dir, str(name), kind) / "records"
-            if dataset.get(kind, folder) != folder:
-                raise ConfigurationError("config.invalid", f"datasets.{name}: {kind} or {place}, not both")
-            dataset[kind] = folder
-    return dataset
 
 
 def _under(base: Path, value: Any) -> Any:

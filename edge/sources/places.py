@@ -7,13 +7,31 @@ from __future__ import annotations
 
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Database", "Dicomweb", "Dimse", "FhirServer", "HttpPlace", "Pulled", "Receiver", "Redcap", "mirror_root"]
+from protocol.errors import ConfigurationError
 
+__all__ = [
+    "PATHS",
+    "PLACES",
+    "Database",
+    "Dicomweb",
+    "Dimse",
+    "FhirServer",
+    "HttpPlace",
+    "Pulled",
+    "Receiver",
+    "Redcap",
+    "completed",
+    "mirror_root",
+]
+
+PATHS = ("table", "dicom", "fhir", "genotypes", "matrix", "omop")
+PLACES = ("sql", "omop_sql", "dicomweb", "dimse", "receiver", "fhir_server")
+_MIRRORED = {"dicomweb": "dicom", "dimse": "dicom", "receiver": "dicom", "fhir_server": "fhir"}
 Aet = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
 Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}$")]
 Modality = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,16}$")]
@@ -186,3 +204,25 @@ class Redcap(_Model):
 def mirror_root(state_dir: Path, dataset: str, kind: str) -> Path:
     """The folder of a mirror, of kind `dicom` or `fhir`; what was pulled lies in its `records`."""
     return state_dir / "sources" / dataset / kind
+
+
+def completed(dataset: dict[str, Any], name: str, base: Path, state_dir: Any) -> dict[str, Any]:
+    """A dataset as edge.toml has it, with absolute paths, and the folders into which its places are pulled.
+
+    Raises:
+        ConfigurationError: `config.invalid` for a folder and a server of one kind.
+    """
+    made = {k: base / v if k in PATHS and isinstance(v, str) else v for k, v in dataset.items()}
+    for place in (*PLACES, "redcap"):
+        if isinstance(inner := made.get(place), dict):
+            named = {
+                k: v for k, v in inner.items() if isinstance(v, str) and (k.endswith("_file") or k == "dictionary")
+            }
+            made[place] = inner | {k: base / v for k, v in named.items()}
+    for place, kind in _MIRRORED.items():
+        if place in made and isinstance(state_dir, Path):
+            folder = mirror_root(state_dir, str(name), kind) / "records"
+            if made.get(kind, folder) != folder:
+                raise ConfigurationError("config.invalid", f"datasets.{name}: {kind} or {place}, not both")
+            made[kind] = folder
+    return made
