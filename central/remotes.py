@@ -1,6 +1,6 @@
 """Central harvesting of remote sources: public or agreed tables, pulled over HTTPS, for lane 1 without an agent.
 
-    due? -> GET (TLS verified, only if changed) -> size, digests, form -> kept under its SHA-256, write-once -> provenance
+    due? -> GET (TLS verified, if changed) -> size, digests, form -> kept under its SHA-256, write-once -> provenance
 
 Weather, sociodemographic, mobility: nothing about a person. Each pull leaves one line in a hash-chained file that says
 from where, when, under which licence and terms, which bytes; a pull that fails leaves one too, and the last good one

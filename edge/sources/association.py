@@ -101,11 +101,14 @@ def serve(ae: AE, address: str, store: Callable[[Any], int]) -> ThreadedAssociat
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(str(context.abstract_syntax), syntaxes())
     ae.add_supported_context(Verification)
-    handlers = [(evt.EVT_CONN_OPEN, _at_once), (evt.EVT_C_STORE, store), (evt.EVT_C_ECHO, lambda _event: 0)]
+    handlers: Any = [(evt.EVT_CONN_OPEN, _at_once), (evt.EVT_C_STORE, store), (evt.EVT_C_ECHO, lambda _event: 0)]
     try:
-        return ae.start_server(place_of(address), block=False, evt_handlers=handlers)
+        server = ae.start_server(place_of(address), block=False, evt_handlers=handlers)
     except OSError:
-        raise UnavailableError("unavailable.source", "the receiver's address cannot be listened on") from None
+        server = None
+    if server is None:
+        raise UnavailableError("unavailable.source", "the receiver's address cannot be listened on")
+    return server
 
 
 def _at_once(event: Any) -> None:

@@ -32,10 +32,15 @@ def statement(
         roles: the site's word for each column.
         dialect: SQLAlchemy's name of the database's kind.
     """
-    from sqlalchemy import and_, select
+    from sqlalchemy import and_, select, type_coerce
+    from sqlalchemy.types import NullType
 
     made = [found for one in where if (found := _compiled(table, one, roles, dialect)) is not None]
-    query = select(*(table.c[name] for name in columns))
+    asked = [table.c[name] for name in columns]
+    if dialect == "sqlite":  # a column holds what it holds there, whatever its type says
+        query = select(*(type_coerce(column, NullType()) for column in asked))
+    else:
+        query = select(*asked)
     return (query.where(and_(*made)), True) if made else (query, False)
 
 
