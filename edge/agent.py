@@ -107,7 +107,7 @@ class Agent:
             upkeep = Upkeep(self.site, self._withdrawals)
             studies = Jobs(self.site, AssignmentKind.STUDY, self._study, lambda: None)
             rounds = Jobs(self.site, AssignmentKind.ROUND, self._round, self._close_idle)
-            works = (self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run, upkeep.run)
+            works = [self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run, upkeep.run]
             works += pulls.works(self.site)
             threads = [threading.Thread(target=self._guard, args=(work,)) for work in works]
             for thread in threads:

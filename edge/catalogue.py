@@ -68,8 +68,8 @@ def profile(config: EdgeConfig, name: str, *, today: datetime | None = None) -> 
         _isolated(made, isolated, "FHIR files and lines")
     for kind in ("genotypes", "matrix", "omop"):
         if (root := getattr(dataset, kind)) is not None:
-            counts, isolated = files_census(kind, root)
-            made["counts"] |= counts
+            found, isolated = files_census(kind, root)
+            made["counts"] |= found
             _isolated(made, isolated, f"{kind} files")
     for kind, status in mirrors(config, name):
         _isolated(made, Counter(status["isolated"]), f"records of the {kind} places")
@@ -126,7 +126,7 @@ def page(made: dict[str, Any]) -> str:
         "Quality": quality,
         "Schema": schema,
     }
-    nothing = {"persons": 0, "rows": 0, "k": None, "columns": {}}
+    nothing: dict[str, Any] = {"persons": 0, "rows": 0, "k": None, "columns": {}}
     return drawn(made.get("summary", nothing), f"Dataset {made['dataset']}", first=first)
 
 
@@ -170,7 +170,8 @@ def mirrors(config: EdgeConfig, name: str) -> Iterator[tuple[str, dict[str, Any]
 
 def _table(made: dict[str, Any], dataset: DatasetConfig, now: datetime) -> set[str] | None:
     """Counts, schema, quality and plots of the table; gives the normalised ids of its persons."""
-    roles, rule = dict(dataset.columns), dataset.consent
+    roles: dict[str, str] = dict(dataset.columns)
+    rule = dataset.consent
     legal = [] if rule is None else [name for name in (rule.column, rule.withdrawn_on) if name]
     there = tabular.columns_of(dataset)
     words = {name for name, role in roles.items() if role not in _TYPED} | set(legal)

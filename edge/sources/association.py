@@ -96,7 +96,7 @@ def serve(ae: AE, address: str, store: Callable[[Any], int]) -> ThreadedAssociat
         UnavailableError: `unavailable.source` when the address cannot be listened on.
     """
     from pynetdicom import AllStoragePresentationContexts, evt
-    from pynetdicom.sop_class import Verification  # type: ignore[attr-defined] # made at import
+    from pynetdicom.sop_class import Verification
 
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(str(context.abstract_syntax), syntaxes())

@@ -103,7 +103,7 @@ class DimseOrigin:
 
     @contextmanager
     def _asking(self) -> Iterator[Association]:
-        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find  # type: ignore[attr-defined]
+        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
         ae = association.entity(self._place.calling, self._place.timeout_s)
         ae.add_requested_context(Find)
@@ -140,10 +140,10 @@ class DimseOrigin:
             from pynetdicom import sop_class
 
             if get:
-                model = sop_class.StudyRootQueryRetrieveInformationModelGet  # type: ignore[attr-defined]
+                model = sop_class.StudyRootQueryRetrieveInformationModelGet
                 answers = link.send_c_get(identifier, model)
             else:
-                model = sop_class.StudyRootQueryRetrieveInformationModelMove  # type: ignore[attr-defined]
+                model = sop_class.StudyRootQueryRetrieveInformationModelMove
                 answers = link.send_c_move(identifier, self._place.calling, model)
             for status, _ in answers:
                 yield from self._taken()
@@ -160,7 +160,7 @@ class DimseOrigin:
     @staticmethod
     def _propose(ae: Any, classes: Sequence[str]) -> list[Any]:
         from pynetdicom import StoragePresentationContexts, build_role
-        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Get  # type: ignore[attr-defined]
+        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Get
 
         named = list(classes) or [str(context.abstract_syntax) for context in StoragePresentationContexts]
         ae.add_requested_context(Get)
@@ -170,7 +170,7 @@ class DimseOrigin:
 
     @staticmethod
     def _propose_move(ae: Any) -> list[Any]:
-        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move  # type: ignore[attr-defined]
+        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
 
         ae.add_requested_context(Move)
         return []
@@ -197,7 +197,7 @@ def _identifier(level: str, keys: dict[str, str]) -> Dataset:
 
 
 def _find(link: Association, level: str, keys: dict[str, str]) -> list[Dataset]:
-    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find  # type: ignore[attr-defined]
+    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
     found = []
     for status, match in link.send_c_find(_identifier(level, keys), Find):
