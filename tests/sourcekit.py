@@ -1,7 +1,6 @@
 """Real servers of a hospital for tests: Orthanc, PostgreSQL, a FHIR server, each a process of its own on loopback.
 
-Orthanc 1.10 listens on every address, so it is started in a network namespace where the kernel lets us; the tests
-that need it run in that namespace too (`in_namespace`).
+Orthanc 1.10 listens on every address: it refuses HTTP from elsewhere, and DICOM from any host that it does not know.
 """
 
 from __future__ import annotations
@@ -72,7 +71,7 @@ class Orthanc:
                 "Name": "pacs", "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
                 "Plugins": ["/usr/share/orthanc/plugins"], "HttpPort": self.http_port, "RemoteAccessAllowed": False,
                 "AuthenticationEnabled": True, "RegisteredUsers": {user: password}, "DicomAet": "ORTHANC",
-                "DicomPort": self.dicom_port, "DicomCheckCalledAet": True, "DicomAlwaysAllowStore": True,
+                "DicomPort": self.dicom_port, "DicomCheckCalledAet": True, "DicomCheckModalityHost": True, "DicomAlwaysAllowStore": False, "DicomAlwaysAllowEcho": False,
                 "DicomModalities": {"edge": {
                     "AET": "EDGE", "Host": "127.0.0.1", "Port": self.move_port, "AllowEcho": True, "AllowStore": True,
                     "AllowFind": True, "AllowGet": True, "AllowMove": True}},

@@ -142,9 +142,9 @@ def test_what_cannot_be_read_is_named_without_the_address(place: Database, tmp_p
 
 def test_a_database_whose_rights_nobody_knows_needs_the_sites_word(place: Database, tmp_path: Path) -> None:
     """The rule is the same for every dialect but two; here one whose server is none of ours."""
-    from edge.sources.database import _read_only
-
     from types import SimpleNamespace
+
+    from edge.sources.database import _read_only
 
     link: Any = SimpleNamespace(dialect=SimpleNamespace(name="oracle"))
     with pytest.raises(PermissionRefused, match=r"permission\.source"):
