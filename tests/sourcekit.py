@@ -71,7 +71,8 @@ class Orthanc:
                 "Name": "pacs", "StorageDirectory": str(folder / "db"), "IndexDirectory": str(folder / "db"),
                 "Plugins": ["/usr/share/orthanc/plugins"], "HttpPort": self.http_port, "RemoteAccessAllowed": False,
                 "AuthenticationEnabled": True, "RegisteredUsers": {user: password}, "DicomAet": "ORTHANC",
-                "DicomPort": self.dicom_port, "DicomCheckCalledAet": True, "DicomCheckModalityHost": True, "DicomAlwaysAllowStore": False, "DicomAlwaysAllowEcho": False,
+                "DicomPort": self.dicom_port, "DicomCheckCalledAet": True, "DicomCheckModalityHost": True,
+                "DicomAlwaysAllowStore": False, "DicomAlwaysAllowEcho": False,
                 "DicomModalities": {"edge": {
                     "AET": "EDGE", "Host": "127.0.0.1", "Port": self.move_port, "AllowEcho": True, "AllowStore": True,
                     "AllowFind": True, "AllowGet": True, "AllowMove": True}},
