@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -126,22 +127,18 @@ class Orthanc:
 
 
 class Postgres:
-    """A throw-away server; `owner` may do all, `reader` may select from what is granted to it."""
+    """A throw-away server; `owner` may do all. Its folder is its own: pytest closes its folders to other users."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self) -> None:
         self.bin = Path(need("initdb", "postgresql")).parent
-        self.folder, self.port = folder, free_port()
+        self.folder, self.port = Path(tempfile.mkdtemp(prefix="corsia-pg-")), free_port()
         self.drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-        folder.mkdir(parents=True, exist_ok=True)
-        private(folder / "pw", "owner-SECRET")
+        password = private(self.folder / "pw", "owner-SECRET")
         if self.drop:
-            for at in (folder, *folder.parents):
-                if at.stat().st_uid == os.getuid() and at != Path("/") and at.stat().st_mode & 0o077 == 0:
-                    at.chmod(at.stat().st_mode | 0o011)
-            shutil.chown(folder, "postgres", "postgres")
-            shutil.chown(folder / "pw", "postgres", "postgres")
-        words = ("-A", "scram-sha-256", "-U", "owner", f"--pwfile={folder / 'pw'}", "--locale=C.UTF-8", "--no-sync")
-        self._run("initdb", "-D", str(folder / "data"), *words)
+            shutil.chown(self.folder, "postgres", "postgres")
+            shutil.chown(password, "postgres", "postgres")
+        words = ("-A", "scram-sha-256", "-U", "owner", f"--pwfile={password}", "--locale=C.UTF-8", "--no-sync")
+        self._run("initdb", "-D", str(self.folder / "data"), *words)
 
     def start(self) -> None:
         options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={self.folder} -c fsync=off"
@@ -151,6 +148,7 @@ class Postgres:
 
     def stop(self) -> None:
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-m", "fast", "stop")
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def url(self, user: str, password: str, database: str = "postgres") -> str:
         return f"postgresql+psycopg://{user}:{password}@127.0.0.1:{self.port}/{database}"

@@ -154,7 +154,7 @@ class PostgresCase(CsvCase):
     def start(self) -> None:
         import psycopg
 
-        self.server = Postgres(self.folder / "pg")
+        self.server = Postgres()
         self.server.start()
         address = self.server.url("owner", "owner-SECRET").replace("+psycopg", "")
         with psycopg.connect(address, autocommit=True) as link:

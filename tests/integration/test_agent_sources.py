@@ -8,8 +8,8 @@ from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
-import pydicom
 import pyarrow.parquet as pq
+import pydicom
 import tomli_w
 
 from corsia.synthetic import ct_series

@@ -31,8 +31,8 @@ create role all_writer login password 'all-SECRET' in role reader, pg_write_all_
 
 
 @pytest.fixture(name="server", scope="module")
-def _server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
-    server = Postgres(tmp_path_factory.mktemp("pg"))
+def _server() -> Iterator[Postgres]:
+    server = Postgres()
     server.start()
     with psycopg.connect(server.url("owner", "owner-SECRET").replace("+psycopg", ""), autocommit=True) as link:
         link.execute(SETUP)
