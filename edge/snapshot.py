@@ -23,7 +23,7 @@ __all__ = ["take"]
 # Taken by its own rule, or not at all: logs, locks, scratch, and results of predictions, which are patients' rows that
 # can be made again from the source.
 _OWN = frozenset({"state.db", "ledger.db", "journal.jsonl", "tls.pem", "tls.key", "tls.next.key", "spool"})
-_LEFT_OUT = frozenset({"lock", "backup.lock", "log.jsonl", "work", "results"})
+_LEFT_OUT = frozenset({"lock", "backup.lock", "log.jsonl", "work", "results", "sources"})
 _CHANNEL = ("tls.next.key", "tls.key")
 # In the order in which a parcel goes through them. What is held is not taken: the next start would discard it.
 _RELEASED = ("bad", "new", "sending", "sent")
