@@ -80,7 +80,10 @@ def associate(
     if made.is_established:
         return made
     rejected, busy = made.is_rejected, getattr(made.acceptor.primitive, "result", 1) == 2
+    link = made.dul.socket.socket if made.dul.socket is not None else None
     made.abort()
+    if link is not None:
+        link.close()  # which pynetdicom leaves open when nobody answered
     if rejected and not busy:
         raise AuthenticationError("auth.source", "the PACS rejects the association: check aet and calling")
     raise UnavailableError("unavailable.source")

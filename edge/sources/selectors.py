@@ -36,11 +36,10 @@ def statement(
     from sqlalchemy.types import NullType
 
     made = [found for one in where if (found := _compiled(table, one, roles, dialect)) is not None]
-    asked = [table.c[name] for name in columns]
+    asked: list[Any] = [table.c[name] for name in columns]
     if dialect == "sqlite":  # a column holds what it holds there, whatever its type says
-        query: Select[Any] = select(*(type_coerce(column, NullType()) for column in asked))
-    else:
-        query = select(*asked)
+        asked = [type_coerce(column, NullType()) for column in asked]
+    query: Any = select(*asked)
     return (query.where(and_(*made)), True) if made else (query, False)
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from io import BytesIO
 from pathlib import Path
@@ -26,6 +27,8 @@ from edge.config import EdgeConfig, load
 from edge.sources import DatasetSource
 from edge.sources.places import mirror_root
 from edge.sources.pulling import places
+from pipelines.features.omop_tables import EVENTS
+from protocol.errors import UnavailableError
 from protocol.study import Condition, Dataset, Lane, Output, Pipeline, Study
 from tests.sourcekit import LOGIN, PASSWORD, Orthanc, Postgres, fhir_server, private
 
@@ -295,9 +298,12 @@ class OmopCase(Case):
         import sqlite3
 
         with sqlite3.connect(self.folder / self.secret) as database:
-            for name in ("condition_occurrence", "drug_exposure", "measurement", "observation", "procedure_occurrence"):
-                database.execute(f"create table {name} ({name}_id int, person_id text)")
-                database.executemany(f"insert into {name} values (?, ?)", enumerate([*PERSONS, "nobody"]))  # noqa: S608
+            for name, events in EVENTS.items():
+                more = ", ".join(f"{column} text" for column in events.all if column != "person_id")
+                database.execute(f"create table {name} ({name}_id int, person_id text, {more})")
+                database.executemany(
+                    f"insert into {name} ({name}_id, person_id) values (?, ?)", enumerate([*PERSONS, "nobody"])
+                )
             database.execute("create table concept (concept_id int, vocabulary_id text, concept_code text)")
             database.execute("insert into concept values (1, 'v', 'c')")
             database.execute("create table person (person_id text, gender_concept_id int, year_of_birth int)")
@@ -408,6 +414,8 @@ def test_the_contract(case: Case, caplog: pytest.LogCaptureFixture, capfd: pytes
     # enumerate
     for place in places(config.datasets["d"]):
         origin = place.dial(lambda: False)
+        with suppress(UnavailableError):  # the FHIR server has its moods
+            assert origin.count() > 0
         assert origin.count() > 0
         origin.close()
     # select and read, here and in another process, once and again

@@ -16,7 +16,7 @@ from tests.sourcekit import fhir_server, private
 
 def resource(name: str, day: int, **more: object) -> dict[str, object]:
     meta = {"lastUpdated": f"2024-02-{day:02d}T10:00:00.000+00:00"}
-    return {"resourceType": "Patient", "id": name, "meta": meta, **more}
+    return {"resourceType": "Patient", "id": name, "meta": meta} | more
 
 
 def served(folder: Path, *resources: dict[str, object]) -> Path:
@@ -44,7 +44,8 @@ def test_what_changes_replaces_what_was(tmp_path: Path, mode: str, mood: str) ->
     with fhir_server(data, *filter(None, [mood])) as url:
         place = next(places(config(url, mode)))
         assert pull(tmp_path / "m", place).kept == 10
-        served(data, *people[1:], resource("p0", 28, gender="female"), resource("p10", 28))
+        new = {"lastUpdated": "2099-01-01T00:00:00.000Z"}
+        served(data, *people[1:], resource("p0", 1, meta=new, gender="female"), resource("p10", 1, meta=new))
         pull(tmp_path / "m", place)
     found = kept(tmp_path / "m")
     assert sorted(found) == sorted(f"p{n}" for n in range(11))

@@ -16,7 +16,7 @@ from edge.config import load
 
 RUN = CliRunner()
 ROWS = [
-    f"MRN{n:05d},{20 + n},{'F' if n % 2 else 'M'},2024-01-{1 + n % 28:02d},{n / 7:.3f},{'si' if n else 'no'}"
+    f"MRN{n:05d},{20 + n % 17},{'F' if n % 2 else 'M'},2024-01-{1 + n % 28:02d},{n / 7:.3f},{'si' if n else 'no'}"
     for n in range(40)
 ]
 CSV = "id_paziente;eta;sesso;data_visita;valore;consenso\n" + "\n".join(row.replace(",", ";") for row in ROWS)
