@@ -44,13 +44,15 @@ class DicomwebOrigin:
 
     def pages(self, known: Known) -> Iterator[Page]:
         """A page a study. See `Origin.pages`."""
+        scope = f"{self._place.url} {sorted(self._place.modalities)}"
         query: dict[str, str | int] = {"includefield": _COUNT}
         if self._place.days:
             query["StudyDate"] = self._place.days
         for study in self._listed("studies", query, _STUDY):
             uid, count = _value(study, _STUDY), _value(study, _COUNT)
-            if not count or known.mark(uid) != count:
-                yield Page(mark=uid, version=count, items=self._instances(uid, count, known))
+            mark = f"{scope}:{uid}"
+            if count in ("", "0") or known.mark(mark) != count:
+                yield Page(mark=mark, version=count, items=self._instances(uid, count, known))
 
     def count(self) -> int:
         """How many studies there are within the site's bounds; raises as `pages`."""

@@ -58,12 +58,14 @@ class DimseOrigin:
 
     def pages(self, known: Known) -> Iterator[Page]:
         """A page a study. See `Origin.pages`."""
+        scope = f"{self._place.address} {self._place.aet} {sorted(self._place.modalities)}"
         with self._asking() as link:
             found = self._studies(link)
         studies = [(_text(one, "StudyInstanceUID"), _text(one, "NumberOfStudyRelatedInstances")) for one in found]
         for uid, count in studies:
-            if not count or known.mark(uid) != count:
-                yield Page(mark=uid, version=count, items=self._instances(uid, count, known))
+            mark = f"{scope}:{uid}"
+            if count in ("", "0") or known.mark(mark) != count:
+                yield Page(mark=mark, version=count, items=self._instances(uid, count, known))
 
     def count(self) -> int:
         """How many studies there are within the site's bounds; raises as `pages`."""

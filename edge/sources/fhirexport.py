@@ -22,7 +22,7 @@ from protocol.errors import InputError, UnavailableError
 
 __all__ = ["FhirExport"]
 
-_SINCE, _JOB, _NONE = "export:since", "export:job", "-"
+_NONE = "-"  # no export is under way
 _PART_BYTES = 32 << 20
 _LONGEST_WAIT_S = 60.0
 
@@ -40,6 +40,8 @@ class FhirExport:
 
     def __init__(self, place: FhirServer, halted: Callable[[], bool] = lambda: False) -> None:
         self._place, self._web, self._halted = place, Web(place), halted
+        scope = f"{place.url} {place.group or ''} {sorted(place.types)}"
+        self._since, self._job = f"{scope} export:since", f"{scope} export:job"
 
     def close(self) -> None:
         """See `Origin.close`."""
@@ -52,11 +54,11 @@ class FhirExport:
 
     def pages(self, known: Known) -> Iterator[Page]:
         """A page a file. See `Origin.pages`."""
-        job = known.mark(_JOB)
+        job = known.mark(self._job)
         manifest = self._finished(job) if job not in ("", _NONE) else None
         if manifest is None:  # none is under way, or the server has forgotten it
-            job = self._begin(known.mark(_SINCE))
-            yield Page(mark=_JOB, version=job, items=iter(()))
+            job = self._begin(known.mark(self._since))
+            yield Page(mark=self._job, version=job, items=iter(()))
             manifest = self._finished(job)
         if manifest is None:
             raise UnavailableError("unavailable.source", "the export has expired")
@@ -65,8 +67,8 @@ class FhirExport:
             if known.mark(f"file:{url}") != "done":
                 items = self._deleted(entry) if deleted else self._file(entry)
                 yield Page(mark=f"file:{url}", version="done", items=items)
-        yield Page(mark=_SINCE, version=str(manifest["transactionTime"]), items=iter(()))
-        yield Page(mark=_JOB, version=_NONE, items=iter(()))
+        yield Page(mark=self._since, version=str(manifest["transactionTime"]), items=iter(()))
+        yield Page(mark=self._job, version=_NONE, items=iter(()))
         self._forget(job)
 
     def _begin(self, since: str) -> str:

@@ -53,7 +53,7 @@ class FhirSearch:
     def pages(self, known: Known) -> Iterator[Page]:
         """A page a bundle. See `Origin.pages`."""
         for kind in self._place.types:
-            mark = f"search:{kind}"
+            mark = f"{self._place.url} search:{kind}"
             since = known.mark(mark)
             query = {"_sort": "_lastUpdated", "_count": str(self._place.page_size)}
             if since:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import secrets
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +25,8 @@ from typing import Any
 
 from edge.sources.origin import REFUSED, Bad, Gone, Origin, Page, Part
 from edge.sources.turns import exclusive
-from edge.storage import TEMPORARY, named_errors, sync_folder, write_file, write_files
+from edge.storage import named_errors
+from protocol.durable import sync_files, sync_folder
 from protocol.errors import CorsiaError, StorageError
 from protocol.faults import point
 
@@ -31,14 +34,17 @@ __all__ = ["Halted", "Mirror", "Tally", "digest", "is_complete"]
 
 _BATCH = 64
 _BATCH_BYTES = 32 << 20
+_LEFT_S = 86_400.0
 _TRIES = 3  # how often a record that the place refuses to give is asked for, over all pulls
 _SCHEMA = """
-create table if not exists records (key text primary key, part text not null) without rowid;
+create table if not exists records
+  (key text primary key, part text not null, place text not null) without rowid;
 create index if not exists by_part on records (part);
 create table if not exists parts (name text primary key, bytes integer not null, keys text not null) without rowid;
 create table if not exists stale (part text primary key) without rowid;
 create table if not exists isolated
-  (key text primary key, reason text not null, tries integer not null, name text not null) without rowid;
+  (key text primary key, reason text not null, tries integer not null, name text not null, place text not null)
+  without rowid;
 create table if not exists marks (name text primary key, version text not null) without rowid;
 """
 Item = Part | Bad | Gone
@@ -71,14 +77,14 @@ class Mirror:
 
     def __init__(self, root: Path, *, max_bytes: int = 10**15) -> None:
         self.root, self._max_bytes = root, max_bytes
-        self.records, self.aside = root / "records", root / "isolated"
+        self.records, self.aside, self._incoming = root / "records", root / "isolated", root / "incoming"
+        self._place = ""  # from which the records of the present pull are
         self._lock = threading.RLock()
         self._seen: set[str] | None = None  # what a full pull has met
         with _named():
-            for folder in (root, self.records, self.aside):
+            for folder in (root, self.records, self.aside, self._incoming):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            for left in self.records.glob(f"{TEMPORARY}*"):
-                left.unlink(missing_ok=True)
+            self._forget_left()
             path = root / "mirror.db"
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, isolation_level=None, timeout=30.0, check_same_thread=False)
@@ -120,16 +126,19 @@ class Mirror:
 
     # --- pulling
 
-    def pull(self, origin: Origin, halted: Callable[[], bool] = lambda: False, *, full: bool = False) -> Tally:
+    def pull(
+        self, origin: Origin, halted: Callable[[], bool] = lambda: False, *, full: bool = False, place: str = ""
+    ) -> Tally:
         """Take all that an origin has and this does not.
 
         Args:
             full: enumerate what is marked as done too, and drop what the place has no more.
+            place: its name: what came from another one is not dropped.
 
         Raises:
             Halted: when asked to; CorsiaError: of the origin or the disk. What was read is kept, and known.
         """
-        tally = Tally()
+        tally, self._place = Tally(), place
         self._seen = set() if full else None
         if full:
             self._write("delete from marks where name <> ?", digest(_COMPLETE))
@@ -164,8 +173,8 @@ class Mirror:
         with self._lock, _named():
             if self._bytes() + sum(len(part.data) for part in parts) > self._max_bytes:
                 raise StorageError("storage.full", "the source's max_bytes is reached: nothing more is taken from it")
-            write_files(self.records, {_name(part): part.data for part in parts})
-            write_files(self.aside, {digest(one.key): one.data for one in bad if one.data is not None})
+            self._land(self.records, {_name(part): part.data for part in parts})
+            self._land(self.aside, {digest(one.key): one.data for one in bad if one.data is not None})
             point("source.files")
             with self._transaction():
                 for part in parts:
@@ -206,6 +215,27 @@ class Mirror:
             raise
         self.keep(batch, tally)
 
+    def _land(self, folder: Path, files: dict[str, bytes]) -> None:
+        """Files into a folder in which somebody may read: each whole, and durable when it returns."""
+        made = [(self._incoming / secrets.token_hex(16), folder / name) for name in files]
+        for (temporary, _target), data in zip(made, files.values(), strict=True):
+            with os.fdopen(
+                os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
+            ) as file:
+                file.write(data)
+        if made:
+            sync_files([temporary for temporary, _target in made])
+            for temporary, target in made:
+                temporary.rename(target)
+            sync_folder(folder)
+
+    def _forget_left(self) -> None:
+        """Remove what a crash left half written; another writer's is younger."""
+        for left in self._incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - left.stat().st_mtime > _LEFT_S:
+                    left.unlink()
+
     def _know(self, part: Part) -> None:
         name = _name(part)
         keys = [digest(key) for key in part.keys]
@@ -215,7 +245,7 @@ class Mirror:
             self._db.execute(
                 "insert or replace into stale select part from records where key = ? and part <> ?", (key, name)
             )
-            self._db.execute("insert or replace into records values (?, ?)", (key, name))
+            self._db.execute("insert or replace into records values (?, ?, ?)", (key, name, self._place))
             self._drop_aside(key)
         listed = ",".join(keys) if part.lines else ""
         self._db.execute("insert or replace into parts values (?, ?, ?)", (name, len(part.data), listed))
@@ -224,9 +254,9 @@ class Mirror:
         if self._seen is not None:
             self._seen.add(digest(one.key))
         self._db.execute(
-            "insert into isolated values (?, ?, 1, ?) on conflict (key)"
+            "insert into isolated values (?, ?, 1, ?, ?) on conflict (key)"
             " do update set reason = excluded.reason, tries = tries + 1, name = excluded.name",
-            (digest(one.key), one.reason, "" if one.data is None else digest(one.key)),
+            (digest(one.key), one.reason, "" if one.data is None else digest(one.key), self._place),
         )
 
     def _drop_aside(self, key: str) -> None:
@@ -253,7 +283,7 @@ class Mirror:
                 kept = [(key, line) for key, line in zip(keys, lines, strict=True) if key in live]
                 data = b"".join(line for _key, line in kept)
                 made = digest("".join(key for key, _line in kept) + str(len(data)))[:32] + Path(name).suffix
-                write_file(self.records / made, data)
+                self._land(self.records, {made: data})
                 point("source.tidied")
                 with self._transaction():
                     listed = ",".join(key for key, _line in kept)
@@ -274,7 +304,8 @@ class Mirror:
     def _sweep(self) -> int:
         """Forget what a full pull did not meet."""
         met, gone = self._seen or set(), 0
-        known = self._rows("select key from records union select key from isolated")
+        ours = "select key from records where place = ? union select key from isolated where place = ?"
+        known = self._rows(ours, self._place, self._place)
         with self._lock, _named(), self._transaction():
             for (key,) in known:
                 if key not in met:

@@ -84,7 +84,7 @@ def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: 
     while True:
         before = mirror.status()["records"]
         try:
-            tally = mirror.pull(place.dial(halted), halted, full=full)
+            tally = mirror.pull(place.dial(halted), halted, full=full, place=place.name)
             whole.isolated.update(tally.isolated)
             whole.gone += tally.gone
             rounds += 1

@@ -301,9 +301,8 @@ class OmopCase(Case):
             for name, events in EVENTS.items():
                 more = ", ".join(f"{column} text" for column in events.all if column != "person_id")
                 database.execute(f"create table {name} ({name}_id int, person_id text, {more})")
-                database.executemany(
-                    f"insert into {name} ({name}_id, person_id) values (?, ?)", enumerate([*PERSONS, "nobody"])
-                )
+                words = f"insert into {name} ({name}_id, person_id) values (?, ?)"  # noqa: S608
+                database.executemany(words, enumerate([*PERSONS, "nobody"]))
             database.execute("create table concept (concept_id int, vocabulary_id text, concept_code text)")
             database.execute("insert into concept values (1, 'v', 'c')")
             database.execute("create table person (person_id text, gender_concept_id int, year_of_birth int)")

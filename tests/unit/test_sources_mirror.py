@@ -93,6 +93,23 @@ def test_a_full_pull_forgets_what_is_gone(tmp_path: Path) -> None:
     assert list(mirror.aside.iterdir()) == []
 
 
+def test_a_full_pull_leaves_what_another_place_brought(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "m")
+    mirror.keep([Part(keys=("pushed",), data=b"pushed", suffix=".dcm")])
+    mirror.pull(Place(KEYS), place="pacs")
+    assert mirror.pull(Place(KEYS[:5]), full=True, place="pacs").gone == 30
+    assert b"pushed" in files(mirror)
+
+
+def test_two_writers_and_a_reader_do_not_meet(tmp_path: Path) -> None:
+    one, other = Mirror(tmp_path / "m"), Mirror(tmp_path / "m")
+    one.pull(Place(KEYS), place="pacs")
+    (tmp_path / "m" / "incoming" / "half").write_bytes(b"half")  # somebody is writing
+    other.keep([Part(keys=("pushed",), data=b"pushed", suffix=".dcm")])
+    assert len(files(Mirror(tmp_path / "m"))) == len(KEYS) + 1
+    assert (tmp_path / "m" / "incoming" / "half").exists()
+
+
 def test_lines_that_come_anew_leave_their_old_file(tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "m")
 
