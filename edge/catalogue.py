@@ -19,9 +19,10 @@ from edge.sources.census import dicom_census, fhir_census, files_census
 from edge.sources.mirror import Mirror
 from edge.sources.places import mirror_root
 from edge.sources.pulling import places
-from edge.storage import named_errors, read_json, write_file
+from edge.storage import named_errors, read_json
 from privacy.disclosure.report import page as drawn
 from privacy.disclosure.report import summary
+from protocol.durable import write_file
 from protocol.errors import CorsiaError
 
 if TYPE_CHECKING:

@@ -118,7 +118,8 @@ def profile(
     Example: corsia edge dataset profile cohort --config edge.toml --html cohort.html
     """
     from edge import catalogue
-    from edge.storage import named_errors, write_file
+    from edge.storage import named_errors
+    from protocol.durable import write_file
 
     site = _load(config)
     _dataset(site, name)
@@ -265,7 +266,8 @@ def _write(config: Path, name: str, made: dict[str, Any]) -> None:
     import tomli_w
 
     from edge.config import load
-    from edge.storage import named_errors, write_file
+    from edge.storage import named_errors
+    from protocol.durable import write_file
 
     with named_errors():
         old = config.read_bytes()

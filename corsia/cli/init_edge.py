@@ -107,7 +107,7 @@ _OTHERS = (
     '# genotypes = "data/genotypes"        # VCF, BCF or PLINK',
     '# matrix = "data/counts.parquet"      # samples x features',
     '# omop = "data/omop"                  # tables of the OMOP CDM, a folder or one zip',
-    '# sql, omop_sql, dicomweb, dimse, receiver, fhir_server: databases and servers of the hospital; docs/sources.md',
+    "# sql, omop_sql, dicomweb, dimse, receiver, fhir_server: databases and servers of the hospital; docs/sources.md",
     '# advertise = ["kinds", "counts"]     # what the centre may know of it: kinds, counts, schema; else nothing',
 )
 _CONSENT = """
