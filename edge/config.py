@@ -299,6 +299,10 @@ class DatasetConfig(_Model):
         if self.sql is not None and not self.sql.relation:
             raise ValueError("sql.relation: name a table or view")
 
+    def has(self, kind: str) -> bool:
+        """Whether there is a kind of data besides the table: `dicom`, `fhir`, `genotypes`, `matrix`, `omop`."""
+        return getattr(self, kind) is not None or (kind == "omop" and self.omop_sql is not None)
+
     @property
     def tabular(self) -> bool:
         """Whether there is a table, be it a file or in a database."""
