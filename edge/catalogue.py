@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edge.sources import consent, tabular
 from edge.sources.census import dicom_census, fhir_census, files_census
 from edge.sources.mirror import Mirror
-from edge.sources.places import mirror_root
+from edge.sources.places import is_pulled, mirror_root
 from edge.sources.pulling import places
 from edge.storage import named_errors, read_json
 from privacy.disclosure.report import page as drawn
@@ -57,14 +57,14 @@ def profile(config: EdgeConfig, name: str, *, today: datetime | None = None) -> 
     if dataset.tabular:
         known = _table(made, dataset, now)
     if dataset.dicom is not None:
-        census = dicom_census(dataset.dicom)
+        census = dicom_census(dataset.dicom, pulled=is_pulled(dataset, "dicom"))
         made["counts"] |= census.counts
         _isolated(made, census.isolated, "DICOM files")
         if known is not None:
             _line(made, "patients of images who are not in the table", len(census.persons - known))
             _line(made, "patients of the table without an image", len(known - census.persons), ok=True)
     if dataset.fhir is not None:
-        counts, isolated = fhir_census(dataset.fhir)
+        counts, isolated = fhir_census(dataset.fhir, pulled=is_pulled(dataset, "fhir"))
         made["counts"] |= {f"fhir {kind}": count for kind, count in sorted(counts.items())}
         _isolated(made, isolated, "FHIR files and lines")
     for kind in ("genotypes", "matrix", "omop"):
@@ -144,7 +144,7 @@ def check(config: EdgeConfig, name: str) -> list[dict[str, Any]]:
         lines.append(_tried("omop_sql", lambda: _cdm(database)))
     for kind in ("dicom", "fhir", "genotypes", "matrix", "omop"):
         root = getattr(dataset, kind)
-        if root is not None and not any(kind == mirrored for mirrored, _ in mirrors(config, name)):
+        if root is not None and not is_pulled(dataset, kind):
             lines.append(_tried(kind, lambda root=root: f"{'folder' if root.is_dir() else 'file'}, {_there(root)}"))  # type: ignore[misc]
     for kind, status in mirrors(config, name):
         said = f"{status['records']} records, {sum(status['isolated'].values())} set aside"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+from edge.jobs import crashed
 from edge.sources.mirror import Halted, Mirror, Tally
 from edge.sources.places import mirror_root
 from edge.sources.pulling import Place, places, pull
@@ -50,6 +51,9 @@ def _pull(site: Site, dataset: str, place: Place) -> None:
         except CorsiaError as error:
             site.note("source.failed", error)
             pause = min(pause, _AGAIN_S)
+        except Exception as error:  # what a server sends must not end the daemon; types and lines are logged
+            crashed("source.crashed", error)
+            pause = _AGAIN_S
         site.stop.wait(pause)
 
 
@@ -69,7 +73,7 @@ def _listen(site: Site, name: str, dataset: DatasetConfig) -> None:
         try:
             mirror = Mirror(mirror_root(site.config.state_dir, name, "dicom"), max_bytes=place.max_bytes)
             try:
-                listening = Listening(place, mirror)
+                listening = Listening(place, mirror, alone=not any(one.kind == "dicom" for one in places(dataset)))
                 site.stop.wait()
                 listening.close()
             finally:

@@ -55,14 +55,20 @@ def add(
 
     Example: corsia edge dataset add cohort --table data/patients.xlsx --confirm 0f3c2a91b7de
     """
+    from pydantic import ValidationError
+
     from corsia.schema import propose
     from edge.config import DatasetConfig
+    from protocol.validation import first_fault
 
     site = _load(config)
     if name in site.datasets:
         raise ConflictError("conflict.exists", f"{config} has a dataset {name!r}: correct it there")
     given = _given(file, redcap, sql, relation, folder or [], dicomweb, fhir_server, auth_file)
-    draft = DatasetConfig.model_validate({**given, "row_is_person": True, "policy": {"require_consent": False}})
+    try:
+        draft = DatasetConfig.model_validate({**given, "row_is_person": True, "policy": {"require_consent": False}})
+    except ValidationError as error:
+        raise InputError("input.usage", first_fault(error, whole="dataset")) from None
     proposal = propose(draft)
     if proposal is not None:
         proposal = proposal.corrected(dict(_pair(one, "--role") for one in role or []))

@@ -143,6 +143,7 @@ class DatasetSource:
         In lanes 3, 4 and `infer` files come grouped by patient, so that no lane need hold all images of a hospital.
         """
         from edge.sources import consent, dicom, folder, instance
+        from edge.sources.places import is_pulled
         from edge.sources.turns import reading_pulled
 
         withheld = self._withheld_files["dicom"] = Counter()
@@ -151,7 +152,7 @@ class DatasetSource:
         if self._dataset.dicom is None:
             raise InputError("input.dicom", "the study asks for images; the dataset has no DICOM folder")
         self.table()
-        with reading_pulled(self._dataset.dicom):
+        with reading_pulled(self._dataset.dicom, pulled=is_pulled(self._dataset, "dicom")):
             paths: Iterable[Path] = folder.walk(self._dataset.dicom, withheld)
             if self._study.lane in (Lane.EXTRACT, Lane.TRAIN, Lane.INFER):
                 paths = dicom.grouped(self._dataset.dicom, paths)
@@ -177,6 +178,7 @@ class DatasetSource:
             ConfigurationError: `config.invalid` when FHIR cannot be matched to the table's rows.
         """
         from edge.sources import documents
+        from edge.sources.places import is_pulled
         from edge.sources.turns import reading_pulled
 
         if kind not in DOCUMENT_KINDS:
@@ -196,7 +198,7 @@ class DatasetSource:
             yield omopdb.archive(database, verdict, withheld)
         elif root is not None:
             system = self._dataset.fhir_system
-            with reading_pulled(root):
+            with reading_pulled(root, pulled=is_pulled(self._dataset, kind)):
                 yield from documents.served(kind, root.resolve(), withheld, verdict=verdict, system=system)
 
     def _load(self) -> None:

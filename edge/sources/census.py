@@ -36,7 +36,7 @@ class Census:
     isolated: Counter[str] = field(default_factory=Counter)
 
 
-def dicom_census(root: Path) -> Census:
+def dicom_census(root: Path, *, pulled: bool = False) -> Census:
     """Count patients, studies, series and instances by modality; what cannot be used by its reason.
 
     Raises:
@@ -45,7 +45,7 @@ def dicom_census(root: Path) -> Census:
     import pydicom
 
     made, studies, series, modalities = Census(), set[str](), set[str](), Counter[str]()
-    with reading_pulled(root):
+    with reading_pulled(root, pulled=pulled):
         for path in folder.walk(root, made.isolated):
             data, patient = dicom.read(root, path)
             reason = instance.UNREADABLE if data is None else instance.judge(data)
@@ -64,14 +64,14 @@ def dicom_census(root: Path) -> Census:
     return made
 
 
-def fhir_census(root: Path) -> tuple[Counter[str], Counter[str]]:
+def fhir_census(root: Path, *, pulled: bool = False) -> tuple[Counter[str], Counter[str]]:
     """Resources by type; files and lines that cannot be read.
 
     Raises:
         InputError: `input.documents`; UnavailableError: `unavailable.source`; StorageError.
     """
     counts, isolated = Counter[str](), Counter[str]()
-    with reading_pulled(root):
+    with reading_pulled(root, pulled=pulled):
         for path, suffix in documents.find("fhir", root, isolated):
             try:
                 data = documents.read(root, path) or b""

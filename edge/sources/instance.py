@@ -15,7 +15,7 @@ from privacy.deid.inflated import HEAD_BYTES, check_inflated, is_deflated
 __all__ = ["SHELL", "UNKNOWN_MODALITY", "UNREADABLE", "judge", "part"]
 
 UNREADABLE, SHELL, UNKNOWN_MODALITY = "unreadable", "empty-shell", "unknown-modality"
-_PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
+_PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009, 0x56000020)  # pixels as integers and floats, and spectra
 MODALITIES = frozenset(
     "ANN AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DMS DG DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT"
     " IVUS KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG"

@@ -206,6 +206,11 @@ def mirror_root(state_dir: Path, dataset: str, kind: str) -> Path:
     return state_dir / "sources" / dataset / kind
 
 
+def is_pulled(dataset: Any, kind: str) -> bool:
+    """Whether a kind of a dataset's data is pulled into a mirror, or pushed to it."""
+    return any(getattr(dataset, place) is not None for place, of in _MIRRORED.items() if of == kind)
+
+
 def completed(dataset: dict[str, Any], name: str, base: Path, state_dir: Any) -> dict[str, Any]:
     """A dataset as edge.toml has it, with absolute paths, and the folders into which its places are pulled.
 

@@ -28,20 +28,21 @@ class Listening:
     Args:
         place: where, and who may send.
         mirror: where files are kept.
+        alone: no other place brings files to this mirror: what was pushed until now is all there is.
 
     Raises:
         ConfigurationError: `config.extra-missing`.
         UnavailableError: `unavailable.source` when the address cannot be listened on.
     """
 
-    def __init__(self, place: Receiver, mirror: Mirror) -> None:
+    def __init__(self, place: Receiver, mirror: Mirror, *, alone: bool = True) -> None:
         self._mirror = mirror
         ae = association.entity(place.aet, _LONGEST_S)
         ae.require_called_aet = True
         ae.require_calling_aet = list(place.callers)
         self._server = association.serve(ae, place.listen, self._store)
-        if not mirror.status()["complete"]:
-            mirror.completed()  # what was pushed until now is all there is
+        if alone and not mirror.status()["complete"]:
+            mirror.completed()
 
     def close(self) -> None:
         """Stop listening; associations that are open end."""

@@ -22,22 +22,21 @@ def reading(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def reading_pulled(folder: Path) -> Iterator[None]:
-    """As `reading`, if a dataset's folder is a mirror's; a folder of the hospital's own is not touched.
+def reading_pulled(folder: Path, *, pulled: bool) -> Iterator[None]:
+    """As `reading`, if a dataset's folder is a mirror's `records`; one of the hospital's own is not touched.
 
     Raises:
         UnavailableError: `unavailable.source` while no pull has got to its end.
     """
-    if folder.name != "records" or not (folder.parent / "mirror.db").exists():
-        if folder.name == "records" and folder.parent.parent.parent.name == "sources":
-            raise UnavailableError("unavailable.source", "nothing has been pulled yet")
+    if not pulled:
         yield
         return
     from edge.sources.mirror import is_complete
 
-    if not is_complete(folder.parent):
+    root = folder.parent
+    if not (root / "mirror.db").exists() or not is_complete(root):
         raise UnavailableError("unavailable.source", "no pull has got to its end yet")
-    with reading(folder.parent):
+    with reading(root):
         yield
 
 

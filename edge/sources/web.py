@@ -123,12 +123,24 @@ class Web:
 
     def _within(self, path: str) -> str:
         """Links of an answer lead nowhere else: credentials go with each request."""
-        url = path if "://" in path else f"{self._base}/{path.lstrip('/')}"
-        url = urljoin(self._base + "/", url)
-        ours, theirs = urlsplit(self._base), urlsplit(url)
-        if (ours.scheme, ours.hostname, ours.port) != (theirs.scheme, theirs.hostname, theirs.port):
+        url = urljoin(self._base + "/", path)
+        if _origin(url) != _origin(self._base):
             raise InputError("input.source", "the server points to another one")
         return url
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port.
+
+    Raises:
+        InputError: `input.source` for what is no address.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        raise InputError("input.source", "the server points to no address") from None
+    return parts.scheme, parts.hostname, port
 
 
 def client(

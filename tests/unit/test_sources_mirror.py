@@ -160,14 +160,14 @@ def test_names_tell_nothing_and_files_are_private(tmp_path: Path) -> None:
 
 def test_no_study_reads_what_was_never_pulled_to_its_end(tmp_path: Path) -> None:
     root = tmp_path / "sources" / "d" / "dicom"
-    with pytest.raises(UnavailableError, match=r"unavailable\.source"), reading_pulled(root / "records"):
+    with pytest.raises(UnavailableError, match=r"unavailable\.source"), reading_pulled(root / "records", pulled=True):
         pass
     mirror = Mirror(root)
     with pytest.raises(UnavailableError):
         mirror.pull(Place(KEYS, breaks_after=3))
-    with pytest.raises(UnavailableError, match=r"unavailable\.source"), reading_pulled(root / "records"):
+    with pytest.raises(UnavailableError, match=r"unavailable\.source"), reading_pulled(root / "records", pulled=True):
         pass
     mirror.pull(Place(KEYS))
     assert is_complete(root)
-    with reading_pulled(root / "records"):
+    with reading_pulled(root / "records", pulled=True):
         pass
