@@ -146,11 +146,10 @@ def check(config: EdgeConfig, name: str) -> list[dict[str, Any]]:
         root = getattr(dataset, kind)
         if root is not None and not is_pulled(dataset, kind):
             lines.append(_tried(kind, lambda root=root: f"{'folder' if root.is_dir() else 'file'}, {_there(root)}"))  # type: ignore[misc]
-    for kind, status in mirrors(config, name):
-        said = f"{status['records']} records, {sum(status['isolated'].values())} set aside"
-        ok = bool(status["complete"])
-        code = "" if ok else "unavailable.source"
-        lines.append({"what": f"pulled {kind}", "ok": ok, "code": code, "said": said})
+    pulled = dict(mirrors(config, name))
+    for kind in ("dicom", "fhir"):
+        if is_pulled(dataset, kind):
+            lines.append(_mirror_line(kind, pulled.get(kind)))
     return lines
 
 
@@ -251,6 +250,13 @@ def _reached(place: Any) -> str:
         return f"answers, {origin.count()} found"
     finally:
         origin.close()
+
+
+def _mirror_line(kind: str, status: dict[str, Any] | None) -> dict[str, Any]:
+    if status is None or not status["complete"]:
+        return {"what": f"pulled {kind}", "ok": False, "code": "unavailable.source", "said": "not to its end yet"}
+    said = f"{status['records']} records, {sum(status['isolated'].values())} set aside"
+    return {"what": f"pulled {kind}", "ok": True, "code": "", "said": said}
 
 
 def _columns(dataset: DatasetConfig) -> str:

@@ -26,6 +26,7 @@ __all__ = [
     "Receiver",
     "Redcap",
     "completed",
+    "is_pulled",
     "mirror_root",
 ]
 
