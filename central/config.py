@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from central.identity.settings import IdentityConfig
+from central.remotes import Remote
 from privacy.envelope.keyfile import guard as keys_guarded
 from protocol import toml
 from protocol.errors import AuthenticationError, ConfigurationError
@@ -173,6 +174,7 @@ class CentralConfig(_Model):
         identity: the OpenID provider that says who people are; without it operators' token files are all there is.
         plugins: folder of researchers' plug-ins (`pipelines.plugins`), which the federation looks at in a process of
             its own; without it studies with a plug-in are refused.
+        remotes: public or agreed tables that `corsia central harvest` pulls (docs/sources.md).
     """
 
     name: Slug
@@ -186,6 +188,7 @@ class CentralConfig(_Model):
     identity: IdentityConfig | None = None
     sites: dict[Slug, Slug] = Field(default_factory=dict)
     plugins: Path | None = None
+    remotes: dict[Slug, Remote] = Field(default_factory=dict)
 
     @field_validator("two_person")
     @classmethod
@@ -243,13 +246,14 @@ def read_config(text: str, path: Path) -> CentralConfig:
         state_dir = (base / config.state_dir.expanduser()).resolve()
         plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
         locked = config.keys.passphrase_file
+        remotes = {name: remote.under(base) for name, remote in config.remotes.items()}
         keys = KeysConfig(passphrase_file=None if locked is None else (base / locked.expanduser()).resolve())
         identity = None if config.identity is None else _placed(config.identity, base)
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
     except (ValueError, RuntimeError, OSError) as error:  # no TOML; a path of nobody's home, or with a zero byte
         raise ConfigurationError("config.invalid", f"{path}: {error}") from None
-    update = {"state_dir": state_dir, "plugins": plugins, "keys": keys, "identity": identity}
+    update = {"state_dir": state_dir, "plugins": plugins, "keys": keys, "identity": identity, "remotes": remotes}
     return config.model_copy(update=update)
 
 

@@ -168,6 +168,7 @@ def edge_config() -> dict[str, Any]:
         "limits": {"heartbeat_s": 2.0},
         "datasets": {
             "lung": {
+                "advertise": ["counts", "schema"],
                 "table": "data/table.csv",
                 "dicom": "data/dicom",
                 "fhir": "data/fhir",
@@ -189,7 +190,6 @@ def edge_config() -> dict[str, Any]:
                     "max_bytes": 200_000_000,
                     "allow_unbounded_epsilon": True,
                     "approve": "auto",
-                    "advertise": True,
                 },
             }
         },

@@ -6,6 +6,7 @@
     round    signature by the study's run key, replay -> approval -> message -> warm worker -> gate -> the same
     deliver  spool -> uplink -> receipt verified -> journal -> done     edge/deliver.py
     upkeep   who has withdrawn since, studies whose time is over   edge/withdrawals.py, edge/upkeep.py
+    pulls    the hospital's own servers -> mirrors in the state folder   edge/pulls.py
     beat     states, heads, clock, certificate                          edge/heartbeat.py
 
 One thread each; studies and rounds have their own, so that a long study delays no round. `site.brakes.halted` (paused,
@@ -22,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edge import plugins
+from edge import plugins, pulls
 from edge.config import EdgeConfig
 from edge.deliver import Delivery
 from edge.gate import EgressGate
@@ -107,7 +108,8 @@ class Agent:
             self._upkeep = Upkeep(self.site, self._withdrawals)
             studies = Jobs(self.site, AssignmentKind.STUDY, self._study, lambda: None)
             rounds = Jobs(self.site, AssignmentKind.ROUND, self._round, self._close_idle)
-            works = (self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run, self._upkeep.run)
+            works = [self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run, self._upkeep.run]
+            works += pulls.works(self.site)
             threads = [threading.Thread(target=self._guard, args=(work,)) for work in works]
             for thread in threads:
                 thread.start()

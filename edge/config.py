@@ -15,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from edge.pace import quiet, span_of
 from edge.sources.format import Format
+from edge.sources.places import PATHS, PLACES, Database, Dicomweb, Dimse, FhirServer, Receiver, Redcap, completed
 from pipelines.compute import DEVICE
 from privacy.disclosure.traps import Traps
 from privacy.envelope.keyfile import guard
@@ -57,9 +58,6 @@ def _traps(value: Any) -> Any:
         else:
             flat[name] = one
     return Traps.of(flat)
-
-
-_PATHS = ("table", "dicom", "fhir", "genotypes", "matrix", "omop")
 
 
 class _Model(BaseModel):
@@ -196,8 +194,6 @@ class Policy(_Model):
             out, and a study that cannot do without (`qfedavg` weighs sites by their losses) is refused.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
-        advertise: whether the centre's researchers may see that the dataset is there: its columns, its rows in tens
-            (from `min_cohort` persons on), its lanes.
         max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
             roster of more than 64, the study's `privacy.colluding_fraction` must be made for as many.
     """
@@ -227,7 +223,6 @@ class Policy(_Model):
     max_colluding: Annotated[int, Field(ge=0, le=332)] = 1
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
-    advertise: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:
@@ -240,7 +235,7 @@ class DatasetConfig(_Model):
     """One dataset: where it lies, what its columns are, how consent is read, what the site allows.
 
     Attributes:
-        table: CSV or Parquet file, absolute after `load`.
+        table: CSV, Parquet or Excel (.xlsx) file, absolute after `load`.
         dicom: folder of DICOM files, absolute after `load`.
         fhir: folder (or file) of FHIR R4 JSON and NDJSON, absolute after `load`.
         fhir_system: `Identifier.system` under which FHIR carries the table's patient ids; without it the identifiers
@@ -248,6 +243,11 @@ class DatasetConfig(_Model):
         genotypes: folder (or file) of VCF, BCF or PLINK files, absolute after `load`.
         matrix: file (or folder) of samples x features, CSV or Parquet, absolute after `load`.
         omop: archive (or folder) of OMOP CDM tables, absolute after `load`.
+        sql, omop_sql: a table, or an OMOP CDM 5.4 schema, in a database.
+        dicomweb, dimse, receiver, fhir_server: from where `dicom` and `fhir` are pulled into the state folder.
+        redcap: the data dictionary of a REDCap export.
+        advertise: what the centre's researchers may know of the dataset (`edge.advertised`): its kinds of data; counts,
+            in tens, none of fewer than `min_cohort` persons; its columns with their roles. Empty: not that it is there.
         format: how the table is written, where it is not plain CSV UTF-8.
         columns: column -> role, the site's own word. A column without a role is never released by lanes 2 and 3.
         row_is_person: the table names no patient, and the site states that no person has two rows.
@@ -260,6 +260,14 @@ class DatasetConfig(_Model):
     genotypes: Path | None = None
     matrix: Path | None = None
     omop: Path | None = None
+    sql: Database | None = None
+    omop_sql: Database | None = None
+    dicomweb: Dicomweb | None = None
+    dimse: Dimse | None = None
+    receiver: Receiver | None = None
+    fhir_server: FhirServer | None = None
+    redcap: Redcap | None = None
+    advertise: tuple[Literal["kinds", "counts", "schema"], ...] = ()
     format: Format = Field(default_factory=Format)
     row_is_person: bool = False
     columns: dict[Name, ColumnRole] = Field(default_factory=dict)
@@ -268,18 +276,38 @@ class DatasetConfig(_Model):
 
     @model_validator(mode="after")
     def _consistent(self) -> DatasetConfig:
-        if all(getattr(self, name) is None for name in _PATHS):
-            raise ValueError(f"give at least one of {', '.join(_PATHS)}")
+        if all(getattr(self, name) is None for name in PATHS + PLACES):
+            raise ValueError(f"give at least one of {', '.join(PATHS + PLACES)}")
+        self._one_of_each()
         if sum(role == "patient" for role in self.columns.values()) > 1:
             raise ValueError("columns: only one column has the role 'patient'")
         named = "patient" in self.columns.values()
-        if self.table is not None and named == self.row_is_person:
+        if self.tabular and named == self.row_is_person:
             raise ValueError(
                 "columns: one column of the table needs the role 'patient'; row_is_person = true is for tables without"
             )
         if any(self.columns.get(name) != "value" for name in self.policy.sensitive):
             raise ValueError("policy.sensitive: these columns need the role 'value'")
         return self
+
+    def _one_of_each(self) -> None:
+        """Raises ValueError for two tables, or what is said of none."""
+        for file, place in (("table", "sql"), ("omop", "omop_sql")):
+            if getattr(self, file) is not None and getattr(self, place) is not None:
+                raise ValueError(f"{file} or {place}, not both")
+        if self.redcap is not None and self.table is None:
+            raise ValueError("redcap: `table` names the export")
+        if self.sql is not None and not self.sql.relation:
+            raise ValueError("sql.relation: name a table or view")
+
+    def has(self, kind: str) -> bool:
+        """Whether there is a kind of data besides the table: `dicom`, `fhir`, `genotypes`, `matrix`, `omop`."""
+        return getattr(self, kind) is not None or (kind == "omop" and self.omop_sql is not None)
+
+    @property
+    def tabular(self) -> bool:
+        """Whether there is a table, be it a file or in a database."""
+        return self.table is not None or self.sql is not None
 
 
 class EdgeConfig(_Model):
@@ -341,9 +369,7 @@ def _completed(value: dict[str, Any], base: Path) -> dict[str, Any]:
         made["centre"] = {"fleet": fleet}
     if isinstance(value.get("datasets"), dict):
         made["datasets"] = {
-            name: {k: _under(base, v) if k in _PATHS else v for k, v in dataset.items()}
-            if isinstance(dataset, dict)
-            else dataset
+            name: completed(dataset, name, base, made["state_dir"]) if isinstance(dataset, dict) else dataset
             for name, dataset in value["datasets"].items()
         }
     return made

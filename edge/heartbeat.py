@@ -13,7 +13,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from edge.catalogue import Catalogue
+from edge.advertised import Catalogue
 from edge.identity import Identity, renew
 from edge.logview import MAX_ASKED
 from edge.messages import Heard

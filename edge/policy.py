@@ -198,7 +198,7 @@ def _sources(study: Study, dataset: DatasetConfig) -> Rule:
         "matrix": study.dataset.matrix,
         "omop": study.dataset.omop,
     }
-    there = [kind for kind in asked if getattr(dataset, kind) is not None]
+    there = [kind for kind in asked if dataset.has(kind)]
     missing = [kind for kind, wanted in asked.items() if wanted and kind not in there]
     wanted = _list(kind for kind, yes in asked.items() if yes)
     return _rule("sources", wanted, _list(there), not missing, "the dataset has no " + _list(missing), "policy.dataset")

@@ -25,7 +25,7 @@ __all__ = ["take"]
 _OWN = frozenset(
     {"state.db", "ledger.db", "journal.jsonl", "journal.heads", "tls.pem", "tls.key", "tls.next.key", "spool"}
 )
-_LEFT_OUT = frozenset({"lock", "backup.lock", "log.jsonl", "work", "results"})
+_LEFT_OUT = frozenset({"lock", "backup.lock", "log.jsonl", "work", "results", "sources"})
 _CHANNEL = ("tls.next.key", "tls.key")
 # In the order in which a parcel goes through them. What is held is not taken: the next start would discard it.
 _RELEASED = ("bad", "new", "sending", "sent")

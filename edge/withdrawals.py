@@ -21,7 +21,8 @@ from edge.entry import ParcelMeta
 from edge.lane import LaneRun, SiteSource, job_key
 from edge.sealing import recipient_of
 from edge.sources.consent import persons_of
-from edge.sources.standing import PARTLY, Stamp, stamp, standing
+from edge.sources.standing import PARTLY, standing
+from edge.sources.tabular import Stamp, stamp
 from edge.studies import parsed
 from edge.subjects import Known
 from privacy.deid.pseudonym import Pseudonymizer
@@ -98,10 +99,10 @@ class Withdrawals:
             stamps: dict[str, Stamp | None] = {}  # before the read: a table that is written meanwhile is read again
             for digest, brief in self._site.subjects.briefs().items():
                 dataset = self._site.config.datasets.get(brief.dataset)
-                if dataset is None or dataset.table is None:
+                if dataset is None or not dataset.tabular:
                     continue
                 if brief.dataset not in stamps:
-                    stamps[brief.dataset] = stamp(dataset.table, today)
+                    stamps[brief.dataset] = stamp(dataset, today)
                 now = stamps[brief.dataset]
                 if now is not None and self._judged.get(digest) == now:
                     continue

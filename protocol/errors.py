@@ -250,6 +250,11 @@ CODES: dict[str, Code] = {
         "the OMOP dataset lacks a table, is of another version, or cannot be read",
         "export the tables of CDM 5.4 that the message names; a table may be empty but for its header",
     ),
+    "input.source": Code(
+        InputError,
+        "a place at the hospital answers in a way that cannot be used",
+        "check its address and kind in edge.toml: `corsia edge dataset check NAME`",
+    ),
     "input.pixels": Code(
         InputError,
         "a DICOM file may show identities in its pixels or attachments",
@@ -292,6 +297,11 @@ CODES: dict[str, Code] = {
         AuthenticationError,
         "TLS to the centre is opened on the way: another answers in its name",
         "ask IT to exempt the centre's host and port from TLS inspection; `corsia doctor` names them",
+    ),
+    "auth.source": Code(
+        AuthenticationError,
+        "a place at the hospital does not accept the credentials",
+        "correct the file that edge.toml names for it: `corsia edge dataset check NAME`",
     ),
     "auth.proxy": Code(
         AuthenticationError,
@@ -347,6 +357,11 @@ CODES: dict[str, Code] = {
     ),
     # permission
     "permission.site": Code(PermissionRefused, "this site is not part of the study", "ask the operator of the study"),
+    "permission.source": Code(
+        PermissionRefused,
+        "a database's credentials may write, or nobody knows whether they may",
+        "give credentials that may only read: docs/sources.md says how",
+    ),
     "permission.size": Code(
         PermissionRefused,
         "the parcel is larger than the centre takes",
@@ -638,6 +653,11 @@ CODES: dict[str, Code] = {
     ),
     "unavailable.idle": Code(
         UnavailableError, "a call stood still for too long and was ended", "none: it is retried from where it stood"
+    ),
+    "unavailable.source": Code(
+        UnavailableError,
+        "a place at the hospital does not answer, or has not been pulled to its end yet",
+        "none: it is retried; `corsia edge dataset check NAME` says how it stands",
     ),
     "unavailable.process": Code(UnavailableError, "a process of the centre does not answer", "none: it is retried"),
     "unavailable.mlflow": Code(UnavailableError, "MLflow does not answer", "start it; publishing is retried"),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli import central_backup, central_spool, operator
+from corsia.cli import central_backup, central_harvest, central_spool, operator
 from corsia.cli.keys import centre_stopped, keys_app
 from protocol.errors import UnavailableError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run and operate the consortium's centre.")
 app.add_typer(operator.app, name="operator")
 app.add_typer(central_spool.app, name="spool")
+app.add_typer(central_harvest.app, name="harvest")
 app.registered_commands += central_backup.app.registered_commands
 Config = Annotated[Path, typer.Option("--config", help="The centre's configuration.")]
 Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from corsia import steward
-from corsia.cli import edge_backup, edge_journal, edge_models, edge_rights, edge_spool, edge_web
+from corsia.cli import edge_backup, edge_dataset, edge_journal, edge_models, edge_rights, edge_spool, edge_web
 from corsia.cli.edge_status import site_status
 from corsia.cli.keys import keys_app, site_stopped
 from corsia.cli.show import show, table
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Run and operate the agent of one hospital.")
 app.add_typer(edge_spool.app, name="spool")
 app.add_typer(edge_models.app, name="models")
+app.add_typer(edge_dataset.app, name="dataset")
 app.registered_commands += edge_backup.app.registered_commands
 app.add_typer(edge_journal.app, name="journal")
 app.command("subject")(edge_rights.subject)

@@ -79,7 +79,6 @@ epsilon_per_year = 5.0                # and all studies over 365 days,
 delta = 1e-5                          # both at this delta
 require_consent = {require_consent}
 approve = "manual"                    # or "auto": what policy allows needs no steward
-advertise = false                     # true: researchers see its columns, its rows in tens and its lanes, never a row
 
 # Thresholds of federated statistics (pipeline "aggregate"), by DataSHIELD's names; these are the defaults.
 # [datasets.{dataset}.policy.traps]
@@ -108,6 +107,8 @@ _OTHERS = (
     '# genotypes = "data/genotypes"        # VCF, BCF or PLINK',
     '# matrix = "data/counts.parquet"      # samples x features',
     '# omop = "data/omop"                  # tables of the OMOP CDM, a folder or one zip',
+    "# sql, omop_sql, dicomweb, dimse, receiver, fhir_server: databases and servers of the hospital; docs/sources.md",
+    '# advertise = ["kinds", "counts"]     # what researchers may know of it: kinds, counts, schema; never a row',
 )
 _CONSENT = """
 [datasets.{dataset}.consent]          # a missing or unknown value withholds the row

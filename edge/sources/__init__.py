@@ -1,4 +1,4 @@
-"""Sources: from a hospital's files to the consented, selected rows and files that a lane may see.
+"""Sources: from a hospital's files, databases and servers to the consented, selected rows and files a lane may see.
 
 First step behind the site's policy: consent and the study's row selectors are applied here, in the agent's process,
 before any lane code runs. Nothing here writes, sends or logs a value; what was withheld is counted by reason.
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from edge.sources.consent import Patients
     from edge.sources.format import Format
+    from edge.sources.places import Database, Dicomweb, Dimse, FhirServer, Receiver, Redcap
 
 __all__ = ["ConsentRule", "DatasetConfig", "DatasetPolicy", "DatasetSource"]
 
@@ -63,6 +64,22 @@ class DatasetConfig(Protocol):
     @property
     def omop(self) -> Path | None: ...  # noqa: D102
     @property
+    def sql(self) -> Database | None: ...  # noqa: D102
+    @property
+    def omop_sql(self) -> Database | None: ...  # noqa: D102
+    @property
+    def dicomweb(self) -> Dicomweb | None: ...  # noqa: D102
+    @property
+    def dimse(self) -> Dimse | None: ...  # noqa: D102
+    @property
+    def receiver(self) -> Receiver | None: ...  # noqa: D102
+    @property
+    def fhir_server(self) -> FhirServer | None: ...  # noqa: D102
+    @property
+    def redcap(self) -> Redcap | None: ...  # noqa: D102
+    @property
+    def tabular(self) -> bool: ...  # noqa: D102
+    @property
     def format(self) -> Format: ...  # noqa: D102
     @property
     def columns(self) -> Mapping[str, str]: ...  # noqa: D102
@@ -75,7 +92,8 @@ class DatasetConfig(Protocol):
 class DatasetSource:
     """One dataset as one study may see it; implements `pipelines.Source`.
 
-    The table is read once; files are read one at a time, as they are asked for.
+    The table is read once; files are read one at a time, as they are asked for. What is pulled from a server is read
+    where it was pulled to, once a pull has got to its end.
 
     Args:
         dataset: the site's configuration of the dataset, paths already resolved.
@@ -86,7 +104,7 @@ class DatasetSource:
     def __init__(self, dataset: DatasetConfig, study: Study, *, today: date | None = None) -> None:
         if dataset.consent is None and dataset.policy.require_consent:
             raise ConfigurationError("config.invalid", "consent is required, but no consent column is set")
-        if dataset.consent is not None and dataset.table is None:
+        if dataset.consent is not None and not dataset.tabular:
             raise ConfigurationError("config.invalid", "a consent column needs a table")
         self._dataset = dataset
         self._study = study
@@ -99,7 +117,10 @@ class DatasetSource:
 
     @property
     def withheld(self) -> dict[str, int]:
-        """Rows, files and FHIR resources held back so far, by reason: consent, withdrawn, no-patient, unreadable."""
+        """Rows, files and FHIR resources held back so far, by reason.
+
+        Reasons: consent, withdrawn, no-patient, unreadable, empty-shell, unknown-modality.
+        """
         return dict(sorted(sum(self._withheld_files.values(), self._withheld_rows).items()))
 
     def table(self) -> pd.DataFrame | None:
@@ -121,7 +142,9 @@ class DatasetSource:
 
         In lanes 3, 4 and `infer` files come grouped by patient, so that no lane need hold all images of a hospital.
         """
-        from edge.sources import consent, dicom, folder
+        from edge.sources import consent, dicom, folder, instance
+        from edge.sources.places import is_pulled
+        from edge.sources.turns import reading_pulled
 
         withheld = self._withheld_files["dicom"] = Counter()
         if not self._study.dataset.images:
@@ -129,21 +152,23 @@ class DatasetSource:
         if self._dataset.dicom is None:
             raise InputError("input.dicom", "the study asks for images; the dataset has no DICOM folder")
         self.table()
-        paths: Iterable[Path] = folder.walk(self._dataset.dicom, withheld)
-        if self._study.lane in (Lane.EXTRACT, Lane.TRAIN, Lane.INFER):
-            paths = dicom.grouped(self._dataset.dicom, paths)
-        served = 0
-        for path in paths:
-            data, patient = dicom.read(self._dataset.dicom, path)
-            if data is None:
-                withheld["unreadable"] += 1
-                continue
-            verdict = "" if self._patients is None else self._patients.verdict(patient)
-            if verdict == "":
-                served += 1
-                yield SourceFile(f"{served:08d}.dcm", data)
-            elif verdict != consent.UNSELECTED:
-                withheld[verdict] += 1
+        with reading_pulled(self._dataset.dicom, pulled=is_pulled(self._dataset, "dicom")):
+            paths: Iterable[Path] = folder.walk(self._dataset.dicom, withheld)
+            if self._study.lane in (Lane.EXTRACT, Lane.TRAIN, Lane.INFER):
+                paths = dicom.grouped(self._dataset.dicom, paths)
+            served = 0
+            for path in paths:
+                data, patient = dicom.read(self._dataset.dicom, path)
+                reason = instance.UNREADABLE if data is None else instance.judge(data)
+                if data is None or reason:
+                    withheld[reason] += 1
+                    continue
+                verdict = "" if self._patients is None else self._patients.verdict(patient)
+                if verdict == "":
+                    served += 1
+                    yield SourceFile(f"{served:08d}.dcm", data)
+                elif verdict != consent.UNSELECTED:
+                    withheld[verdict] += 1
 
     def documents(self, kind: str) -> Iterator[SourceFile]:
         """See `pipelines.Source.documents`.
@@ -153,6 +178,8 @@ class DatasetSource:
             ConfigurationError: `config.invalid` when FHIR cannot be matched to the table's rows.
         """
         from edge.sources import documents
+        from edge.sources.places import is_pulled
+        from edge.sources.turns import reading_pulled
 
         if kind not in DOCUMENT_KINDS:
             raise InputError("input.usage", "no such kind of documents")
@@ -160,17 +187,25 @@ class DatasetSource:
         if not getattr(self._study.dataset, kind):
             return
         root: Path | None = getattr(self._dataset, kind)
-        if root is None:
+        database = self._dataset.omop_sql if kind == "omop" else None
+        if root is None and database is None:
             raise InputError("input.documents", f"the study asks for {kind}; the dataset has none")
         self.table()
         verdict = None if self._patients is None else self._patients.verdict
-        yield from documents.served(kind, root.resolve(), withheld, verdict=verdict, system=self._dataset.fhir_system)
+        if database is not None:
+            from edge.sources import omopdb
+
+            yield omopdb.archive(database, verdict, withheld)
+        elif root is not None:
+            system = self._dataset.fhir_system
+            with reading_pulled(root, pulled=is_pulled(self._dataset, kind)):
+                yield from documents.served(kind, root.resolve(), withheld, verdict=verdict, system=system)
 
     def _load(self) -> None:
         from edge.sources import consent, table
 
         asked = self._study.dataset
-        if self._dataset.table is None:
+        if not self._dataset.tabular:
             named = [*asked.columns, *(c.column for c in asked.where)]
             if named:
                 raise InputError("input.column-missing", f"the dataset has no table for column {named[0]!r}")
@@ -179,20 +214,44 @@ class DatasetSource:
         rule = self._dataset.consent
         legal = [] if rule is None else [name for name in (rule.column, rule.withdrawn_on) if name]
         wanted = [*roles, *legal, *asked.columns, *(c.column for c in asked.where)]
-        words = {name for name, role in roles.items() if role not in _TYPED} | set(legal)
-        frame = table.read(self._dataset.table, list(dict.fromkeys(wanted)), words, self._dataset.format)
+        frame, everyone = self._read(list(dict.fromkeys(wanted)), legal)
         for name in wanted[len(roles) + len(legal) :]:
             if name not in roles:
                 raise PolicyRefused("policy.columns", f"the site gives column {name!r} no role")
         patient = next((name for name, role in roles.items() if role == "patient"), None)
         keep = consent.judge(frame, patient, rule, self._today)
+        if everyone is None:
+            everyone, judged = frame, keep
+        else:  # the rest was left in the database: who has withdrawn there holds these rows back too
+            judged = consent.judge(everyone, patient, rule, self._today)
+            keep = consent.withdrawn_elsewhere(frame, patient, keep, everyone, judged)
         for name in legal:
             if roles.get(name) in _TYPED:
                 frame[name] = table.infer(frame[name])
         selected, unreadable = table.select(frame, asked.where, roles)
-        verdicts = keep.mask(unreadable & (keep == ""), "unreadable")
-        self._withheld_rows.update(verdicts[verdicts != ""].tolist())
-        chosen = (verdicts == "") & selected
-        if (asked.images or asked.fhir) and (rule is not None or asked.where):
-            self._patients = consent.Patients.of(frame, patient, keep, chosen, by_consent=rule is not None)
+        failed = unreadable & (keep == "")
+        self._withheld_rows.update(judged[judged != ""].tolist())
+        self._withheld_rows.update(["unreadable"] * int(failed.sum()))
+        chosen = (keep == "") & selected & ~failed
+        omop = asked.omop and self._dataset.omop_sql is not None
+        if (asked.images or asked.fhir or omop) and (rule is not None or asked.where):
+            self._patients = consent.Patients.of(
+                frame, patient, keep, chosen, by_consent=rule is not None, among=(everyone, judged)
+            )
         self._rows = frame.loc[chosen, list(roles)].reset_index(drop=True)
+
+    def _read(self, columns: list[str], legal: list[str]) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+        """The table's columns; and patient and consent of all rows, where a database gave but some of the rows."""
+        from edge.sources import redcap, relation, tabular
+
+        dataset, roles = self._dataset, self._dataset.columns
+        words = {name for name, role in roles.items() if role not in _TYPED} | set(legal)
+        if dataset.redcap is not None:
+            redcap.check_roles(dataset.redcap.dictionary, roles)
+        if dataset.sql is None:
+            return tabular.read(dataset, columns, words), None
+        patient = [name for name, role in roles.items() if role == "patient"]
+        return relation.narrowed(
+            dataset.sql, columns, words, dataset.format, where=self._study.dataset.where, roles=roles,
+            legal=[*patient, *(name for name in legal if name not in patient)],
+        )  # fmt: skip

@@ -19,7 +19,7 @@ from protocol.errors import ConfigurationError
 if TYPE_CHECKING:
     from edge.sources import ConsentRule
 
-__all__ = ["UNSELECTED", "Patients", "judge", "parse_date", "persons_of"]
+__all__ = ["UNSELECTED", "Patients", "judge", "parse_date", "persons_of", "withdrawn_elsewhere"]
 
 UNSELECTED = "unselected"
 _COMPACT = re.compile(r"^\d{8}$")
@@ -65,6 +65,21 @@ def judge(frame: pd.DataFrame, patient: str | None, rule: ConsentRule | None, to
     return reasons
 
 
+def withdrawn_elsewhere(
+    frame: pd.DataFrame, patient: str | None, reasons: pd.Series[str], everyone: pd.DataFrame, judged: pd.Series[str]
+) -> pd.Series[str]:
+    """The reasons of some rows, once those of persons who have withdrawn in another row are held back too.
+
+    Args:
+        frame, reasons: the rows, as `judge` judged them by themselves.
+        everyone, judged: all rows, likewise.
+    """
+    if patient is None:
+        return reasons
+    gone = set(persons_of(everyone, patient)[judged == "withdrawn"]) - {""}
+    return reasons.mask((reasons == "") & persons_of(frame, patient).isin(gone), "withdrawn")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Patients:
     """Which patients' files may pass. Ids are normalised."""
@@ -83,19 +98,29 @@ class Patients:
         chosen: pd.Series[bool],
         *,
         by_consent: bool,
+        among: tuple[pd.DataFrame, pd.Series[str]] | None = None,
     ) -> Patients:
         """Sum up the rows by person.
+
+        Args:
+            frame, reasons: rows and why each is withheld (`judge`).
+            chosen: which rows are selected.
+            by_consent: whether the site has a rule of consent.
+            among: all rows and their reasons, where `frame` has but some of them.
 
         Raises:
             ConfigurationError: `config.invalid` without a patient column: files could not be matched to rows.
         """
         if patient is None:
             raise ConfigurationError("config.invalid", "no column has the role 'patient'")
+        chosen_persons = persons_of(frame, patient)[chosen]
+        if among is not None:
+            frame, reasons = among
         persons = persons_of(frame, patient)
         known = set(persons) - {""}
         refused = set(persons[reasons != ""])
         return cls(
-            selected=frozenset(persons[chosen]),
+            selected=frozenset(chosen_persons),
             consenting=frozenset(known - refused),
             withdrawn=frozenset(persons[reasons == "withdrawn"]),
             by_consent=by_consent,

@@ -22,6 +22,7 @@ __all__ = ["find", "read", "served"]
 
 CODE = "input.documents"
 TOO_LARGE = "too-large"
+_BGZF_END = bytes.fromhex("1f8b08040000000000ff0600424302001b0003000000000000000000")
 _SUFFIXES = {
     "fhir": (".json", ".ndjson", ".jsonl", ".json.gz", ".ndjson.gz", ".jsonl.gz"),
     "genotypes": tuple(
@@ -107,12 +108,21 @@ def _sets(kind: str, root: Path, withheld: Counter[str]) -> Iterator[SourceFile]
         parts: list[SourceFile] = []
         for suffix, path in sorted(members):
             data = read(root, path)
-            if data is None or sum(len(part.data) for part in parts) + len(data) > MAX_FILE_BYTES:
-                withheld["unreadable" if data is None else TOO_LARGE] += 1
+            if data is None or not data or _is_cut(data):
+                withheld["unreadable"] += 1
+                break
+            if sum(len(part.data) for part in parts) + len(data) > MAX_FILE_BYTES:
+                withheld[TOO_LARGE] += 1
                 break
             parts.append(SourceFile(f"{number:08d}{suffix}", data))
         else:
             yield from parts
+
+
+def _is_cut(data: bytes) -> bool:
+    """Whether blocked gzip (VCF, BCF) ends before its end marker: SAM specification 4.1.2."""
+    blocked = data[:4] == b"\x1f\x8b\x08\x04" and data[12:14] == b"BC"
+    return blocked and not data.endswith(_BGZF_END)
 
 
 def _database(root: Path, withheld: Counter[str]) -> Iterator[SourceFile]:

@@ -6,29 +6,18 @@ Used by `edge/withdrawals.py`. Nothing here logs or keeps a value.
 from __future__ import annotations
 
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edge.sources import consent, table
+from edge.sources import consent, tabular
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from edge.sources import DatasetConfig
 
-__all__ = ["PARTLY", "by_person", "stamp", "standing"]
+__all__ = ["PARTLY", "by_person", "standing"]
 
 PARTLY = "partly"
-Stamp = tuple[int, int, int, date]
-
-
-def stamp(path: Path, today: date) -> Stamp | None:
-    """What changes when a table is written anew, or a new day makes a noted withdrawal count; None without table."""
-    try:
-        state = path.stat()
-    except OSError:
-        return None
-    return (state.st_mtime_ns, state.st_size, state.st_ino, today)
 
 
 def standing(dataset: DatasetConfig, today: date) -> dict[str, str]:
@@ -42,10 +31,10 @@ def standing(dataset: DatasetConfig, today: date) -> dict[str, str]:
     """
     rule = dataset.consent
     patient = next((name for name, role in dataset.columns.items() if role == "patient"), None)
-    if dataset.table is None or rule is None or patient is None:
+    if not dataset.tabular or rule is None or patient is None:
         return {}
     names = [name for name in (patient, rule.column, rule.withdrawn_on) if name]
-    frame = table.read(dataset.table, list(dict.fromkeys(names)), set(names), dataset.format)
+    frame = tabular.read(dataset, list(dict.fromkeys(names)), set(names))
     return by_person(frame, patient, consent.judge(frame, patient, rule, today))
 
 

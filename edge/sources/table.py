@@ -27,7 +27,7 @@ from protocol.study import Condition
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["infer", "lines", "read", "select"]
+__all__ = ["framed", "header", "infer", "lines", "read", "select", "typed"]
 
 MAX_FIELD_CHARS = 16 * 1024 * 1024
 MAX_TABLE_BYTES = 4 << 30  # of what a small Parquet file may unpack to
@@ -64,16 +64,44 @@ def read(path: Path, columns: Sequence[str], text: Collection[str], form: Format
         raise StorageError("storage.failed", f"the table cannot be read: {error.strerror}") from None
 
 
+def header(path: Path, form: Format = _PLAIN) -> list[str]:
+    """The names of all columns; raises as `read`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with path.open("rb") as file:
+            if file.read(4) == b"PAR1":
+                return [str(name) for name in pq.read_schema(path).names]
+        return [cell.strip() for cell in next(lines(path, (), form)[1], []) if cell.strip()]
+    except pa.ArrowInvalid:
+        raise InputError("input.table", "the table is not Parquet") from None
+    except OSError as error:
+        raise StorageError("storage.failed", f"the table cannot be read: {error.strerror}") from None
+
+
 def _read_csv(path: Path, columns: Sequence[str], text: Collection[str], form: Format) -> pd.DataFrame:
     delimiter, rows = lines(path, columns, form)
     with _told(form):
-        places = _places(next(rows, []), columns)
-        cells = [[row[place] for place in places] for row in rows]
-    comma = delimiter == ";" or form.decimal == ","
+        return framed(rows, columns, text, form, decimal_comma=delimiter == ";")
+
+
+def framed(
+    rows: Iterator[list[str]],
+    columns: Sequence[str],
+    text: Collection[str],
+    form: Format = _PLAIN,
+    *,
+    decimal_comma: bool = False,
+) -> pd.DataFrame:
+    """The named columns of a header and rows, all of one width. See `read`."""
+    places = _places(next(rows, []), columns)
+    cells = [[row[place] for place in places] for row in rows]
+    comma = decimal_comma or form.decimal == ","
     data: dict[str, pd.Series[Any]] = {}
     for at, name in enumerate(columns):
         series = pd.Series([row[at] for row in cells], dtype="str").mask(lambda s: s.str.strip() == "")
-        data[name] = series if name in text else _typed(series, name, form, decimal_comma=comma)
+        data[name] = series if name in text else typed(series, name, form, decimal_comma=comma)
     return pd.DataFrame(data, columns=list(columns))
 
 
@@ -117,8 +145,8 @@ def _told(form: Format) -> Iterator[None]:
         raise InputError("input.table", "the table is not CSV: check its quotes and line ends") from None
 
 
-def _typed(series: pd.Series[Any], name: str, form: Format, *, decimal_comma: bool = False) -> pd.Series[Any]:
-    """`infer` after the words that the site calls missing are gone."""
+def typed(series: pd.Series[Any], name: str, form: Format, *, decimal_comma: bool = False) -> pd.Series[Any]:
+    """A column of text, typed: `infer` after the words that the site calls missing are gone."""
     if form.missing:
         gone = {missing_word(word) for word in form.missing}
         series = series.mask(series.map(lambda cell: missing_word(str(cell)) in gone, na_action="ignore").eq(True))
@@ -188,9 +216,7 @@ def _read_parquet(path: Path, columns: Sequence[str], text: Collection[str], for
             table = file.read(columns=list(columns))
         _bounded(sum(_length(chunk) for column in table.columns for chunk in column.chunks))
         data = {name: _column(table.column(name).combine_chunks(), name in text) for name in columns}
-        data |= {
-            n: _typed(c, n, form) for n, c in data.items() if n not in text and c.dtype == "str" and form != _PLAIN
-        }
+        data |= {n: typed(c, n, form) for n, c in data.items() if n not in text and c.dtype == "str" and form != _PLAIN}
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, pa.ArrowKeyError, OSError):
         raise InputError("input.table", "the table is not Parquet, or has a column of nested type") from None
     return pd.DataFrame(data, columns=list(columns))

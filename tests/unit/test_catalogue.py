@@ -1,121 +1,133 @@
-"""What a site tells of its datasets: columns and rows in tens where it said so, and nothing that a row holds."""
+"""`corsia edge dataset`: a schema that a person confirms, a profile for the site's eyes, what the centre may know."""
 
 from __future__ import annotations
 
-import time
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-from google.protobuf.json_format import ParseDict
-from sqlalchemy import select
+from typer.testing import CliRunner
 
-from central.gateway import catalogue as gateway
-from central.store import Store
-from central.store.models import AdvertisedRow
-from edge.catalogue import Catalogue, advertised
-from edge.config import DatasetConfig
-from edge.messages import catalogue_message
-from protocol.catalogue import AdvertisedDataset
-from protocol.errors import InputError
-from protocol.v1 import fleet_pb2 as pb
+from corsia.cli import app
+from corsia.synthetic import ct_series
+from edge.catalogue import advertised
+from edge.config import load
 
-COLUMNS = {"id": "patient", "age": "quasi", "stage": "value", "note": "text", "seen": "date"}
-HEADER = "id,age,stage,note,seen,unlisted\n"
+RUN = CliRunner()
+ROWS = [
+    f"MRN{n:05d},{20 + n % 17},{'F' if n % 2 else 'M'},2024-01-{1 + n % 28:02d},{n / 7:.3f},{'si' if n else 'no'}"
+    for n in range(40)
+]
+CSV = "id_paziente;eta;sesso;data_visita;valore;consenso\n" + "\n".join(row.replace(",", ";") for row in ROWS)
 
 
-def dataset(folder: Path, persons: int, rows_each: int = 1, **policy: object) -> DatasetConfig:
-    path = folder / "table.csv"
-    row = "CANARY{},{},II,CANARY words,2020-01-01,CANARY\n"
-    path.write_text(HEADER + "".join(row.format(n, 50 + n % 9) for n in range(persons) for _ in range(rows_each)))
-    rules = {"lanes": ["extract"], "advertise": True, "require_consent": False} | policy
-    return DatasetConfig.model_validate({"table": path, "columns": COLUMNS, "policy": rules})
+@pytest.fixture(name="site")
+def _site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "t.csv").write_text(CSV)
+    (tmp_path / "dicom").mkdir()
+    for at in range(3):
+        data = ct_series({"PatientID": f"MRN{at:05d}", "PatientName": "SECRET^NAME"}, seed=at, size=8, slices=2)
+        for number, one in enumerate(data):
+            (tmp_path / "dicom" / f"{at}-{number}").write_bytes(one)
+    (tmp_path / "dicom" / "x").write_bytes(b"none")
+    (tmp_path / "edge.toml").write_text('# mine\nsite = "a"\n')
+    return tmp_path
 
 
-def test_columns_and_rows_in_tens_are_told_and_no_cell(tmp_path: Path) -> None:
-    told = advertised("lung", dataset(tmp_path, 27))
-    assert (told.name, told.rows, told.lanes) == ("lung", 20, ("extract",))
-    assert [(c.name, c.role, c.type) for c in told.columns] == [
-        ("id", "patient", "key"), ("age", "quasi", "number"), ("stage", "value", "text"), ("note", "text", "text"),
-        ("seen", "date", "date"),
-    ]  # fmt: skip
-    raw = catalogue_message([told])
-    assert raw is not None
-    sent = raw.SerializeToString()
-    assert b"CANARY" not in sent
-    assert b"unlisted" not in sent, "a column without a role is nobody's business"
+def run(*words: str, code: int = 0) -> dict[str, Any]:
+    made = RUN.invoke(app, ["edge", "dataset", *words, "--json"])
+    assert (made.exit_code, made.exception if code == 0 else None) == (code, None), made.output
+    return json.loads(made.stdout.splitlines()[-1]) if made.stdout.strip() else {}  # type: ignore[no-any-return]
 
 
-def test_few_persons_are_not_counted_however_many_rows_they_have(tmp_path: Path) -> None:
-    assert advertised("lung", dataset(tmp_path, 9, rows_each=20)).rows == 0
-    assert advertised("lung", dataset(tmp_path, 10, rows_each=20)).rows == 200
-    assert advertised("lung", dataset(tmp_path, 19, min_cohort=20)).rows == 0
+def added(*more: str) -> dict[str, Any]:
+    words = ("add", "cohort", "--table", "t.csv", "--folder", "dicom=dicom", *more)
+    proposal = run(*words)
+    return run(*words, "--confirm", proposal["digest"])
 
 
-def test_a_table_that_cannot_be_read_is_told_without_rows(tmp_path: Path) -> None:
-    config = dataset(tmp_path, 30)
-    (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00")
-    assert advertised("lung", config).rows == 0
-    (tmp_path / "table.csv").unlink()
-    assert len(advertised("lung", config).columns) == 5
+def test_nothing_is_written_before_a_person_has_confirmed_it(site: Path) -> None:
+    before = (site / "edge.toml").read_text()
+    proposal = run("add", "cohort", "--table", "t.csv")
+    assert proposal["columns"] == {
+        "id_paziente": "patient", "eta": "quasi", "sesso": "quasi", "data_visita": "date", "valore": "value",
+    }  # fmt: skip
+    assert (proposal["consent"], proposal["granted"], proposal["written"]) == ("consenso", ["si"], None)
+    assert (site / "edge.toml").read_text() == before
+    stale = run("add", "cohort", "--table", "t.csv", "--role", "eta=value", "--confirm", proposal["digest"])
+    assert stale["written"] is None
+    assert stale["columns"]["eta"] == "value"
+    run("add", "cohort", "--table", "t.csv", "--confirm", proposal["digest"])
+    written = (site / "edge.toml").read_text()
+    assert written.startswith(before.rstrip())
+    dataset = load(site / "edge.toml").datasets["cohort"]
+    assert dataset.policy.lanes == ()
+    assert dataset.consent is not None
+    assert dataset.consent.granted == ("si",)
+    twice = RUN.invoke(app, ["edge", "dataset", "add", "cohort", "--table", "t.csv"])
+    assert getattr(twice.exception, "code", "") == "conflict.exists"
 
 
-def _news(made: Catalogue) -> tuple[AdvertisedDataset, ...]:
-    end = time.monotonic() + 60
-    while (found := made.news()) is None:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    return found
+def test_a_profile_counts_and_tells_of_nobody(site: Path) -> None:
+    added()
+    made = run("profile", "cohort", "--html", "report.html")
+    assert made["counts"] == {
+        "rows": 40, "persons": 40, "imaged persons": 3, "studies": 3, "series": 3, "instances CT": 6,
+    }  # fmt: skip
+    said = {line["what"]: line["count"] for line in made["quality"]}
+    assert said["DICOM files set aside: unreadable"] == 1
+    assert said["patients of the table without an image"] == 37
+    assert said["rows that are withheld: consent"] == 1
+    page = (site / "report.html").read_text()
+    assert "<svg" in page
+    for text in (page, json.dumps(made), (site / "state" / "catalogue" / "cohort.json").read_text()):
+        assert "MRN00001" not in text
+        assert "SECRET" not in text
+    assert (site / "report.html").stat().st_mode & 0o077 == 0
 
 
-def test_only_where_the_policy_says_so_and_once(tmp_path: Path) -> None:
-    silent = Catalogue({"lung": dataset(tmp_path, 30, advertise=False)})
-    assert silent.news() == (), "once: so that the centre forgets what was told before"
-    silent.told(())
-    assert silent.news() is None
-    made = Catalogue({"lung": dataset(tmp_path, 30)})
-    found = _news(made)
-    assert [one.rows for one in found] == [30]
-    made.told(found)
-    assert made.news() is None
+def test_the_centre_knows_what_the_site_chose(site: Path) -> None:
+    added()
+    assert run("profile", "cohort")["advertised"] == {}
+    text = (site / "edge.toml").read_text()
+    (site / "edge.toml").write_text(
+        text.replace("[datasets.cohort]", '[datasets.cohort]\nadvertise = ["counts", "schema"]')
+    )
+    told = advertised(load(site / "edge.toml"), "cohort")
+    assert told["counts"] == {"rows": 40, "persons": 40}  # three imaged persons are too few to be told
+    assert "id_paziente" not in told["schema"]
+    assert told["schema"]["valore"] == {"role": "value", "type": "float"}
 
 
-def test_the_centre_puts_each_word_in_place_of_the_one_before(tmp_path: Path) -> None:
-    store = Store(tmp_path)
-    told = advertised("lung", dataset(tmp_path, 30))
-    message = catalogue_message([told])
-    assert message is not None
-    assert gateway.read(message) == (told,), "there and back"
-    for datasets in ((told,), (told,), ()):
-        with store.begin() as session:
-            gateway.write(session, "site-a", datasets)
-            gateway.write(session, "site-b", (told,))
-        with store.read() as session:
-            rows = session.scalars(select(AdvertisedRow).order_by(AdvertisedRow.site)).all()
-        assert [row.site for row in rows] == ["site-a"] * len(datasets) + ["site-b"]
-    store.engine.dispose()
+def test_check_says_what_cannot_be_read(site: Path) -> None:
+    added()
+    assert run("check", "cohort")["ok"] is True
+    (site / "t.csv").write_text(CSV.replace("valore", "value"))
+    made = RUN.invoke(app, ["edge", "dataset", "check", "cohort", "--json"])
+    assert made.exit_code != 0
+    line = json.loads(made.stdout.splitlines()[0])
+    assert [one["code"] for one in line["checks"] if not one["ok"]] == ["input.column-missing"]
 
 
-def column(**changes: Any) -> dict[str, Any]:
-    return {"columns": [{"name": "age", "role": "value", "type": "number"} | changes]}
+def test_an_excel_table_and_a_redcap_dictionary(site: Path) -> None:
+    from openpyxl import Workbook
 
-
-WRONG: list[dict[str, Any]] = [
-    {"name": ""}, {"name": "A"}, {"name": "../x"}, {"name": "x" * 64}, {"rows": 1 << 62}, {"lanes": ["dance"]},
-    {"lanes": ["train"] * 9}, column(name=""), column(name="a\x00"), column(name="a" * 129), column(type="<b>"),
-    column(role="<b>"), column(role=""),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_no_catalogue_is_refused(wrong: dict[str, Any]) -> None:
-    good = {"name": "lung", "rows": 10, "lanes": ["train"], **column()}
-    assert gateway.read(_message(good))
-    with pytest.raises(InputError):
-        gateway.read(_message(good | wrong))
-    with pytest.raises(InputError):
-        gateway.read(_message(good, good))
-
-
-def _message(*values: dict[str, Any]) -> pb.Catalogue:
-    return ParseDict({"datasets": list(values)}, pb.Catalogue())
+    book = Workbook()
+    assert book.active is not None
+    for row in CSV.splitlines():
+        book.active.append(row.split(";"))
+    book.save(site / "t.xlsx")
+    assert run("add", "sheet", "--table", "t.xlsx")["columns"]["id_paziente"] == "patient"
+    (site / "dictionary.csv").write_text(
+        "Variable / Field Name,Form Name,Field Type,Text Validation Type OR Show Slider Number,Identifier?\n"
+        "id_paziente,b,text,,\neta,b,text,integer,\nsesso,b,radio,,y\ndata_visita,b,text,date_ymd,\nvalore,b,text,number,\n"
+    )
+    made = run("add", "export", "--table", "t.csv", "--redcap", "dictionary.csv")
+    assert made["columns"]["sesso"] == "identifier"  # because the project says so
+    bold = run("add", "export", "--table", "t.csv", "--redcap", "dictionary.csv", "--role", "sesso=quasi")
+    run("add", "export", "--table", "t.csv", "--redcap", "dictionary.csv", "--role", "sesso=quasi", "--confirm",
+        bold["digest"])  # fmt: skip
+    made2 = RUN.invoke(app, ["edge", "dataset", "check", "export", "--json"])
+    assert json.loads(made2.stdout.splitlines()[0])["ok"] is False

@@ -127,6 +127,7 @@ def test_file_without_preamble_is_read(tmp_path: Path) -> None:
     dataset = Dataset()
     dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2"
     dataset.PatientID = "p1"
+    dataset.add_new(0x7FE00010, "OB", b"\0\0")
     buffer = BytesIO()
     pydicom.dcmwrite(buffer, dataset, implicit_vr=True, little_endian=True)
     assert len(list(source(tmp_path, folder(tmp_path, {"1": buffer.getvalue()}), TABLE).files())) == 1

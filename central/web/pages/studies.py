@@ -34,7 +34,7 @@ def studies(
     """The list, filtered and paged here."""
     asked = {"lane": lane, "state": state, "search": search.strip()}
     with centre.store.read() as session:
-        found = views.studies(session, _MOST + 1, (number - 1) * _MOST, **asked)
+        found = views.studies(session, _MOST + 1, (number - 1) * _MOST, lane=lane, state=state, search=asked["search"])
     listed, lanes = paged(found, number, _MOST), [one.value for one in Lane]
     return page(request, "studies.html", listed=listed, asked=asked, lanes=lanes, states=_STATES)
 

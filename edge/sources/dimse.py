@@ -1,0 +1,230 @@
+"""A PACS by DIMSE: studies, series and instances by C-FIND, the instances of a series by C-GET or C-MOVE.
+
+What is remembered is as with DICOMweb: how many instances each study had. A PACS that does not tell their number has
+each study looked into each time. What C-FIND lists and the retrieval does not bring is asked for again, and at last
+set aside.
+
+Source: DICOM PS3.4, annex C (Query/Retrieve), PS3.7, 9.1.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from edge.sources import association, instance
+from edge.sources.origin import REFUSED, Bad, Known, Page, Part
+from edge.sources.places import Dimse
+from protocol.errors import InputError, UnavailableError
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+    from pynetdicom.association import Association
+
+__all__ = ["DimseOrigin"]
+
+_PENDING = (0xFF00, 0xFF01)
+_MAX_CONTEXTS = 120
+_AT_ONCE = 512  # instances of one retrieval
+
+
+class DimseOrigin:
+    """See `origin.Origin`.
+
+    Args:
+        place: the PACS.
+
+    Raises:
+        ConfigurationError: `config.extra-missing`.
+        UnavailableError: `unavailable.source` when `listen` cannot be listened on.
+    """
+
+    def __init__(self, place: Dimse) -> None:
+        self._place = place
+        self._inbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self._server = None
+        if place.listen is not None:
+            ae = association.entity(place.calling, place.timeout_s)
+            ae.require_called_aet = True
+            self._server = association.serve(ae, place.listen, self._came)
+
+    def close(self) -> None:
+        """See `Origin.close`."""
+        if self._server is not None:
+            self._server.shutdown()
+            self._server = None
+
+    def pages(self, known: Known) -> Iterator[Page]:
+        """A page a study. See `Origin.pages`."""
+        scope = f"{self._place.address} {self._place.aet} {sorted(self._place.modalities)}"
+        with self._asking() as link:
+            found = self._studies(link)
+        studies = [(_text(one, "StudyInstanceUID"), _text(one, "NumberOfStudyRelatedInstances")) for one in found]
+        for uid, count in studies:
+            mark = f"{scope}:{uid}"
+            if count in ("", "0") or known.mark(mark) != count:
+                yield Page(mark=mark, version=count, items=self._instances(uid, count, known))
+
+    def count(self) -> int:
+        """How many studies there are within the site's bounds; raises as `pages`."""
+        with self._asking() as link:
+            return len(self._studies(link))
+
+    def _came(self, event: Any) -> int:
+        self._inbox.put((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()))
+        return 0
+
+    # --- asking
+
+    def _studies(self, link: Association) -> list[Dataset]:
+        days = {"StudyDate": self._place.days}
+        return _find(link, "STUDY", {"StudyInstanceUID": "", "NumberOfStudyRelatedInstances": "", **days})
+
+    def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad]:
+        series: dict[str, dict[str, str]] = {}  # series -> instance -> class
+        listed = 0
+        with self._asking() as link:
+            asked = {"StudyInstanceUID": study, "SeriesInstanceUID": "", "Modality": ""}
+            for one in _find(link, "SERIES", asked):
+                uid = _text(one, "SeriesInstanceUID")
+                keys = {"StudyInstanceUID": study, "SeriesInstanceUID": uid, "SOPInstanceUID": "", "SOPClassUID": ""}
+                found = {_text(i, "SOPInstanceUID"): _text(i, "SOPClassUID") for i in _find(link, "IMAGE", keys)}
+                listed += len(found)
+                if not self._place.modalities or _text(one, "Modality") in self._place.modalities:
+                    series[uid] = found
+        if told.isdigit() and listed < int(told):  # an answer was lost, or an instance came or went meanwhile
+            yield Bad(key=f"{study}:listed", reason=REFUSED)
+        for uid, instances in series.items():
+            missing = [name for name in instances if not known.has(name)]
+            for at in range(0, len(missing), _AT_ONCE):
+                some = missing[at : at + _AT_ONCE]
+                whole = len(some) == len(instances)
+                yield from self._retrieved(study, uid, {name: instances[name] for name in some}, whole=whole)
+
+    @contextmanager
+    def _asking(self) -> Iterator[Association]:
+        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
+
+        ae = association.entity(self._place.calling, self._place.timeout_s)
+        ae.add_requested_context(Find)
+        with _released(
+            association.associate(ae, self._place.address, self._place.aet, ca_file=self._place.ca_file)
+        ) as link:
+            yield link
+
+    # --- retrieving
+
+    def _retrieved(self, study: str, series: str, wanted: dict[str, str], *, whole: bool) -> Iterator[Part | Bad]:
+        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+        level = "SERIES"
+        if not whole:
+            level, keys["SOPInstanceUID"] = "IMAGE", "\\".join(wanted)
+        missing = dict(wanted)
+        for uid, data in self._files(_identifier(level, keys), sorted(set(wanted.values()) - {""})):
+            missing.pop(uid, None)
+            yield instance.part(uid, data)  # one that was not listed too: lists are not always whole
+        yield from (Bad(key=uid, reason=REFUSED) for uid in missing)
+
+    def _files(self, identifier: Dataset, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+        get = self._place.retrieve == "get"
+        ae = association.entity(self._place.calling, self._place.timeout_s)
+        roles = self._propose(ae, classes) if get else self._propose_move(ae)
+        from pynetdicom import evt
+
+        with _released(
+            association.associate(
+                ae, self._place.address, self._place.aet, ca_file=self._place.ca_file,
+                handlers=[(evt.EVT_C_STORE, self._came)] if get else (), roles=roles,
+            )
+        ) as link:  # fmt: skip
+            from pynetdicom import sop_class
+
+            if get:
+                model = sop_class.StudyRootQueryRetrieveInformationModelGet
+                answers = link.send_c_get(identifier, model)
+            else:
+                model = sop_class.StudyRootQueryRetrieveInformationModelMove
+                answers = link.send_c_move(identifier, self._place.calling, model)
+            for status, _ in answers:
+                yield from self._taken()
+                _check(status)
+            yield from self._taken()
+
+    def _taken(self) -> Iterator[tuple[str, bytes]]:
+        while True:
+            try:
+                yield self._inbox.get_nowait()
+            except queue.Empty:
+                return
+
+    @staticmethod
+    def _propose(ae: Any, classes: Sequence[str]) -> list[Any]:
+        from pynetdicom import StoragePresentationContexts, build_role
+        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelGet as Get
+
+        named = list(classes) or [str(context.abstract_syntax) for context in StoragePresentationContexts]
+        ae.add_requested_context(Get)
+        for name in named[:_MAX_CONTEXTS]:
+            ae.add_requested_context(name, association.syntaxes())
+        return [build_role(name, scp_role=True, scu_role=True) for name in named[:_MAX_CONTEXTS]]
+
+    @staticmethod
+    def _propose_move(ae: Any) -> list[Any]:
+        from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as Move
+
+        ae.add_requested_context(Move)
+        return []
+
+
+@contextmanager
+def _released(link: Association) -> Iterator[Association]:
+    try:
+        yield link
+    except BaseException:
+        link.abort()
+        raise
+    link.release()
+
+
+def _identifier(level: str, keys: dict[str, str]) -> Dataset:
+    from pydicom import Dataset
+
+    made = Dataset()
+    made.QueryRetrieveLevel = level
+    for keyword, value in keys.items():
+        setattr(made, keyword, value.split("\\") if "\\" in value else value)
+    return made
+
+
+def _find(link: Association, level: str, keys: dict[str, str]) -> list[Dataset]:
+    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
+
+    found = []
+    for status, match in link.send_c_find(_identifier(level, keys), Find):
+        _check(status)
+        if match is not None and status.Status in _PENDING:
+            found.append(match)
+        elif status.Status in _PENDING:
+            raise UnavailableError("unavailable.source", "an answer cannot be read")
+    wanted = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}[level]
+    if any(not _text(one, wanted) for one in found):
+        raise InputError("input.source", "the PACS lists something without its UID")
+    return found
+
+
+def _check(status: Any) -> None:
+    """Raises UnavailableError for a lost association, InputError for a failure; warnings and cancels say nothing."""
+    if "Status" not in status:
+        raise UnavailableError("unavailable.source", "the association was lost")
+    code = int(status.Status)
+    if code in (0xA700, 0xA701, 0xA702):
+        raise UnavailableError("unavailable.source", "the PACS is out of resources")
+    if code not in (0, *_PENDING) and code >> 12 not in (0xB,):
+        raise InputError("input.source", f"the PACS answers with status {code:04x}")
+
+
+def _text(dataset: Dataset, keyword: str) -> str:
+    value = dataset.get(keyword)
+    return "" if value is None else str(value)

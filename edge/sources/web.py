@@ -1,0 +1,173 @@
+"""HTTP to a server at the hospital: credentials from a private file, and every failure as one of four of our errors.
+
+TLS is always verified. Nothing of an address, header or answer gets into a message: it may hold a patient's id.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+from urllib.parse import urljoin, urlsplit
+
+from edge.sources.folder import MAX_FILE_BYTES
+from edge.sources.places import HttpPlace
+from edge.sources.secret import read_secret
+from protocol.errors import AuthenticationError, ConfigurationError, InputError, UnavailableError
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Answer", "Refused", "Web", "client"]
+
+_BUSY = frozenset({408, 425, 429, 502, 503, 504})
+_STEP = 1 << 20
+
+
+class Refused(Exception):
+    """The server answered, and gave nothing: by this status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server gave."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes = field(repr=False)
+
+
+class Web:
+    """A server, reached over kept connections.
+
+    Args:
+        place: where, and by which credentials.
+
+    Raises:
+        ConfigurationError: the files that `place` names; `config.extra-missing` without httpx.
+    """
+
+    def __init__(self, place: HttpPlace) -> None:
+        headers = {}
+        login: tuple[str, str] | None = None
+        if place.token_file is not None:
+            headers["Authorization"] = f"Bearer {read_secret(place.token_file)}"
+        if place.auth_file is not None:
+            user, colon, password = read_secret(place.auth_file).partition(":")
+            if not colon:
+                raise ConfigurationError("config.invalid", f"{place.auth_file}: USER:PASSWORD")
+            login = (user, password)
+        try:
+            context = ssl.create_default_context(cafile=None if place.ca_file is None else str(place.ca_file))
+        except OSError:
+            raise ConfigurationError("config.invalid", f"{place.ca_file}: no certificates") from None
+        self._base = place.url
+        self._client = client(headers=headers, auth=login, verify=context, timeout_s=place.timeout_s)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def get(
+        self,
+        path: str,
+        params: Mapping[str, str | int] | None = None,
+        *,
+        accept: str,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """The whole answer to a GET; no larger than a source file may have.
+
+        Args:
+            path: below the place's URL, or a whole URL of the same server.
+
+        Raises:
+            Refused: any status that gives nothing and is none of these:
+            UnavailableError: `unavailable.source`; AuthenticationError: `auth.source`; InputError: `input.source` for
+                an address elsewhere, or an answer too large.
+        """
+        import httpx
+
+        url = self._within(path)
+        asked = {k: str(v) for k, v in params.items()} if params else None
+        more = {"Accept": accept, **(headers or {})}
+        try:
+            with self._client.stream("GET", url, params=asked, headers=more) as answer:
+                _judge(answer)
+                data = bytearray()
+                for chunk in answer.iter_bytes(_STEP):
+                    data += chunk
+                    if len(data) > MAX_FILE_BYTES:
+                        raise InputError("input.source", "an answer is larger than a file may be")
+                return Answer(answer.status_code, answer.headers, bytes(data))
+        except httpx.HTTPError:
+            raise UnavailableError("unavailable.source") from None
+
+    def delete(self, path: str) -> None:
+        """Ask the server to forget what was made for us; nothing depends on whether it does.
+
+        Raises:
+            InputError: `input.source` for an address elsewhere.
+        """
+        import httpx
+
+        with suppress(httpx.HTTPError):
+            self._client.delete(self._within(path))
+
+    def _within(self, path: str) -> str:
+        """Links of an answer lead nowhere else: credentials go with each request."""
+        url = urljoin(self._base + "/", path)
+        if _origin(url) != _origin(self._base):
+            raise InputError("input.source", "the server points to another one")
+        return url
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Scheme, host and port.
+
+    Raises:
+        InputError: `input.source` for what is no address.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError:
+        raise InputError("input.source", "the server points to no address") from None
+    return parts.scheme, parts.hostname, port
+
+
+def client(
+    *, headers: Mapping[str, str], auth: tuple[str, str] | None, verify: ssl.SSLContext, timeout_s: float
+) -> httpx.Client:
+    """A client that follows no redirect, reads no environment and says nothing of what it asks.
+
+    Raises:
+        ConfigurationError: `config.extra-missing`.
+    """
+    try:
+        import httpx
+    except ImportError:
+        raise ConfigurationError("config.extra-missing", "this source needs corsia[sources]") from None
+    for name in ("httpx", "httpcore"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they log whole addresses
+    return httpx.Client(
+        headers=dict(headers), auth=auth, verify=verify, timeout=timeout_s, follow_redirects=False, trust_env=False
+    )
+
+
+def _judge(answer: httpx.Response) -> None:
+    status = answer.status_code
+    if status in _BUSY:
+        wait = answer.headers.get("Retry-After", "")
+        raise UnavailableError("unavailable.source", retry_s=min(float(wait), 300.0) if wait.isdigit() else 0.0)
+    if status in (401, 403):
+        raise AuthenticationError("auth.source")
+    if not 200 <= status < 300:
+        raise Refused(status)

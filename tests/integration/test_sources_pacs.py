@@ -1,0 +1,248 @@
+"""PACS and modalities for real: Orthanc restarted under a pull, DCMTK pushing into a receiver that is killed."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+import pytest
+
+from corsia.synthetic import ct_series
+from edge.config import DatasetConfig
+from edge.sources import association
+from edge.sources.mirror import Mirror, Tally
+from edge.sources.places import Receiver
+from edge.sources.pulling import places, pull
+from edge.sources.receiver import Listening
+from protocol.errors import AuthenticationError, UnavailableError
+from tests.sourcekit import LOGIN, Orthanc, free_port, need, private, until
+
+ROOT = Path(__file__).parents[2]
+FULL = pytest.mark.full
+
+
+def instances(count: int, studies: int = 10) -> Iterator[bytes]:
+    """Small images of many studies, each with UIDs of its own."""
+    base = pydicom.dcmread(BytesIO(ct_series({"PatientID": "p", "PatientName": "X"}, seed=1, size=8, slices=1)[0]))
+    for at in range(count):
+        study = at % studies
+        base.PatientID = f"p{study}"
+        base.StudyInstanceUID, base.SeriesInstanceUID = f"1.2.3.{study}", f"1.2.3.{study}.1"
+        base.SOPInstanceUID = base.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{study}.1.{at + 1}"
+        buffer = BytesIO()
+        base.save_as(buffer)
+        yield buffer.getvalue()
+
+
+def uids(folder: Path) -> list[str]:
+    return sorted(
+        str(pydicom.dcmread(path, specific_tags=["SOPInstanceUID"]).SOPInstanceUID) for path in folder.iterdir()
+    )
+
+
+def named(files: list[bytes]) -> list[str]:
+    return sorted(str(pydicom.dcmread(BytesIO(data)).SOPInstanceUID) for data in files)
+
+
+@pytest.fixture(name="pacs", scope="module")
+def _pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
+    server = Orthanc(tmp_path_factory.mktemp("pacs"))
+    server.start()
+    yield server
+    server.stop()
+
+
+def web(pacs: Orthanc, folder: Path, **more: object) -> DatasetConfig:
+    auth = private(folder / "auth", LOGIN)
+    return DatasetConfig.model_validate({"dicomweb": {"url": pacs.url, "auth_file": auth, **more}})
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=FULL)])
+def test_nothing_is_lost_while_the_pacs_is_restarted(tmp_path: Path, count: int) -> None:
+    pacs = Orthanc(tmp_path / "pacs")
+    pacs.start()
+    sent = list(instances(count))
+    for data in sent:
+        pacs.put(data)
+    place = next(places(web(pacs, tmp_path)))
+    done: list[Tally] = []
+    puller = threading.Thread(target=lambda: done.append(pull(tmp_path / "m", place)))
+    puller.start()
+    looking = Mirror(tmp_path / "m")
+    for share, how in ((5, signal.SIGTERM), (2, signal.SIGKILL)):
+        until(lambda: looking.status()["records"] >= count // share or not puller.is_alive(), "part of the pull", 300)  # noqa: B023
+        pacs.stop(how)
+        pacs.start()
+    puller.join()
+    pacs.stop()
+    assert done, "the pull failed"
+    assert done[0].kept == count
+    assert looking.status()["isolated"] == {}
+    assert uids(looking.records) == named(sent)
+    looking.close()
+
+
+def test_what_comes_and_goes_at_the_pacs(pacs: Orthanc, tmp_path: Path) -> None:
+    sent = list(instances(6, studies=2))
+    for data in sent[:4]:
+        pacs.put(data)
+    place = next(places(web(pacs, tmp_path)))
+    assert pull(tmp_path / "m", place).kept == 4
+    for data in sent[4:]:
+        pacs.put(data)
+    assert pull(tmp_path / "m", place).kept == 2
+    pacs.delete("1.2.3.0.1.1")
+    assert pull(tmp_path / "m", place).gone == 0
+    assert pull(tmp_path / "m", place, full=True).gone == 1
+    assert uids(tmp_path / "m" / "records") == named(sent[1:])
+    narrow = next(places(web(pacs, tmp_path, modalities=["MR"])))
+    assert pull(tmp_path / "mr", narrow).kept == 0
+    later = next(places(web(pacs, tmp_path, since="2150-01-01")))
+    assert pull(tmp_path / "later", later).kept == 0
+
+
+def test_a_wrong_password_and_a_wrong_title_are_told_apart_from_silence(pacs: Orthanc, tmp_path: Path) -> None:
+    wrong = web(pacs, tmp_path).dicomweb
+    assert wrong is not None
+    wrong = wrong.model_copy(update={"auth_file": private(tmp_path / "bad", "edge:WRONG-SECRET")})
+    with pytest.raises(AuthenticationError, match=r"auth\.source") as error:
+        pull(tmp_path / "m", next(places(DatasetConfig(dicomweb=wrong))))
+    assert "WRONG" not in str(error.value)
+    dimse = {"address": f"127.0.0.1:{pacs.dicom_port}", "aet": "SOMEONE", "calling": "EDGE", "patience_s": 0}
+    with pytest.raises(AuthenticationError, match=r"auth\.source"):
+        pull(tmp_path / "m", next(places(DatasetConfig.model_validate({"dimse": dimse}))))
+    silent = dimse | {"address": f"127.0.0.1:{free_port()}"}
+    with pytest.raises(UnavailableError, match=r"unavailable\.source"):
+        pull(tmp_path / "m", next(places(DatasetConfig.model_validate({"dimse": silent}))))
+
+
+# --- pushed by modalities
+
+
+@contextmanager
+def listening(root: Path, **more: object) -> Iterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+    mirror = Mirror(root)
+    receiver = Listening(Receiver.model_validate({"listen": address, "callers": ["CT1"], **more}), mirror)
+    yield address
+    receiver.close()
+    mirror.close()
+
+
+def push(address: str, folder: Path, caller: str = "CT1", called: str = "CORSIA") -> subprocess.CompletedProcess[str]:
+    program = need("storescu", "dcmtk")
+    port = address.rpartition(":")[2]
+    words = [program, "-R", "-aet", caller, "-aec", called, "127.0.0.1", port, "+sd", str(folder)]
+    env = {**os.environ, "TCP_NODELAY": "1"}
+    return subprocess.run(words, capture_output=True, text=True, env=env, timeout=120)
+
+
+def written(folder: Path, files: list[bytes]) -> Path:
+    folder.mkdir()
+    for at, data in enumerate(files):
+        (folder / f"{at}.dcm").write_bytes(data)
+    return folder
+
+
+def odd(modality: str, uid: str) -> bytes:
+    one = pydicom.dcmread(BytesIO(next(instances(1))))
+    one.Modality, one.SOPInstanceUID = modality, uid
+    one.file_meta.MediaStorageSOPInstanceUID = uid
+    buffer = BytesIO()
+    one.save_as(buffer)
+    return buffer.getvalue()
+
+
+def test_only_named_callers_push_and_the_unknown_is_set_aside(tmp_path: Path) -> None:
+    sent = list(instances(12))
+    folder = written(tmp_path / "out", [*sent, odd("ZZ", "1.9.1")])
+    with listening(tmp_path / "m") as address:
+        assert push(address, folder, caller="STRANGER").returncode != 0
+        assert push(address, folder, called="OTHER").returncode != 0
+        assert push(address, folder).returncode == 0
+        again = push(address, folder)  # a sender that is not sure sends again
+        assert again.returncode == 0, again.stderr
+    mirror = Mirror(tmp_path / "m")
+    assert mirror.status() | {"bytes": 0, "complete": ""} == {
+        "records": 12, "bytes": 0, "isolated": {"unknown-modality": 1}, "complete": "",
+    }  # fmt: skip
+    assert uids(mirror.records) == named(sent)
+    digests = {hashlib.sha256(pydicom.dcmread(path).PixelData).hexdigest() for path in mirror.records.iterdir()}
+    assert digests == {hashlib.sha256(pydicom.dcmread(BytesIO(data)).PixelData).hexdigest() for data in sent}
+
+
+def test_a_full_store_says_so_and_takes_it_later(tmp_path: Path) -> None:
+    folder = written(tmp_path / "out", list(instances(4)))
+    mirror = Mirror(tmp_path / "m", max_bytes=100)
+    address = f"127.0.0.1:{free_port()}"
+    receiver = Listening(Receiver.model_validate({"listen": address, "callers": ["CT1"]}), mirror)
+    refused = push(address, folder)
+    receiver.close()
+    assert "A700" in refused.stdout + refused.stderr or refused.returncode != 0
+    assert mirror.status()["records"] == 0
+    mirror.close()
+    with listening(tmp_path / "m") as address:
+        assert push(address, folder).returncode == 0
+    assert len(uids(tmp_path / "m" / "records")) == 4
+
+
+_RECEIVER = """
+import sys, threading
+from pathlib import Path
+from edge.sources.mirror import Mirror
+from edge.sources.places import Receiver
+from edge.sources.receiver import Listening
+Listening(Receiver.model_validate({"listen": sys.argv[2], "callers": ["CT1"]}), Mirror(Path(sys.argv[1])))
+print("listening", flush=True)
+threading.Event().wait()
+"""
+
+
+def test_what_was_answered_as_stored_outlives_a_kill(tmp_path: Path) -> None:
+    sent = list(instances(30))
+    folder, address = written(tmp_path / "out", sent), f"127.0.0.1:{free_port()}"
+    env = {**os.environ, "CORSIA_FAULTS": f"source.files#9={tmp_path / 'killed'}"}
+    words = [sys.executable, "-c", _RECEIVER, str(tmp_path / "m"), address]
+    with subprocess.Popen(words, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "listening\n"
+        assert push(address, folder).returncode != 0
+        assert process.wait(60) == -9
+    mirror = Mirror(tmp_path / "m")
+    assert mirror.status()["records"] == 8  # those that the sender was told of
+    mirror.close()
+    with listening(tmp_path / "m") as address:
+        assert push(address, folder).returncode == 0
+    assert uids(tmp_path / "m" / "records") == named(sent)
+
+
+def test_no_connection_waits_for_nagle(tmp_path: Path) -> None:
+    from pynetdicom import evt
+
+    seen: list[int] = []
+
+    def look(event: evt.Event) -> None:
+        link = event.assoc.dul.socket.socket
+        seen.append(link.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    ae = association.entity("CORSIA", 10.0)
+    address = f"127.0.0.1:{free_port()}"
+    server = association.serve(ae, address, lambda _event: 0)
+    server.bind(evt.EVT_ACCEPTED, look)
+    asking = association.entity("CT1", 10.0)
+    asking.add_requested_context("1.2.840.10008.1.1")
+    link = association.associate(asking, address, "CORSIA", handlers=[(evt.EVT_ACCEPTED, look)])
+    assert link.send_c_echo().Status == 0
+    link.release()
+    server.shutdown()
+    assert seen == [1, 1]
