@@ -19,6 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from central.config import CentralConfig, read_config
+from central.store.copying import save
+from central.store.engine import database_url, open_engine
 from central.store.schema import REVISIONS
 from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key
@@ -151,10 +153,11 @@ def _take(state_dir: Path, into: Path) -> None:
     (into / "signer").mkdir(exist_ok=True, mode=0o700)
     for name in ("invites.db", "admitted.db"):
         copy_database(state_dir / "signer" / name, into / "signer" / name)
+    engine = open_engine(database_url(state_dir))
     for _ in range(_TRIES):
         _link_trees(state_dir, into)
         (into / "corsia.db").unlink(missing_ok=True)
-        copy_database(state_dir / "corsia.db", into / "corsia.db")
+        save(engine, into / "corsia.db")
         _link_trees(state_dir, into)
         _link_tombs(state_dir, into)  # last: of every study that the copy calls erased
         with _read(into / "corsia.db") as database:

@@ -1,7 +1,7 @@
 """The central database and blob folder, shared by the centre's processes.
 
-Each process opens its own `Store`. A write is one `with store.begin() as session:` transaction, immediate on SQLite,
-so that log indexes and serials are allotted without gaps.
+Each process opens its own `Store`. A write is one `with store.begin() as session:` transaction, one at a time, so that
+log indexes and serials are allotted without gaps (`engine.py`).
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, bindparam, create_engine, event, func, insert, select
-from sqlalchemy.engine import Engine
+from sqlalchemy import Executable, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
+from central.store.engine import database_url, open_engine
 from central.store.models import Base, EventRow, LogRow, SiteRow
 from central.store.schema import prepare
 from protocol.assignment import Blob
@@ -41,6 +41,7 @@ class Store:
         """Open, or make, the database.
 
         Raises:
+            ConfigurationError: `config.invalid`: see `engine.database_url`.
             StorageError: `storage.newer`, `storage.older` where its schema is not this version's.
         """
         self.state_dir = state_dir
@@ -50,7 +51,7 @@ class Store:
             with suppress(FileNotFoundError):  # another process that starts now
                 if half.stat().st_mtime < time.time() - _STALE_S:  # of a process that was killed
                     half.unlink()
-        self.engine = open_engine(url or f"sqlite:///{state_dir / 'corsia.db'}")
+        self.engine = open_engine(url or database_url(state_dir))
         self._reader = self.engine.execution_options(read=True)
         prepare(self.engine)
 
@@ -165,28 +166,3 @@ class Store:
         """A site by name."""
         with self.read() as session:
             return session.scalar(_SITE, {"name": name})
-
-
-def open_engine(url: str) -> Engine:
-    """An engine as every process of the centre uses it; nothing is opened or made yet."""
-    sqlite = url.startswith("sqlite")
-    engine = create_engine(url, connect_args={"timeout": 30} if sqlite else {})
-    if sqlite:
-
-        @event.listens_for(engine, "connect")
-        def _on_connect(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None  # the driver must not begin for us
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.execute("PRAGMA foreign_keys=ON")
-            cursor.execute("PRAGMA busy_timeout=30000")
-            cursor.close()
-
-        @event.listens_for(engine, "begin")
-        def _on_begin(connection: Any) -> None:
-            connection.exec_driver_sql(
-                "BEGIN IMMEDIATE" if not connection.get_execution_options().get("read") else "BEGIN"
-            )
-
-    return engine
