@@ -12,7 +12,7 @@ import pytest
 from tests.e2e.running import demo
 
 if TYPE_CHECKING:
-    from tests.servicekit import Postgres
+    from tests.servicekit import S3, Postgres
 
 __all__ = ["demo"]
 
@@ -34,6 +34,15 @@ def postgres() -> Iterator[Postgres]:
     from tests.servicekit import postgres_server
 
     with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A throw-away S3; skips with the command to install it."""
+    from tests.servicekit import s3_server
+
+    with s3_server() as server:
         yield server
 
 

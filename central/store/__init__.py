@@ -18,16 +18,18 @@ from typing import Any
 from sqlalchemy import Executable, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
+from central.objects import bucket_of
 from central.store.engine import database_url, open_engine
 from central.store.models import Base, EventRow, LogRow, SiteRow
 from central.store.schema import prepare
 from protocol.assignment import Blob
-from protocol.errors import IntegrityError, StorageError
+from protocol.errors import ConflictError, IntegrityError, StorageError
 from protocol.parcel import canonical_json
 
 __all__ = ["Store", "open_engine"]
 
 _HALF, _STALE_S = ".", 86_400.0
+_OBJECT = "blobs/"  # before the names of blobs in a bucket; the folder is then a cache
 # Made once, and without the mapper: they run many times a round.
 _EVENT, _LEAF = (insert(Base.metadata.tables[row.__tablename__]) for row in (EventRow, LogRow))
 _LAST_LEAF = select(func.max(LogRow.index))
@@ -45,7 +47,7 @@ class Store:
             StorageError: `storage.newer`, `storage.older` where its schema is not this version's.
         """
         self.state_dir = state_dir
-        self._blobs = state_dir / "blobs"
+        self._blobs, self._bucket = state_dir / "blobs", bucket_of(state_dir)
         self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in self._blobs.glob(f"{_HALF}*"):
             with suppress(FileNotFoundError):  # another process that starts now
@@ -105,6 +107,7 @@ class Store:
                 self._write_blob(target, parts)
             except OSError as error:
                 raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        self._share(digest, target)
         return Blob(name=name, digest=digest, size_bytes=size)
 
     def _write_blob(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -125,6 +128,22 @@ class Store:
         finally:
             os.close(folder)
 
+    def _share(self, digest: str, path: Path) -> None:
+        """Put a blob into the bucket, where there is one: under its digest, so that one that is there is the same."""
+        if self._bucket is not None:
+            with path.open("rb") as source, suppress(ConflictError):
+                self._bucket.put_new(_OBJECT + digest, source)
+
+    def _fetch(self, digest: str) -> None:
+        """Copy a blob that another machine of the centre put into the bucket."""
+        if self._bucket is None:
+            return
+        with suppress(FileNotFoundError), self._bucket.open(_OBJECT + digest) as source:
+            if hashlib.file_digest(source, "sha256").hexdigest() != digest:
+                raise IntegrityError("blob.digest", "a stored blob is damaged")
+            source.seek(0)
+            self._write_blob(self._blobs / digest, iter(lambda: source.read(1 << 20), b""))
+
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies.
 
@@ -132,7 +151,10 @@ class Store:
             IntegrityError: `blob.digest` when the name is no digest or there is no such blob.
         """
         path = self._blobs / digest
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not path.is_file():
+        if named := len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
+            if not path.is_file():
+                self._fetch(digest)
+        if not named or not path.is_file():
             raise IntegrityError("blob.digest", "no such blob")
         return path
 
@@ -142,6 +164,8 @@ class Store:
         Raises:
             StorageError: the disk refused.
         """
+        if self._bucket is not None:
+            self._bucket.remove(_OBJECT + digest)
         try:
             (self._blobs / digest).unlink(missing_ok=True)
         except OSError as error:

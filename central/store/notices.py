@@ -37,6 +37,7 @@ class Notices:
                 self._connection = made
                 made.execute(f"LISTEN {CHANNEL}")
                 return True
+            self._connection.execute("SELECT 1")  # what was told before this, has come before its answer
             return any([True for _ in self._connection.notifies(timeout=timeout_s, stop_after=1)])
         except psycopg.Error:
             self.close()
