@@ -30,6 +30,7 @@ __all__ = [
     "GatewayConfig",
     "KeysConfig",
     "LimitsConfig",
+    "MetricsConfig",
     "MlflowConfig",
     "SiteLimits",
     "WebConfig",
@@ -87,6 +88,12 @@ class MlflowConfig(_Model):
     """Where models are published."""
 
     tracking_uri: Annotated[str, Field(max_length=2048)] = "http://127.0.0.1:5000"
+
+
+class MetricsConfig(_Model):
+    """Numbers for Prometheus on 127.0.0.1, told by the gateway (docs/metrics.md); off without a port."""
+
+    port: Port | None = None
 
 
 class KeysConfig(_Model):
@@ -169,6 +176,7 @@ class CentralConfig(_Model):
     gateway: GatewayConfig = GatewayConfig()
     web: WebConfig = WebConfig()
     mlflow: MlflowConfig = MlflowConfig()
+    metrics: MetricsConfig = MetricsConfig()
     limits: LimitsConfig = LimitsConfig()
     keys: KeysConfig = KeysConfig()
     sites: dict[Slug, Slug] = Field(default_factory=dict)

@@ -28,7 +28,7 @@ from protocol.validation import first_fault
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
-__all__ = ["FILE", "Bucket", "ObjectsConfig", "bucket_of"]
+__all__ = ["FILE", "Bucket", "ObjectsConfig", "bucket_of", "read_bucket"]
 
 FILE = "objects.toml"
 PART_BYTES = 64 << 20
@@ -172,15 +172,22 @@ def bucket_of(state_dir: Path) -> Bucket | None:
     """The bucket of a centre, None where its objects lie in folders.
 
     Raises:
-        ConfigurationError: `config.invalid`; no secret is in the message.
+        ConfigurationError: as `read_bucket`.
     """
     path = state_dir / FILE
+    return read_bucket(path) if path.exists() else None
+
+
+def read_bucket(path: Path) -> Bucket:
+    """The bucket that a secret file names.
+
+    Raises:
+        ConfigurationError: `config.invalid`; no secret is in the message.
+    """
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigurationError("config.invalid", f"{path} is readable by others: chmod 600 it")
         return Bucket(ObjectsConfig.model_validate(toml.read(path.read_bytes())))
-    except FileNotFoundError:
-        return None
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
     except (OSError, ValueError):

@@ -135,6 +135,12 @@ class Delivery(_Model):
         return quiet([span_of(text) for text in self.quiet_hours], now)
 
 
+class MetricsConfig(_Model):
+    """Numbers for Prometheus on 127.0.0.1 (docs/metrics.md); off without a port."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+
+
 class Witnesses(_Model):
     """Whose signatures the centre's log must bear, so that it cannot show this site another log than others.
 
@@ -296,6 +302,7 @@ class EdgeConfig(_Model):
     keys: Keys = Field(default_factory=Keys)
     delivery: Delivery = Field(default_factory=Delivery)
     witnesses: Witnesses | None = None
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
     plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 

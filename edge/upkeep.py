@@ -1,6 +1,6 @@
 """What has to go although nobody asks for it: rows of who withdrew, and everything of a study whose time is over.
 
-One thread of the daemon, beside those that run and deliver. A study's end takes its parcels, wherever they wait, the
+One thread of the daemon, beside those that run and deliver; it serves the metrics too. A study's end takes its parcels, wherever they wait, the
 kept answers and the list of its persons; the rounds' thread closes the worker. What the centre has is erased there.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from edge.metrics import observed
 from edge.studies import parsed
 from edge.withdrawals import Withdrawals
 from protocol.assignment import State
@@ -37,13 +38,14 @@ class Upkeep:
         self._site, self._withdrawals = site, withdrawals
 
     def run(self) -> None:
-        """Look every second until the daemon stops."""
-        while not self._site.stop.wait(_EVERY_S):
-            try:
-                self._withdrawals.look()
-                self.remove()
-            except CorsiaError as error:
-                self._site.note("upkeep.delayed", error)
+        """Look every second until the daemon stops. Raises: ConflictError, see `observed`."""
+        with observed(self._site):
+            while not self._site.stop.wait(_EVERY_S):
+                try:
+                    self._withdrawals.look()
+                    self.remove()
+                except CorsiaError as error:
+                    self._site.note("upkeep.delayed", error)
 
     def remove(self) -> int:
         """Remove what is kept of studies whose time is over; returns how many studies that were. Repeatable."""

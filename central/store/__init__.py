@@ -19,7 +19,7 @@ from sqlalchemy import Executable, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
 from central.objects import bucket_of
-from central.store.engine import database_url, open_engine
+from central.store.engine import ELSEWHERE, database_url, is_postgresql, open_engine
 from central.store.models import Base, EventRow, LogRow, SiteRow
 from central.store.schema import prepare
 from protocol.assignment import Blob
@@ -56,6 +56,8 @@ class Store:
         self.engine = open_engine(url or database_url(state_dir))
         self._reader = self.engine.execution_options(read=True)
         prepare(self.engine)
+        if is_postgresql(self.engine.url):
+            (state_dir / ELSEWHERE).touch(mode=0o600)
 
     @contextmanager
     def begin(self) -> Iterator[Session]:

@@ -22,9 +22,21 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from protocol.errors import ConfigurationError, StorageError
 
-__all__ = ["CHANNEL", "DRIVER", "FILE", "database_url", "is_made", "is_postgresql", "open_engine", "reading"]
+__all__ = [
+    "CHANNEL",
+    "DRIVER",
+    "ELSEWHERE",
+    "FILE",
+    "database_url",
+    "is_made",
+    "is_postgresql",
+    "open_engine",
+    "read_url",
+    "reading",
+]
 
-FILE, DRIVER, CHANNEL = "database.url", "postgresql+psycopg", "corsia"
+FILE, ELSEWHERE = "database.url", "database.elsewhere"
+DRIVER, CHANNEL = "postgresql+psycopg", "corsia"
 _LOCK = 0x436F72736961  # "Corsia": the writers' advisory lock; the database is the centre's own
 _BEGIN_WRITE = f"SELECT pg_advisory_xact_lock({_LOCK}), pg_notify('{CHANNEL}', '')"
 _BEGIN_READ = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -40,24 +52,34 @@ def database_url(state_dir: Path) -> str:
     """The URL of a centre's database.
 
     Raises:
-        ConfigurationError: `config.invalid` when `database.url` is readable by others, or no PostgreSQL URL; its text
-            is not in the message.
+        ConfigurationError: as `read_url`; also where a database on a server was the centre's and its URL is gone: a
+            new, empty log would fork the old one.
     """
     path = state_dir / FILE
+    if path.exists():
+        return read_url(path)
+    if (state_dir / ELSEWHERE).exists():
+        raise ConfigurationError("config.missing", f"the centre's database is on a server, and {path} is gone")
+    return f"sqlite:///{state_dir / 'corsia.db'}"
+
+
+def read_url(path: Path) -> str:
+    """The URL in a secret file.
+
+    Raises:
+        ConfigurationError: `config.invalid` when it is readable by others, or no PostgreSQL URL; its text is not in
+            the message.
+    """
     try:
         if path.stat().st_mode & 0o077:
             raise ConfigurationError("config.invalid", f"{path} is readable by others: chmod 600 it")
-        text = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        return f"sqlite:///{state_dir / 'corsia.db'}"
+        url = make_url(path.read_text(encoding="utf-8").strip())
     except (OSError, UnicodeDecodeError):
         raise ConfigurationError("config.invalid", f"{path} cannot be read") from None
-    try:
-        url = make_url(text)
-        if url.drivername not in ("postgresql", "postgres", DRIVER) or not url.database:
-            raise ValueError
     except (ArgumentError, ValueError):
-        raise ConfigurationError("config.invalid", f"{path}: no postgresql://user:password@host/database") from None
+        url = None
+    if url is None or url.drivername not in ("postgresql", "postgres", DRIVER) or not url.database:
+        raise ConfigurationError("config.invalid", f"{path}: no postgresql://user:password@host/database")
     return url.set(drivername=DRIVER).render_as_string(hide_password=False)
 
 

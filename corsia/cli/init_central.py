@@ -36,6 +36,9 @@ port = 7480
 [mlflow]
 tracking_uri = "http://127.0.0.1:5000"
 
+# [metrics]                            # numbers for Prometheus on 127.0.0.1: docs/metrics.md
+# port = 9471
+
 # [keys]                               # docs/keys.md: after `corsia central keys protect`
 # passphrase_file = "/etc/corsia/passphrase"
 

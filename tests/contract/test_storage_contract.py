@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import select, text
 
+from central.backup import _take
 from central.objects import Bucket, bucket_of
 from central.store import Store
 from central.store.copying import fill, save
@@ -23,10 +24,8 @@ from central.vault.contents import Entry
 from protocol.errors import ConfigurationError, ConflictError, CorsiaError, IntegrityError, StorageError
 from tests.vaultkit import World, rows, table
 
-GROWN = ["folder", "grown"]
 
-
-@pytest.fixture(params=GROWN)
+@pytest.fixture(params=["folder", "grown"])
 def state(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
     """A centre's state folder: everything in it, or its database on a server and its objects in a bucket."""
     folder = tmp_path / "state"
@@ -236,6 +235,53 @@ def test_a_url_that_cannot_be_kept_secret_or_is_none_is_refused(tmp_path: Path) 
         Store(tmp_path)
     assert refused.value.code == "storage.failed"
     assert "hidden" not in str(refused.value)
+
+
+def test_a_centre_without_the_way_to_its_database_does_not_begin_another(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    from tests.servicekit import closing_connections
+
+    request.getfixturevalue("postgres").put(tmp_path)
+    with closing_connections():
+        append(tmp_path, 1)
+    (tmp_path / "database.url").unlink()
+    with pytest.raises(ConfigurationError) as caught:
+        Store(tmp_path)
+    assert caught.value.code == "config.missing"
+    assert not (tmp_path / "corsia.db").exists()
+
+
+def test_a_centre_moves_with_all_it_has_and_its_backup_holds_it(request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    from central.moving import move_database, move_objects
+    from tests.servicekit import closing_connections
+
+    state = tmp_path / "state"
+    world = World(state)
+    world.submit()
+    world.land(world.batch())
+    world.drain()
+    blob = world.store.put_blob("weights", b"weights")
+    world.store.engine.dispose()
+    request.getfixturevalue("postgres").put(tmp_path / "new")
+    request.getfixturevalue("s3").put(tmp_path / "new")
+    assert move_objects(state, tmp_path / "new" / "objects.toml") >= 2
+    with closing_connections():
+        assert move_database(state, tmp_path / "new" / "database.url") >= 5
+        with pytest.raises(ConflictError):
+            move_database(state, tmp_path / "new" / "database.url")
+        assert not (state / "corsia.db").exists()
+        assert not (state / "vault" / "lake").exists()
+        (state / "blobs" / blob.digest).unlink()
+        grown = World(state, signing=world.signing, sites=world.sites)
+        assert grown.store.get_blob(blob.digest) == b"weights"
+        (folder,) = grown.lake.folders("trial")
+        assert sum(t.num_rows for t in grown.lake.tables(f"trial/{folder}")) == 6
+        (tmp_path / "copy").mkdir()
+        _take(state, tmp_path / "copy")
+    assert (tmp_path / "copy" / "blobs" / blob.digest).read_bytes() == b"weights"
+    assert {p.name for p in (tmp_path / "copy" / "vault" / "lake" / "trial" / folder).iterdir()}
+    assert (tmp_path / "copy" / "corsia.db").is_file()
 
 
 # --- what S3 alone has
