@@ -1,4 +1,4 @@
-"""What the daemon tells Prometheus on this machine: spool, assignments, budget book, certificate, contact (docs/metrics.md).
+"""What the daemon tells Prometheus on this machine: spool, assignments, ledger (docs/metrics.md).
 
 Read at each scrape from what the daemon keeps anyway. Counts and states alone: no study, dataset, parcel or person.
 """

@@ -1,7 +1,8 @@
 """What has to go although nobody asks for it: rows of who withdrew, and everything of a study whose time is over.
 
-One thread of the daemon, beside those that run and deliver; it serves the metrics too. A study's end takes its parcels, wherever they wait, the
-kept answers and the list of its persons; the rounds' thread closes the worker. What the centre has is erased there.
+One thread of the daemon, beside those that run and deliver; it serves the metrics too. A study's end takes its parcels,
+wherever they wait, the kept answers and the list of its persons; the rounds' thread closes the worker. What the centre
+has is erased there.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Metrics for Prometheus on loopback, alike at both ends: numbers that are read when asked, and events counted as logged.
+"""Metrics for Prometheus on loopback, alike at both ends: numbers read when asked, events counted as logged.
 
 Nothing identifies anybody: labels are words out of fixed lists (event names, error codes, lanes, states), never a
 site, a study, a dataset, a column or an id. An event's fields are not looked at, but for its code. The port is off

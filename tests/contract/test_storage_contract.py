@@ -206,7 +206,7 @@ def _plain(value: object) -> object:
     """JSON and truth as text and number on either kind."""
     import json
 
-    if isinstance(value, str) and value[:1] in "[{":
+    if isinstance(value, str) and value.startswith(("[", "{")):
         return json.dumps(json.loads(value))
     return json.dumps(value) if isinstance(value, list | dict) else value
 

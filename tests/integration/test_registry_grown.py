@@ -27,7 +27,8 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     objects.client().create_bucket(Bucket="models")
     uri = f"http://127.0.0.1:{free_port()}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", uri.rpartition(":")[2],
-               "--backend-store-uri", url, "--artifacts-destination", "s3://models/mlflow", "--workers", "1"]  # fmt: skip
+               "--backend-store-uri", url, "--artifacts-destination", "s3://models/mlflow",
+               "--workers", "1"]  # fmt: skip
     settings = {"MLFLOW_S3_ENDPOINT_URL": objects.endpoint, "AWS_ACCESS_KEY_ID": objects.key,
                 "AWS_SECRET_ACCESS_KEY": objects.secret, "AWS_DEFAULT_REGION": "us-east-1",
                 "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}  # fmt: skip

@@ -126,7 +126,8 @@ def test_a_disk_that_refuses_is_no_damage(world: World) -> None:
     try:
         for read in (lambda: world.lake.names(at),
                      lambda: sealed.read_table(lambda: open(batch / "records.parquet", "rb"), key=b"", place=""),
-                     lambda: sealed.read_object(lambda: (batch / "1.dcm.sealed").open("rb"), key=b"", place="")):  # fmt: skip
+                     lambda: sealed.read_object(lambda: open(batch / "1.dcm.sealed", "rb"), key=b"",
+                                                place="")):  # fmt: skip
             try:
                 read()
             except CorsiaError as error:
