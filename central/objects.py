@@ -69,8 +69,11 @@ class Bucket:
     """Objects under one prefix of one bucket; safe for several threads."""
 
     def __init__(self, config: ObjectsConfig) -> None:
-        self._bucket, self._prefix = config.bucket, config.prefix
+        self._config, self._bucket, self._prefix = config, config.bucket, config.prefix
         self._client = _client(config)
+
+    def __reduce__(self) -> tuple[type[Bucket], tuple[ObjectsConfig]]:
+        return Bucket, (self._config,)  # a worker dials for itself
 
     def check(self) -> None:
         """See that the bucket is there and keeps no versions.

@@ -109,13 +109,13 @@ class Metrics:
         Raises:
             ConflictError: `conflict.exists` when the port is taken.
         """
-        text = self.text
+        pages: dict[str, Callable[[], bytes]] = {"/metrics": self.text, "/healthz": lambda: b"ok\n"}
 
         class Handler(BaseHTTPRequestHandler):
             server_version, sys_version = "corsia", ""
 
             def do_GET(self) -> None:
-                known = {"/metrics": text, "/healthz": lambda: b"ok\n"}.get(self.path)
+                known = pages.get(self.path)
                 body = known() if known is not None else b"not found\n"
                 self.send_response(HTTPStatus.OK if known is not None else HTTPStatus.NOT_FOUND)
                 self.send_header("Content-Type", CONTENT_TYPE_LATEST if self.path == "/metrics" else "text/plain")

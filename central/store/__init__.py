@@ -141,7 +141,10 @@ class Store:
         if self._bucket is None:
             return
         with suppress(FileNotFoundError), self._bucket.open(_OBJECT + digest) as source:
-            if hashlib.file_digest(source, "sha256").hexdigest() != digest:
+            hasher = hashlib.sha256()
+            while part := source.read(1 << 20):
+                hasher.update(part)
+            if hasher.hexdigest() != digest:
                 raise IntegrityError("blob.digest", "a stored blob is damaged")
             source.seek(0)
             self._write_blob(self._blobs / digest, iter(lambda: source.read(1 << 20), b""))

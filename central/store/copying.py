@@ -47,7 +47,7 @@ def save(engine: Engine, target: Path) -> None:
                 _rows(source, copy, table)
         with made.connect() as plain:  # one file: no write-ahead log stays beside it
             plain.rollback()
-            plain.connection.execute("PRAGMA journal_mode=DELETE")  # type: ignore[attr-defined]
+            plain.connection.execute("PRAGMA journal_mode=DELETE")
     except DatabaseError as error:
         raise StorageError("storage.failed", "the central database cannot be copied") from error
     finally:

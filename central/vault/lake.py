@@ -8,6 +8,7 @@ study ends with its key. Nothing here reads a parcel.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from central.vault.contents import Entry
 from central.vault.keys import StudyKeys
 from central.vault.shelves import InBucket, InFolder, Shelves, Write
 
-__all__ = ["Lake"]
+__all__ = ["Lake", "read_tables"]
 
 _TABLE, _SEALED = ".parquet", ".sealed"
 _PREDICTIONS = "predictions"
@@ -103,7 +104,11 @@ class Lake:
             IntegrityError: `lake.damaged`; StorageError: `storage.failed`.
             StudyRefused: `study.erased`.
         """
-        return [self.table(f"{path}/{name}") for name in self.names(path) if name.endswith(_TABLE)]
+        return read_tables(*self.reading(path))
+
+    def reading(self, path: str) -> tuple[Shelves, str, bytes]:
+        """What `read_tables` takes for a folder, also in another process. Raises: StudyRefused."""
+        return self._shelves, path, self._key(path)
 
     def table(self, path: str) -> pa.Table:
         """One table. Raises as `tables`."""
@@ -152,6 +157,20 @@ class Lake:
 
     def _key(self, path: str) -> bytes:
         return self._keys.load(path.partition("/")[0]).to_bytes()
+
+
+def read_tables(shelves: Shelves, path: str, key: bytes) -> list[pa.Table]:
+    """The tables of a folder, in the order of their names.
+
+    Raises:
+        IntegrityError: `lake.damaged`; StorageError: `storage.failed`.
+    """
+    try:
+        names = sorted(name for name in shelves.names(path) if name.endswith(_TABLE))
+    except OSError as error:
+        raise sealed.named(error) from None
+    places = (f"{path}/{name}" for name in names)
+    return [sealed.read_table(partial(shelves.open, place), key=key, place=place) for place in places]
 
 
 def _file(path: str, entry: Entry, key: bytes) -> tuple[str, Write]:
