@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from edge.batch.config import BatchConfig
 from edge.pace import quiet, span_of
 from edge.sources.format import Format
 from pipelines.compute import DEVICE
@@ -303,6 +304,7 @@ class EdgeConfig(_Model):
     delivery: Delivery = Field(default_factory=Delivery)
     witnesses: Witnesses | None = None
     metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    batch: BatchConfig = Field(default_factory=BatchConfig)
     plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 
