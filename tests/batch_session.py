@@ -1,6 +1,6 @@
-"""Run beside a cluster: `python -m tests.batch_session FOLDER ENGINE [slurm.conf]`; prints what came of three workers as JSON.
+"""Run beside a cluster: `python -m tests.batch_session FOLDER ENGINE [slurm.conf]`; prints JSON.
 
-A whole lane, a lane that fails, and a worker whose daemon's end is killed while it works.
+What came of three workers: a whole lane, a lane that fails, and a worker whose daemon's end is killed while it works.
 """
 
 from __future__ import annotations
