@@ -271,6 +271,7 @@ def _told(
     networks = consortium.networks or {}
     most = {name: round(max((sample[name] for sample in acts.samples), default=0.0), 1)
             for name in ("centre_mb", "agent_mb", "worker_mb", "total_mb")}  # fmt: skip
+    back = [outage.recovered_s for outage in outages]
     return {
         "networks": {name: list(networks.values()).count(name) for name in plan.NETWORKS},
         "patients": {"all": sum(patients), "smallest": min(patients), "largest": max(patients)},
@@ -279,7 +280,7 @@ def _told(
                        "rows_per_s": round(sum(lanes[x].get("rows", 0) for x in plan.LANES) / longest, 1)},
         "memory": most,
         "outages": [asdict(outage) for outage in outages],
-        "recovery": {"median_s": median(o.recovered_s for o in outages), "worst_s": max(o.recovered_s for o in outages)},
+        "recovery": {"median_s": median(back), "worst_s": max(back)},
         "complete": all(lanes[lane]["rows"] == sum(patients) for lane in ("harvest", "extract"))
         and lanes["anonymize"]["sites"] == consortium.sites,
         "log": {"verified": bool(checked["verified"]), "entries": checked["entries"]},
