@@ -4,7 +4,7 @@ What goes there is pure: it gets ciphertext's place and one study's key, and giv
 database, the lake's writing and every decision stay in the vault. Keys and records travel, so a cluster is reached by
 TLS with certificates on both sides alone (Dask checks them against one CA), also on this machine, and a worker that
 could spill records to a disk is refused: its memory is all it may use. Who runs scheduler and workers is trusted with
-records as the vault is (docs/growing.md, ADR 24). Dask serialises with pickle: nothing here comes from a hospital
+records as the vault is (docs/growing.md). Dask serialises with pickle: nothing here comes from a hospital
 unopened, and nothing of it is loaded but by processes that hold the cluster's certificates.
 
 Source: Dask.distributed, "TLS/SSL" and "Managing memory".
