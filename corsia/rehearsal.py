@@ -26,6 +26,7 @@ import tomli_w
 from corsia import rehearsal_figures as figures
 from corsia import rehearsal_plan as plan
 from corsia.bench_consortium import Consortium, processes
+from corsia.fleet import Fleet
 from protocol.errors import ConflictError, CorsiaError, UnavailableError, WorkerError
 
 __all__ = ["rehearse"]
@@ -101,12 +102,12 @@ def rehearse(
         table=lambda number: plan.table(number, patients[number]),
     )  # fmt: skip
     made.networks = plan.networks(made.names)
-    with made as consortium:
+    with made:
         started = time.monotonic() - began
-        beat_cpu_s = _idle(consortium)
-        acts = _Acts(consortium, rounds, tell)
+        beat_cpu_s = _idle(made)
+        acts = _Acts(made, rounds, tell)
         outages = acts.play(timeout_s)
-        told = _told(consortium, acts, outages, patients, beat_cpu_s)
+        told = _told(made, acts, outages, patients, beat_cpu_s)
     told |= {"sites": sites, "started_s": round(started, 1), "seconds": round(time.monotonic() - began, 1)}
     if plots is not None:
         told["plots"] = figures.draw(told, acts.samples, plots)
@@ -170,7 +171,7 @@ class _Acts:
         names, fleet = self._consortium.names, self._consortium.fleet
         share = max(1, len(names) // 10)
         killed, frozen = names[:share], names[-share:]
-        outages = [self._outage("agents", "killed", killed, lambda: [fleet.kill(name) for name in killed])]
+        outages = [self._outage("agents", "killed", killed, lambda: _kill(fleet, killed))]
         outages.append(self._outage("agents", "frozen", frozen, lambda: self._freeze(frozen)))
         for process, back in (("gateway", names), ("vault", [])):
             gone = self._consortium.centre_pid(process)
@@ -254,6 +255,11 @@ class _Acts:
                     {"seconds": self._now(), "parcels": float(landed), "centre_mb": sum(weights.centre.values()),
                      "agent_mb": weights.agent, "worker_mb": weights.worker, "total_mb": weights.total}
                 )  # fmt: skip
+
+
+def _kill(fleet: Fleet, names: list[str]) -> None:
+    for name in names:
+        fleet.kill(name)
 
 
 def _told(

@@ -165,6 +165,8 @@ def compute_of(config: ComputeConfig) -> Compute:
 
 
 def _answer(call: Callable[..., Any], values: tuple[Any, ...]) -> _Told:
+    if not _keeps_in_memory():
+        return _Told(code="config.invalid", message="a worker of the vault's cluster may spill records to a disk")
     try:
         return _Told(value=call(*values))
     except CorsiaError as error:
@@ -195,19 +197,14 @@ def _remote(config: ComputeConfig) -> Client:
     )  # fmt: skip
     try:
         with dask.config.set(_SETTINGS):
-            client = Client(config.scheduler, security=security, timeout=_CONNECT_S, set_as_default=False)
+            return Client(config.scheduler, security=security, timeout=_CONNECT_S, set_as_default=False)
     except (OSError, TimeoutError) as error:
         _log.warning("compute.lost", exc_info=error)
         raise UnavailableError("unavailable.process", "the scheduler of the vault's cluster does not answer") from None
-    unsafe = sum(not safe for safe in client.run(_keeps_in_memory).values())
-    if unsafe:
-        client.close()
-        raise ConfigurationError("config.invalid", f"{unsafe} workers of the cluster may spill records to a disk")
-    return client
 
 
 def _keeps_in_memory() -> bool:
-    """Asked of each worker: whether it never spills, or spills to a file system in memory."""
+    """Asked by each call of the worker it is on: whether it never spills, or spills to a file system in memory."""
     import dask
     from distributed import get_worker
 

@@ -58,11 +58,15 @@ class Writer:
 
 
 class Reader:
-    """Opens what comes. For one thread."""
+    """Opens what comes. For one thread.
 
-    def __init__(self, handle: int, key: bytes, direction: int) -> None:
+    Args:
+        first_s: how long the other end may take to say anything: a busy cluster starts it in its own time.
+    """
+
+    def __init__(self, handle: int, key: bytes, direction: int, *, first_s: float = SILENCE_S) -> None:
         self._handle, self._cipher, self._direction = handle, AESGCM(key), direction
-        self._count = 0
+        self._count, self._first_s = 0, first_s
 
     def read(self) -> bytes | None:
         """The next chunk, empty where the other end only says that it lives; None at the end.
@@ -90,7 +94,8 @@ class Reader:
     def _exactly(self, size: int) -> bytes | None:
         parts = bytearray()
         while len(parts) < size:
-            if not select.select([self._handle], [], [], SILENCE_S)[0]:
+            patience = SILENCE_S if self._count else self._first_s
+            if not select.select([self._handle], [], [], patience)[0]:
                 raise TimeoutError
             part = os.read(self._handle, size - len(parts))
             if not part:

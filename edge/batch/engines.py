@@ -17,9 +17,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Placed", "Settings", "condor_submit_text", "place", "srun_command"]
+__all__ = ["PENDING_S", "Placed", "Settings", "condor_submit_text", "place", "srun_command"]
 
-_DIALLED_S = 3600.0  # a busy pool may take its time
+PENDING_S = 7 * 86_400.0  # a busy cluster starts a job in its own time; the daemon waits `worker_timeout_s` for it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +61,11 @@ def far_command(settings: Settings, key_file: Path, memory: int, *address: str) 
 def srun_command(settings: Settings, far: list[str], memory: int) -> list[str]:
     """One task of one node, whose pipes are srun's. Source: srun(1), Slurm 22.05."""
     minutes = max(1, int(settings.time_limit_s // 60))
+    export = f"SLURM_CONF={settings.conf}" if settings.conf else "NONE"
     named = {"--partition": settings.partition, "--account": settings.account}
     return [
         "srun", "--job-name=corsia", "--nodes=1", "--ntasks=1", f"--cpus-per-task={settings.cpus}",
-        f"--mem={_mebibytes(memory)}M", f"--time={minutes}", "--export=NONE", "--chdir=/", "--unbuffered", "--quiet",
+        f"--mem={_mebibytes(memory)}M", f"--time={minutes}", f"--export={export}", "--chdir=/", "--unbuffered", "--quiet",
         "--mpi=none", "--kill-on-bad-exit=1", *(f"{k}={v}" for k, v in named.items() if v),
         *settings.options, *far,
     ]  # fmt: skip
@@ -119,7 +120,7 @@ def _slurm(settings: Settings, key_file: Path, memory: int) -> Iterator[Placed]:
 def _htcondor(settings: Settings, key_file: Path, memory: int) -> Iterator[Placed]:
     host, _, port = str(settings.listen).rpartition(":")
     with socket.create_server((host.strip("[]"), int(port)), backlog=1) as listening:
-        listening.settimeout(_DIALLED_S)
+        listening.settimeout(PENDING_S)
         far = far_command(settings, key_file, memory, f"{host}:{listening.getsockname()[1]}")
         text = condor_submit_text(settings, far, memory)
         submit = Path(f"{key_file}.submit")

@@ -67,6 +67,15 @@ def serve(key: bytes, memory: int, threads: int, address: str | None) -> None:
         shutil.rmtree(base, ignore_errors=True)
         if held is not None:
             held.close()
+        _give_back()
+
+
+def _give_back() -> None:
+    """End the job itself: Slurm keeps what a killed `srun` was allotted until somebody does."""
+    if job := os.environ.get("SLURM_JOB_ID"):
+        path = f"{os.environ.get('PATH', '')}:/usr/local/bin:/usr/bin:/bin"
+        with suppress(OSError):
+            subprocess.run(["scancel", job], check=False, env=os.environ | {"PATH": path}, timeout=60)
 
 
 def _dialled(address: str | None) -> tuple[int, int, socket.socket | None]:

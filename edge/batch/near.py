@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from edge.batch.channel import KEY_BYTES, Reader, Writer, between
-from edge.batch.engines import Placed, Settings, place
+from edge.batch.engines import PENDING_S, Placed, Settings, place
 from protocol.process import guard
 
 __all__ = ["main"]
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def _carry(placed: Placed, key: bytes) -> None:
-    writer, reader = Writer(placed.outward, key, 0), Reader(placed.inward, key, 1)
+    writer, reader = Writer(placed.outward, key, 0), Reader(placed.inward, key, 1, first_s=PENDING_S)
     between(sys.stdin.fileno(), sys.stdout.fileno(), writer, reader, lambda: None)
 
 

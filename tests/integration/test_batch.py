@@ -102,6 +102,8 @@ def test_both_directions_are_carried_until_one_end_goes() -> None:
     for end in ends:
         end.join(4 * LIFE_S)
         assert not end.is_alive()
+    left.close()
+    right.close()
 
 
 def site(**batch: Any) -> EdgeConfig:
@@ -155,6 +157,7 @@ def test_a_pool_would_be_told_so() -> None:
     assert job.eval("RequestCpus") == 4
     assert job.eval("RequestMemory") == 2560
     assert job.eval("PeriodicRemove") is True
+    assert "JobBatchName" not in submit  # dask-jobqueue names the batch
     job["Requirements"] = classad2.ExprTree(submit["requirements"])
     machine = classad2.ClassAd({"OpSysAndVer": "Debian12"})
     assert job["Requirements"].eval(machine) is True
