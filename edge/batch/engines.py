@@ -65,8 +65,8 @@ def srun_command(settings: Settings, far: list[str], memory: int) -> list[str]:
     named = {"--partition": settings.partition, "--account": settings.account}
     return [
         "srun", "--job-name=corsia", "--nodes=1", "--ntasks=1", f"--cpus-per-task={settings.cpus}",
-        f"--mem={_mebibytes(memory)}M", f"--time={minutes}", f"--export={export}", "--chdir=/", "--unbuffered", "--quiet",
-        "--mpi=none", "--kill-on-bad-exit=1", *(f"{k}={v}" for k, v in named.items() if v),
+        f"--mem={_mebibytes(memory)}M", f"--time={minutes}", f"--export={export}", "--chdir=/", "--unbuffered",
+        "--quiet", "--mpi=none", "--kill-on-bad-exit=1", *(f"{k}={v}" for k, v in named.items() if v),
         *settings.options, *far,
     ]  # fmt: skip
 
