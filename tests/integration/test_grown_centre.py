@@ -29,8 +29,9 @@ def test_parcels_land_and_a_database_that_goes_and_comes_loses_none(server: Post
     with closing_connections():
         centre = Centre(tmp_path).start()
         try:
-            digest = centre.submit()
             site = centre.enrol("site-a")
+            centre.enrol("site-b").close()
+            digest = centre.submit()
             assignment = site.first()  # told by the database's own notice
             assert assignment.study_digest == digest
             key = read_public(centre.config.state_dir / "gateway" / "log.pub")
