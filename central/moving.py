@@ -14,7 +14,7 @@ from central import ipc
 from central import objects as bucketed
 from central.store import engine as stored
 from central.store.copying import fill
-from privacy.folders import fsync_folder
+from protocol.durable import sync_folder, write_file
 from protocol.errors import ConfigurationError, ConflictError, StorageError
 
 __all__ = ["move_database", "move_objects"]
@@ -48,7 +48,7 @@ def move_database(state_dir: Path, url_file: Path) -> int:
         _write(state_dir / stored.FILE, text)
         for path in state_dir.glob("corsia.db*"):
             os.rename(path, path.with_name(f"{_MOVED}{path.name}"))
-        fsync_folder(state_dir)
+        sync_folder(state_dir)
         return rows
 
 
@@ -79,7 +79,7 @@ def move_objects(state_dir: Path, objects_file: Path) -> int:
         _write(state_dir / bucketed.FILE, text)
         if lake.exists():
             os.rename(lake, lake.with_name(f"{_MOVED}lake"))
-            fsync_folder(lake.parent)
+            sync_folder(lake.parent)
         return count
 
 
@@ -98,14 +98,7 @@ def _secret(path: Path) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    half = path.with_name(f".tmp-{path.name}")
-    half.unlink(missing_ok=True)
     try:
-        with open(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.rename(half, path)
-        fsync_folder(path.parent)
+        write_file(path, data)
     except OSError as error:
-        raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        raise StorageError.of(error) from error

@@ -23,6 +23,7 @@ from central.store.engine import ELSEWHERE, database_url, is_postgresql, open_en
 from central.store.models import Base, EventRow, LogRow, SiteRow
 from central.store.schema import prepare
 from protocol.assignment import Blob
+from protocol.durable import sync_folder
 from protocol.errors import ConflictError, IntegrityError, StorageError
 from protocol.parcel import canonical_json
 
@@ -108,7 +109,7 @@ class Store:
             try:
                 self._write_blob(target, parts)
             except OSError as error:
-                raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+                raise StorageError.of(error) from error
         self._share(digest, target)
         return Blob(name=name, digest=digest, size_bytes=size)
 
@@ -124,11 +125,7 @@ class Store:
             except BaseException:
                 os.unlink(handle.name)  # a full disk needs the room
                 raise
-        folder = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._blobs)
 
     def _share(self, digest: str, path: Path) -> None:
         """Put a blob into the bucket, where there is one: under its digest, so that one that is there is the same."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from central.objects import Bucket
+from protocol.durable import sync_folder
 from protocol.errors import ConflictError, StorageError
 
 __all__ = ["InBucket", "InFolder", "Shelves", "Write"]
@@ -88,12 +89,12 @@ class InFolder:
             for name, write in files:
                 with _new(half / name) as stream:
                     write(stream)
-            _fsync(half)
+            sync_folder(half)
             if target.exists():
                 shutil.rmtree(target)
             os.rename(half, target)
-            _fsync(target.parent)
-            _fsync(self.root)
+            sync_folder(target.parent)
+            sync_folder(self.root)
 
     def put(self, path: str, write: Write) -> None:
         """See `Shelves`."""
@@ -104,7 +105,7 @@ class InFolder:
             with _new(half) as stream:
                 write(stream)
             os.rename(half, target)
-            _fsync(target.parent)
+            sync_folder(target.parent)
 
     def names(self, path: str) -> list[str]:
         """See `Shelves`."""
@@ -184,7 +185,7 @@ def _refused(error: BaseException) -> BaseException:
     if isinstance(error, ConflictError):
         return StorageError("storage.failed", "another process writes to the same lake")
     if isinstance(error, OSError):
-        return StorageError("storage.full" if error.errno == errno.ENOSPC else "storage.failed")
+        return StorageError.of(error)
     return error
 
 
@@ -208,7 +209,7 @@ def _disk(half: Path) -> Iterator[None]:
             _remove(half)
         if not isinstance(error, OSError):
             raise
-        raise StorageError("storage.full" if error.errno == errno.ENOSPC else "storage.failed") from error
+        raise StorageError.of(error) from error
 
 
 def _remove(path: Path) -> None:
@@ -216,11 +217,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
