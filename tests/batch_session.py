@@ -19,7 +19,7 @@ from protocol.errors import CorsiaError
 from protocol.study import Lane
 from tests.unit.test_worker import JOB, Rows
 
-LIMITS = Limits(worker_memory_bytes=1_000_000_000, worker_timeout_s=120.0)
+LIMITS = Limits(worker_memory_bytes=1_000_000_000, worker_timeout_s=500.0)
 
 
 def made(folder: Path, engine: str, conf: str | None) -> Worker:

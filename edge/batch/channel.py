@@ -27,7 +27,7 @@ __all__ = ["KEY_BYTES", "LIFE_S", "Reader", "Writer", "between"]
 KEY_BYTES = 32
 CHUNK_BYTES = 1 << 18
 LIFE_S = 5.0  # how often an end says that it lives
-SILENCE_S = 60.0  # after which the other end counts as dead
+SILENCE_S = 300.0  # after which the other end counts as dead: a machine that is gone says nothing, not even that
 _LENGTH, _NONCE = struct.Struct(">I"), struct.Struct(">B3xQ")
 _TAG_BYTES, _MOST_CHUNKS = 16, 1 << 32
 

@@ -127,15 +127,14 @@ def _htcondor(settings: Settings, key_file: Path, memory: int) -> Iterator[Place
         submit.write_text(text)
         try:
             done = subprocess.run(["condor_submit", "-terse", str(submit)], check=True, capture_output=True, text=True)
-            cluster = done.stdout.split(".")[0].strip()
-            connection, _peer = listening.accept()
-            try:
-                yield Placed(connection.fileno(), connection.fileno())
-            finally:
-                connection.close()
-                subprocess.run(["condor_rm", cluster], check=False, capture_output=True)
         finally:
             submit.unlink(missing_ok=True)
+        connection, _peer = listening.accept()
+        try:
+            yield Placed(connection.fileno(), connection.fileno())
+        finally:
+            connection.close()
+            subprocess.run(["condor_rm", done.stdout.split(".")[0].strip()], check=False, capture_output=True)
 
 
 def _mebibytes(size: int) -> int:

@@ -1,7 +1,7 @@
 """The node's end: `python -m edge.batch.far KEY-FILE MEMORY THREADS [HOST:PORT]`, started by the cluster.
 
 Takes the job's key and removes its file, starts the confined worker as the daemon would, and carries between the two.
-It reads and keeps nothing itself. It ends when the daemon's end does, or is silent for a minute: a node is never left
+It reads and keeps nothing itself. It ends when the daemon's end does, or is silent for minutes: a node is never left
 with a worker that nobody waits for. Without an address it speaks over its own standard input and output.
 """
 

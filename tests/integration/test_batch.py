@@ -176,7 +176,7 @@ print("7.0 - 7.0")
 
 def outcome(command: list[str], **environment: str) -> dict[str, Any]:
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=580
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
