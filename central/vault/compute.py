@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from protocol.errors import ConfigurationError, CorsiaError, UnavailableError, WorkerError, from_code
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
 
     from central.config import ComputeConfig
 
@@ -32,7 +33,7 @@ __all__ = ["Compute", "Here", "OnDask", "Pending", "compute_of"]
 _Result = TypeVar("_Result")
 _MEMORY = "/dev/shm"  # noqa: S108 - a file system in memory
 _CONNECT_S = 30.0
-_ANSWER_S = 3600.0
+_ANSWER_S, _LOOK_S, _ALONE_S = 3600.0, 2.0, 30.0
 _SETTINGS = {
     "distributed.worker.memory.target": False,
     "distributed.worker.memory.spill": False,
@@ -119,7 +120,7 @@ class OnDask(Compute):
 
         def wait() -> _Result:
             try:
-                told: _Told = future.result(timeout=_ANSWER_S)
+                told = self._answered(client, future)
             except KilledWorker:
                 raise WorkerError("worker.killed", "a worker of the vault's cluster died of it") from None
             except Exception as error:  # a scheduler that went: nothing else is raised over there
@@ -143,10 +144,24 @@ class OnDask(Compute):
             if cluster is not None:
                 cluster.close(timeout=5)
 
+    @staticmethod
+    def _answered(client: Client, future: Future) -> _Told:
+        """Wait while there is anybody to do it: a nanny that cannot start its worker again gives up silently."""
+        until, alone_since = time.monotonic() + _ANSWER_S, 0.0
+        while True:
+            try:
+                told: _Told = future.result(timeout=_LOOK_S)
+                return told
+            except TimeoutError:
+                now = time.monotonic()
+                alone_since = 0.0 if client.scheduler_info()["workers"] else alone_since or now
+                if now > until or (alone_since and now - alone_since > _ALONE_S):
+                    raise ConnectionError("nobody does it") from None
+
     def _lost(self, error: BaseException) -> UnavailableError:
-        """A dead worker is replaced by its nanny; a lost scheduler is dialled again at the next call."""
+        """A dead worker is replaced by its nanny; a cluster without any, or a lost one, is begun anew at the next call."""
         _log.warning("compute.lost", exc_info=error)
-        if self._client is not None and self._client.status != "running":
+        if isinstance(error, ConnectionError) or (self._client is not None and self._client.status != "running"):
             self.close()
         return UnavailableError("unavailable.process", "the vault's cluster is not there")
 
