@@ -116,7 +116,7 @@ class OnDask(Compute):
         try:
             future = client.submit(_answer, call, values, pure=False)
         except Exception as error:
-            raise self._lost(error) from None
+            raise self._lost(client, error) from None
 
         def wait() -> _Result:
             try:
@@ -124,7 +124,7 @@ class OnDask(Compute):
             except KilledWorker:
                 raise WorkerError("worker.killed", "a worker of the vault's cluster died of it") from None
             except Exception as error:  # a scheduler that went: nothing else is raised over there
-                raise self._lost(error) from None
+                raise self._lost(client, error) from None
             finally:
                 future.release()
             if told.code:
@@ -158,10 +158,11 @@ class OnDask(Compute):
                 if now > until or (alone_since and now - alone_since > _ALONE_S):
                     raise ConnectionError("nobody does it") from None
 
-    def _lost(self, error: BaseException) -> UnavailableError:
-        """A dead worker is replaced by its nanny; a cluster without any, or a lost one, is begun anew at the next call."""
+    def _lost(self, client: Client, error: BaseException) -> UnavailableError:
+        """A dead worker is replaced by its nanny; a cluster without any, or a lost one, is begun anew."""
         _log.warning("compute.lost", exc_info=error)
-        if isinstance(error, ConnectionError) or (self._client is not None and self._client.status != "running"):
+        gone = isinstance(error, ConnectionError) or client.status != "running"
+        if gone and client is self._client:  # else another call has begun anew meanwhile
             self.close()
         return UnavailableError("unavailable.process", "the vault's cluster is not there")
 
