@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import inspect, select
 
+from central.objects import bucket_of
 from central.store.engine import reading
 from central.store.models import CuratedRow, LogRow, ParcelRow, StudyRow
 from protocol.errors import IntegrityError
@@ -52,7 +53,7 @@ def audit(state_dir: Path) -> dict[str, Any]:
     files = _landed(state_dir / "landing", digests)
     if any(parcel not in digests for parcel in curated):
         raise IntegrityError("log.proof", "a batch of the lake is of no parcel that landed")
-    _lake(state_dir / "vault" / "lake", lambda: _accounted(state_dir))
+    _lake(state_dir, lambda: _accounted(state_dir))
     return {"parcels": len(digests), "files": files, "batches": len(curated)}
 
 
@@ -86,19 +87,21 @@ def _accounted(state_dir: Path) -> set[str]:
         return paths | {f"{study}/{_WITHDRAWN}{parcel}" for study, parcel in database.execute(told)}
 
 
-def _lake(root: Path, accounted: Callable[[], set[str]]) -> None:
+def _lake(state_dir: Path, accounted: Callable[[], set[str]]) -> None:
     """A batch is renamed into place before its row is written, an old one goes after: the rest is asked again."""
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_PAUSE_S)
-        if not _folders(root) - accounted():
+        if not _folders(state_dir) - accounted():
             return
     raise IntegrityError("log.proof", "a batch lies in the lake that no row and no parcel accounts for")
 
 
-def _folders(root: Path) -> set[str]:
-    return {
-        f"{batch.parent.name}/{batch.name}"
-        for batch in root.glob("*/*")
-        if batch.is_dir() and batch.name != "predictions" and "." not in batch.name
-    }
+def _folders(state_dir: Path) -> set[str]:
+    """The batches that lie in the lake, in its folder or in the bucket."""
+    bucket, root = bucket_of(state_dir), state_dir / "vault" / "lake"
+    if bucket is None:
+        found = {(batch.parent.name, batch.name) for batch in root.glob("*/*") if batch.is_dir()}
+    else:
+        found = {(study, name) for _, study, name, _ in (path.split("/", 3) for path in bucket.names("lake/"))}
+    return {f"{study}/{name}" for study, name in found if name != "predictions" and "." not in name}

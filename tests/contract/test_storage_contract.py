@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from sqlalchemy import select, text
 
+from central.audit import audit
 from central.backup import _take
 from central.objects import Bucket, bucket_of
 from central.store import Store
@@ -140,10 +141,15 @@ def test_a_study_goes_through_the_vault_to_its_end(state: Path) -> None:
     assert sorted(sum(t.num_rows for t in world.lake.tables(f"trial/{f}")) for f in folders) == [6, 7]
     with world.store.read() as session:
         assert set(session.scalars(select(ParcelRow.state))) == {"opened"}
+    assert audit(state)["batches"] == 2
+    world.lake.write("trial", "f" * 32, [Entry(name="t.parquet", data=pa.table({"age": [1.0]}))])
+    with pytest.raises(IntegrityError) as smuggled:
+        audit(state)
+    assert smuggled.value.code == "log.proof"
     prediction = world.lake.write_prediction("trial", "p1", pa.table({"score": [1.0]}))
     assert world.lake.table(prediction).num_rows == 1
     world.lake.drop_predictions("trial")
-    assert world.lake.sweep("trial", {f"trial/{folders[0]}"}, keep="withdrawn-") == 1
+    assert world.lake.sweep("trial", {f"trial/{folders[0]}"}, keep="withdrawn-") == 2
     assert world.lake.folders("trial") == folders[:1]
     world.lake.destroy_key("trial")
     with pytest.raises(CorsiaError):
