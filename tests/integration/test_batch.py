@@ -168,7 +168,8 @@ import subprocess, sys
 import htcondor2
 submit = htcondor2.Submit(open(sys.argv[-1]).read())
 arguments = submit["Arguments"].strip('"').removeprefix("-c '").removesuffix("'")
-subprocess.Popen([submit["Executable"], "-c", arguments], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+nothing = subprocess.DEVNULL
+subprocess.Popen([submit["Executable"], "-c", arguments], stdin=nothing, stdout=nothing, stderr=nothing,
                  start_new_session=True, env={{"PATH": "/usr/bin:/bin"}})
 print("7.0 - 7.0")
 """
