@@ -7,14 +7,17 @@ parcel is no fault: what was erased keeps its leaf.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import time
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from protocol.errors import IntegrityError, StorageError
+from sqlalchemy import inspect, select
+
+from central.objects import bucket_of
+from central.store.engine import reading
+from central.store.models import CuratedRow, LogRow, ParcelRow, StudyRow
+from protocol.errors import IntegrityError
 from protocol.parcel import ContentType, Receipt
 
 __all__ = ["audit"]
@@ -33,27 +36,24 @@ def audit(state_dir: Path) -> dict[str, Any]:
         IntegrityError: `log.proof`: something landed, or lies in the lake, of which the log does not know.
         StorageError: the database cannot be read.
     """
-    path = state_dir / "corsia.db"
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            known = {row[0] for row in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-            if not {"parcels", "curated"} <= known:
-                return {"parcels": 0, "files": 0, "batches": 0}
-            parcels = database.execute(
-                'SELECT p.id, p.digest, l.leaf FROM parcels p LEFT JOIN log l ON l."index" = p.log_index'
-            ).fetchall()
-            curated = database.execute("SELECT parcel_id, path FROM curated").fetchall()
-    except sqlite3.Error:
-        raise StorageError("storage.failed", f"{path} cannot be read") from None
+    with reading(state_dir) as database:
+        if not {"parcels", "curated"} <= set(inspect(database).get_table_names()):
+            return {"parcels": 0, "files": 0, "batches": 0}
+        parcels = database.execute(
+            select(ParcelRow.id, ParcelRow.digest, LogRow.leaf).join(
+                LogRow, LogRow.index == ParcelRow.log_index, isouter=True
+            )
+        ).all()
+        curated = database.execute(select(CuratedRow.parcel_id)).scalars().all()
     digests: dict[str, str] = {}
     for name, digest, leaf in parcels:
         if leaf is None or bytes(leaf) != Receipt.leaf(name, digest):
             raise IntegrityError("log.proof", "a parcel landed that has no leaf in the log")
         digests[name] = digest
     files = _landed(state_dir / "landing", digests)
-    if any(parcel not in digests for parcel, _path in curated):
+    if any(parcel not in digests for parcel in curated):
         raise IntegrityError("log.proof", "a batch of the lake is of no parcel that landed")
-    _lake(state_dir / "vault" / "lake", lambda: _accounted(path))
+    _lake(state_dir, lambda: _accounted(state_dir))
     return {"parcels": len(digests), "files": files, "batches": len(curated)}
 
 
@@ -75,37 +75,33 @@ def _landed(folder: Path, digests: dict[str, str]) -> int:
     return count
 
 
-def _told(database: sqlite3.Connection) -> set[str]:
-    """The folders in which the vault keeps who withdrew, one for each such parcel that landed."""
-    landed = database.execute(
-        "SELECT s.id, p.id FROM parcels p JOIN studies s ON s.digest = p.study_digest WHERE p.content_type = ?",
-        (ContentType.WITHDRAWAL.value,),
+def _accounted(state_dir: Path) -> set[str]:
+    """What rows account for, and the folders in which the vault keeps who withdrew: one for each such parcel."""
+    told = (
+        select(StudyRow.id, ParcelRow.id)
+        .join(ParcelRow, ParcelRow.study_digest == StudyRow.digest)
+        .where(ParcelRow.content_type == ContentType.WITHDRAWAL.value)
     )
-    return {f"{study}/{_WITHDRAWN}{parcel}" for study, parcel in landed}
+    with reading(state_dir) as database:
+        paths = set(database.execute(select(CuratedRow.path)).scalars())
+        return paths | {f"{study}/{_WITHDRAWN}{parcel}" for study, parcel in database.execute(told)}
 
 
-def _accounted(path: Path) -> set[str]:
-    """What rows and parcels account for, as of now."""
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as database:
-            return {str(row[0]) for row in database.execute("SELECT path FROM curated")} | _told(database)
-    except sqlite3.Error:
-        raise StorageError("storage.failed", f"{path} cannot be read") from None
-
-
-def _lake(root: Path, accounted: Callable[[], set[str]]) -> None:
+def _lake(state_dir: Path, accounted: Callable[[], set[str]]) -> None:
     """A batch is renamed into place before its row is written, an old one goes after: the rest is asked again."""
     for attempt in range(_TRIES):
         if attempt:
             time.sleep(_PAUSE_S)
-        if not _folders(root) - accounted():
+        if not _folders(state_dir) - accounted():
             return
     raise IntegrityError("log.proof", "a batch lies in the lake that no row and no parcel accounts for")
 
 
-def _folders(root: Path) -> set[str]:
-    return {
-        f"{batch.parent.name}/{batch.name}"
-        for batch in root.glob("*/*")
-        if batch.is_dir() and batch.name != "predictions" and "." not in batch.name
-    }
+def _folders(state_dir: Path) -> set[str]:
+    """The batches that lie in the lake, in its folder or in the bucket."""
+    bucket, root = bucket_of(state_dir), state_dir / "vault" / "lake"
+    if bucket is None:
+        found = {(batch.parent.name, batch.name) for batch in root.glob("*/*") if batch.is_dir()}
+    else:
+        found = {(study, name) for _, study, name, _ in (path.split("/", 3) for path in bucket.names("lake/"))}
+    return {f"{study}/{name}" for study, name in found if name != "predictions" and "." not in name}

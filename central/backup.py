@@ -10,19 +10,23 @@ from __future__ import annotations
 import hashlib
 import os
 import secrets
+import shutil
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from central.config import CentralConfig, read_config
+from central.objects import Bucket, bucket_of
+from central.store.copying import save
+from central.store.engine import database_url, open_engine
 from central.store.schema import REVISIONS
 from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key
-from privacy.folders import copy_database, in_memory, linked, make_recovery_key, placed, staged
+from privacy.folders import copy_database, in_memory, linked, make_folder, make_recovery_key, placed, staged
 from privacy.transparency import Tree, open_checkpoint
 from protocol.errors import ConfigurationError, ConflictError, IntegrityError, StorageError
 from protocol.parcel import ContentType, Receipt
@@ -35,6 +39,7 @@ HELD = "keys-missing"
 CONFIG = "config/central.toml"
 _FILES = ("operators.json", "signer/ca.pem", "signer/study.pub", "signer/publication.pub", "gateway/log.pub", RECOVERY)
 _TOMBS = ("vault/*keys/*.erased", "federation/keys/*.erased")  # which studies' keys were destroyed for good
+_TREES = {"blobs": "blobs", "lake": "vault/lake"}  # a bucket's names, and where a backup has them
 _TRIES = 20
 
 
@@ -151,11 +156,12 @@ def _take(state_dir: Path, into: Path) -> None:
     (into / "signer").mkdir(exist_ok=True, mode=0o700)
     for name in ("invites.db", "admitted.db"):
         copy_database(state_dir / "signer" / name, into / "signer" / name)
+    engine, bucket = open_engine(database_url(state_dir)), bucket_of(state_dir)
     for _ in range(_TRIES):
-        _link_trees(state_dir, into)
+        _link_trees(state_dir, into, bucket)
         (into / "corsia.db").unlink(missing_ok=True)
-        copy_database(state_dir / "corsia.db", into / "corsia.db")
-        _link_trees(state_dir, into)
+        save(engine, into / "corsia.db")
+        _link_trees(state_dir, into, bucket)
         _link_tombs(state_dir, into)  # last: of every study that the copy calls erased
         with _read(into / "corsia.db") as database:
             if all((into / name).exists() for name, _ in _named_by(database)):
@@ -169,14 +175,26 @@ def _link_tombs(state_dir: Path, into: Path) -> None:
             linked(path, into / path.relative_to(state_dir))
 
 
-def _link_trees(state_dir: Path, into: Path) -> None:
+def _link_trees(state_dir: Path, into: Path, bucket: Bucket | None) -> None:
     """What is whole; halves have other names than what becomes of them."""
+    for name in bucket.names("") if bucket is not None else ():
+        kind, _, rest = name.partition("/")
+        if kind in _TREES and not (target := into / _TREES[kind] / rest).exists():
+            _fetched(bucket, name, target)
     whole = [*(state_dir / "blobs").glob("[0-9a-f]*"), *(state_dir / "landing").glob("[0-9a-f]*.parcel")]
     for place, folders, files in os.walk(state_dir / "vault" / "lake"):
         folders[:] = [name for name in folders if not name.endswith(".tmp")]
         whole += [Path(place) / name for name in files if not name.endswith(".tmp")]
     for path in whole:
         linked(path, into / path.relative_to(state_dir))
+
+
+def _fetched(bucket: Bucket | None, name: str, target: Path) -> None:
+    make_folder(target.parent)
+    with suppress(FileNotFoundError):  # removed meanwhile
+        if bucket is not None:
+            with bucket.open(name) as source, target.open("xb") as copy:
+                shutil.copyfileobj(source, copy)
 
 
 def _named_by(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:

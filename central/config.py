@@ -29,9 +29,11 @@ from protocol.validation import first_fault
 __all__ = [
     "PROCESSES",
     "CentralConfig",
+    "ComputeConfig",
     "GatewayConfig",
     "KeysConfig",
     "LimitsConfig",
+    "MetricsConfig",
     "MlflowConfig",
     "SiteLimits",
     "WebConfig",
@@ -99,6 +101,43 @@ class MlflowConfig(_Model):
     """Where models are published."""
 
     tracking_uri: Annotated[str, Field(max_length=2048)] = "http://127.0.0.1:5000"
+
+
+class ComputeConfig(_Model):
+    """Where the vault opens parcels and reads the lake (docs/growing.md); in its own process unless said otherwise.
+
+    Attributes:
+        workers: processes of this machine, behind Dask; 0: none.
+        worker_memory_bytes: of each of them.
+        scheduler: `tls://host:port` of a Dask cluster that sees landing zone and lake as this machine does; instead.
+        tls_ca, tls_cert, tls_key: PEM files of that cluster; absolute after `load_config`.
+    """
+
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    worker_memory_bytes: Annotated[int, Field(ge=100_000_000, le=10**13)] = 4_000_000_000
+    scheduler: Annotated[str, Field(pattern=r"^tls://[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}$")] | None = None
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+
+    @model_validator(mode="after")
+    def _one_way(self) -> ComputeConfig:
+        files = (self.tls_ca, self.tls_cert, self.tls_key)
+        if self.scheduler is not None and (self.workers or None in files):
+            raise ValueError("a scheduler needs tls_ca, tls_cert and tls_key, and is instead of workers")
+        return self
+
+    def under(self, base: Path) -> ComputeConfig:
+        """With absolute paths."""
+        names = ("tls_ca", "tls_cert", "tls_key")
+        made = {name: (base / path.expanduser()).resolve() for name in names if (path := getattr(self, name))}
+        return self.model_copy(update=made)
+
+
+class MetricsConfig(_Model):
+    """Numbers for Prometheus on 127.0.0.1, told by the gateway (docs/metrics.md); off without a port."""
+
+    port: Port | None = None
 
 
 class KeysConfig(_Model):
@@ -183,6 +222,8 @@ class CentralConfig(_Model):
     gateway: GatewayConfig = GatewayConfig()
     web: WebConfig = WebConfig()
     mlflow: MlflowConfig = MlflowConfig()
+    metrics: MetricsConfig = MetricsConfig()
+    compute: ComputeConfig = ComputeConfig()
     limits: LimitsConfig = LimitsConfig()
     keys: KeysConfig = KeysConfig()
     identity: IdentityConfig | None = None
@@ -253,8 +294,9 @@ def read_config(text: str, path: Path) -> CentralConfig:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
     except (ValueError, RuntimeError, OSError) as error:  # no TOML; a path of nobody's home, or with a zero byte
         raise ConfigurationError("config.invalid", f"{path}: {error}") from None
+    compute = config.compute.under(base)
     update = {"state_dir": state_dir, "plugins": plugins, "keys": keys, "identity": identity, "remotes": remotes}
-    return config.model_copy(update=update)
+    return config.model_copy(update=update | {"compute": compute})
 
 
 def _placed(identity: IdentityConfig, base: Path) -> IdentityConfig:

@@ -14,19 +14,20 @@ import base64
 import io
 import json
 import os
-import sqlite3
 import time
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
+from sqlalchemy import select
 
 from central.backup import HELD
 from central.erasure import ERASED
+from central.store.engine import is_made, reading
+from central.store.models import StudyRow
 from privacy.archive import Head, opened, sealed
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, read_public, seal, unseal, write_public
 from privacy.envelope.keyfile import at_rest, read_secret
@@ -237,14 +238,10 @@ def _new(path: Path) -> int:
 
 def _erased(state_dir: Path) -> set[str]:
     """The studies that the database calls erased: a mark beside the keys may be missing in an older backup."""
-    path = state_dir / "corsia.db"
-    if not path.exists():
+    if not is_made(state_dir):
         return set()
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            return {name for (name,) in database.execute("SELECT id FROM studies WHERE state = ?", (ERASED,))}
-    except sqlite3.Error:
-        raise StorageError("storage.failed", f"{path} cannot be read") from None
+    with reading(state_dir) as database:
+        return set(database.execute(select(StudyRow.id).where(StudyRow.state == ERASED)).scalars())
 
 
 def _is_retired(secret: bytes, target: Path) -> bool:

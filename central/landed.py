@@ -6,9 +6,11 @@ The gateway has checked the same in part; whoever opens a parcel does not take i
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from sqlalchemy import select
 
@@ -20,7 +22,7 @@ from protocol.parcel import MAX_ITEM_BYTES, Batch, unpack_batch
 from protocol.study import Study, parse_study, study_digest
 from protocol.trust import Purpose
 
-__all__ = ["Landed"]
+__all__ = ["Landed", "Sealed"]
 
 _MAX_PARCEL_BYTES = MAX_ITEM_BYTES
 
@@ -70,24 +72,56 @@ class Landed:
             IntegrityError: `parcel.*`, one code for each fault.
             StudyRefused, ConfigurationError: what `key` raises.
         """
-        batch = unpack_batch(self._unsealed(landing, key))
-        if batch.study_digest != self.parcel.study_digest or batch.site != self.parcel.site:
-            raise IntegrityError("parcel.context", "the batch names another study or site")
-        return batch
+        sealed = self.sealed(landing)
+        with sealed.source() as source:
+            return sealed.opened(source, key(self.row.id))
 
-    def _unsealed(self, landing: Path, key: Callable[[str], SecretKey]) -> bytes:
+    def sealed(self, landing: Path) -> Sealed:
+        """All that opening takes but the key, as plain values.
+
+        Raises:
+            IntegrityError: `parcel.payload`.
+        """
         parcel = self.parcel
         if parcel.size_bytes > _MAX_PARCEL_BYTES:
             raise IntegrityError("parcel.payload", "the parcel is too large to open")
         expect = ParcelInfo(
             parcel_id=parcel.id, study=parcel.study_digest, site=parcel.site, content_type=parcel.content_type
         )
+        path = landing / f"{parcel.id}.parcel"
+        return Sealed(path=path, digest=parcel.digest, sender=self.sender.to_bytes(), expect=expect)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sealed:
+    """A landed file and what it must be, as values that may go to another process (`central.vault.compute`)."""
+
+    path: Path
+    digest: str
+    sender: bytes
+    expect: ParcelInfo
+
+    @contextmanager
+    def source(self) -> Iterator[BinaryIO]:
+        """The file, which is the one that was logged.
+
+        Raises:
+            IntegrityError: `parcel.truncated`.
+        """
         try:
-            source = open(landing / f"{parcel.id}.parcel", "rb")
+            source = open(self.path, "rb")
         except FileNotFoundError:
             raise IntegrityError("parcel.truncated", "the landed file is missing") from None
         with source:
-            if hashlib.file_digest(source, "sha256").hexdigest() != parcel.digest:
+            if hashlib.file_digest(source, "sha256").hexdigest() != self.digest:
                 raise IntegrityError("parcel.truncated", "the landed file is not the one that was logged")
             source.seek(0)
-            return b"".join(unseal(source, key=key(self.row.id), sender=self.sender, expect=expect))
+            yield source
+
+    def opened(self, source: BinaryIO, key: SecretKey) -> Batch:
+        """The batch inside. Raises: IntegrityError: `parcel.*`."""
+        sender = PublicKey.from_bytes(self.sender)
+        batch = unpack_batch(b"".join(unseal(source, key=key, sender=sender, expect=self.expect)))
+        if batch.study_digest != self.expect.study or batch.site != self.expect.site:
+            raise IntegrityError("parcel.context", "the batch names another study or site")
+        return batch

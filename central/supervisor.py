@@ -22,7 +22,7 @@ from pathlib import Path
 from central import ipc
 from central.backup import is_held
 from central.config import PROCESSES, CentralConfig, load_config
-from central.store import open_engine
+from central.store.engine import database_url, open_engine
 from central.store.schema import migrate
 from protocol.errors import ConfigurationError, UnavailableError
 from protocol.process import guard
@@ -91,7 +91,7 @@ class Supervisor:
             signal.signal(signal.SIGHUP, signal.SIG_IGN)
             if is_held(config.state_dir):
                 raise ConfigurationError("config.missing", "the keys were not put back: corsia central keys restore")
-            migrate(open_engine(f"sqlite:///{config.state_dir / 'corsia.db'}"), config.state_dir)
+            migrate(open_engine(database_url(config.state_dir)), config.state_dir)
             children = [_Child(name) for name in self.processes]
             try:
                 self._become_ready(config, children)

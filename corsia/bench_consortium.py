@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -50,12 +50,18 @@ class Consortium:
     Args:
         out: a new folder.
         sites: how many.
+        networks: of each site, by name; all of one when None.
+        table: a site's rows as CSV, by its number.
+        edge: what edge.toml says besides the site's name and folder, by `heartbeat_s`.
     """
 
     out: Path
     sites: int
     tell: Tell = lambda _line: None
     heartbeat_s: float = 10.0
+    networks: Mapping[str, str] | None = None
+    table: Callable[[int], str] | None = None
+    edge: Callable[[float], dict[str, Any]] | None = None
     _fleet: Fleet | None = None
 
     def __enter__(self) -> Consortium:
@@ -83,12 +89,15 @@ class Consortium:
         """The sites' names, in order."""
         return [f"site-{i:02d}" for i in range(self.sites)]
 
+    def came(self, number: int) -> None:
+        """Called when so many sites are connected."""
+
     def _start(self, fleet: Fleet) -> None:
-        fleet.start_centre(dict.fromkeys(self.names, "bench"))
+        fleet.start_centre(self.networks or dict.fromkeys(self.names, "bench"))
         for number, name in enumerate(self.names):
             data = fleet.out / "sites" / name / "data"
             data.mkdir(parents=True)
-            (data / "table.csv").write_text(rows(number))
+            (data / "table.csv").write_text((self.table or rows)(number))
             self._enrol(fleet, name)
         self.tell(f"{self.sites} sites enrolled")
         for number, name in enumerate(self.names, start=1):
@@ -96,6 +105,7 @@ class Consortium:
             if number % _STARTS == 0 or number == self.sites:  # all at once would only fight for the cores
                 self._await_connected(fleet, number)
                 self.tell(f"{number} of {self.sites} sites connected")
+                self.came(number)
 
     def _enrol(self, fleet: Fleet, name: str) -> None:
         from central import ipc
@@ -106,7 +116,7 @@ class Consortium:
         centre = load_config(fleet.central_toml)
         folder = fleet.out / "sites" / name
         (folder / "edge.toml").write_text(
-            tomli_w.dumps({"site": name, "state_dir": "state", **_edge(self.heartbeat_s)})
+            tomli_w.dumps({"site": name, "state_dir": "state", **(self.edge or _edge)(self.heartbeat_s)})
         )
         reply = ipc.call(centre.socket("signer"), "invite", token=operator_token(centre), site=name)
         enrol(name, folder / "state", str(reply["code"]))
@@ -135,7 +145,7 @@ class Consortium:
         until, told = time.monotonic() + timeout_s, 0
         while True:
             time.sleep(0.5)
-            ends = self._ends(study)
+            ends = self.ends(study)
             if len(ends) > rounds:
                 return [b - a for a, b in pairwise(ends[1:])]
             if len(ends) - told >= 10:
@@ -144,7 +154,7 @@ class Consortium:
             if time.monotonic() > until:
                 raise UnavailableError("unavailable.process", f"{study}: {len(ends)} rounds in {timeout_s:.0f} s")
 
-    def _ends(self, study: str) -> list[float]:
+    def ends(self, study: str) -> list[float]:
         """When each round ended, the preparation first; a round counts when it has its metrics."""
         path = self.fleet.out / "centre" / "state" / "corsia.db"
         query = (

@@ -28,10 +28,10 @@ def opened(vault: Path, study: str, into: Path) -> Path:
         StudyRefused: `study.erased`.
     """
     lake, made = Lake.of(vault), into / study
-    for folder in sorted(path for path in (lake.root / study).iterdir() if path.is_dir()):
-        target = made / folder.name
+    for folder in lake.folders(study):
+        target = made / folder
         target.mkdir(parents=True, mode=0o700)
-        for entry in lake.entries(f"{study}/{folder.name}"):
+        for entry in lake.entries(f"{study}/{folder}"):
             with open(os.open(target / entry.name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                 if isinstance(entry.data, pa.Table):
                     pq.write_table(entry.data, file)

@@ -30,7 +30,9 @@ ALLOWED = {
 # Where metadata say nothing, too little, or offer a choice: what holds, and where that is written.
 SAID = {
     "bed-reader": ("Apache-2.0", "LICENSE in its repository"),
+    "dask-jobqueue": ("BSD-3-Clause", "LICENSE in the wheel"),
     "huey": ("MIT", "LICENSE in the wheel"),
+    "partd": ("BSD-3-Clause", "LICENSE in the wheel"),
     "skops": ("MIT", "LICENSE in the wheel"),
     "text-unidecode": ("Artistic-1.0", "Artistic or GPL: the first is chosen"),
 }

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from edge import plugins, pulls
+from edge import batch, plugins, pulls
 from edge.config import EdgeConfig
 from edge.deliver import Delivery
 from edge.gate import EgressGate
@@ -199,7 +199,7 @@ class Agent:
         lane = self._approved(assignment, first=record.state is State.RECEIVED)
         self.site.move(record, State.RUNNING)
         self.site.journal.append("study.started", assignment=assignment.id, lane=lane.study.lane.value)
-        with self._worker() as worker:
+        with self._worker(lane.study.lane) as worker:
             if lane.study.lane is Lane.TRAIN:
                 self.site.afford(assignment, lane)
                 counts = self._start_training(assignment, lane, worker)
@@ -374,7 +374,7 @@ class Agent:
             except WorkerError as error:
                 if error.code != "worker.killed" or worker.timed_out:
                     raise
-        with self._worker() as fresh:
+        with self._worker(lane.study.lane) as fresh:
             self._start_training(study, lane, fresh)
         return self._warm[study.study_digest].handle(message, answer_bound(message))
 
@@ -386,9 +386,10 @@ class Agent:
                 worker.close()
 
     @contextmanager
-    def _worker(self) -> Iterator[Worker]:
+    def _worker(self, lane: Lane) -> Iterator[Worker]:
         """A worker that is closed afterwards, unless it stays warm for a run."""
-        worker = Worker(self.config.limits, self.site.scratch, should_stop=self.site.stop.is_set)
+        argv = batch.command(self.config, lane)
+        worker = Worker(self.config.limits, self.site.scratch, should_stop=self.site.stop.is_set, argv=argv)
         try:
             yield worker
         finally:

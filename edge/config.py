@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
+from edge.batch.config import BatchConfig
 from edge.pace import quiet, span_of
 from edge.sources.format import Format
 from edge.sources.places import PATHS, PLACES, Database, Dicomweb, Dimse, FhirServer, Receiver, Redcap, completed
@@ -131,6 +132,12 @@ class Delivery(_Model):
     def resting(self, now: datetime) -> bool:
         """Whether a time of this machine's clock lies in the quiet hours."""
         return quiet([span_of(text) for text in self.quiet_hours], now)
+
+
+class MetricsConfig(_Model):
+    """Numbers for Prometheus on 127.0.0.1 (docs/metrics.md); off without a port."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
 
 
 class Witnesses(_Model):
@@ -327,6 +334,8 @@ class EdgeConfig(_Model):
     keys: Keys = Field(default_factory=Keys)
     delivery: Delivery = Field(default_factory=Delivery)
     witnesses: Witnesses | None = None
+    metrics: MetricsConfig = Field(default_factory=MetricsConfig)
+    batch: BatchConfig = Field(default_factory=BatchConfig)
     plugins: Path | None = None
     datasets: dict[Slug, DatasetConfig] = Field(default_factory=dict)
 

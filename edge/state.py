@@ -157,6 +157,12 @@ class SiteState:
         """The study assignment of a digest, or None."""
         return next(iter(self._select("kind = 'study' AND study_digest = ?", (study_digest,))), None)
 
+    def counts(self) -> dict[tuple[str, str], int]:
+        """How many assignments there are by kind and state."""
+        with self._lock, _named_errors():
+            found = self._db.execute("SELECT kind, state, COUNT(*) FROM assignments GROUP BY kind, state").fetchall()
+        return {(kind, state): count for kind, state, count in found}
+
     def unreported(self) -> list[Record]:
         """Assignments whose present state the centre has not acknowledged."""
         return self._select("reported = 0", ())

@@ -1,7 +1,8 @@
 """What has to go although nobody asks for it: rows of who withdrew, and everything of a study whose time is over.
 
-One thread of the daemon, beside those that run and deliver. A study's end takes its parcels, wherever they wait, the
-kept answers and the list of its persons; the rounds' thread closes the worker. What the centre has is erased there.
+One thread of the daemon, beside those that run and deliver; it serves the metrics too. A study's end takes its parcels,
+wherever they wait, the kept answers and the list of its persons; the rounds' thread closes the worker. What the centre
+has is erased there.
 
 What goes here is gone for good, so a study's time is over only when this machine's clock and the centre's both say so,
 and nobody has set the former since the daemon started. A study that is not known here, or cannot be read, is left.
@@ -15,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from edge.hold import is_held
+from edge.metrics import observed
 from edge.studies import parsed
 from edge.withdrawals import Withdrawals
 from protocol.assignment import State
@@ -41,13 +43,21 @@ class Upkeep:
         self._began = site.now() - steady()
 
     def run(self) -> None:
-        """Look every second until the daemon stops; what fails does not keep the rest from being done."""
-        while not self._site.stop.wait(_EVERY_S):
-            for work in (self._site.brakes.settle, self._withdrawals.look, self.remove):
-                try:
-                    work()
-                except CorsiaError as error:
-                    self._site.note("upkeep.delayed", error)
+        """Look every second until the daemon stops; what fails does not keep the rest from being done.
+
+        Raises:
+            ConflictError: see `observed`.
+        """
+        with observed(self._site):
+            while not self._site.stop.wait(_EVERY_S):
+                self._look()
+
+    def _look(self) -> None:
+        for work in (self._site.brakes.settle, self._withdrawals.look, self.remove):
+            try:
+                work()
+            except CorsiaError as error:
+                self._site.note("upkeep.delayed", error)
 
     def remove(self) -> int:
         """Remove what is kept of studies whose time is over; returns how many studies that were. Repeatable."""

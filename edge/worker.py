@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from edge.config import Limits
     from pipelines import Job, Source, SourceFile
 
-__all__ = ["FRAME", "Outcome", "Stopped", "Worker"]
+__all__ = ["FRAME", "Outcome", "Stopped", "Worker", "environment"]
 
 MAX_HEAD_BYTES = 1 << 20
 _PIPE_BYTES = 1 << 20
@@ -66,7 +66,7 @@ class Worker:
         limits: memory, threads and the longest silence.
         scratch: a folder of the site's state in which the child's HOME is made; removed by `close`.
         should_stop: asked a few times a second while waiting.
-        argv: the child's command (tests).
+        argv: the child's command, where it is another (`edge.batch`; tests).
     """
 
     def __init__(
@@ -214,7 +214,7 @@ class Worker:
                 close_fds=True,
                 start_new_session=True,
                 cwd=self._home,
-                env=_environment(self._home, self._limits.worker_threads),
+                env=environment(self._home, self._limits.worker_threads),
             )
         except OSError as error:
             raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
@@ -313,7 +313,8 @@ class Worker:
                 raise WorkerError("worker.killed", "the worker said nothing for worker_timeout_s")
 
 
-def _environment(home: Path, threads: int) -> dict[str, str]:
+def environment(home: Path, threads: int) -> dict[str, str]:
+    """What a worker finds in its environment: nothing of the daemon's but paths, devices and the time zone."""
     passed = {name: os.environ[name] for name in _PASSED if name in os.environ}
     libraries = ("OMP", "OPENBLAS", "MKL", "NUMEXPR", "NUMBA", "BLIS", "RAYON")  # torch and arrow follow OMP
     numeric = [f"{name}_NUM_THREADS" for name in libraries]

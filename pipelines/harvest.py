@@ -99,14 +99,15 @@ def _put_files(source: Source, gate: Gate) -> int:
 
 
 def _is_shell(data: bytes) -> bool:
-    """True for an image without pixel data, and for what does not parse at all."""
+    """True for an image without its pixels, and for what does not parse at all."""
     from io import BytesIO
 
     import pydicom
 
-    pixels = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+    from privacy.deid.shells import is_shell
+
     try:
         dataset = pydicom.dcmread(BytesIO(data), force=True, defer_size=1024)
-        return "SOPClassUID" not in dataset or ("Rows" in dataset and not any(p in dataset for p in pixels))
+        return "SOPClassUID" not in dataset or is_shell(dataset)
     except Exception:  # a hostile file may raise anything from inside the parser: it is set aside and counted
         return True

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.e2e.running import demo
+
+if TYPE_CHECKING:
+    from tests.servicekit import S3, Postgres
 
 __all__ = ["demo"]
 
@@ -21,6 +26,37 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("no ../shared/data: the reference data are not beside this checkout")
     return folder
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A throw-away PostgreSQL; skips with the command to install it."""
+    from tests.servicekit import postgres_server
+
+    with postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[S3]:
+    """A throw-away S3; skips with the command to install it."""
+    from tests.servicekit import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def state_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A centre's state folder whose database is a file in it, and one whose database is on a server."""
+    if request.param == "sqlite":
+        yield tmp_path
+        return
+    from tests.servicekit import closing_connections
+
+    request.getfixturevalue("postgres").put(tmp_path)
+    with closing_connections():
+        yield tmp_path
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -25,6 +25,7 @@ from central.gateway.delivery import Delivery
 from central.gateway.enrolment import Enrolment
 from central.gateway.landed import Landed
 from central.gateway.landing import Landing
+from central.gateway.metrics import read
 from central.gateway.models import Models
 from central.gateway.receipts import Log, open_log_key
 from central.gateway.server import Keys, build_enrolment_server, build_fleet_server
@@ -33,6 +34,7 @@ from central.store.changes import Changes
 from central.succession import finish
 from protocol.errors import CorsiaError, UnavailableError
 from protocol.heap import keep_buffers
+from protocol.metrics import Metrics
 
 __all__ = ["Gateway", "main"]
 
@@ -57,7 +59,7 @@ class Gateway:
         self._config = config
         self._stop = stop
         folder = config.state_dir / "gateway"
-        store = Store(config.state_dir)
+        self._store = store = Store(config.state_dir)
         finish(config.state_dir, folder, store)
         log_key = open_log_key(folder)  # the signer puts its public half into the trust bundle
         self._keys = _certified(config, folder, stop)
@@ -86,6 +88,9 @@ class Gateway:
         """Serve until the stop event; then end streams and finish calls under way."""
         background = threading.Thread(target=self._background, name="background", daemon=True)
         background.start()
+        metrics = Metrics(lambda: read(self._store, self._admission.connected(), self._log.state()["size"]))
+        if self._config.metrics.port is not None:
+            metrics.start(self._config.metrics.port)
         self._fleet.start()
         self._enrolment.start()
         gateway = self._config.gateway
@@ -95,6 +100,7 @@ class Gateway:
             ipc.serve(self._config.socket("gateway"), handlers, self._stop)
         finally:
             self._stop.set()
+            metrics.stop()
             self._admission.end()
             ended = [self._fleet.stop(3.0), self._enrolment.stop(3.0)]
             for event in ended:

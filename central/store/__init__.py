@@ -1,7 +1,7 @@
 """The central database and blob folder, shared by the centre's processes.
 
-Each process opens its own `Store`. A write is one `with store.begin() as session:` transaction, immediate on SQLite,
-so that log indexes and serials are allotted without gaps.
+Each process opens its own `Store`. A write is one `with store.begin() as session:` transaction, one at a time, so that
+log indexes and serials are allotted without gaps (`engine.py`).
 """
 
 from __future__ import annotations
@@ -15,20 +15,22 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Executable, bindparam, create_engine, event, func, insert, select
-from sqlalchemy.engine import Engine
+from sqlalchemy import Executable, bindparam, func, insert, select
 from sqlalchemy.orm import Session
 
+from central.objects import bucket_of
+from central.store.engine import ELSEWHERE, database_url, is_postgresql, open_engine
 from central.store.models import Base, EventRow, LogRow, SiteRow
 from central.store.schema import prepare
 from protocol.assignment import Blob
 from protocol.durable import sync_folder
-from protocol.errors import IntegrityError, StorageError
+from protocol.errors import ConflictError, IntegrityError, StorageError
 from protocol.parcel import canonical_json
 
 __all__ = ["Store", "open_engine"]
 
 _HALF, _STALE_S = ".", 86_400.0
+_OBJECT = "blobs/"  # before the names of blobs in a bucket; the folder is then a cache
 # Made once, and without the mapper: they run many times a round.
 _EVENT, _LEAF = (insert(Base.metadata.tables[row.__tablename__]) for row in (EventRow, LogRow))
 _LAST_LEAF = select(func.max(LogRow.index))
@@ -42,18 +44,21 @@ class Store:
         """Open, or make, the database.
 
         Raises:
+            ConfigurationError: `config.invalid`: see `engine.database_url`.
             StorageError: `storage.newer`, `storage.older` where its schema is not this version's.
         """
         self.state_dir = state_dir
-        self._blobs = state_dir / "blobs"
+        self._blobs, self._bucket = state_dir / "blobs", bucket_of(state_dir)
         self._blobs.mkdir(parents=True, exist_ok=True, mode=0o700)
         for half in self._blobs.glob(f"{_HALF}*"):
             with suppress(FileNotFoundError):  # another process that starts now
                 if half.stat().st_mtime < time.time() - _STALE_S:  # of a process that was killed
                     half.unlink()
-        self.engine = open_engine(url or f"sqlite:///{state_dir / 'corsia.db'}")
+        self.engine = open_engine(url or database_url(state_dir))
         self._reader = self.engine.execution_options(read=True)
         prepare(self.engine)
+        if is_postgresql(self.engine.url):
+            (state_dir / ELSEWHERE).touch(mode=0o600)
 
     @contextmanager
     def begin(self) -> Iterator[Session]:
@@ -105,6 +110,7 @@ class Store:
                 self._write_blob(target, parts)
             except OSError as error:
                 raise StorageError.of(error) from error
+        self._share(digest, target)
         return Blob(name=name, digest=digest, size_bytes=size)
 
     def _write_blob(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -121,6 +127,25 @@ class Store:
                 raise
         sync_folder(self._blobs)
 
+    def _share(self, digest: str, path: Path) -> None:
+        """Put a blob into the bucket, where there is one: under its digest, so that one that is there is the same."""
+        if self._bucket is not None:
+            with path.open("rb") as source, suppress(ConflictError):
+                self._bucket.put_new(_OBJECT + digest, source)
+
+    def _fetch(self, digest: str) -> None:
+        """Copy a blob that another machine of the centre put into the bucket."""
+        if self._bucket is None:
+            return
+        with suppress(FileNotFoundError), self._bucket.open(_OBJECT + digest) as source:
+            hasher = hashlib.sha256()
+            while part := source.read(1 << 20):
+                hasher.update(part)
+            if hasher.hexdigest() != digest:
+                raise IntegrityError("blob.digest", "a stored blob is damaged")
+            source.seek(0)
+            self._write_blob(self._blobs / digest, iter(lambda: source.read(1 << 20), b""))
+
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies.
 
@@ -128,7 +153,10 @@ class Store:
             IntegrityError: `blob.digest` when the name is no digest or there is no such blob.
         """
         path = self._blobs / digest
-        if len(digest) != 64 or not set(digest) <= set("0123456789abcdef") or not path.is_file():
+        if named := len(digest) == 64 and set(digest) <= set("0123456789abcdef"):
+            if not path.is_file():
+                self._fetch(digest)
+        if not named or not path.is_file():
             raise IntegrityError("blob.digest", "no such blob")
         return path
 
@@ -138,6 +166,8 @@ class Store:
         Raises:
             StorageError: the disk refused.
         """
+        if self._bucket is not None:
+            self._bucket.remove(_OBJECT + digest)
         try:
             (self._blobs / digest).unlink(missing_ok=True)
         except OSError as error:
@@ -162,28 +192,3 @@ class Store:
         """A site by name."""
         with self.read() as session:
             return session.scalar(_SITE, {"name": name})
-
-
-def open_engine(url: str) -> Engine:
-    """An engine as every process of the centre uses it; nothing is opened or made yet."""
-    sqlite = url.startswith("sqlite")
-    engine = create_engine(url, connect_args={"timeout": 30} if sqlite else {})
-    if sqlite:
-
-        @event.listens_for(engine, "connect")
-        def _on_connect(connection: Any, _record: Any) -> None:
-            connection.isolation_level = None  # the driver must not begin for us
-            cursor = connection.cursor()
-            cursor.execute("PRAGMA journal_mode=WAL")
-            cursor.execute("PRAGMA synchronous=FULL")
-            cursor.execute("PRAGMA foreign_keys=ON")
-            cursor.execute("PRAGMA busy_timeout=30000")
-            cursor.close()
-
-        @event.listens_for(engine, "begin")
-        def _on_begin(connection: Any) -> None:
-            connection.exec_driver_sql(
-                "BEGIN IMMEDIATE" if not connection.get_execution_options().get("read") else "BEGIN"
-            )
-
-    return engine

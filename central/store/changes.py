@@ -3,7 +3,8 @@
 SQLite's `data_version` (https://sqlite.org/pragma.html#pragma_data_version) moves whenever another connection, of this
 process or any other, commits. It is read from shared memory in microseconds, against half a millisecond for a query.
 `wait` sleeps in the kernel until the write-ahead log is written to (inotify(7)); the commit shows a moment after that.
-Other databases, and a database that cannot be asked now, always count as changed and are polled.
+PostgreSQL tells its listeners at each commit of a writer (`notices.py`). A database that cannot be asked now, or tells
+nothing, always counts as changed and is polled.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import time
 from pathlib import Path
 
 from sqlalchemy.engine import Engine
+
+from central.store.engine import is_postgresql
+from central.store.notices import Notices
 
 __all__ = ["Changes"]
 
@@ -32,6 +36,7 @@ class Changes:
     def __init__(self, engine: Engine) -> None:
         url = engine.url
         self._path = Path(url.database) if url.drivername.startswith("sqlite") and url.database else None
+        self._notices = Notices(url) if is_postgresql(url) else None
         self._connection: sqlite3.Connection | None = None
         self._seen: int | None = None
         self._watch: int | None = None
@@ -45,6 +50,8 @@ class Changes:
 
         A caller that then fails to read must remember that itself.
         """
+        if self._notices is not None:
+            return self._notices.heard(0.0)
         if self._path is None:
             return True
         try:
@@ -65,6 +72,8 @@ class Changes:
         Returns:
             As `seen`.
         """
+        if self._notices is not None:
+            return self._notices.heard(timeout_s)
         if self._path is None:
             time.sleep(min(timeout_s, POLL_S))
             return True
@@ -78,6 +87,8 @@ class Changes:
 
     def close(self) -> None:
         """Close the connection; asking again opens another."""
+        if self._notices is not None:
+            self._notices.close()
         if self._connection is not None:
             self._connection.close()
         if self._watch is not None:

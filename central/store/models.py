@@ -1,4 +1,4 @@
-"""The tables of the central database (SQLite by default; nothing here is SQLite's own).
+"""The tables of the central database, on SQLite and PostgreSQL alike.
 
 No column holds data of a patient: ids, digests of ciphertext, counts, codes and signed documents only. Who uses the
 centre is in `accounts`, as the OpenID provider names him.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, Integer, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 __all__ = [
@@ -44,7 +44,13 @@ __all__ = [
 class Base(DeclarativeBase):
     """Common base; times are Unix seconds (float)."""
 
-    type_annotation_map = {dict[str, Any]: JSON, list[Any]: JSON, bytes: LargeBinary}  # noqa: RUF012
+    # A whole number is of 64 bits on every database: bytes, rows and sequences outgrow 32.
+    type_annotation_map = {  # noqa: RUF012
+        dict[str, Any]: JSON,
+        list[Any]: JSON,
+        bytes: LargeBinary,
+        int: BigInteger().with_variant(Integer(), "sqlite"),
+    }
 
 
 class SiteRow(Base):

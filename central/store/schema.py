@@ -20,7 +20,6 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError
 
 from central.store.models import Base
-from privacy.folders import copy_database
 from protocol.durable import sync_folder
 from protocol.errors import StorageError
 
@@ -66,7 +65,7 @@ def migrate(engine: Engine, state_dir: Path) -> str | None:
 
     Args:
         engine: of the database.
-        state_dir: where the copy goes, of an SQLite file; another database is its administrator's to back up.
+        state_dir: where the copy goes, as an SQLite file, of whichever database it is.
 
     Returns:
         The revision it had, None when there was nothing to do.
@@ -83,8 +82,7 @@ def migrate(engine: Engine, state_dir: Path) -> str | None:
             marked = "alembic_version" in inspect(connection).get_table_names()
         if found is None or (_known(found) == len(REVISIONS) - 1 and marked):
             return None
-        if engine.url.drivername.startswith("sqlite") and path:
-            _copy(Path(path), state_dir / f"before-{REVISIONS[-1]}-{int(time.time())}.db")
+        _copy(engine, state_dir / f"before-{REVISIONS[-1]}-{int(time.time())}.db")
         _upgrade(engine, found, marked)
     except DatabaseError as error:
         raise StorageError("storage.failed", "the central database cannot be brought forward") from error
@@ -118,9 +116,11 @@ def _mark(connection: Connection, revision: str) -> None:
     connection.execute(text("INSERT INTO alembic_version VALUES (:revision)"), {"revision": revision})
 
 
-def _copy(source: Path, target: Path) -> None:
+def _copy(engine: Engine, target: Path) -> None:
+    from central.store.copying import save  # which reads this module's revisions
+
     half = target.with_name(f".tmp-{target.name}")
     half.unlink(missing_ok=True)
-    copy_database(source, half)
+    save(engine, half)
     os.rename(half, target)
     sync_folder(target.parent)

@@ -17,6 +17,7 @@ from central.operators import Operators
 from central.store import Store
 from central.trusted import SignerKeys
 from central.vault.analysis import Analysis
+from central.vault.compute import compute_of
 from central.vault.exports import Exports
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
@@ -49,8 +50,11 @@ def _run(config: CentralConfig, stop: threading.Event) -> None:
         log.info("vault.start", extra={"fields": {"count": lake.recover()}})
         signer = SignerKeys(config.socket("signer"))
         landing = config.state_dir / "landing"
-        opener = Opener(store, landing=landing, state=root, keys=keys, lake=lake, study_key=signer.study_key)
-        analysis = Analysis(store, lake, signer.publication_key)
+        compute = compute_of(config.compute)
+        opener = Opener(
+            store, landing=landing, state=root, keys=keys, lake=lake, study_key=signer.study_key, compute=compute
+        )
+        analysis = Analysis(store, lake, signer.publication_key, compute)
         exports = Exports(store, keys, Operators(config), analysis.table, pack, root / "exports")
         worker = threading.Thread(target=opener.run, args=(stop,), name="opener")
         worker.start()
@@ -59,6 +63,7 @@ def _run(config: CentralConfig, stop: threading.Event) -> None:
         finally:
             stop.set()
             worker.join()
+            compute.close()
     log.info("vault.stop")
 
 

@@ -23,7 +23,8 @@ from central.erasure import ERASED
 from central.store import Store
 from central.store.models import CuratedRow, ModelRow, PredictionRow, StudyRow
 from central.store.published import serving
-from central.vault.lake import Lake
+from central.vault.compute import Compute, Here
+from central.vault.lake import Lake, read_tables
 from privacy.envelope import PublicKey
 from protocol.errors import InputError, IntegrityError, StudyRefused
 from protocol.study import parse_study
@@ -57,10 +58,13 @@ class Analysis:
 
     Args:
         publication_key: gives the public key that signs model manifests; asked for at each inference.
+        compute: where batches are decrypted; here when None.
     """
 
-    def __init__(self, store: Store, lake: Lake, publication_key: Callable[[], PublicKey]) -> None:
-        self._store = store
+    def __init__(
+        self, store: Store, lake: Lake, publication_key: Callable[[], PublicKey], compute: Compute | None = None
+    ) -> None:
+        self._store, self._compute = store, compute or Here()
         self._lake = lake
         self._publication_key = publication_key
 
@@ -227,13 +231,14 @@ class Analysis:
         batches = self._batches(study)
         while True:
             try:
-                tables = [_with_origin(table, row) for row in batches for table in self._lake.tables(row.path)]
+                found = self._compute.map(read_tables, (self._lake.reading(row.path) for row in batches))
+                tables = [_with_origin(t, row) for row, some in zip(batches, found, strict=True) for t in some]
                 break
             except IntegrityError:
-                found = self._batches(study)  # a withdrawal may have written a batch anew meanwhile
-                if [row.path for row in found] == [row.path for row in batches]:
+                now = self._batches(study)  # a withdrawal may have written a batch anew meanwhile
+                if [row.path for row in now] == [row.path for row in batches]:
                     raise
-                batches = found
+                batches = now
         if not tables:
             return pa.table({_SITE: pa.array([], pa.string()), _PROVENANCE: pa.array([], pa.string())})
         return pa.concat_tables(tables, promote_options="permissive")

@@ -24,14 +24,16 @@ from central.landed import Landed
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import CuratedRow, ParcelRow, StudyRow
+from central.vault.ahead import Ahead
 from central.vault.closing import Closing
-from central.vault.contents import Content, check_batch
+from central.vault.compute import Compute, Here
+from central.vault.contents import Content
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
 from central.vault.withdrawing import Withdrawing
 from privacy.envelope import PublicKey
 from protocol import faults
-from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError, StudyRefused
+from protocol.errors import CorsiaError, DisclosureRefused, InputError, IntegrityError, StudyRefused, WorkerError
 from protocol.parcel import Batch, ContentType
 from protocol.study import Lane, Study
 from protocol.withdrawal import Withdrawal
@@ -63,6 +65,7 @@ class Opener:
         landing: folder of `<parcel id>.parcel` files, ciphertext.
         state: this process's own folder, for the mark of the parcel under way.
         study_key: gives the public key that signs studies; asked for at each parcel.
+        compute: where parcels are opened; here when None.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Opener:
         keys: StudyKeys,
         lake: Lake,
         study_key: Callable[[], PublicKey],
+        compute: Compute | None = None,
     ) -> None:
         self._store = store
         self._landing = landing
@@ -85,6 +89,7 @@ class Opener:
         self._unforeseen: Counter[str] = Counter()
         self._withdrawing = Withdrawing(store, landing, lake, state / "exports")
         self._closing = Closing(store, landing, keys, lake, state / "exports")
+        self._ahead = Ahead(store, landing, keys, compute or Here(), study_key)
         self._settle_at = 0.0
         self._changes = Changes(store.engine)
 
@@ -120,18 +125,22 @@ class Opener:
     # -- one parcel ------------------------------------------------------------------------------------------------
 
     def _next(self) -> ParcelRow | None:
+        """Whose turn it is; those after it, up to the next withdrawal, are begun with where there is more than one."""
         now = time.monotonic()
         waiting = [parcel for parcel, at in self._not_before.items() if at > now]
         with self._store.read() as session:
-            return session.scalar(
+            found = session.scalars(
                 select(ParcelRow)
                 .join(StudyRow, StudyRow.digest == ParcelRow.study_digest, isouter=True)
                 .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(_CONTENTS))
                 .where(func.coalesce(StudyRow.lane, "") != Lane.TRAIN.value)
                 .where(ParcelRow.id.not_in(waiting))
                 .order_by(ParcelRow.content_type != ContentType.WITHDRAWAL.value, ParcelRow.log_index)
-                .limit(1)
-            )
+                .limit(self._ahead.width)
+            ).all()
+        if self._ahead.width > 1:
+            self._ahead.look([row for row in found if row.content_type != ContentType.WITHDRAWAL])
+        return next(iter(found), None)
 
     def _attend(self, parcel: ParcelRow) -> None:
         try:
@@ -151,7 +160,8 @@ class Opener:
         self._not_before[parcel.id] = time.monotonic() + _BACK_OFF_S
         code = error.code if isinstance(error, CorsiaError) else ""
         log.error("parcel.delayed", extra={"fields": {"parcel": parcel.id, "code": code}}, exc_info=error)
-        if isinstance(error, CorsiaError | SQLAlchemyError | OSError | MemoryError):
+        passing = isinstance(error, CorsiaError | SQLAlchemyError | OSError | MemoryError)
+        if passing and not isinstance(error, WorkerError):  # a worker that died, died of the parcel
             return
         if parcel.content_type == ContentType.WITHDRAWAL:
             return  # the site has its receipt and says it once
@@ -178,14 +188,17 @@ class Opener:
         study, withdrawal = landed.study, parcel.content_type == ContentType.WITHDRAWAL
         if not withdrawal and CONTENT_OF_LANE.get(study.lane) != parcel.content_type:
             raise IntegrityError("parcel.context", "the lane sends another kind of content")
-        batch = landed.batch(self._landing, self._keys.load)
-        faults.point("vault.opened")
         if withdrawal:
-            self._withdrawing.carry_out(parcel, study, Withdrawal.of(batch))
+            said = Withdrawal.of(landed.batch(self._landing, self._keys.load))
+            faults.point("vault.opened")
+            self._withdrawing.carry_out(parcel, study, said)
             return
+        prepared = self._ahead.take(landed)
+        batch = prepared.batch
+        faults.point("vault.opened")
         if self._known(parcel, batch):
             return
-        content = check_batch(study, batch)
+        content = prepared.checked()
         left = self._withdrawing.filtered(study, parcel.site, content.entries)
         if left.changed:
             rows, files = content.rows - left.rows, left.images

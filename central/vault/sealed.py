@@ -11,7 +11,8 @@ from __future__ import annotations
 import base64
 import errno
 import os
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import BinaryIO
 
 import pyarrow as pa
@@ -28,6 +29,7 @@ __all__ = ["named", "read_object", "read_table", "write_object", "write_table"]
 
 _ENCRYPTED = b"PARE"  # the magic of a Parquet file whose footer is encrypted too
 _NONCE_BYTES = 12
+Open = Callable[[], AbstractContextManager[BinaryIO]]
 _ABSENT = (None, errno.ENOENT, errno.ENOTDIR)  # Arrow says by an OSError without a number that it cannot read a file
 
 
@@ -58,7 +60,7 @@ def write_table(table: pa.Table, target: BinaryIO, *, key: bytes, place: str) ->
         writer.write_table(table)
 
 
-def read_table(path: Path, *, key: bytes, place: str) -> pa.Table:
+def read_table(opened: Open, *, key: bytes, place: str) -> pa.Table:
     """A table of the lake, in memory.
 
     Raises:
@@ -66,12 +68,12 @@ def read_table(path: Path, *, key: bytes, place: str) -> pa.Table:
         StorageError: `storage.failed`: the disk, or this process's limits; another time it may go.
     """
     try:
-        with open(path, "rb") as source:
+        with opened() as source:
             if source.read(len(_ENCRYPTED)) != _ENCRYPTED:
                 raise IntegrityError("lake.damaged")
             source.seek(0)
-            opened = _factory(key, place).file_decryption_properties(pe.KmsConnectionConfig())
-            return pq.ParquetFile(source, decryption_properties=opened).read()
+            properties = _factory(key, place).file_decryption_properties(pe.KmsConnectionConfig())
+            return pq.ParquetFile(source, decryption_properties=properties).read()
     except MemoryError:  # Arrow's is of its other exceptions too
         raise
     except OSError as error:
@@ -85,10 +87,10 @@ def write_object(data: bytes, target: BinaryIO, *, key: bytes, place: str) -> No
     keep([data], target, key=derive(key, "corsia/v1/lake-object"), place=place)
 
 
-def read_object(path: Path, *, key: bytes, place: str) -> bytes:
+def read_object(opened: Open, *, key: bytes, place: str) -> bytes:
     """The bytes of any other file. Raises as `read_table`."""
     try:
-        with open(path, "rb") as source:
+        with opened() as source:
             return b"".join(read(source, key=derive(key, "corsia/v1/lake-object"), place=place))
     except OSError as error:
         raise named(error) from None

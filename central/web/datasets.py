@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1/datasets")
 
 @router.get("")
 def get_datasets(request: Request, page: PageOf) -> list[dict[str, Any]]:
-    """Datasets of which a site tells (`advertise` in its configuration), by name and site; `rows` null: it does not say."""
+    """Datasets of which a site tells (its `advertise`), by name and site; `rows` null: it does not say."""
     centre: Centre = request.app.state.centre
     with centre.store.read() as session:
         rows = session.scalars(

@@ -39,6 +39,7 @@ NOUNS: dict[str, tuple[str, str]] = {
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("corsia.cli.demo", "Run four lanes over three hospitals, as real processes."),
     "doctor": ("corsia.cli.doctor", "Say in one line each what is wrong with this machine."),
+    "rehearse": ("corsia.cli.rehearse", "Play a whole consortium through on this machine, with outages."),
 }
 
 

@@ -184,10 +184,11 @@ def _state(config: CentralConfig, up: dict[str, bool]) -> dict[str, Any]:
 
     from central import ipc
     from central.store import Store
+    from central.store.engine import is_made
     from central.store.models import SiteRow, StudyRow
     from privacy.envelope import PublicKey
 
-    if not (config.state_dir / "corsia.db").exists():
+    if not is_made(config.state_dir):
         return {"sites": [], "studies": []}
     connected = ipc.call(config.socket("gateway"), "status")["connected"] if up["gateway"] else []
     asked: dict[str, Any] = {"two_persons": False, "sites": {}}

@@ -12,7 +12,7 @@ import typer
 
 from corsia.cli.edge_backup import sender_of
 from corsia.cli.show import show
-from protocol.errors import ConflictError
+from protocol.errors import ConflictError, InputError
 
 if TYPE_CHECKING:
     from central.backup import Checked
@@ -90,6 +90,31 @@ def restore(source: In, key: Key, sender: Sender = None, config: Config = _DEFAU
     state_dir = load_config(config).state_dir if config.exists() else None
     made = put_back(source, config, state_dir, read_key(key), sender_of(key, sender))
     _tell(made, json_out, "restored, with a new operator's token; next: corsia central keys restore")
+
+
+@app.command()
+def move(
+    config: Config = _DEFAULT,
+    database: Annotated[Path | None, typer.Option("--database", help="A file with PostgreSQL's URL.")] = None,
+    objects: Annotated[Path | None, typer.Option("--objects", help="A file that names the bucket.")] = None,
+    json_out: Json = False,
+) -> None:
+    """Move a stopped centre's database to PostgreSQL, its blobs and lake to S3 (docs/growing.md).
+
+    Example: corsia central move --database pg.url --objects s3.toml --config central.toml
+    """
+    from central.config import load_config
+    from central.moving import move_database, move_objects
+
+    if database is None and objects is None:
+        raise InputError("input.usage", "say --database FILE, --objects FILE, or both")
+    state_dir = load_config(config).state_dir
+    value = {
+        "rows": None if database is None else move_database(state_dir, database),
+        "objects": None if objects is None else move_objects(state_dir, objects),
+    }
+    said = [f"{count} {kind} moved" for kind, count in value.items() if count is not None]
+    show(value, json_out, ", ".join(said) + "; what was here is kept as moved-*: remove it when the centre runs")
 
 
 @keys.command()

@@ -40,6 +40,9 @@ failures_per_min = 60                  # of one address: wrong tokens, log-ins
 {identity}[mlflow]
 tracking_uri = "http://127.0.0.1:5000"
 
+# [metrics]                            # numbers for Prometheus on 127.0.0.1: docs/metrics.md
+# port = 9471
+
 # [keys]                               # docs/keys.md: after `corsia central keys protect`
 # passphrase_file = "/etc/corsia/passphrase"
 

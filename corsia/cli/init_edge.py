@@ -41,6 +41,8 @@ heartbeat_s = 10.0
 # quiet_hours = ["07:30-18:00"]       # no parcel leaves then, by this machine's clock; rounds wait too
 # proxy = "http://proxy.example:3128" # HTTP CONNECT; else grpc_proxy, https_proxy, http_proxy, no_proxy
 # proxy_auth = "proxy.auth"           # file of USER:PASSWORD, mode 0600
+# [metrics]                           # numbers for Prometheus on 127.0.0.1: docs/metrics.md
+# port = 9470
 # [witnesses]                         # parties whose signatures the centre's log must bear: docs/proof.md
 # keys = ["witness.example.org/a+1f3c0000+..."]
 # quorum = 1

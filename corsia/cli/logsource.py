@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from base64 import b64encode
-from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,7 +15,6 @@ from protocol.errors import (
     ConfigurationError,
     InputError,
     IntegrityError,
-    StorageError,
     UnavailableError,
 )
 
@@ -158,7 +155,7 @@ def with_state(state: Path, export: dict[str, Any] | None) -> dict[str, Any]:
     """
     if (state / "trust.json").is_file():
         return _with_site(state, export)
-    if (state / "corsia.db").is_file():
+    if any((state / name).is_file() for name in ("corsia.db", "database.url")):
         return _with_centre(state, export)
     raise InputError("input.usage", f"{state} is the state folder neither of an enrolled site nor of a centre")
 
@@ -179,18 +176,20 @@ def _with_site(state: Path, export: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _with_centre(state: Path, export: dict[str, Any] | None) -> dict[str, Any]:
+    from sqlalchemy import select
+
+    from central.store.engine import reading
+    from central.store.models import CheckpointRow, LogRow
     from privacy.envelope import read_public
 
     key = read_public(state / "gateway" / "log.pub").to_base64()
     if export is not None:
         pin(export, key, None)
         return export
-    try:
-        with closing(sqlite3.connect(f"{(state / 'corsia.db').resolve().as_uri()}?mode=ro", uri=True)) as database:
-            checkpoints = [text for (text,) in database.execute("SELECT text FROM checkpoints ORDER BY size")]
-            leaves = [b64encode(leaf).decode() for (leaf,) in database.execute('SELECT leaf FROM log ORDER BY "index"')]
-    except sqlite3.Error:
-        raise StorageError("storage.failed", f"{state / 'corsia.db'} cannot be read") from None
+    with reading(state) as database:
+        checkpoints = list(database.execute(select(CheckpointRow.text).order_by(CheckpointRow.size)).scalars())
+        found = database.execute(select(LogRow.leaf).order_by(LogRow.index)).scalars()
+        leaves = [b64encode(leaf).decode() for leaf in found]
     origin = checkpoints[0].partition("\n")[0] if checkpoints else "unsigned"
     return {"origin": origin, "log_key": key, "leaves": leaves, "checkpoints": checkpoints, "receipts": []}
 

@@ -268,10 +268,11 @@ def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
     from central import erasure, withdrawals
     from central.config import load_config
     from central.store import Store
+    from central.store.engine import is_made
     from central.store.models import AssignmentRow, ParcelRow, StudyRow
 
     state_dir = load_config(config).state_dir
-    if not (state_dir / "corsia.db").exists():
+    if not is_made(state_dir):
         return []
     with Store(state_dir).read() as session:
         query = select(StudyRow).order_by(StudyRow.created_at)

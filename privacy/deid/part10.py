@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from warnings import catch_warnings, simplefilter
 
 from privacy.deid.inflated import check_inflated
+from privacy.deid.shells import is_shell
 from protocol.errors import CorsiaError, InputError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ VERSION_NAME = "CORSIA_1"
 _HEAD_BYTES = 8
 _PREFIX = b"DICM"
 _SOP_CLASS, _SOP_INSTANCE = 0x00080016, 0x00080018
-_ROWS, _PIXELS = 0x00280010, (0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0)
+_PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009, 0x00287FE0)
 _ROOT = "1.2.840.10008."
 _STORAGE = re.compile(r"1\.2\.840\.10008\.(5\.1\.4|1\.3|5\.1\.1)\.[0-9.]{1,30}")
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -107,8 +108,8 @@ def parse(data: bytes) -> FileDataset:
 
     with guarded():
         dataset = plainfile.read(data) or _parsed(data)
-        if _ROWS in dataset._dict and not has_pixels(dataset):
-            raise InputError("input.dicom", "the file ends before its end")
+        if is_shell(dataset):
+            raise InputError("input.dicom", "an image without its pixels")
         sop_class, instance = uid_at(dataset, _SOP_CLASS), uid_at(dataset, _SOP_INSTANCE)
         if _STORAGE.fullmatch(sop_class) is None or not instance:
             raise InputError("input.dicom", "not a DICOM object of a public storage class")

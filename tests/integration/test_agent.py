@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from edge.agent import Agent
-from edge.config import EdgeConfig
+from edge.config import EdgeConfig, MetricsConfig
 from edge.journal import Journal
 from edge.ledger import Ledger
 from edge.site import paused_for, set_paused
@@ -420,3 +420,25 @@ def test_storage_errors_are_not_failures(config: EdgeConfig, office: Office) -> 
     office.fail["deliver"] = full
     with running(config, office):
         assert office.wait(office.submit(study())).state is State.DONE
+
+
+def test_a_daemon_tells_its_numbers_and_nobodys_name(tmp_path: Path) -> None:
+    from tests.gatewaykit import free_port
+    from tests.unit.test_metrics import asked, samples
+
+    plain, port = site_config(tmp_path), free_port()
+    config = plain.model_copy(update={"metrics": MetricsConfig(port=port)})
+    office = enrolled(config)
+    with running(config, office):
+        work = office.submit(study())
+        office.wait(work)
+        status, text = asked(port, "/metrics")
+    found = samples(text)
+    assert status == 200
+    assert found["corsia_edge_assignments", (("kind", "study"), ("state", "done"))] == 1.0
+    assert found["corsia_edge_spool_parcels", ()] == 0.0
+    assert found["corsia_edge_ledger_sound", ()] == 1.0
+    assert found["corsia_edge_certificate_seconds", ()] > 0
+    assert found["corsia_scrape_failures", ()] == 0.0
+    names = (config.site, *config.datasets, work.id, work.study_digest, study().id, study().title)
+    assert not [name for name in names if f'"{name}"'.encode() in text]

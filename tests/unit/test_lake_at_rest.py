@@ -125,8 +125,9 @@ def test_a_disk_that_refuses_is_no_damage(world: World) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))  # EMFILE at every open
     try:
         for read in (lambda: world.lake.names(at),
-                     lambda: sealed.read_table(batch / "records.parquet", key=b"", place=""),
-                     lambda: sealed.read_object(batch / "1.dcm.sealed", key=b"", place="")):  # fmt: skip
+                     lambda: sealed.read_table(lambda: open(batch / "records.parquet", "rb"), key=b"", place=""),
+                     lambda: sealed.read_object(lambda: open(batch / "1.dcm.sealed", "rb"), key=b"",
+                                                place="")):  # fmt: skip
             try:
                 read()
             except CorsiaError as error:

@@ -16,6 +16,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import OperationalError
 
 from central.store import Store, open_engine, schema
+from central.store.engine import database_url, is_postgresql
 from central.store.models import Base, ControlRow, PromotionRow, SiteRow
 from protocol.errors import StorageError
 
@@ -23,7 +24,7 @@ MIGRATIONS = Path(schema.__file__).parent / "migrations"
 
 
 def engine(folder: Path) -> Engine:
-    return open_engine(f"sqlite:///{folder / 'corsia.db'}")
+    return open_engine(database_url(folder))
 
 
 def first(folder: Path, *, marked: bool = False) -> Engine:
@@ -39,7 +40,7 @@ def first(folder: Path, *, marked: bool = False) -> Engine:
             text(
                 "INSERT INTO sites (name, network, identity, enrolled_at, revoked, last_seen, version, paused,"
                 " spool_parcels, spool_bytes, ledger_head, journal_head)"
-                " VALUES ('site-a', 'n', 'key', 1.5, 0, 2.5, '0.0.9', 1, 3, 4, :head, 'j')"
+                " VALUES ('site-a', 'n', 'key', 1.5, false, 2.5, '0.0.9', true, 3, 4, :head, 'j')"
             ),
             {"head": "a" * 64},
         )
@@ -55,15 +56,15 @@ def rows(made: Engine, table: str) -> list[tuple[object, ...]]:
 
 
 @pytest.mark.parametrize("marked", [False, True])
-def test_an_older_database_comes_forward_with_its_rows(tmp_path: Path, marked: bool) -> None:
-    old = first(tmp_path, marked=marked)
+def test_an_older_database_comes_forward_with_its_rows(state_folder: Path, marked: bool) -> None:
+    old = first(state_folder, marked=marked)
     before = {table: rows(old, table) for table in ("sites", "log")}
     with pytest.raises(StorageError) as caught:
-        Store(tmp_path)
+        Store(state_folder)
     assert caught.value.code == "storage.older"
-    assert schema.migrate(old, tmp_path) == "0001"
+    assert schema.migrate(old, state_folder) == "0001"
     assert {table: rows(old, table) for table in before} == before
-    store = Store(tmp_path)
+    store = Store(state_folder)
     with store.begin() as session:
         site = session.get(SiteRow, "site-a")
         assert site is not None
@@ -71,25 +72,27 @@ def test_an_older_database_comes_forward_with_its_rows(tmp_path: Path, marked: b
         session.add(ControlRow(study_digest="d"))
         session.add(PromotionRow(id="p", name="m", version=1, alias="champion", rollback=False, statement=b"s",
                                  signature=b"s", proposed_by="a", proposed_at=1.0))  # fmt: skip
-    (copy,) = tmp_path.glob("before-*.db")
+    (copy,) = state_folder.glob("before-*.db")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
-    (tmp_path / "copy").mkdir()
-    shutil.copy(copy, tmp_path / "copy" / "corsia.db")
-    kept = engine(tmp_path / "copy")
+    (state_folder / "copy").mkdir()
+    shutil.copy(copy, state_folder / "copy" / "corsia.db")
+    kept = engine(state_folder / "copy")
     assert {table: rows(kept, table) for table in before} == before
     assert "promotions" not in inspect(kept).get_table_names()
-    assert schema.migrate(old, tmp_path) is None
+    assert schema.migrate(old, state_folder) is None
 
 
-def test_the_steps_lead_to_what_the_models_say(tmp_path: Path) -> None:
+def test_the_steps_lead_to_what_the_models_say(state_folder: Path, request: pytest.FixtureRequest) -> None:
     """Fails where somebody changed `models.py` and wrote no step: see `central/store/schema.py`."""
-    old = first(tmp_path)
-    schema.migrate(old, tmp_path)
+    old = first(state_folder)
+    schema.migrate(old, state_folder)
     with old.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
-    (tmp_path / "new").mkdir()
-    new = Store(tmp_path / "new").engine
+    (state_folder / "new").mkdir()
+    if is_postgresql(old.url):
+        request.getfixturevalue("postgres").put(state_folder / "new")
+    new = Store(state_folder / "new").engine
     for table in Base.metadata.tables:
         made, fresh = (
             {(c["name"], str(c["type"]), c["nullable"]) for c in inspect(one).get_columns(table)} for one in (old, new)
@@ -101,20 +104,20 @@ def test_the_steps_lead_to_what_the_models_say(tmp_path: Path) -> None:
     assert tuple(reversed(steps)) == schema.REVISIONS
 
 
-def test_a_newer_database_is_refused_and_not_touched(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_a_newer_database_is_refused_and_not_touched(state_folder: Path) -> None:
+    store = Store(state_folder)
     with store.engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    for call in (lambda: Store(tmp_path), lambda: schema.migrate(engine(tmp_path), tmp_path)):
+    for call in (lambda: Store(state_folder), lambda: schema.migrate(engine(state_folder), state_folder)):
         with pytest.raises(StorageError) as caught:
             call()
         assert caught.value.code == "storage.newer"
-    assert not list(tmp_path.glob("before-*"))
+    assert not list(state_folder.glob("before-*"))
     assert rows(store.engine, "alembic_version") == [("9999",)]
 
 
-def test_a_step_that_fails_leaves_the_old_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    old = first(tmp_path)
+def test_a_step_that_fails_leaves_the_old_database(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = first(state_folder)
     from alembic import op
 
     def broken(*_args: object, **_more: object) -> None:
@@ -122,12 +125,12 @@ def test_a_step_that_fails_leaves_the_old_database(tmp_path: Path, monkeypatch: 
 
     monkeypatch.setattr(op, "create_index", broken)
     with pytest.raises(StorageError) as caught:
-        schema.migrate(old, tmp_path)
+        schema.migrate(old, state_folder)
     assert caught.value.code == "storage.failed"
     assert {"controls", "promotions", "alembic_version"}.isdisjoint(inspect(old).get_table_names())
     monkeypatch.undo()
-    assert schema.migrate(old, tmp_path) == "0001"
-    Store(tmp_path)
+    assert schema.migrate(old, state_folder) == "0001"
+    Store(state_folder)
 
 
 def test_what_is_no_database_is_refused_and_nothing_is_nothing(tmp_path: Path) -> None:

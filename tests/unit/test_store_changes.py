@@ -13,8 +13,8 @@ from central.store import Store
 from central.store.changes import Changes
 
 
-def test_a_commit_of_any_connection_is_seen_once(tmp_path: Path) -> None:
-    mine, other = Store(tmp_path), Store(tmp_path)
+def test_a_commit_of_any_connection_is_seen_once(state_folder: Path) -> None:
+    mine, other = Store(state_folder), Store(state_folder)
     changes = Changes(mine.engine)
     assert changes.seen(), "the first time everything is new"
     assert not changes.seen()
@@ -28,8 +28,8 @@ def test_a_commit_of_any_connection_is_seen_once(tmp_path: Path) -> None:
     assert not changes.seen(), "reading changes nothing"
 
 
-def test_a_rollback_is_no_change_and_a_commit_after_it_is(tmp_path: Path) -> None:
-    store = Store(tmp_path)
+def test_a_rollback_is_no_change_and_a_commit_after_it_is(state_folder: Path) -> None:
+    store = Store(state_folder)
     changes = Changes(store.engine)
     changes.seen()
     try:
@@ -52,9 +52,9 @@ def test_what_cannot_be_asked_counts_as_changed(tmp_path: Path) -> None:
     assert changes.seen()
 
 
-def test_a_wait_ends_with_the_commit_of_another_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wait_ends_with_the_commit_of_another_thread(state_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("central.store.changes.LOOK_S", 60.0)  # only the wake-up itself can end it
-    store = Store(tmp_path)
+    store = Store(state_folder)
     changes = Changes(store.engine)
     changes.seen()
 
@@ -69,8 +69,8 @@ def test_a_wait_ends_with_the_commit_of_another_thread(tmp_path: Path, monkeypat
     assert not changes.wait(0.0)
 
 
-def test_a_wait_without_a_commit_ends_in_time(tmp_path: Path) -> None:
-    changes = Changes(Store(tmp_path).engine)
+def test_a_wait_without_a_commit_ends_in_time(state_folder: Path) -> None:
+    changes = Changes(Store(state_folder).engine)
     changes.seen()
     used = time.process_time()
     assert not changes.wait(0.3)

@@ -15,7 +15,7 @@ def upgrade() -> None:
         "promotions",
         sa.Column("id", sa.String(32), nullable=False),
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("version", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("alias", sa.String(), nullable=False),
         sa.Column("rollback", sa.Boolean(), nullable=False),
         sa.Column("statement", sa.LargeBinary(), nullable=False),
@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("proposed_at", sa.Double(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("approved_by", sa.String(), nullable=False),
-        sa.Column("serial", sa.Integer(), nullable=False),
+        sa.Column("serial", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("shown", sa.Boolean(), nullable=False),
         sa.PrimaryKeyConstraint("id"),
     )

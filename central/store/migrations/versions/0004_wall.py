@@ -35,7 +35,7 @@ def upgrade() -> None:
         sa.Column("withdraw_models", sa.Boolean(), nullable=False),
         sa.Column("state", sa.String(), nullable=False),
         sa.Column("models", sa.JSON(), nullable=False),
-        sa.Column("log_index", sa.Integer(), nullable=False),
+        sa.Column("log_index", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("asked_at", sa.Double(), nullable=False),
         sa.Column("finished_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("study_digest"),
@@ -43,7 +43,7 @@ def upgrade() -> None:
     op.create_table(
         "model_decisions",
         sa.Column("name", sa.String(), nullable=False),
-        sa.Column("version", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("version", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("decision", sa.String(), nullable=False),
         sa.Column("study_digest", sa.String(), nullable=False),
         sa.Column("decided_at", sa.Double(), nullable=False),
@@ -54,17 +54,17 @@ def upgrade() -> None:
         sa.Column("parcel_id", sa.String(length=32), nullable=False),
         sa.Column("study_digest", sa.String(), nullable=False),
         sa.Column("site", sa.String(), nullable=False),
-        sa.Column("rows", sa.Integer(), nullable=False),
-        sa.Column("files", sa.Integer(), nullable=False),
+        sa.Column("rows", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("files", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("models", sa.JSON(), nullable=False),
-        sa.Column("log_index", sa.Integer(), nullable=False),
+        sa.Column("log_index", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("received_at", sa.Double(), nullable=False),
         sa.PrimaryKeyConstraint("parcel_id"),
     )
     op.create_index(op.f("ix_withdrawals_study_digest"), "withdrawals", ["study_digest"], unique=False)
     op.create_table(
         "witnessed",
-        sa.Column("size", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("size", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=False, nullable=False),
         sa.Column("text", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("size"),
     )
