@@ -2,9 +2,10 @@
 
     python deploy/wheelhouse.py SEAT OUT
 
-SEAT is `edge`, `central`, or extras of pyproject.toml with commas (`edge,train`). OUT gets the wheels of Corsia and of all that it
-stands on, at the versions of constraints.txt, `requirements.txt` with the SHA-256 of each, `SHA256SUMS` of everything, and what installs it
-(deploy/systemd). Build it on the platform and Python of the target. pip's settings (`PIP_*`) hold, so that a mirror may serve the wheels.
+SEAT is `edge`, `central`, or extras of pyproject.toml with commas (`edge,train`). OUT gets the wheels of Corsia and of
+all that it stands on, at the versions of constraints.txt, `requirements.txt` with the SHA-256 of each, `SHA256SUMS` of
+everything, and what installs it (`install.sh`, the units). Build it on the platform and Python of the target. pip's
+settings (`PIP_*`) hold, so that a mirror may serve the wheels.
 """
 
 from __future__ import annotations

@@ -35,15 +35,19 @@ def wheelhouse(source: Path, out: Path, seat: str, **env: str) -> Path:
 
 
 def interpreter(folder: Path) -> Path:
-    """A python whose `-m venv` also sees what is installed here, beneath what is installed there."""
+    """A python whose `-m venv` also sees what is installed here (pip too), beneath what is installed there."""
     found = [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     script = folder / "python3-with-packages"
     base = Path(sysconfig.get_config_var("BINDIR")) / version
     lines = "\\n".join(found)
     script.write_text(
-        f'#!/bin/sh\nset -e\n"{base}" "$@"\nfor last; do :; done\n'
-        f'if [ "$2" = venv ]; then printf "{lines}\\n" > "$last/lib/{version}/site-packages/zz-here.pth"; fi\n'
+        f'''#!/bin/sh
+set -e
+[ "$2" = venv ] || exec "{base}" "$@"
+"{base}" -m venv --without-pip "$3"
+printf "{lines}\\n" > "$3/lib/{version}/site-packages/zz-here.pth"
+'''
     )
     script.chmod(0o755)
     return script

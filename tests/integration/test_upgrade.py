@@ -1,7 +1,7 @@
 """Upgrade and roll-back of a hospital's release, by the script that IT runs, with parcels under way.
 
-From wheelhouses with no index. Small: what Corsia stands on is taken from the environment at hand. Whole (`make test-full`):
-every wheel, into an environment that has nothing (`test_a_wheelhouse_is_all_that_a_site_needs`).
+From wheelhouses with no index. Small: what Corsia stands on is taken from the environment at hand. Whole, in
+`make test-full`: every wheel, into an environment that has nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+from corsia.cli.edge_status import site_status
+from edge.config import load
+from edge.journal import Journal
 from tests.gatewaykit import eventually
 from tests.releasekit import SMALL, interpreter, tree, wheelhouse
 from tests.wardkit import Ward
@@ -71,25 +74,34 @@ def install(ward: Ward, house: Path, verb: str = "install", ok: bool = True) -> 
     return done.stderr
 
 
-def asked(ward: Ward, command: str) -> dict[str, Any]:
-    done = subprocess.run([*ward.corsia, *command.split(), "--config", str(ward.edge), "--json"],
-                          capture_output=True, text=True)  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+def status(ward: Ward) -> dict[str, Any]:
+    return site_status(load(ward.edge))
+
+
+def approval(ward: Ward) -> str:
+    """As the release that runs sees it, by its own code digest."""
+    done = subprocess.run([*ward.corsia, "edge", "status", "--config", str(ward.edge), "--json"],
+                          capture_output=True, text=True, check=True)  # fmt: skip
+    (study,) = json.loads(done.stdout.splitlines()[-1])["studies"]
+    return str(study["approval"])
+
+
+def waits_in(ward: Ward, state: str) -> None:
+    eventually(lambda: [s["state"] for s in status(ward)["studies"]] == [state], 60)
 
 
 def kept(ward: Ward) -> dict[str, Any]:
     """What must be the same after a change: parcels to the byte, what is spent, whose site it is."""
-    state = ward.edge.parent / "state"
-    status = asked(ward, "edge status")
+    state, now = ward.edge.parent / "state", status(ward)
     parcels = {p.name: p.read_bytes() for p in (state / "spool").rglob("*") if p.is_file() and p.stat().st_size}
     keys = {p.name: p.read_bytes() for p in state.glob("*.key") if p.name != "tls.key"}
-    return {"parcels": parcels, "keys": keys} | {k: status[k] for k in ("ledger_head", "fingerprint", "spool_parcels")}
+    return {"parcels": parcels, "keys": keys} | {k: now[k] for k in ("ledger_head", "fingerprint", "spool_parcels")}
 
 
 def journal(ward: Ward) -> list[str]:
-    assert asked(ward, "edge journal --verify")["verified"] is True
-    return (ward.edge.parent / "state" / "journal.jsonl").read_text().splitlines()
+    path = ward.edge.parent / "state" / "journal.jsonl"
+    Journal(path, readonly=True).verify()
+    return path.read_text().splitlines()
 
 
 def test_upgrade_and_rollback_keep_spool_journal_and_ledger(ward: Ward, houses: dict[str, Path]) -> None:
@@ -101,9 +113,9 @@ def test_upgrade_and_rollback_keep_spool_journal_and_ledger(ward: Ward, houses: 
     ward.shell('corsia edge recovery-key --out "$KEY" --config "$EDGE"', KEY=str(recovery))
     ward.start("corsia-edge")
     ward.send("first")
-    eventually(lambda: any(s["state"] == "pending" for s in asked(ward, "edge status")["studies"]), 60)
-    asked(ward, "edge approve first")
-    eventually(lambda: any(s["state"] == "delivering" for s in asked(ward, "edge status")["studies"]), 60)
+    waits_in(ward, "pending")
+    ward.shell('"$CORSIA" edge approve first --config "$EDGE"', CORSIA=ward.corsia[0])  # of the code that is installed
+    waits_in(ward, "delivering")
 
     before, lines = kept(ward), journal(ward)
     assert before["spool_parcels"] == 1
@@ -112,8 +124,7 @@ def test_upgrade_and_rollback_keep_spool_journal_and_ledger(ward: Ward, houses: 
     assert "runs 99.0.0-" in said
     assert kept(ward) == before
     assert journal(ward)[: len(lines)] == lines
-    (study,) = asked(ward, "edge status")["studies"]
-    assert study["approval"] == "suspended", "other code, another approval"
+    assert approval(ward) == "suspended", "other code, another approval"
     (backup,) = (ward.folder / "backups").iterdir()
     ward.shell('corsia edge verify "$FILE" --key "$KEY"', FILE=str(backup), KEY=str(recovery))
 
@@ -121,8 +132,7 @@ def test_upgrade_and_rollback_keep_spool_journal_and_ledger(ward: Ward, houses: 
     install(ward, houses["new"], "rollback")
     assert kept(ward) == before
     assert journal(ward)[: len(lines)] == lines
-    (study,) = asked(ward, "edge status")["studies"]
-    assert study["approval"] == "approved"
+    assert approval(ward) == "approved"
 
     # A release that does not start is taken back, and what waited is delivered once.
     broken = (ward.folder / "opt" / "previous").resolve() / "bin" / "corsia"
@@ -132,8 +142,7 @@ def test_upgrade_and_rollback_keep_spool_journal_and_ledger(ward: Ward, houses: 
     assert "did not start" in said
     assert ward.word("first") == "done"
     assert journal(ward)[: len(lines)] == lines
-    (study,) = asked(ward, "edge status")["studies"]
-    assert study["state"] == "done"
+    waits_in(ward, "done")
 
 
 def test_a_wheelhouse_that_was_changed_installs_nothing(ward: Ward, houses: dict[str, Path], tmp_path: Path) -> None:
