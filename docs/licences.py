@@ -35,7 +35,7 @@ SAID = {
     "skops": ("MIT", "LICENSE in the wheel"),
     "text-unidecode": ("Artistic-1.0", "Artistic or GPL: the first is chosen"),
 }
-# Checkers that developers and CI start as programs of their own: nothing of ours imports them, and no seat installs them.
+# Checkers that developers and CI start as programs of their own: nothing of ours imports them, no seat installs them.
 PROGRAMS = {
     "ansible-core": "GPL-3.0-or-later",
     "ansible-lint": "GPL-3.0-or-later",
@@ -46,8 +46,8 @@ HEAD = """# Licences
 
 What Corsia stands on, from the packages' own metadata. Made by `python docs/licences.py`; `make check` fails on a
 licence that is unknown or not on the list there. Corsia itself is Apache-2.0. Weak copyleft (LGPL, MPL) is used as
-published and linked dynamically; nothing under GPL or AGPL is in the product. Checkers under GPL are programs that developers
-start (`PROGRAMS` there).
+published and linked dynamically; nothing under GPL or AGPL is in the product. Checkers under GPL are programs that
+developers start (`PROGRAMS` there).
 
 | package | version | licence | for |
 |---|---|---|---|

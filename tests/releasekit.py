@@ -9,11 +9,27 @@ import sys
 import sysconfig
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("protocol", "privacy", "pipelines", "edge", "central", "corsia")
 
 # pip as the documents call it, with what Corsia stands on taken from the environment at hand.
 SMALL = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_IGNORE_INSTALLED": "1"}
+
+
+def program(name: str, package: str = "") -> str:
+    """A program of an installed package, or of the system: then the test skips where it is not.
+
+    Args:
+        package: the Debian package that brings it; empty: it came with this environment.
+    """
+    if package:
+        if found := shutil.which(name):
+            return found
+        pytest.skip(f"no {name}: sudo apt-get install -y --no-install-recommends {package}")
+    folders = [Path(sys.executable).parent, *(Path(p).parents[2] / "bin" for p in sys.path if p.endswith("-packages"))]
+    return str(next(folder / name for folder in folders if (folder / name).exists()))
 
 
 def tree(folder: Path) -> Path:
