@@ -46,7 +46,7 @@ back_up() {
 switch() { # to a release; the one that ran becomes `previous`
   old=$(readlink "$prefix/current" || true)
   [ "$old" = "$1" ] && { say "$1 runs already"; return 0; }
-  systemctl stop "$unit"
+  systemctl stop "$unit" || fail "$unit does not stop; nothing was changed"
   [ -z "$old" ] || point "$old" previous
   point "$1" current
   if systemctl start "$unit"; then say "$unit runs ${1#releases/}"; return 0; fi

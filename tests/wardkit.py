@@ -100,7 +100,7 @@ class Ward:
         process = self.running.pop(name, None)
         if process is not None:  # one that does not run is stopped
             process.terminate()
-            assert process.wait(60) == 0
+            assert process.wait(180) == 0
 
     def shell(self, commands: str, **more: str) -> str:
         """Run commands as the page has them; the first that fails ends it."""

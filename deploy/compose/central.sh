@@ -18,6 +18,10 @@ write() {
   name=$(text "${CORSIA_NAME:-consortium}")
   host=$(text "${CORSIA_HOST:?the name under which hospitals reach this machine}")
   uri=$(text "${CORSIA_MLFLOW_URI:-http://127.0.0.1:5000}")
+  issuer=$(text "${CORSIA_OIDC_ISSUER:-}")
+  client=$(text "${CORSIA_OIDC_CLIENT_ID:-}")
+  back=$(text "${CORSIA_PUBLIC_URL:-}/auth/callback")
+  operators=$(text "${CORSIA_OIDC_OPERATORS:-}")
   {
     echo "# Written by the container from its environment: change that, not this."
     echo "name = $name"
@@ -33,9 +37,13 @@ write() {
     echo "port = 7480"
     echo "[mlflow]"
     echo "tracking_uri = $uri"
-    if [ -n "${CORSIA_PASSPHRASE_PATH:-}" ]; then
-      echo "[keys]"
-      echo "passphrase_file = $(text "$CORSIA_PASSPHRASE_PATH")"
+    if [ -n "${CORSIA_PUBLIC_URL:-}" ] && [ -n "${CORSIA_OIDC_ISSUER:-}" ]; then
+      echo "[identity]"
+      echo "issuer = $issuer"
+      echo "client_id = $client"
+      echo "redirect_uri = $back"
+      echo "[identity.roles]"
+      echo "operator = [$operators]"
     fi
   } > "$config.new"
   mv "$config.new" "$config"
