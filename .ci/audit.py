@@ -3,8 +3,9 @@
     CORSIA_AUDIT=online     ask the advisory service of PyPI by pip-audit, a request a package
     CORSIA_ADVISORIES=FILE  OSV records (https://ossf.github.io/osv-schema), a JSON list; no network
 
-With neither it says that it did not run and ends well: `make check` needs no network, and asks a registry nothing
-unless somebody wants it. A hit that does not concern us is named in `ACCEPTED` with the reason.
+With neither it says that it did not run, and why, and ends well: `make check` needs no network, and asks a registry
+nothing unless somebody wants it. With one that cannot be used it says so in a line and fails.
+A hit that does not concern us is named in `ACCEPTED` with the reason.
 """
 
 from __future__ import annotations
@@ -70,17 +71,36 @@ def main() -> int:
     local, online = os.environ.get("CORSIA_ADVISORIES"), os.environ.get("CORSIA_AUDIT") == "online"
     if local:
         known = pins(CONSTRAINTS.read_text())
-        found = sorted(hit for hit in hits(json.loads(Path(local).read_text()), known) if hit[0] not in ACCEPTED)
+        try:
+            advisories = json.loads(Path(local).read_text())
+            found = sorted(hit for hit in hits(advisories, known) if hit[0] not in ACCEPTED)
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            print(f"audit: did not run: {local} is no list of OSV records ({type(error).__name__})")  # noqa: T201
+            return 1
         for identifier, name, version in found:
             print(f"audit: {identifier}: {name} {version}")  # noqa: T201
         print(f"audit: {len(known)} pins against {local}: {len(found)} hits")  # noqa: T201
         return 1 if found else 0
     if online:
-        ignored = [word for identifier in ACCEPTED for word in ("--ignore-vuln", identifier)]
-        command = [sys.executable, "-m", "pip_audit", "-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", *ignored]
-        return subprocess.run(command, check=False).returncode
-    print("audit: did not run: set CORSIA_AUDIT=online, or CORSIA_ADVISORIES=FILE (.ci/audit.py)")  # noqa: T201
+        return _online()
+    print(  # noqa: T201
+        "audit: did not run: no source of advisories. CORSIA_AUDIT=online asks pypi.org by pip-audit; "
+        "CORSIA_ADVISORIES=FILE takes OSV records and needs no network (.ci/audit.py)"
+    )
     return 0
+
+
+def _online() -> int:
+    """pip-audit's table, and its status; one line where it could not ask."""
+    ignored = [word for identifier in ACCEPTED for word in ("--ignore-vuln", identifier)]
+    command = [sys.executable, "-m", "pip_audit", "-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", *ignored]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if "Traceback (most recent call last)" not in done.stderr:
+        print(done.stdout + done.stderr, end="")  # noqa: T201
+        return done.returncode
+    cause = done.stderr.rstrip().rpartition("\n")[2][:200]
+    print(f"audit: did not run: pip-audit could not ask its service: {cause}")  # noqa: T201
+    return 1
 
 
 if __name__ == "__main__":

@@ -254,6 +254,6 @@ def _named() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        raise StorageError.of(error) from error
     except sqlite3.Error as error:
         raise StorageError("storage.failed") from error

@@ -5,7 +5,7 @@ used for anything else or a second time. One operator signs the statement of a k
 
     Proposal    a version of a model gets an alias     it also names the serial that has the alias now
     Admission   a site may take part                   by the fingerprint of its identity key
-    Export      a study's rows leave the vault         sealed to the key of the operator who asks
+    Export      a study's rows leave the vault         sealed to the key of the operator who asks; for 30 days
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import ClassVar, Self, get_type_hints
 
 from central.operators import Operator
 from privacy.envelope import PublicKey, SecretKey
-from protocol.errors import AuthenticationError, InputError, IntegrityError, PermissionRefused
+from protocol.errors import AuthenticationError, ConflictError, InputError, IntegrityError, PermissionRefused
 from protocol.parcel import canonical_json
 from protocol.trust import Purpose
 
@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 MAX_STATEMENT_BYTES = 4096
+EXPORT_LIFE_S = 30 * 86_400.0
+CLOCK_SLACK_S = 3600.0  # by which the clock of an operator's machine may be ahead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,11 +108,28 @@ class Admission(_Question):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Export(_Question):
-    """That a study's curated rows leave the vault, sealed to the operator who asks; `digest` (hex) is the study's."""
+    """That a study's curated rows leave the vault, sealed to the operator who asks.
+
+    Attributes:
+        digest: the study's (hex).
+        at: Unix seconds by the asker's clock.
+    """
 
     action: ClassVar[str] = "export"
     study: str
     digest: str
+    at: int
+
+    def check_age(self, now: float) -> None:
+        """Whether it is asked now: an approval is good for 30 days from the question.
+
+        Raises:
+            ConflictError: `conflict.state`.
+        """
+        if now - self.at > EXPORT_LIFE_S:
+            raise ConflictError("conflict.state", "the export was asked for too long ago: ask anew")
+        if self.at - now > CLOCK_SLACK_S:
+            raise ConflictError("conflict.state", "the export is dated ahead: set the clock, and ask anew")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

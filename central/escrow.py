@@ -30,8 +30,9 @@ from central.erasure import ERASED
 from privacy.archive import Head, opened, sealed
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, read_public, seal, unseal, write_public
 from privacy.envelope.keyfile import at_rest, read_secret
-from privacy.folders import fsync_folder, in_memory, make_folder, placed
+from privacy.folders import in_memory, make_folder, placed
 from privacy.secagg.shamir import combine, split
+from protocol.durable import sync_folder
 from protocol.errors import ConfigurationError, ConflictError, InputError, IntegrityError, StorageError
 from protocol.parcel import canonical_json
 
@@ -130,7 +131,7 @@ def escrow(name: str, state_dir: Path, custodians: Sequence[PublicKey], needed: 
     try:
         return placed(out, fill)
     except OSError as error:
-        raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        raise StorageError.of(error) from error
 
 
 def open_share(source: Path, public: Path, custodian: SecretKey) -> Share:
@@ -193,11 +194,11 @@ def restore(source: Path, shares: Sequence[Share], state_dir: Path) -> int:
                 half.unlink(missing_ok=True)
                 _put(half, at_rest(target, path.read_bytes()))
                 os.rename(half, target)
-                fsync_folder(target.parent)
+                sync_folder(target.parent)
         (state_dir / HELD).unlink(missing_ok=True)
-        fsync_folder(state_dir)
+        sync_folder(state_dir)
     except OSError as error:
-        raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        raise StorageError.of(error) from error
     return len(new)
 
 

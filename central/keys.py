@@ -12,6 +12,7 @@ import threading
 from pathlib import Path
 
 from privacy.envelope import SecretKey, destroy_key, read_key, write_key
+from protocol.durable import sync_folder
 from protocol.errors import ConfigurationError, InputError, StudyRefused
 
 __all__ = ["KeyFolder"]
@@ -46,7 +47,7 @@ class KeyFolder:
                     pass  # another process was first: its key holds
                 finally:
                     fresh.unlink()
-                _fsync(self._root)
+                sync_folder(self._root)
         return read_key(path)
 
     def load(self, study_id: str) -> SecretKey:
@@ -71,7 +72,7 @@ class KeyFolder:
         path = self._path(study_id)
         with self._lock:
             os.close(os.open(self._mark(study_id), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-            _fsync(self._root)
+            sync_folder(self._root)
             destroy_key(path)
 
     def recover(self) -> None:
@@ -90,11 +91,3 @@ class KeyFolder:
         if not _STUDY_ID.fullmatch(study_id):
             raise InputError("input.study", "not a study id")
         return self._root / f"{study_id}.key"
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

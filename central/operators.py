@@ -21,6 +21,7 @@ from pathlib import Path
 
 from central.config import CentralConfig, operator_token
 from privacy.envelope import PublicKey, SecretKey
+from protocol.durable import sync_folder
 from protocol.errors import AuthenticationError, ConfigurationError, ConflictError, InputError
 
 __all__ = ["FIRST", "Operator", "Operators", "bearer", "read_token", "signing_key"]
@@ -168,6 +169,7 @@ class Operators:
             file.flush()
             os.fsync(file.fileno())
         os.replace(file.name, self._path)
+        sync_folder(self._path.parent)  # a power cut brings no removed operator back
 
 
 def _digest(token: str) -> str:

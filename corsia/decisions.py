@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
@@ -28,13 +29,14 @@ def admit(hub: Hub, site: str, fingerprint: str = "") -> dict[str, Any]:
     """Say that an enrolled site is who it says: the first operator proposes, the second one's word admits it.
 
     Args:
-        fingerprint: of the site's identity key, as the site told it; what the centre shows is taken without it.
+        fingerprint: of the site's identity key, as the site told it. Who proposes must give it, for what the centre
+            shows is what is in doubt; the second operator, without it, takes the first one's word.
 
     Returns:
         `{"site", "fingerprint", "state"}`; `open` until another operator does the same, then `approved`.
 
     Raises:
-        InputError: `input.usage` when no such site is enrolled.
+        InputError: `input.usage` when no such site is enrolled, or who proposes gives no fingerprint.
         AuthenticationError: `auth.fingerprint` when the centre shows another one.
         ConflictError: `conflict.state` when it is admitted already.
     """
@@ -51,6 +53,10 @@ def admit(hub: Hub, site: str, fingerprint: str = "") -> dict[str, Any]:
         if asked.fingerprint == shown:
             state = row["state"] if row["proposed_by"] == me else _approve(hub, row)
             return {**value, "state": state, "proposed_by": row["proposed_by"]}
+    if not fingerprint:
+        raise InputError(
+            "input.usage", "give the fingerprint as the site told it: what the centre shows proves nothing"
+        )
     _propose(hub, Admission.new(operator=me, site=site, fingerprint=shown))
     return {**value, "state": "open", "proposed_by": me}
 
@@ -69,7 +75,8 @@ def export(hub: Hub, study: str, *, anew: bool = False) -> dict[str, Any]:
     me, _key = hub.operator()
     mine = [row for row in _decisions(hub, "export", study) if row["proposed_by"] == me]
     if anew or not mine:
-        asked = Export.new(operator=me, study=study, digest=study_digest(_document(hub, study)))
+        digest = study_digest(_document(hub, study))
+        asked = Export.new(operator=me, study=study, digest=digest, at=int(time.time()))
         _propose(hub, asked)
         return {"id": asked.id, "study": study, "state": "open"}
     return {"id": mine[0]["id"], "study": study, "state": mine[0]["state"]}

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
@@ -37,11 +38,34 @@ class Finding:
 
 
 def examine(config: Path | None = None) -> list[Finding]:
-    """Run every check; with an edge.toml, its state, certificate and connection too."""
+    """Run every check; with an edge.toml or a central.toml, those of this site or centre too."""
     findings = [_python(), *_shadowed(), _clock(), _room(Path.cwd() if config is None else config.parent), _isolation()]
     if config is not None:
-        findings += list(_site(config))
+        findings += list(_centre(config) if _is_centre(config) else _site(config))
     return findings
+
+
+def _is_centre(config: Path) -> bool:
+    """A centre has a name; whatever else it is, a site is looked for."""
+    try:
+        value = tomllib.loads(config.read_text())
+    except (OSError, ValueError):
+        return False
+    return "name" in value and "site" not in value
+
+
+def _centre(path: Path) -> Iterator[Finding]:
+    from central.backup import RECOVERY
+    from central.config import load_config
+
+    try:
+        config = load_config(path)
+    except CorsiaError as error:
+        yield Finding(check="centre", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
+        return
+    yield Finding(check="configuration", ok=True, found=str(path))
+    yield from _keys(config.state_dir)
+    yield _recovery(config.state_dir / RECOVERY, "central")
 
 
 def _python() -> Finding:
@@ -106,6 +130,7 @@ def _isolation() -> Finding:
 
 
 def _site(path: Path) -> Iterator[Finding]:
+    from edge.backup import RECOVERY
     from edge.config import load
     from edge.identity import Identity
     from edge.route import Route
@@ -126,6 +151,7 @@ def _site(path: Path) -> Iterator[Finding]:
     except CorsiaError as error:
         yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
     yield from _keys(config.state_dir)
+    yield _recovery(config.state_dir / RECOVERY, "edge")
 
 
 def _certificate(identity: Identity) -> Finding:
@@ -179,3 +205,9 @@ def _keys(folder: Path) -> Iterator[Finding]:
     plain = [path.name for path in files if not lies_locked(path)]
     found = f"plain: {', '.join(plain)}" if plain else "locked by a passphrase"
     yield Finding(check="keys at rest", ok=True, found=found if files else "none yet")
+
+
+def _recovery(public: Path, side: str) -> Finding:
+    """Whether backups can be made: told, not refused, as how keys lie is."""
+    found = "there" if public.exists() else f"none, so there is no backup: corsia {side} recovery-key --out K"
+    return Finding(check="recovery key", ok=True, found=found)

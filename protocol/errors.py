@@ -23,6 +23,7 @@ quote a column or a path of the site. Codes are never renamed or reused; `docs/e
 
 from __future__ import annotations
 
+import errno
 import secrets
 from dataclasses import dataclass
 from typing import ClassVar
@@ -136,6 +137,12 @@ class StorageError(CorsiaError):
     """The disk refused."""
 
     exit_status = 20
+
+    @classmethod
+    def of(cls, error: OSError, message: str = "") -> StorageError:
+        """An error of the operating system: `storage.full` without room or quota, else `storage.failed`."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return cls("storage.full" if full else "storage.failed", message)
 
 
 class UnavailableError(CorsiaError):
@@ -349,7 +356,7 @@ CODES: dict[str, Code] = {
     "permission.admission": Code(
         PermissionRefused,
         "the site has enrolled and waits for two operators to admit it",
-        "compare its fingerprint by telephone, then two of them run `corsia central admit SITE`",
+        "compare its fingerprint by telephone, then two of them run `corsia central admit SITE --fingerprint F`",
     ),
     # policy of the site
     "policy.dataset": Code(PolicyRefused, "the dataset is not offered by this site", "see what the site advertises"),

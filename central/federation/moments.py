@@ -107,7 +107,7 @@ class Moments(Mapping[str, Stored]):
             while rest:
                 rest = rest[place.file.write(rest) :]
         except OSError as error:
-            raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+            raise StorageError.of(error) from error
 
     def __getitem__(self, name: str) -> Stored:
         return self._arrays[name]
@@ -125,4 +125,4 @@ def _opened(folder: Path | None) -> Any:
     try:
         return tempfile.TemporaryFile(dir=folder, buffering=0)
     except OSError as error:
-        raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        raise StorageError.of(error) from error

@@ -30,6 +30,7 @@ from central.gateway.receipts import Log, open_log_key
 from central.gateway.server import Keys, build_enrolment_server, build_fleet_server
 from central.store import Store
 from central.store.changes import Changes
+from central.succession import finish
 from protocol.errors import CorsiaError, UnavailableError
 from protocol.heap import keep_buffers
 
@@ -56,9 +57,10 @@ class Gateway:
         self._config = config
         self._stop = stop
         folder = config.state_dir / "gateway"
+        store = Store(config.state_dir)
+        finish(config.state_dir, folder, store)
         log_key = open_log_key(folder)  # the signer puts its public half into the trust bundle
         self._keys = _certified(config, folder, stop)
-        store = Store(config.state_dir)
         self._changes = Changes(store.engine)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")

@@ -48,7 +48,7 @@ class Enrolment:
                 signature=ipc.text(value.signature),
             )
         except AuthenticationError as error:
-            self._rate.take(peer, cost=9.0)
+            self._rate.fine(peer, 9.0)
             _log.warning("enrolment.refused", extra={"fields": {"site": value.site, "code": error.code}})
             raise
         except UnavailableError:

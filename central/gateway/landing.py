@@ -6,7 +6,6 @@ moves write -> fsync -> rename -> fsync of the folder, so that a kill at any ste
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import shutil
@@ -29,7 +28,6 @@ __all__ = ["Announced", "Landing", "Writer"]
 MAX_PARTIALS = 16
 STALE_S = 14 * 86_400.0
 RESERVE_BYTES = 4 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,15 +99,18 @@ class Landing:
         return self._root / f"{parcel_id}.parcel"
 
     @contextmanager
-    def locked(self, parcel_id: str) -> Iterator[None]:
-        """Hold one parcel, or whatever else has a name; reentrant."""
+    def locked(self, parcel_id: str, *, wait: bool = True) -> Iterator[bool]:
+        """Hold one parcel, or whatever else has a name; reentrant. Whether it is held: without `wait`, only if free."""
         with self._guard:
             lock, users = self._locks.get(parcel_id, (threading.RLock(), 0))
             self._locks[parcel_id] = (lock, users + 1)
+        held = False
         try:
-            with lock:
-                yield
+            held = lock.acquire(blocking=wait)
+            yield held
         finally:
+            if held:
+                lock.release()
             with self._guard:
                 lock, users = self._locks[parcel_id]
                 if users == 1:
@@ -248,8 +249,15 @@ class Landing:
         with self._guard:
             files = sorted(self._partial.glob("*.json"), key=_age)
         mine = [f.stem for f in files if (a := self.announced(f.stem)) is not None and a.site == site]
-        for parcel_id in mine[: max(0, len(mine) - most + 1)]:
-            self.discard(parcel_id)
+        over = len(mine) - most + 1
+        for parcel_id in mine:
+            if over <= 0:
+                return
+            with self.locked(parcel_id, wait=False) as held:  # to wait with our own held could be for ever
+                if held:  # else a call works on it: of these there are not many
+                    self._writers.pop(parcel_id, None)
+                    self.forget(parcel_id)  # not what is whole: it may have landed meanwhile
+                    over -= 1
 
     def _durable(self, parcel_id: str) -> int:
         content = self.content(parcel_id)
@@ -285,4 +293,4 @@ def _disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError("storage.full" if error.errno in _FULL else "storage.failed") from None
+        raise StorageError.of(error) from None

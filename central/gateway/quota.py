@@ -46,21 +46,33 @@ class Rate:
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, peer: str, cost: float = 1.0) -> None:
-        """Pay for a call.
+        """Pay for a call; one that is refused costs nothing, so that who asks too often still gets its rate.
 
         Raises:
             UnavailableError: `unavailable.rate`, nothing is left; the caller may try later.
         """
-        now = time.monotonic()
         with self._lock:
-            left, at = self._buckets.pop(peer, (self._burst, now))
-            left = min(self._burst, left + (now - at) * self._per_s)
-            self._buckets[peer] = (max(0.0, left - cost), now)
-            while len(self._buckets) > self._peers:
-                self._buckets.popitem(last=False)
+            left, now = self._left(peer)
+            self._keep(peer, max(0.0, left - cost) if left >= 1.0 else left, now)
         if left < 1.0:
             wait_s = (1.0 - left) / self._per_s if self._per_s else LONGEST_WAIT_S
             raise UnavailableError("unavailable.rate", retry_s=min(LONGEST_WAIT_S, max(1.0, wait_s)))
+
+    def fine(self, peer: str, cost: float) -> None:
+        """Charge for what was wrong with a call that has been paid for; also what is not there, up to a whole burst."""
+        with self._lock:
+            left, now = self._left(peer)
+            self._keep(peer, max(-self._burst, left - cost), now)
+
+    def _left(self, peer: str) -> tuple[float, float]:
+        now = time.monotonic()
+        left, at = self._buckets.pop(peer, (self._burst, now))
+        return min(self._burst, left + (now - at) * self._per_s), now
+
+    def _keep(self, peer: str, left: float, now: float) -> None:
+        self._buckets[peer] = (left, now)
+        while len(self._buckets) > self._peers:
+            self._buckets.popitem(last=False)
 
 
 class Calls:

@@ -28,6 +28,7 @@ from central.signer.promotions import Promotions
 from central.signer.studies import Studies
 from central.store import Store
 from central.store.models import CertificateRow, SiteRow
+from central.succession import finish
 from privacy.envelope import PublicKey, read_public
 from protocol.errors import (
     AuthenticationError,
@@ -52,9 +53,11 @@ class Signer:
 
     def __init__(self, config: CentralConfig) -> None:
         self._config = config
-        self._authority = Authority(config.state_dir / "signer", config.name)
-        self._invites = Invites(config.state_dir / "signer" / "invites.db")
+        folder = config.state_dir / "signer"
         self._store = Store(config.state_dir)
+        finish(config.state_dir, folder, self._store)
+        self._authority = Authority(folder, config.name)
+        self._invites = Invites(folder / "invites.db")
         self._operators = Operators(config)
         self._admitted = Admitted(config.state_dir / "signer" / "admitted.db", self._two_persons)
         self._studies = Studies(self._store, self._authority, self._new_key, self._admitted.check)

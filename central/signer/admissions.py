@@ -112,18 +112,21 @@ class Admissions:
         Raises:
             InputError: `input.usage` when it is not enrolled, or revoked.
             AuthenticationError: `auth.fingerprint` when it has another key.
-            ConflictError: `conflict.state` when it is admitted already.
         """
         row = session.get(SiteRow, asked.site)
         if row is None or row.revoked:
             raise InputError("input.usage", f"no site {asked.site} is enrolled")
         if PublicKey.from_base64(row.identity).fingerprint != asked.fingerprint:
             raise AuthenticationError("auth.fingerprint", "the site has another identity key than was signed for")
-        if self._admitted.all().get(asked.site) == asked.fingerprint:
-            raise ConflictError("conflict.state", f"site {asked.site} is admitted already")
 
     def row(self, session: Session, asked: Admission) -> DecisionRow:
-        """A new row; an open one for the same site is replaced."""
+        """A new row; an open one for the same site is replaced.
+
+        Raises:
+            ConflictError: `conflict.state` when it is admitted already.
+        """
+        if self._admitted.all().get(asked.site) == asked.fingerprint:
+            raise ConflictError("conflict.state", f"site {asked.site} is admitted already")
         return _new(session, asked.id, asked.action, asked.site)
 
     def told(self, row: DecisionRow) -> dict[str, Any]:
@@ -131,7 +134,7 @@ class Admissions:
         return dict(row.outcome)
 
     def carry_out(self, session: Session, asked: Admission, asker: Operator, approver: Operator) -> dict[str, Any]:
-        """Put it on the list; the log remembers that two persons did."""
+        """Put it on the list, again if the transaction failed; the log remembers that two persons did."""
         self._store.append_leaf(session, {"kind": "admission", "id": asked.id, "identity": asked.fingerprint})
         self._admitted.add(asked.site, asked.fingerprint, asker.name, approver.name)
         return {"site": asked.site, "fingerprint": asked.fingerprint}

@@ -26,10 +26,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from privacy.envelope import SecretKey, read_key, write_key, write_public
 from privacy.envelope.keyfile import at_rest, read_secret
+from protocol.durable import sync_folder
 from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.trust import site_uri
 
-__all__ = ["Authority", "SiteCertificate"]
+__all__ = ["Authority", "SiteCertificate", "make_ca"]
 
 MAX_CSR_BYTES = 16_384
 CA_DAYS = 3650
@@ -163,7 +164,7 @@ def _open_key(path: Path) -> SecretKey:
 def _open_ca(folder: Path, name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
     key_path, certificate_path = folder / "ca.key", folder / "ca.pem"
     if not certificate_path.exists():  # written last: without it nothing was ever certified
-        _make_ca(key_path, certificate_path, name)
+        make_ca(folder, name)
     key = load_pem_private_key(read_secret(key_path), password=None)
     certificate = x509.load_pem_x509_certificate(certificate_path.read_bytes())
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
@@ -171,7 +172,9 @@ def _open_ca(folder: Path, name: str) -> tuple[ec.EllipticCurvePrivateKey, x509.
     return key, certificate
 
 
-def _make_ca(key_path: Path, certificate_path: Path, name: str) -> None:
+def make_ca(folder: Path, name: str) -> str:
+    """Write `ca.key` and `ca.pem` of a new CA, durably; returns its fingerprint (SHA-256 of the DER, hex)."""
+    key_path, certificate_path = folder / "ca.key", folder / "ca.pem"
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Corsia CA {name}"[:64])])
     now = datetime.now(UTC)
@@ -191,6 +194,8 @@ def _make_ca(key_path: Path, certificate_path: Path, name: str) -> None:
     key_path.unlink(missing_ok=True)
     _write(key_path, at_rest(key_path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())))
     _write(certificate_path, certificate.public_bytes(Encoding.PEM))
+    sync_folder(folder)
+    return certificate.fingerprint(hashes.SHA256()).hex()
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 from sqlalchemy.orm import Session
@@ -33,7 +34,9 @@ class Exports:
         Raises:
             StudyRefused: `study.unknown`, also when the id names other bytes than were signed for.
             InputError: `input.usage` for a lane that brings no rows.
+            ConflictError: `conflict.state` when it was asked for too long ago, or is dated ahead.
         """
+        asked.check_age(time.time())
         row = session.get(StudyRow, asked.study)
         if row is None or row.digest != asked.digest:
             raise StudyRefused("study.unknown")

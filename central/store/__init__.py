@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from central.store.models import Base, EventRow, LogRow, SiteRow
 from central.store.schema import prepare
 from protocol.assignment import Blob
+from protocol.durable import sync_folder
 from protocol.errors import IntegrityError, StorageError
 from protocol.parcel import canonical_json
 
@@ -103,7 +104,7 @@ class Store:
             try:
                 self._write_blob(target, parts)
             except OSError as error:
-                raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+                raise StorageError.of(error) from error
         return Blob(name=name, digest=digest, size_bytes=size)
 
     def _write_blob(self, target: Path, parts: Iterable[bytes | memoryview]) -> None:
@@ -118,11 +119,7 @@ class Store:
             except BaseException:
                 os.unlink(handle.name)  # a full disk needs the room
                 raise
-        folder = os.open(self._blobs, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync_folder(self._blobs)
 
     def blob_path(self, digest: str) -> Path:
         """Where a blob lies.

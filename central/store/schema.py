@@ -20,7 +20,8 @@ from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import DatabaseError
 
 from central.store.models import Base
-from privacy.folders import copy_database, fsync_folder
+from privacy.folders import copy_database
+from protocol.durable import sync_folder
 from protocol.errors import StorageError
 
 __all__ = ["REVISIONS", "migrate", "prepare", "revision_of"]
@@ -88,7 +89,7 @@ def migrate(engine: Engine, state_dir: Path) -> str | None:
     except DatabaseError as error:
         raise StorageError("storage.failed", "the central database cannot be brought forward") from error
     except OSError as error:
-        raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        raise StorageError.of(error) from error
     _log.warning("store.migrated", extra={"fields": {"version": REVISIONS[-1]}})
     return found
 
@@ -122,4 +123,4 @@ def _copy(source: Path, target: Path) -> None:
     half.unlink(missing_ok=True)
     copy_database(source, half)
     os.rename(half, target)
-    fsync_folder(target.parent)
+    sync_folder(target.parent)

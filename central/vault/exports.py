@@ -33,9 +33,8 @@ from protocol.errors import AuthenticationError, ConflictError, InputError, Stor
 from protocol.parcel import ContentType
 from protocol.study import Lane
 
-__all__ = ["LIFE_S", "SENDER", "Exports"]
+__all__ = ["SENDER", "Exports"]
 
-LIFE_S = 30 * 86_400.0  # from the proposal: later, two persons ask anew
 SENDER = "vault"  # in the header, where a parcel of a hospital has its site
 _CONTENT = {
     Lane.HARVEST.value: ContentType.RECORDS,
@@ -127,8 +126,7 @@ class Exports:
         asked, asker = agreed(row.statement, row.signature, approver, row.approval, self._operators.get)
         if not isinstance(asked, Export) or (asked.id, asked.study, asked.digest) != (name, study.id, study.digest):
             raise AuthenticationError("auth.operator", "what was signed is another export")
-        if time.time() - row.proposed_at > LIFE_S:
-            raise ConflictError("conflict.state", "the export was asked for too long ago: ask anew")
+        asked.check_age(time.time())  # as it was signed: who writes the database dates nothing
         return asked, asker, study.lane
 
     def _write(self, path: Path, asked: Export, asker: Operator, lane: str) -> None:
@@ -151,7 +149,7 @@ class Exports:
             finally:
                 part.unlink(missing_ok=True)
         except OSError as error:
-            raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from None
+            raise StorageError.of(error) from None
 
     def _tell(self, path: Path, asked: Export) -> None:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()

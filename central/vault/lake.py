@@ -7,7 +7,6 @@ key. Nothing here reads a parcel.
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -21,6 +20,7 @@ import pyarrow as pa
 from central.vault import sealed
 from central.vault.contents import Entry
 from central.vault.keys import StudyKeys
+from protocol.durable import sync_folder
 from protocol.errors import StorageError
 
 __all__ = ["Lake"]
@@ -76,12 +76,12 @@ class Lake:
             half.mkdir(mode=0o700)
             for entry in entries:
                 self._put(half, path, entry, key)
-            _fsync(half)
+            sync_folder(half)
             if target.exists():
                 shutil.rmtree(target)
             os.rename(half, target)
-            _fsync(study)
-            _fsync(self.root)
+            sync_folder(study)
+            sync_folder(self.root)
         return path
 
     def write_prediction(self, study_id: str, prediction_id: str, table: pa.Table) -> str:
@@ -99,7 +99,7 @@ class Lake:
             with _new(half) as stream:
                 sealed.write_table(table, stream, key=key, place=path)
             os.rename(half, target)
-            _fsync(target.parent)
+            sync_folder(target.parent)
         return path
 
     def names(self, path: str) -> list[str]:
@@ -201,7 +201,7 @@ def _disk(half: Path) -> Iterator[None]:
             _remove(half)
         if not isinstance(error, OSError):
             raise
-        raise StorageError("storage.full" if error.errno == errno.ENOSPC else "storage.failed") from error
+        raise StorageError.of(error) from error
 
 
 def _remove(path: Path) -> None:
@@ -209,11 +209,3 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

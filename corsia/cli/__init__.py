@@ -104,8 +104,7 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     except OSError as error:
-        code = "storage.full" if error.errno == 28 else "storage.failed"
-        status = _report(StorageError(code, f"{error.strerror}: {error.filename}"), argv)
+        status = _report(StorageError.of(error, f"{error.strerror}: {error.filename}"), argv)
     sys.exit(status if isinstance(status, int) else 0)
 
 

@@ -61,7 +61,9 @@ def invite(site: Site, config: Config = CONFIG, json_out: Json = False) -> None:
 @app.command()
 def admit(
     site: Site,
-    fingerprint: Annotated[str, typer.Option("--fingerprint", help="As the site told it by telephone.")] = "",
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", help="As the site told it by telephone; who is first must give it.")
+    ] = "",
     token_file: Annotated[Path | None, typer.Option("--token-file", help="Your own token; else the first one.")] = None,
     url: Annotated[str | None, typer.Option("--url", help="The centre's address, from another machine.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="central.toml, on the centre's machine.")] = None,
@@ -191,17 +193,19 @@ def _state(config: CentralConfig, up: dict[str, bool]) -> dict[str, Any]:
     if up["signer"]:
         asked = ipc.call(config.socket("signer"), "admitted")
     with Store(config.state_dir).read() as session:
+        rows_of_sites = session.scalars(select(SiteRow).order_by(SiteRow.name)).all()
+        fingerprints = {row.name: PublicKey.from_base64(row.identity).fingerprint for row in rows_of_sites}
         sites = [
             {
                 "name": row.name,
-                "fingerprint": PublicKey.from_base64(row.identity).fingerprint,
+                "fingerprint": fingerprints[row.name],
                 "connected": row.name in connected,
                 "revoked": row.revoked,
-                "admitted": not asked["two_persons"] or row.name in asked["sites"],
+                "admitted": not asked["two_persons"] or asked["sites"].get(row.name) == fingerprints[row.name],
                 "paused": row.paused,
                 "last_seen": row.last_seen,
             }
-            for row in session.scalars(select(SiteRow).order_by(SiteRow.name))
+            for row in rows_of_sites
         ]
         rows = session.scalars(select(StudyRow).order_by(StudyRow.created_at))
         studies = [{"id": row.id, "lane": row.lane, "state": row.state, "digest": row.digest} for row in rows]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from central.backup import Checked
 
 app = typer.Typer()
-keys = typer.Typer(no_args_is_help=True, help="Escrow the centre's secret keys, and put them back.")
+keys = typer.Typer()  # joins `corsia central keys`
 Config = Annotated[Path, typer.Option("--config", help="The centre's configuration.")]
 Json = Annotated[bool, typer.Option("--json", help="End in one JSON object on one line.")]
 In = Annotated[Path, typer.Argument(metavar="IN", help="The backup.", exists=True, dir_okay=False)]

@@ -14,7 +14,9 @@ app = typer.Typer()
 
 @app.command()
 def doctor(
-    config: Annotated[Path | None, typer.Option("--config", help="An edge.toml: checks the site too.")] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", help="An edge.toml or central.toml: checks the site or centre too.")
+    ] = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Say in one line each what is wrong with this machine. Exit status 10 when something is.

@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from protocol.durable import sync_folder
 from protocol.errors import ConfigurationError
 
 __all__ = ["centre_stopped", "key_files", "keys_app", "lies_locked", "site_stopped"]
@@ -126,11 +127,7 @@ def _replace(path: Path, data: bytes) -> None:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
 
 
 def site_stopped(folder: Path) -> AbstractContextManager[None]:

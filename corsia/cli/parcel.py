@@ -16,6 +16,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 import typer
 
+from protocol.durable import sync_folder
 from protocol.errors import ConflictError
 
 app = typer.Typer(no_args_is_help=True, help="Seal, open and inspect parcels.")
@@ -160,11 +161,7 @@ def _write(out: Path, force: bool, fill: Callable[[BinaryIO], Result]) -> Result
             result = fill(file)
             os.fsync(fd)
         os.replace(part, out)
-    folder = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(out.parent)
     return result
 
 

@@ -187,7 +187,10 @@ def erase(
     withdraw_models: Annotated[
         bool, typer.Option("--withdraw-models", help="Models trained with its data predict no more; else they stay.")
     ] = False,
-    wait_s: Annotated[float, typer.Option("--wait", min=0, help="Wait so many seconds for the end of it.")] = 60.0,
+    wait_s: Annotated[
+        float,
+        typer.Option("--wait", min=0, help="Wait so many seconds for the end of it; 0 asks, and looks no further."),
+    ] = 60.0,
     config: Config = None,
     url: Url = None,
     token_file: Token = None,
@@ -223,10 +226,12 @@ def erase(
         time.sleep(0.2)
         found = look()
     found = {**found, "study": study_id}
+    done = found["state"] == "done"
+    if wait_s and not done:
+        raise UnavailableError("unavailable.process", f"{study_id} is not erased yet: it will be once the centre runs")
     if json_out:
         typer.echo(json.dumps(found))
         return
-    done = found["state"] == "done"
     typer.echo(f"{study_id}: erased" if done else f"{study_id}: is to be erased once the centre runs")
     for model in found["models"]:
         typer.echo(f"  model {model['name']} version {model['version']}: {model['decision']}")

@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import grpc
@@ -132,6 +133,35 @@ def test_a_site_cannot_keep_more_partial_parcels_than_allowed(tmp_path: Path) ->
         os.utime(tmp_path / "partial" / f"{parcel_id}.json", (n + 1.0, n + 1.0))
     assert [i for i in ids if landing.announced(i)] == ids[4:]
     assert landing.announced("f" * 32) is not None
+
+
+def test_making_room_waits_for_no_parcel_that_a_call_holds(tmp_path: Path) -> None:
+    landing, names = Landing(tmp_path), [f"{n:032x}" for n in range(3)]
+    for n, name in enumerate(names[:2]):
+        landing.announce(announced(b"x", parcel_id=name))
+        os.utime(tmp_path / "partial" / f"{name}.json", (n + 1.0, n + 1.0))
+
+    def opened() -> None:
+        with landing.locked(names[2]):
+            landing.announce(announced(b"x", parcel_id=names[2]), 2)
+
+    call = threading.Thread(target=opened, daemon=True)
+    with landing.locked(names[0]):  # the oldest, by a call that waits for the third
+        call.start()
+        call.join(20.0)
+        assert not call.is_alive()
+    assert [landing.announced(name) is not None for name in names] == [True, False, True]
+
+
+def test_making_room_never_takes_a_parcel_that_is_whole(tmp_path: Path) -> None:
+    landing, entry = Landing(tmp_path), announced(b"x")
+    landing.announce(entry)
+    with landing.writer(entry) as writer:
+        writer.append(0, b"x")
+    landing.settle([entry.what.parcel_id])  # it lands; its announcement is still there
+    landing.announce(announced(b"x", parcel_id="f" * 32), 1)
+    assert landing.announced(entry.what.parcel_id) is None
+    assert landing.path(entry.what.parcel_id).read_bytes() == b"x"
 
 
 def test_a_sidecar_lost_in_a_power_cut_only_means_announcing_again(tmp_path: Path) -> None:

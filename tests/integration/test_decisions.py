@@ -7,12 +7,14 @@ import io
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from sqlalchemy import event
 from typer.testing import CliRunner
 
 import corsia
@@ -20,11 +22,14 @@ from central import ipc
 from central.config import load_config
 from central.decisions import Admission, Approval, Export, read, sign
 from central.operators import Operators, bearer, signing_key
-from central.store.models import DecisionRow, LogRow, StudyRow
+from central.signer.admissions import Admissions, Admitted
+from central.signer.decisions import Decisions
+from central.store.models import DecisionRow, LogRow, SiteRow, StudyRow
+from corsia.cli.central import _state
 from corsia.cli.central import app as central_app
 from corsia.cli.study import app as study_app
 from corsia.decisions import admit, approve_export, export, open_export
-from privacy.envelope import SecretKey
+from privacy.envelope import PublicKey, SecretKey
 from protocol.errors import (
     AuthenticationError,
     ConfigurationError,
@@ -59,7 +64,7 @@ def running(tmp_path: Path) -> Iterator[Running]:
 
 
 @pytest.fixture(autouse=True)
-def _state(tmp_path: Path) -> None:
+def _folder(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(exist_ok=True)
 
 
@@ -130,6 +135,40 @@ def test_a_site_gets_no_study_before_two_operators_admit_it(centre: Centre) -> N
     assert [leaf["id"] for leaf in leaves if leaf["kind"] == "admission"] == [asked.id]
 
 
+def test_an_admission_of_which_the_transaction_failed_is_done_again(centre: Centre) -> None:
+    alice, bob = Person(centre, "alice"), Person(centre, "bob")
+    fingerprint = centre.enrol("site-a").key.public.fingerprint
+    asked = alice.propose("site-a", fingerprint)
+    admitted = Admitted(centre.config.state_dir / "signer" / "admitted.db", lambda: True)
+    deciding = Decisions(centre.store, Operators(centre.config), {"admit": Admissions(centre.store, admitted)})
+    who, approval = deciding._operators.get("bob"), sign(Approval.of(asked.to_bytes(), "bob"), bob.key)
+    assert who is not None
+
+    def full(_connection: Any) -> None:
+        raise OSError(28, "full")
+
+    event.listen(centre.store.engine, "commit", full)
+    try:
+        with pytest.raises(OSError, match="full"):
+            deciding.approve(who, asked.id, approval)
+    finally:
+        event.remove(centre.store.engine, "commit", full)
+    assert bob.approve(asked)["fingerprint"] == fingerprint
+    with centre.store.read() as session:
+        leaves = [json.loads(row.leaf) for row in session.query(LogRow)]
+    assert [leaf["id"] for leaf in leaves if leaf["kind"] == "admission"] == [asked.id]
+
+
+def test_the_status_calls_admitted_the_key_not_the_name(centre: Centre) -> None:
+    alice, bob = Person(centre, "alice"), Person(centre, "bob")
+    bob.approve(alice.propose("site-a", centre.enrol("site-a").key.public.fingerprint))
+    up = {"gateway": False, "signer": True}
+    assert [site["admitted"] for site in _state(centre.config, up)["sites"]] == [True]
+    with centre.store.begin() as session:  # by who can write the database
+        session.get_one(SiteRow, "site-a").identity = SecretKey.generate().public.to_base64()
+    assert [site["admitted"] for site in _state(centre.config, up)["sites"]] == [False]
+
+
 def test_another_key_or_a_revocation_ends_an_admission(centre: Centre) -> None:
     alice, bob = Person(centre, "alice"), Person(centre, "bob")
     first = centre.enrol("site-a")
@@ -188,15 +227,17 @@ def test_the_configuration_names_what_takes_two(tmp_path: Path) -> None:
         b'{"action":"admit"}',
         b'{"action":"other","id":"1","operator":"a"}',
         b'{"action":"approve","operator":"a","proposal":"b"}',
-        b'{"action":"export","digest":"d","id":"1","operator":"a","study":1}',
-        b'{"action":"export","digest":"d","id":"1","operator":"a","site":"s","study":"s"}',
-        b'{"action": "export", "digest":"d","id":"1","operator":"a","study":"s"}',
+        b'{"action":"export","at":1,"digest":"d","id":"1","operator":"a","study":1}',
+        b'{"action":"export","at":1,"digest":"d","id":"1","operator":"a","site":"s","study":"s"}',
+        b'{"action": "export", "at":1,"digest":"d","id":"1","operator":"a","study":"s"}',
+        b'{"action":"export","digest":"d","id":"1","operator":"a","study":"s"}',
+        b'{"action":"export","at":"1","digest":"d","id":"1","operator":"a","study":"s"}',
     ],
 )
 def test_statements_that_are_none(statement: bytes) -> None:
     with pytest.raises(InputError):
         read(statement)
-    assert read(Export.new(operator="a", study="s", digest="d").to_bytes()).operator == "a"
+    assert read(Export.new(operator="a", study="s", digest="d", at=1).to_bytes()).operator == "a"
 
 
 # --- rows
@@ -282,9 +323,19 @@ def test_the_vault_believes_signatures_alone(running: Running) -> None:
     with pytest.raises(PermissionRefused):
         open_export(alice, asked["id"], "trial")
     _name, second = bob.operator()
-    forge(approved_by="bob", approval=sign(approval.of(statement, "bob"), second), proposed_at=1.0)
-    with pytest.raises(ConflictError, match="too long ago"):
-        open_export(alice, asked["id"], "trial")
+    said = read(statement)
+    assert isinstance(said, Export)
+    for at, match in ((1, "too long ago"), (said.at + 86_400, "dated ahead")):  # both signed, the row's dates are new
+        old = replace(said, at=at)
+        word = sign(approval.of(old.to_bytes(), "bob"), second)
+        forge(statement=old.to_bytes(), signature=sign(old, key), approved_by="bob", approval=word)
+        with pytest.raises(ConflictError, match=match):
+            open_export(alice, asked["id"], "trial")
+        new = replace(old, id="0" * 32)
+        body = {"statement": ipc.text(new.to_bytes()), "signature": ipc.text(sign(new, key))}
+        with pytest.raises(ConflictError, match=match):  # nor does the signer take it
+            alice.request("POST", "/decisions", json=body)
+    forge(statement=statement, signature=sign(said, key), approval=sign(approval.of(statement, "bob"), second))
     running.centre.operators.remove("bob")
     with pytest.raises(AuthenticationError):
         open_export(alice, asked["id"], "trial")
@@ -330,7 +381,10 @@ def test_the_commands(running: Running, tmp_path: Path) -> None:
 
     with pytest.raises(AuthenticationError):
         run(central_app, "admit", "site-a", "--fingerprint", "0" * 64, of="alice")
-    shown = run(central_app, "admit", "site-a", of="alice")
+    with pytest.raises(InputError, match="as the site told it"):
+        run(central_app, "admit", "site-a", of="alice")
+    fingerprint = PublicKey.from_base64(running.world.store.site("site-a").identity).fingerprint
+    shown = run(central_app, "admit", "site-a", "--fingerprint", fingerprint, of="alice")
     assert (shown["state"], shown["proposed_by"]) == ("open", "alice")
     assert run(central_app, "admit", "site-a", of="alice")["state"] == "open"
     made = run(central_app, "admit", "site-a", "--fingerprint", shown["fingerprint"], of="bob")
@@ -348,7 +402,7 @@ def test_the_commands(running: Running, tmp_path: Path) -> None:
         run(study_app, "export", "trial", "--out", str(out), of="alice")
     assert base64.b64encode(out.read_bytes()[:4]) == base64.b64encode(b"PAR1")
     with corsia.connect(running.url, (tmp_path / "bob").read_text()) as bob, pytest.raises(ConflictError):
-        admit(bob, "site-a")
+        admit(bob, "site-a", fingerprint)
     (tmp_path / "bob").chmod(0o640)  # it holds a key
     for command in (["export", "trial", "--approve"], ["ls"]):
         with pytest.raises(ConfigurationError, match=r"config\.key-mode"):

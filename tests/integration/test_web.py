@@ -24,7 +24,7 @@ from central.web.auth import COOKIE
 from corsia.cli.study import app as study_commands
 from privacy.envelope import PublicKey
 from privacy.transparency import open_checkpoint, verify_inclusion, verify_log
-from protocol.errors import CODES
+from protocol.errors import CODES, UnavailableError
 from tests.vaultkit import draft, table
 from tests.webkit import Running, running_centre
 
@@ -385,6 +385,13 @@ def test_a_study_is_erased_by_the_api_and_the_command(running: Running) -> None:
     config.write_text(f'name = "consortium"\nstate_dir = "{world.root}"\n')
     local = runner.invoke(study_commands, ["erase", "gone", "--config", str(config), "--json"])
     assert json.loads(local.stdout)["reason"] == "asked"
+    world.submit("late")  # no vault looks for it until it is drained
+    args = ["erase", "late", "--config", str(config), "--json"]
+    not_yet = runner.invoke(study_commands, [*args, "--wait", "0.3"])
+    assert isinstance(not_yet.exception, UnavailableError)
+    assert not_yet.exception.code == "unavailable.process"
+    asked_only = runner.invoke(study_commands, [*args, "--wait", "0"])
+    assert (asked_only.exit_code, json.loads(asked_only.stdout)["state"]) == (0, "asked")
     assert json.loads(runner.invoke(study_commands, ["show", "gone", "--config", str(config), "--json"]).stdout)[
         "erasure"
     ]

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from corsia.doctor import _certificate, _isolation, _site
+from corsia.doctor import _centre, _certificate, _is_centre, _isolation, _site
 from privacy.envelope import SecretKey, write_key
+from privacy.folders import make_recovery_key
 
 
 def findings(path: Path) -> dict[str, Any]:
@@ -29,6 +30,27 @@ def test_open_and_plain_key_files_are_named(tmp_path: Path) -> None:
     assert "auth.not-enrolled" in found["site"].found
     (state / "identity.key").chmod(0o640)
     assert (findings(config)["key files"].ok, findings(config)["key files"].found) == (False, "identity.key")
+
+
+def test_no_recovery_key_is_told(tmp_path: Path) -> None:
+    edge, central = tmp_path / "edge.toml", tmp_path / "central.toml"
+    edge.write_text('site = "site-a"\nstate_dir = "site"\n')
+    central.write_text('name = "consortium"\nstate_dir = "centre"\n')
+    assert (_is_centre(edge), _is_centre(central), _is_centre(tmp_path / "none")) == (False, True, False)
+    for look, config, folder, command in (
+        (_site, edge, "site", "corsia edge"),
+        (_centre, central, "centre", "corsia central"),
+    ):
+        state = tmp_path / folder
+        state.mkdir()
+        before = {finding.check: finding.found for finding in look(config)}
+        assert before["recovery key"] == f"none, so there is no backup: {command} recovery-key --out K"
+        write_key(state / "backup.key", SecretKey.generate())
+        make_recovery_key(tmp_path / f"{folder}.K", state / "recovery.pub", SecretKey.generate().public)
+        after = {finding.check: finding for finding in look(config)}
+        assert (after["recovery key"].found, after["key files"].ok) == ("there", True)
+    (tmp_path / "centre" / "backup.key").chmod(0o640)
+    assert not next(finding for finding in _centre(central) if finding.check == "key files").ok
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import inspect
 import json
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from protocol import errors
-from protocol.errors import CODES, ConfigurationError, CorsiaError, InputError, PolicyRefused, from_code
+from protocol.errors import CODES, ConfigurationError, CorsiaError, InputError, PolicyRefused, StorageError, from_code
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,6 +24,15 @@ def test_each_class_has_its_own_exit_status_between_10_and_99() -> None:
     assert len(set(statuses)) == len(statuses)
     assert all(10 <= s <= 99 for s in statuses)
     assert {entry.error for entry in CODES.values()} == set(classes)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "full"), (errno.EDQUOT, "full"), (errno.EFBIG, "full"), (errno.EIO, "failed"), (None, "failed")],
+)
+def test_a_disk_without_room_is_full_by_whatever_name(number: int | None, code: str) -> None:
+    made = StorageError.of(OSError(number, "x"), "said")
+    assert (made.code, made.message) == (f"storage.{code}", "said")
 
 
 def test_a_code_must_belong_to_its_class() -> None:

@@ -55,6 +55,34 @@ def test_a_rate_is_a_burst_and_then_a_trickle_for_each_site_alone() -> None:
         calls.take("big")
 
 
+def test_who_asks_too_often_still_gets_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rate, passed = Rate(burst=2, per_s=2.0, peers=1), 0
+    for _ in range(400):  # four a second for 100 seconds, where two a second are allowed
+        now[0] += 0.25
+        try:
+            rate.take("a")
+            passed += 1
+        except UnavailableError:
+            pass
+    assert 200 <= passed <= 202
+
+
+def test_a_fine_is_a_debt_of_a_burst_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    rate = Rate(burst=20, per_s=1.0, peers=1)
+    rate.take("a")
+    for _ in range(9):
+        rate.fine("a", 9.0)
+    now[0] += 20.5
+    with refused("unavailable.rate"):
+        rate.take("a")
+    now[0] += 1
+    rate.take("a")
+
+
 def test_the_wait_that_is_asked_for_is_bounded() -> None:
     for per_s, least, most in ((0.0, 3600, 3600), (1e-9, 3600, 3600), (1000.0, 1, 1), (0.01, 90, 100)):
         rate = Rate(burst=1, per_s=per_s, peers=1)

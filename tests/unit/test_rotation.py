@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import time
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from central import ipc
 from central.config import CentralConfig
@@ -15,11 +18,13 @@ from central.rotation import rotate
 from central.signer.authority import Authority
 from central.store import Store
 from central.store.models import CheckpointRow, LogRow, StudyRow, WitnessedRow
-from privacy.envelope import SecretKey, read_key
+from central.succession import finish
+from privacy.envelope import PublicKey, SecretKey, read_key, read_public
 from privacy.envelope.locked import is_locked
 from privacy.transparency import Tree, open_checkpoint, verify_consistency
 from protocol.errors import ConflictError, CorsiaError, InputError, IntegrityError
 from protocol.trust import Purpose
+from tests.fault.seam import PowerCut, Seam
 
 
 @pytest.fixture
@@ -122,6 +127,64 @@ def test_the_new_key_signs_only_what_the_old_one_had_signed(config: CentralConfi
         public.verify(Purpose.STUDY, good.document, good.signature)
         with pytest.raises(IntegrityError):
             public.verify(Purpose.STUDY, forged.document, forged.signature)
+
+
+def settled(config: CentralConfig, kind: str, old: PublicKey) -> bool:
+    """A start after a cut: the key that lies there is the one that the database knows. Whether it is the new one."""
+    store = Store(config.state_dir)
+    folder = config.state_dir / ("gateway" if kind == "log" else "signer")
+    finish(config.state_dir, folder, store)
+    assert not [path for path in folder.iterdir() if path.is_dir()], "nothing half made stays"
+    with store.read() as session:
+        told = [json.loads(leaf) for leaf in session.scalars(select(LogRow.leaf)) if b'"key"' in leaf]
+        good = session.get(StudyRow, "good")
+        assert good is not None
+    if kind == "log":
+        key = open_log_key(folder)
+        Log(store, key, config.log_origin)  # else `log.proof`
+    else:
+        key = Authority(folder, config.name).study_key
+        key.public.verify(Purpose.STUDY, good.document, good.signature)
+    store.engine.dispose()
+    name = "log" if kind == "log" else "study"
+    assert read_public(folder / f"{name}.pub") == key.public
+    assert [leaf["sha256"] for leaf in told] == ([] if key.public == old else [key.public.fingerprint])
+    if key.public != old:
+        (retired,) = (config.state_dir / "retired").iterdir()
+        assert read_key(retired / f"{name}.key").public == old
+        assert (retired / "last.checkpoint").is_file() is (kind == "log")
+    return key.public != old
+
+
+@pytest.mark.parametrize("kind", ["study-signing", "log"])
+def test_a_power_cut_at_any_step_leaves_one_key_and_its_signatures(tmp_path: Path, kind: str) -> None:
+    before = CentralConfig(name="c", state_dir=tmp_path / "before")
+    store = begun(before)
+    name = "gateway/log.key" if kind == "log" else "signer/study.key"
+    document = b"id = 'good'"
+    signature = read_key(before.state_dir / "signer/study.key").sign(Purpose.STUDY, document)
+    with store.begin() as session:
+        session.add(StudyRow(id="good", digest="ab" * 32, lane="harvest", title="t", document=document,
+                             signature=signature, created_at=time.time()))  # fmt: skip
+    store.engine.dispose()
+    old, ends, at = read_key(before.state_dir / name).public, [], 0
+    while True:
+        at += 1
+        config = CentralConfig(name="c", state_dir=tmp_path / "now" / "state")
+        shutil.copytree(before.state_dir, config.state_dir)
+        seam = Seam(tmp_path / "now", at=at)
+        with contextlib.suppress(PowerCut), seam:
+            rotate(config, kind)
+        if seam.dead:
+            seam.lose()
+        ends.append(settled(config, kind, old))
+        shutil.rmtree(tmp_path / "now")
+        if not seam.dead:
+            break
+    assert at > 20, seam.steps
+    assert ends == sorted(ends), "from one step on it is the new key"
+    assert ends[0] is not ends[-1]
+    assert ends.count(True) > 4, "cuts after the commit too"
 
 
 @pytest.mark.parametrize("lock", ["run/supervisor.lock", "signer/signer.lock", "gateway/gateway.lock", "vault/lock"])

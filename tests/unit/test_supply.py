@@ -83,3 +83,17 @@ def test_a_vulnerable_pin_fails_and_no_source_is_said_plainly(tmp_path: Path) ->
     assert "X-1: cryptography" in found.stdout
     path.write_text("[]")
     assert audit(CORSIA_ADVISORIES=str(path)).returncode == 0
+    for text in ("", "{}x", "[3]", '["x"]', '[{"affected": 1}]'):
+        path.write_text(text)
+        damaged = audit(CORSIA_ADVISORIES=str(path))
+        assert damaged.returncode == 1
+        assert damaged.stdout.startswith("audit: did not run: ")
+        assert not damaged.stderr
+
+
+def test_a_service_that_cannot_be_asked_is_said_in_a_line() -> None:
+    nowhere = "http://127.0.0.1:9"  # nobody listens: no registry is asked
+    done = audit(CORSIA_AUDIT="online", HTTPS_PROXY=nowhere, https_proxy=nowhere, NO_PROXY="", no_proxy="")
+    assert done.returncode == 1
+    assert done.stdout.startswith("audit: did not run: pip-audit could not ask its service: ")
+    assert (done.stdout.count("\n"), done.stderr) == (1, "")
