@@ -15,7 +15,13 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("protocol", "privacy", "pipelines", "edge", "central", "corsia")
 
 # pip as the documents call it, with what Corsia stands on taken from the environment at hand.
-SMALL = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_IGNORE_INSTALLED": "1"}
+SMALL = {
+    "PIP_NO_INDEX": "1",
+    "PIP_NO_DEPS": "1",
+    "PIP_NO_BUILD_ISOLATION": "0",  # "no" to isolation: an option that begins with no is set by 0
+    "PIP_IGNORE_INSTALLED": "1",
+    "PIP_REQUIRE_VIRTUALENV": "1",
+}
 
 
 def program(name: str, package: str = "") -> str:
@@ -63,6 +69,8 @@ set -e
 [ "$2" = venv ] || exec "{base}" "$@"
 "{base}" -m venv --without-pip "$3"
 printf "{lines}\\n" > "$3/lib/{version}/site-packages/zz-here.pth"
+printf '#!/bin/sh\\nexec "%s/bin/python" -m pip "$@"\\n' "$(realpath "$3")" > "$3/bin/pip"
+chmod +x "$3/bin/pip"
 '''
     )
     script.chmod(0o755)

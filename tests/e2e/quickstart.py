@@ -80,7 +80,7 @@ class Seat:
 def blocks(page: str) -> list[tuple[str, str]]:
     """(seat, commands) of each block marked bash, by the heading above it."""
     found, seat = [], ""
-    for heading, block in re.findall(r"^##+ (.*)$|^```bash\n(.*?)^```", page, re.M | re.S):
+    for heading, block in re.findall(r"^##+ ([^\n]*)$|^```bash\n(.*?)^```", page, re.M | re.S):
         if heading:
             seat = "hospital" if "hospital" in heading else "centre" if "centre" in heading else seat
         elif block:
