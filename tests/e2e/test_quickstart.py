@@ -63,8 +63,12 @@ def test_the_quickstart_as_written(tmp_path: Path) -> None:
 def test_the_quickstart_from_nothing_without_an_index(tmp_path: Path) -> None:
     """The hospital begins with a bare Python: every wheel comes out of a wheelhouse, and nothing else."""
     house = wheelhouse(ROOT, tmp_path / "house", "edge")
-    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "-w", str(house), "hatchling==1.33.0"], check=True)
     base = Path(sys.base_prefix) / "bin"
+    subprocess.run([str(base / "python3"), "-m", "venv", str(tmp_path / "env")], check=True)
+    by_hash = ["--no-index", "--find-links", str(house), "--require-hashes", "-r", str(house / "requirements.txt")]
+    subprocess.run([*isolated(), str(tmp_path / "env" / "bin" / "pip"), "install", "-q", *by_hash], check=True)
+    subprocess.run([str(tmp_path / "env" / "bin" / "pip"), "check"], check=True)
+    subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "-w", str(house), "hatchling==1.33.0"], check=True)
     hospital = {"PATH": f"{tmp_path}/hospital/.venv/bin:{base}:/usr/bin:/bin", "PIP_NO_INDEX": "1",
                 "PIP_FIND_LINKS": str(house), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # fmt: skip
     check(carried_out(tmp_path, hospital), tmp_path)
