@@ -7,6 +7,7 @@ the comment beside it in the file that `corsia init` writes. A setting that nobo
 from __future__ import annotations
 
 import enum
+import inspect
 import re
 import sys
 import types
@@ -32,16 +33,8 @@ HERE = Path(__file__).parent
 MEANINGS = {
     "edge.toml": {
         "site": "This site's name, as in the join code.",
-        "centre": "Where to dial, if not where the join code says.",
         "centre.fleet": "Its `host:port`.",
-        "limits": "Bounds on disk, memory and time.",
-        "metrics": "Numbers for Prometheus on 127.0.0.1; off without a port.",
         "metrics.port": "Their port.",
-        "keys": "How keys lie on the disk ([keys.md](../keys.md)).",
-        "delivery": "How parcels leave.",
-        "datasets": "The datasets, by name.",
-        "datasets.NAME.consent": "How consent is written in the table.",
-        "datasets.NAME.policy": "What the site allows for the dataset.",
         "datasets.NAME.policy.purposes": "Purposes that a study may have.",
         "datasets.NAME.policy.lanes": "Lanes that a study may use.",
         "datasets.NAME.policy.pipelines": "Pipelines that a study may name.",
@@ -52,15 +45,9 @@ MEANINGS = {
         "datasets.NAME.policy.require_consent": "Whether rows need consent whatever the study's legal basis.",
     },
     "central.toml": {
-        "gateway": "The face to the hospitals.",
-        "web": "REST API and dashboard.",
-        "mlflow": "Where models are published.",
-        "limits": "Bounds on what sites may send ([limits.md](../limits.md)).",
-        "keys": "How keys lie on the disk ([keys.md](../keys.md)).",
         "mlflow.tracking_uri": "Address of the MLflow server.",
         "web.host": "Address to listen on.",
         "web.port": "Its port.",
-        "metrics": "Numbers for Prometheus on 127.0.0.1; off without a port.",
         "metrics.port": "Their port.",
         "sites": "Site -> network, as the dashboard shows it.",
         "identity.roles.operator": "Groups whose members operate the centre.",
@@ -173,9 +160,17 @@ def _models(kind: Any, many: bool = False) -> Iterator[tuple[type[BaseModel], bo
 
 
 def _attributes(model: type[BaseModel]) -> dict[str, str]:
-    block = (model.__doc__ or "").partition("Attributes:\n")[2]
-    found = re.findall(r"^ {8}(\w+): (.*(?:\n {12,}\S.*)*)", block, re.M)
-    return {name: " ".join(text.split()) for name, text in found}
+    """What a class and those that it is made from say of their fields; of a table else its own first sentence."""
+    found = {
+        name: inspect.cleandoc(inner[0].__doc__ or "").partition("\n\n")[0]
+        for name, field in model.model_fields.items()
+        if (inner := [kind for kind, _many in _models(field.annotation)])
+    }
+    for kind in reversed(model.__mro__):
+        block = (kind.__doc__ or "").partition("Attributes:\n")[2]
+        said = re.findall(r"^ {8}(\w+): (.*(?:\n {12,}\S.*)*)", block, re.M)
+        found |= {name: " ".join(text.split()) for name, text in said}
+    return found
 
 
 def _comments(text: str) -> dict[str, str]:

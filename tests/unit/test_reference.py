@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import typer
+import yaml
 
 from corsia.cli import app
 from protocol.errors import CODES
@@ -63,9 +64,17 @@ def test_every_metric_is_documented() -> None:
     assert {name for name in names if not {name, f"{name}_total"} & told} == set()  # a counter's name ends so
 
 
-def test_every_page_is_reached_from_the_site() -> None:
-    nav = set(re.findall(r"([\w/.-]+\.md)", (ROOT / "mkdocs.yml").read_text()))
-    assert nav == {str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md")}
+def test_every_page_is_reached_from_the_site_once() -> None:
+    nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    pages = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
+    navigation = loaded("docs/navigation.py")
+    reached = navigation._named(navigation.expand(nav, pages))
+    assert sorted(reached) == pages
+    more = navigation.expand(
+        [{"A": ["a.md"]}, {"B": ["x/*.md"]}, {"C": ["*.md"]}], ["a.md", "b.md", "x/y.md", "x/z.md"]
+    )
+    assert more == [{"A": ["a.md"]}, {"B": ["x/y.md", "x/z.md"]}, {"C": ["b.md"]}]
+    assert navigation.expand([{"A": ["a.md"]}, {"C": ["*.md"]}], ["a.md"]) == [{"A": ["a.md"]}]
 
 
 @pytest.mark.full
