@@ -35,6 +35,8 @@ MEANINGS = {
         "site": "This site's name, as in the join code.",
         "centre.fleet": "Its `host:port`.",
         "metrics.port": "Their port.",
+        "datasets.NAME.dimse.listen": "Where the archive sends to, with `move`.",
+        "datasets.NAME.dimse.timeout_s": "How long an answer may take.",
         "datasets.NAME.policy.purposes": "Purposes that a study may have.",
         "datasets.NAME.policy.lanes": "Lanes that a study may use.",
         "datasets.NAME.policy.pipelines": "Pipelines that a study may name.",
@@ -168,8 +170,9 @@ def _attributes(model: type[BaseModel]) -> dict[str, str]:
     }
     for kind in reversed(model.__mro__):
         block = (kind.__doc__ or "").partition("Attributes:\n")[2]
-        said = re.findall(r"^ {8}(\w+): (.*(?:\n {12,}\S.*)*)", block, re.M)
-        found |= {name: " ".join(text.split()) for name, text in said}
+        for names, text in re.findall(r"^ {8}(\w+(?:, \w+)*): (.*(?:\n {12,}\S.*)*)", block, re.M):
+            first, *more = re.split(r"; (\w+): ", " ".join(text.split()))
+            found |= dict.fromkeys(names.split(", "), first) | dict(zip(more[::2], more[1::2], strict=True))
     return found
 
 
@@ -212,7 +215,8 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return f"`{list(value) if isinstance(value, tuple) else value}`"
+    plain = [str(getattr(one, "value", one)) for one in value] if isinstance(value, tuple) else [str(value)]
+    return ", ".join(f"`{one}`" for one in plain)
 
 
 def _cell(text: str | None) -> str:
