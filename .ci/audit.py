@@ -91,9 +91,10 @@ def main() -> int:
 
 
 def _online() -> int:
-    """pip-audit's table, and its status; one line where it could not ask."""
+    """pip-audit's table, and its status; one line where it could not ask. A pin that it could not judge fails it."""
     ignored = [word for identifier in ACCEPTED for word in ("--ignore-vuln", identifier)]
-    command = [sys.executable, "-m", "pip_audit", "-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", *ignored]
+    asked = ("-r", str(CONSTRAINTS), "--no-deps", "--disable-pip", "--strict")
+    command = [sys.executable, "-m", "pip_audit", *asked, *ignored]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if "Traceback (most recent call last)" not in done.stderr:
         print(done.stdout + done.stderr, end="")  # noqa: T201

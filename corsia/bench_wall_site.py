@@ -103,9 +103,9 @@ class Hospital:
     def deliver(self) -> int:
         """Deliver what waits; how many parcels have a verified receipt."""
         delivery = Delivery(
-            spool=self.spool, journal=self.journal, state=self.state, log_key=self.identity.log_key,
-            log_origin=self.identity.trust.log_origin, should_stop=self.stop.is_set, may_leave=lambda _digest: None,
-            view=LogView(self.state), distrust=_raised,
+            spool=self.spool, journal=self.journal, state=self.state,
+            trust=lambda: (self.identity.log_key, self.identity.trust.log_origin), should_stop=self.stop.is_set,
+            may_leave=lambda _digest: None, view=LogView(self.state), distrust=_raised,
         )  # fmt: skip
         delivery.run_once(self.uplink)
         return sum(1 for _ in self.spool.receipts())

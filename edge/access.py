@@ -64,8 +64,8 @@ def about(site: EdgeConfig, patient_id: str) -> list[About]:
 
 def _only(release: Release, parcels: dict[str, bool]) -> Release | None:
     """A release with those of its parcels that hold the person; None without one."""
-    kept = [at for at, name in enumerate(release.parcel_ids) if name in parcels or "" in parcels]
-    if not kept:
+    kept = [name for name in release.parcel_ids if name in parcels or "" in parcels]
+    if not kept or release.withdrawal:
         return None
     return Release(
         study=release.study,
@@ -76,6 +76,5 @@ def _only(release: Release, parcels: dict[str, bool]) -> Release | None:
         parcels=len(kept),
         rows=release.rows,
         epsilon=release.epsilon,
-        indexes=[release.indexes[at] for at in kept],
-        parcel_ids=[release.parcel_ids[at] for at in kept],
+        parcel_ids=kept,
     )

@@ -18,6 +18,7 @@ from edge.state import SiteState
 from protocol.assignment import Assignment, AssignmentKind, RoundInstruction
 from protocol.errors import CorsiaError
 from protocol.study import Lane, Study, parse_study
+from protocol.withdrawal import PREFIX
 
 __all__ = ["Account", "Release", "StudyLine", "account"]
 
@@ -46,7 +47,14 @@ class StudyLine:
 class Release:
     """What one assignment let out; times are Unix seconds, `persons` None when it is not known.
 
-    `epsilon` is the loss that the ledger reserved for it, None without noise; `part` names the round of a run.
+    Attributes:
+        part: names the round of a run.
+        epsilon: the loss that the ledger reserved for it, None without noise.
+        indexes: of the receipts in the log, for the parcels that have one.
+        on_medium: how many parcels were copied to a medium and have no receipt yet.
+        counted: how many left after a backup that this site was put back from, by the centre's signed receipts; between
+            `first` and `last`, and about whom is not known.
+        withdrawal: word that a consent was withdrawn: pseudonyms at most, and no data.
     """
 
     study: StudyLine
@@ -59,6 +67,9 @@ class Release:
     persons: int | None = None
     rows: int = 0
     epsilon: float | None = None
+    on_medium: int = 0
+    counted: int = 0
+    withdrawal: bool = False
     indexes: list[int] = field(default_factory=list)
     parcel_ids: list[str] = field(default_factory=list)
 
@@ -120,6 +131,24 @@ def account(site: EdgeConfig, *, since: float | None = None, until: float | None
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parcel:
+    """One parcel as the journal's newest line about its leaving has it; `count` where an old line names no parcel."""
+
+    assignment: str
+    study: str
+    first: float
+    last: float
+    bytes: int
+    how: str
+    index: int | None = None
+    count: int = 1
+
+
+_LEFT = {"parcel.exported": "medium", "backup.counted": "counted", "parcel.delivered": "receipt"}
+_SURER = ("medium", "counted", "receipt")
+
+
 class _Reader:
     """Takes the journal's lines in order."""
 
@@ -127,56 +156,91 @@ class _Reader:
         self._state, self._released = state, released
         self._since, self._until = since, until
         self._studies: dict[str, StudyLine] = {}
-        self._made: dict[str, Release] = {}  # by assignment
+        self._parcels: dict[str, _Parcel] = {}  # by id, in the order in which they left first
         self._passed: dict[str, tuple[int, int]] = {}  # assignment -> persons, rows
         self._spent: dict[str, float | None] = {}
-        self._of: dict[str, str] = {}  # assignment -> study digest
+        self._of: dict[str, str] = {}  # assignment, or the parcel of a withdrawal -> study digest
+        self._at = self._started = self._gap = 0.0  # the line before; before the start; before what a restore lost
         self.ended: dict[str, int] = {}
         self.lookups = 0
 
     def take(self, line: Line) -> None:
         """One line."""
         name, fields = str(line.fields.get("assignment", "")), line.fields
+        self._follow(line.event)
         if line.event == "assignment.received":
             self._of[name] = str(fields.get("study", ""))
+        elif line.event == "parcel.planned" and "study" in fields:
+            self._of[f"{PREFIX}{fields.get('parcel', '')}"] = str(fields["study"])
         elif line.event == "gate.passed":
             self._passed[name] = (int(fields.get("persons") or 0), int(fields.get("rows") or 0))
         elif line.event == "ledger.reserved":
             self._spent[name] = fields.get("epsilon")
-        elif line.event == "parcel.delivered" and self._within(line.at):
-            self._deliver(name, line)
+        elif line.event in _LEFT:
+            self._leave(name, line)
         elif line.event in ("assignment.refused", "assignment.failed", "assignment.expired") and self._within(line.at):
             code = str(fields.get("code", ""))
             self.ended[code] = self.ended.get(code, 0) + 1
         elif line.event == "subject.looked-up" and self._within(line.at):
             self.lookups += 1
+        self._at = line.at
 
     def finish(self) -> list[Release]:
         """All releases, in order of time."""
-        for release in self._made.values():
+        made: dict[str, Release] = {}
+        for parcel_id, one in self._parcels.items():
+            if one.assignment not in made:
+                made[one.assignment] = self._release(one)
+            _count(made[one.assignment], parcel_id, one)
+        for release in made.values():
+            if release.withdrawal:
+                continue
             persons, release.rows = self._passed.get(release.assignment, (0, 0))
             release.epsilon = self._spent.get(release.assignment)
             counted = self._released.count(release.study.digest, release.parcel_ids)
-            release.persons = counted if counted is not None else (persons or None)
-        return sorted(self._made.values(), key=lambda release: release.first)
+            release.persons = None if release.counted else counted if counted is not None else (persons or None)
+        return sorted(made.values(), key=lambda release: release.first)
 
-    def _within(self, at: float) -> bool:
-        return (self._since is None or at >= self._since) and (self._until is None or at < self._until)
+    def _within(self, at: float, first: float | None = None) -> bool:
+        """Whether what happened at a time, or at some time since `first`, may have been in the period."""
+        begun = at if first is None else first
+        return (self._since is None or at >= self._since) and (self._until is None or begun < self._until)
 
-    def _deliver(self, name: str, line: Line) -> None:
-        release = self._made.get(name)
-        if release is None:
-            record = self._state.record(name)
-            digest = record.assignment.study_digest if record else self._of.get(name, "")
-            part = _part(record.assignment) if record else ""
-            release = self._made[name] = Release(
-                study=self._study(digest), assignment=name, part=part, first=line.at, last=line.at
-            )
-        release.last = line.at
-        release.parcels += 1
-        release.bytes += int(line.fields.get("bytes") or 0)
-        release.indexes.append(int(line.fields.get("index") or 0))
-        release.parcel_ids.append(str(line.fields.get("parcel", "")))
+    def _follow(self, event: str) -> None:
+        """Since when parcels may have left of which this journal has no lines: it was put back."""
+        if event == "agent.started":
+            self._started = self._at
+        elif event in ("backup.restored", "backup.older"):
+            self._gap = self._at if event == "backup.restored" else self._started
+
+    def _leave(self, name: str, line: Line) -> None:
+        """A parcel left; the surest line about it counts, and a second copy of that changes nothing."""
+        fields, how = line.fields, _LEFT[line.event]
+        first = min(self._gap, line.at) if how == "counted" else line.at
+        parcel_id = str(fields.get("parcel") or f"-{line.seq}")
+        known = self._parcels.get(parcel_id)
+        if not self._within(line.at, first) or (known and _SURER.index(known.how) >= _SURER.index(how)):
+            return
+        record = self._state.record(name)
+        digest = record.assignment.study_digest if record else self._of.get(name, str(fields.get("study", "")))
+        self._parcels[parcel_id] = _Parcel(
+            assignment=name,
+            study=digest,
+            first=known.first if known else first,
+            last=line.at,
+            bytes=int(fields.get("bytes") or 0),
+            how=how,
+            index=int(fields.get("index") or 0) if how == "receipt" else None,
+            count=int(fields.get("parcels") or 1),
+        )
+
+    def _release(self, one: _Parcel) -> Release:
+        record, told = self._state.record(one.assignment), one.assignment.startswith(PREFIX)
+        part = _part(record.assignment) if record else ""
+        return Release(
+            study=self._study(one.study), assignment=one.assignment, part=part, first=one.first, last=one.last,
+            withdrawal=told,
+        )  # fmt: skip
 
     def _study(self, digest: str) -> StudyLine:
         if digest not in self._studies:
@@ -187,6 +251,18 @@ class _Reader:
                 study = None
             self._studies[digest] = study_line(study, digest) if study else StudyLine(id="-", digest=digest)
         return self._studies[digest]
+
+
+def _count(release: Release, parcel_id: str, one: _Parcel) -> None:
+    release.first, release.last = min(release.first, one.first), max(release.last, one.last)
+    release.parcels += one.count
+    release.bytes += one.bytes
+    release.on_medium += one.count if one.how == "medium" else 0
+    release.counted += one.count if one.how == "counted" else 0
+    if one.index is not None:
+        release.indexes.append(one.index)
+    if not parcel_id.startswith("-"):
+        release.parcel_ids.append(parcel_id)
 
 
 def study_line(study: Study, digest: str) -> StudyLine:

@@ -8,8 +8,9 @@
     upkeep   who has withdrawn since, studies whose time is over   edge/withdrawals.py, edge/upkeep.py
     beat     states, heads, clock, certificate                          edge/heartbeat.py
 
-One thread each; studies and rounds have their own, so that a long study delays no round. `site.halted` (paused, ledger
-damaged, stopping) is looked at before each job, part, release and chunk. `edge/jobs.py` turns failures into states.
+One thread each; studies and rounds have their own, so that a long study delays no round. `site.brakes.halted` (paused,
+ledger damaged, stopping) is looked at before each job, part, release and chunk. `edge/jobs.py` turns failures into
+states.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ from edge.site import Link, Site, locked
 from edge.state import Record
 from edge.studies import check_may_leave, verified_study
 from edge.updates import answer_bound, check_update
-from edge.upkeep import Upkeep, is_over
+from edge.upkeep import Upkeep
 from edge.withdrawals import Withdrawals
 from edge.worker import Worker
 from pipelines import registry
@@ -104,10 +105,10 @@ class Agent:
             self.site.journal.append("agent.started", site=self.config.site)
             self._masking = Masking(self.config.site, self.site.identity.key, self.site.state)
             self._withdrawals = Withdrawals(self.site)
-            upkeep = Upkeep(self.site, self._withdrawals)
+            self._upkeep = Upkeep(self.site, self._withdrawals)
             studies = Jobs(self.site, AssignmentKind.STUDY, self._study, lambda: None)
             rounds = Jobs(self.site, AssignmentKind.ROUND, self._round, self._close_idle)
-            works = (self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run, upkeep.run)
+            works = (self._watch, studies.run, rounds.run, self._deliver, Heartbeat(self.site).run, self._upkeep.run)
             threads = [threading.Thread(target=self._guard, args=(work,)) for work in works]
             for thread in threads:
                 thread.start()
@@ -168,7 +169,7 @@ class Agent:
         while not site.stop.is_set():
             site.send.clear()
             try:
-                if site.halted():
+                if site.brakes.halted():
                     moved = False
                 elif site.compared.is_set():
                     moved = delivery.run_once(site.link)
@@ -276,8 +277,8 @@ class Agent:
             site=self.config.site,
             signer=site.identity.key,
             reserve=reserve,
-            pause=site.wait_unpaused,
-            room=lambda size: site.wait_room(assignment.id, size),
+            pause=site.brakes.wait_unpaused,
+            room=lambda size: site.brakes.wait_room(assignment.id, size),
             released=site.released if assignment.kind is AssignmentKind.STUDY else None,
             subjects=subjects,
         )
@@ -287,7 +288,7 @@ class Agent:
         size = sum(entry.size_bytes for entry in sealer.held)
         if record.assignment.kind is AssignmentKind.STUDY:
             site.move(record, State.RUNNING, counts={**counts, "parcels": len(sealer.held), "bytes": size})
-        site.wait_unpaused()
+        site.brakes.wait_unpaused()
         self._may_leave(record.assignment.study_digest)
         site.check_spent(record.assignment, size)
         site.spool.release(name)
@@ -379,12 +380,9 @@ class Agent:
     def _close_idle(self) -> None:
         """Close workers that no round uses, or may use: its rows go with it."""
         for digest, worker in list(self._warm.items()):
-            if worker.alive and (worker.idle_s > _IDLE_S or self.site.subjects.left(digest) or self._over(digest)):
+            over = self.site.subjects.left(digest) or self._upkeep.is_over(digest)
+            if worker.alive and (over or worker.idle_s > _IDLE_S):
                 worker.close()
-
-    def _over(self, digest: str) -> bool:
-        record = self.site.state.study(digest)
-        return record is None or is_over(record.assignment.document)
 
     @contextmanager
     def _worker(self) -> Iterator[Worker]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from html import escape
 
 from edge.account import Account, Release, StudyLine
-from edge.pages import day, document, period, receipts
+from edge.pages import day, document, period, receipts, unreceipted
 from edge.wording import Words, words
 
 __all__ = ["Breach", "breach_markdown", "breach_page"]
@@ -113,6 +113,7 @@ def _scope(made: Breach, say: Words) -> list[str]:
         say["b_subjects"].format(dataset=study.dataset, site=made.account.site),
         persons,
         records,
+        *unreceipted(releases, say),
         say["b_categories"].format(columns=columns, lane=lane),
     ]
 

@@ -19,7 +19,7 @@ from edge.logview import LogView
 from edge.spool import Spool, SpoolEntry
 from edge.state import SiteState
 from privacy.envelope import PublicKey
-from privacy.transparency import verify_receipt
+from privacy.transparency import Checkpoint, verify_receipt
 from protocol.assignment import AssignmentKind, State
 from protocol.errors import AuthenticationError, CorsiaError, IntegrityError, Paused, StorageError, UnavailableError
 from protocol.parcel import ContentType, Receipt
@@ -53,7 +53,8 @@ class Delivery:
     """Delivers what the spool holds released.
 
     Args:
-        log_key: the key that signs the log's checkpoints, `log_origin` its name.
+        trust: the key that signs the log's checkpoints, and the log's name; asked for each receipt, for the site may be
+            enrolled anew meanwhile.
         should_stop: asked before each parcel and chunk: the daemon stops, egress is paused, or the hours are quiet.
         may_leave: raises when the site has withdrawn a study's approval, or it has expired, since the release.
         view: what this site has seen of the log.
@@ -63,8 +64,7 @@ class Delivery:
     spool: Spool
     journal: Journal
     state: SiteState
-    log_key: PublicKey
-    log_origin: str
+    trust: Callable[[], tuple[PublicKey, str]]
     should_stop: Callable[[], bool]
     may_leave: Callable[[str], None]
     view: LogView
@@ -81,12 +81,11 @@ class Delivery:
             spool=site.spool,
             journal=site.journal,
             state=site.state,
-            log_key=site.identity.log_key,
-            log_origin=site.identity.trust.log_origin,
-            should_stop=lambda: site.halted() or site.config.delivery.resting(datetime.now()),  # noqa: DTZ005
+            trust=lambda: (site.identity.log_key, site.identity.trust.log_origin),
+            should_stop=lambda: site.brakes.halted() or site.config.delivery.resting(datetime.now()),  # noqa: DTZ005
             may_leave=may_leave,
             view=site.log_view,
-            distrust=site.distrust,
+            distrust=site.brakes.distrust,
         )
 
     def run_once(self, sender: Sender) -> bool:
@@ -102,6 +101,8 @@ class Delivery:
         """
         told: list[SpoolEntry] = []
         moved = self.take_in()
+        if self.should_stop():  # all night, perhaps: nothing is listed that cannot be sent
+            return self.settle() or moved if moved else False
         try:
             fly(legs_of(self.spool.pending()), lambda leg: told.extend(self._attempt(leg, sender)), self.should_stop)
         except Paused:
@@ -209,14 +210,13 @@ class Delivery:
         Raises:
             UnavailableError, AuthenticationError, StorageError: try again later.
         """
-        landed: list[tuple[SpoolEntry, Receipt]] = []
+        landed: list[tuple[SpoolEntry, Receipt, Checkpoint]] = []
         passing: CorsiaError | None = None
         for entry, outcome in zip(entries, outcomes, strict=True):
             try:
                 if isinstance(outcome, CorsiaError):
                     raise outcome
-                self._verify(entry, outcome)
-                landed.append((entry, outcome))
+                landed.append((entry, outcome, self._verify(entry, outcome)))
             except (Paused, UnavailableError, AuthenticationError, StorageError) as error:
                 passing = passing or error
             except CorsiaError as error:
@@ -225,21 +225,21 @@ class Delivery:
         if passing is not None:
             raise passing
 
-    def _verify(self, entry: SpoolEntry, receipt: Receipt) -> None:
+    def _verify(self, entry: SpoolEntry, receipt: Receipt) -> Checkpoint:
         if (receipt.parcel_id, receipt.digest) != (entry.parcel_id, entry.digest):
             raise IntegrityError("log.proof", "the receipt is for another parcel")
         try:
-            self.view.note(verify_receipt(receipt, self.log_key, self.log_origin))
+            checkpoint = verify_receipt(receipt, *self.trust())
+            self.view.note(checkpoint)
+            return checkpoint
         except IntegrityError as error:
             self.distrust(error)
             raise
 
-    def _landed(self, parcels: list[tuple[SpoolEntry, Receipt]]) -> None:
+    def _landed(self, parcels: list[tuple[SpoolEntry, Receipt, Checkpoint]]) -> None:
         """The centre has parcels, by receipts that verified: journal them and let the parcels go."""
         if not parcels:
             return
-        key, origin = self.log_key, self.log_origin
-        proved = [(entry, verify_receipt(receipt, key, origin), receipt.index) for entry, receipt in parcels]
         self.journal.append_all(
             [
                 (
@@ -248,17 +248,17 @@ class Delivery:
                         "assignment": entry.assignment_id,
                         "parcel": entry.parcel_id,
                         "sha256": entry.digest,
-                        "index": index,
+                        "index": receipt.index,
                         "size": checkpoint.size,
                         "checkpoint": checkpoint.root.hex(),
                         "bytes": entry.size_bytes,
                     },
                 )
-                for entry, checkpoint, index in proved
+                for entry, receipt, checkpoint in parcels
             ]
         )
-        self.spool.all_sent(parcels)
-        for entry, _ in parcels:
+        self.spool.all_sent([(entry, receipt) for entry, receipt, _ in parcels])
+        for entry, _receipt, _checkpoint in parcels:
             fields = {"parcel": entry.parcel_id, "size_bytes": entry.size_bytes}
             _log.info("parcel.delivered", extra={"fields": fields})
 
@@ -266,7 +266,8 @@ class Delivery:
         """State first: an assignment with a parcel set aside must never look done, whenever the machine stops.
 
         A late answer to a round is not kept: it is of no use to anybody, and a slow site has one each round. Neither
-        is what must not leave any more because a person has withdrawn, or the study's time is over.
+        is what must not leave any more because a person has withdrawn, or the centre has erased the study. That a
+        study's time is over is one clock's word: it is kept, and `edge/upkeep.py` removes it.
         """
         if not self.spool.has(entry):
             return  # removed meanwhile: its study's time is over
@@ -276,7 +277,7 @@ class Delivery:
         self.journal.append("parcel.bad", parcel=entry.parcel_id, code=error.code, error_id=error.id)
         self.state.move(entry.assignment_id, state, code=error.code, error_id=error.id)
         late = error.code == "study.late" and entry.content_type == ContentType.UPDATE.value
-        if late or error.code in ("study.withdrawn", "study.expired", "study.erased"):
+        if late or error.code in ("study.withdrawn", "study.erased"):
             self.spool.drop(entry)
         else:
             self.spool.bad(entry, error.code)

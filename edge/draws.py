@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edge.spends import Spend, greatest
-from edge.storage import named_errors, write_file
+from edge.storage import TEMPORARY, named_errors, write_file
 from pipelines import noising
 from privacy.dp.accountant import ZERO, Curve
 from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal, unseal
@@ -51,7 +51,7 @@ class Draws:
         with named_errors():
             folder.mkdir(mode=0o700, exist_ok=True)
             for path in folder.iterdir():
-                if path.stat().st_mtime < time.time() - _LONGEST_S:
+                if path.name.startswith(TEMPORARY) or path.stat().st_mtime < time.time() - _LONGEST_S:
                     path.unlink()
 
     def price(

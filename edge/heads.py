@@ -3,8 +3,10 @@
 Place in the flow: each heartbeat after which the journal is another signs its head; the last one of each day stays. The
 data protection officer verifies them with `corsia edge journal verify`. Holds hashes, counts and times.
 
-    journal.head    the newest signed head, replaced as a whole
-    journal.heads   one a day, a JSON line each, appended
+    journal.head              the newest signed head, replaced as a whole
+    journal.heads             one a day, a JSON line each, appended
+    journal.signer            the public key under which these two are
+    journal.before-KEY.json   the same of an earlier identity key, and that key, vouched for by the one that followed it
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from edge.journal import GENESIS, Journal, Line
-from edge.storage import named_errors, write_file
+from edge.storage import named_errors, read_json, write_file
 from privacy.envelope import PublicKey, SecretKey
 from protocol.errors import CorsiaError, IntegrityError
 from protocol.parcel import canonical_json
@@ -28,6 +30,7 @@ from protocol.trust import Purpose
 __all__ = ["Head", "Heads"]
 
 _DAY_S = 86_400
+_BEFORE = "journal.before-"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +51,33 @@ class Heads:
     """The signed heads in a state folder. For one thread."""
 
     def __init__(self, state_dir: Path) -> None:
+        self._folder, self._signer = state_dir, state_dir / "journal.signer"
         self._newest, self._daily = state_dir / "journal.head", state_dir / "journal.heads"
         self._last: Head | None = None
+
+    def succeed(self, site: str, key: SecretKey) -> None:
+        """Set the heads of the identity key before aside, under the signature of one that was just made. Repeatable.
+
+        What lies there then is vouched for as it is: the key that could prove more is lost. So this is for an enrolment
+        that makes a key, never for the daemon.
+
+        Raises:
+            StorageError: to be done again before the new key is used.
+        """
+        known = read_json(self._signer).get("key")
+        if known == key.public.to_base64():
+            return
+        with named_errors():
+            if known is not None:
+                aside = self._folder / f"{_BEFORE}{PublicKey.from_base64(str(known)).fingerprint[:32]}.json"
+                texts = [str(line) for line in read_json(aside).get("lines", [])]
+                texts += [line.decode("ascii", "replace") for line in self._lines()]
+                made = {"site": site, "key": known, "lines": list(dict.fromkeys(texts))}
+                signature = base64.b64encode(key.sign(Purpose.JOURNAL, canonical_json(made))).decode("ascii")
+                write_file(aside, canonical_json({**made, "signature": signature}))
+                self._daily.unlink(missing_ok=True)
+                self._newest.unlink(missing_ok=True)
+                write_file(self._signer, canonical_json({"key": key.public.to_base64()}))
 
     def sign(self, journal: Journal, site: str, key: SecretKey, now: Callable[[], float] = time.time) -> None:
         """Sign the journal as it is now, unless that has been done.
@@ -65,6 +93,8 @@ class Heads:
         signature = base64.b64encode(key.sign(Purpose.JOURNAL, made.to_bytes())).decode("ascii")
         line = canonical_json({**asdict(made), "signature": signature}) + b"\n"
         with named_errors():
+            if not self._signer.exists():
+                write_file(self._signer, canonical_json({"key": key.public.to_base64()}))
             write_file(self._newest, line)
             if last is None or last.at // _DAY_S != made.at // _DAY_S:
                 self._append(line)
@@ -107,15 +137,35 @@ class Heads:
         finally:
             os.close(handle)
 
+    def _lines(self) -> list[bytes]:
+        with named_errors():
+            raw = [path.read_bytes() for path in (self._daily, self._newest) if path.exists()]
+        return [line for text in raw for line in text.split(b"\n") if line]
+
     def _read(self, key: PublicKey) -> Iterator[Head]:
-        """Every signed head, verified; of the daily ones a torn line is passed over."""
-        for path in (self._daily, self._newest):
-            with named_errors():
-                raw = path.read_bytes() if path.exists() else b""
-            for line in raw.split(b"\n"):
-                head = _verified(line, key) if line else None
-                if head is not None:
-                    yield head
+        """Every signed head, verified by the key of its time; of the daily ones a torn line is passed over."""
+        signed = [(key, line) for line in self._lines()]
+        vouched, before = [key], [read_json(path) for path in sorted(self._folder.glob(f"{_BEFORE}*.json"))]
+        for by in vouched:  # it grows
+            for one in [one for one in before if _is_vouched(one, by)]:
+                before.remove(one)
+                vouched.append(PublicKey.from_base64(str(one["key"])))
+                signed += [(vouched[-1], str(line).encode()) for line in one["lines"]]
+        if before:
+            raise IntegrityError("journal.chain", "earlier heads of the journal are not vouched for by this site")
+        for by, line in signed:
+            if (head := _verified(line, by)) is not None:
+                yield head
+
+
+def _is_vouched(value: dict[str, Any], by: PublicKey) -> bool:
+    """Whether a later identity key of this site has signed what an earlier one's heads were."""
+    try:
+        made = {name: value[name] for name in ("site", "key", "lines")}
+        by.verify(Purpose.JOURNAL, canonical_json(made), base64.b64decode(value["signature"], validate=True))
+        return isinstance(made["lines"], list)
+    except (CorsiaError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _verified(raw: bytes, key: PublicKey) -> Head | None:

@@ -1,7 +1,7 @@
 """The mark of a state folder that was put back: nothing leaves until it agrees with the centre's signed receipts.
 
 Place in the flow: `corsia edge restore` sets it, or the daemon when the centre has heard of a later ledger or journal
-than lies here; `edge.reconcile` takes it away. The steward's `resume` does not. Read at every brake (`edge.site`).
+than lies here; `edge.reconcile` takes it away. The steward's `resume` does not. Read at every brake (`edge.brakes`).
 """
 
 from __future__ import annotations

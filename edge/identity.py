@@ -28,6 +28,7 @@ from cryptography.x509.oid import NameOID
 
 from edge.channel import enrol_call
 from edge.handshake import presented_certificates
+from edge.heads import Heads
 from edge.route import DIRECT, Route
 from edge.storage import named_errors, read_json, sync_folder, write_file
 from privacy.envelope import PublicKey, SecretKey, read_key
@@ -186,7 +187,7 @@ def enrol(
     with named_errors():
         state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         state_dir.chmod(0o700)
-    key = _identity_key(state_dir / "identity.key")
+    key = _identity_key(state_dir / "identity.key", site)
     tls_key = _new_channel_key()
     csr = _csr(tls_key, site)
     ca_pem = _pinned_ca(presented_certificates(join.enrolment, timeout_s, route), join.ca)
@@ -256,11 +257,12 @@ def _stands(state_dir: Path) -> bool:
     return True
 
 
-def _identity_key(path: Path) -> SecretKey:
+def _identity_key(path: Path, site: str) -> SecretKey:
     if not path.exists():
+        fresh = SecretKey.generate()
+        Heads(path.parent).succeed(site, fresh)  # first: only a key that is just made may vouch for the one before it
         with named_errors():
-            seed = at_rest(path, SecretKey.generate().to_bytes())
-            write_file(path, seed)  # whole or absent, whenever the machine stops
+            write_file(path, at_rest(path, fresh.to_bytes()))  # whole or absent, whenever the machine stops
     return read_key(path)
 
 

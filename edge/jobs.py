@@ -91,9 +91,9 @@ class Jobs:
 
     def _due(self) -> Iterator[Record]:
         for record in self._site.state.open(self._kind):
-            if self._site.ledger_code and record.state is State.RECEIVED:
-                self._site.move(record, State.PENDING, code=self._site.ledger_code)
-            if self._site.halted():
+            if self._site.brakes.ledger_code and record.state is State.RECEIVED:
+                self._site.move(record, State.PENDING, code=self._site.brakes.ledger_code)
+            if self._site.brakes.halted():
                 continue
             waits_until, _delay = self._retry.get(record.assignment.id, (0.0, 0.0))
             if record.state is not State.DELIVERING and waits_until <= time.monotonic():
@@ -118,7 +118,7 @@ class Jobs:
         """End an assignment with a code; what it held goes, and is not spent, since nothing of it left."""
         site, name = self._site, record.assignment.id
         if isinstance(error, BudgetExceeded) and error.code == "budget.ledger":
-            site.break_ledger(error)
+            site.brakes.break_ledger(error)
             self._later(record, error)
             return
         try:

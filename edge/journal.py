@@ -18,7 +18,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,9 @@ EVENTS = frozenset(
     "round.refused worker.started worker.failed records.selected records.withheld gate.passed gate.refused "
     "ledger.reserved ledger.committed ledger.refused ledger.broken parcel.planned parcel.sealed parcel.released "
     "parcel.exported parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered "
-    "spool.full consent.withdrawn study.removed log.refused log.forgotten subject.looked-up model.fetched "
-    "model.accepted model.refused model.predicted backup.made backup.restored backup.older backup.counted "
-    "backup.reconciled backup.written-off error.raised".split()
+    "spool.full consent.withdrawn consent.unknown study.removed log.refused log.forgotten subject.looked-up "
+    "model.fetched model.accepted model.refused model.predicted backup.made backup.restored backup.older "
+    "backup.counted backup.reconciled backup.written-off error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "
@@ -109,9 +109,16 @@ class Journal:
             raise AssertionError("journal: opened for reading")
         with self._lock, self._locked() as handle:
             self._catch_up(handle)
-            for event, fields in lines:
-                self._write(handle, event, {name: _safe(value) for name, value in fields.items()})
-            self._sync(handle)
+            before = self._head, self._count, self._size
+            try:
+                for event, fields in lines:
+                    self._write(handle, event, {name: _safe(value) for name, value in fields.items()})
+                self._sync(handle)
+            except OSError:  # all of them or none
+                self._head, self._count, self._size = before
+                with suppress(OSError):
+                    os.ftruncate(handle, self._size)
+                raise
             return self._head
 
     def head(self) -> str:

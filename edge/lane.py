@@ -17,13 +17,13 @@ from edge import plugins, sums
 from edge.config import DatasetConfig, EdgeConfig
 from edge.gate import EgressGate
 from edge.policy import Decision
-from edge.storage import named_errors, write_file
+from edge.storage import named_errors
 from edge.worker import Worker
 from pipelines import Job, SourceFile, noising
 from pipelines.compute import Compute
 from privacy.deid.pseudonym import Pseudonymizer, study_key
 from privacy.dp.accountant import Curve
-from privacy.envelope.keyfile import at_rest, read_seed
+from privacy.envelope.keyfile import kept_secret, read_seed
 from privacy.envelope.keys import SecretKey
 from protocol.errors import PermissionRefused
 from protocol.parcel import Item, ItemKind
@@ -228,7 +228,6 @@ def job_key(state_dir: Path, digest: str) -> bytes:
         StorageError: the key cannot be written.
     """
     path = state_dir / "pseudonym.key"
-    if not path.exists():
-        with named_errors():
-            write_file(path, at_rest(path, SecretKey.generate().to_bytes()))
+    with named_errors():
+        kept_secret(path, lambda: SecretKey.generate().to_bytes())
     return study_key(read_seed(path), digest)

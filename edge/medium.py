@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from edge.approvals import Approvals
 from edge.arrivals import Arrivals
+from edge.brakes import Brakes
 from edge.config import EdgeConfig
 from edge.deliver import Delivery
 from edge.identity import Identity
@@ -24,7 +26,7 @@ from edge.journal import Journal
 from edge.ledger import Ledger
 from edge.logview import LogView
 from edge.plugins import PluginCode
-from edge.site import is_paused, locked, set_paused
+from edge.site import is_paused, locked
 from edge.spool import Spool, SpoolEntry
 from edge.state import SiteState
 from edge.storage import TEMPORARY, named_errors, sync_folder, write_file
@@ -101,6 +103,8 @@ def export(config: EdgeConfig, folder: Path) -> Exported:
                 _put(spool, journal, identity, entry, folder)
                 done.append(entry)
             except (PolicyRefused, StudyRefused, IntegrityError, ConflictError) as error:
+                if error.code == "journal.chain":
+                    raise  # no word of it could be written down: nothing more leaves
                 left[error.code] += 1
     size = sum(entry.size_bytes for entry in done)
     return Exported(parcels=tuple(entry.parcel_id for entry in done), size_bytes=size, left=dict(left))
@@ -150,21 +154,17 @@ def _take_in(config: EdgeConfig, identity: Identity, spool: Spool) -> bool:
         spool.recover()
         journal = Journal(config.state_dir / "journal.jsonl")
 
-        def distrust(error: IntegrityError) -> None:
-            set_paused(config.state_dir, True, error.code)
-            journal.append("log.refused", code=error.code, error_id=error.id, size=0)
-            journal.append("egress.paused", reason=error.code)
-
+        view = LogView(state)
+        brakes = Brakes(config.state_dir, threading.Event(), journal, spool, view)
         delivery = Delivery(
             spool=spool,
             journal=journal,
             state=state,
-            log_key=identity.log_key,
-            log_origin=identity.trust.log_origin,
+            trust=lambda: (identity.log_key, identity.trust.log_origin),
             should_stop=lambda: True,
             may_leave=lambda _digest: None,
-            view=LogView(state),
-            distrust=distrust,
+            view=view,
+            distrust=brakes.distrust,
         )
         delivery.take_in_all()
         return True

@@ -16,10 +16,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from edge.storage import named_errors, write_file
+from edge.storage import named_errors
 from privacy.disclosure.differencing import CohortMemory
 from privacy.disclosure.traps import Traps
-from privacy.envelope.keyfile import at_rest, read_secret
+from privacy.envelope.keyfile import kept_secret, read_secret
 from protocol.errors import BudgetExceeded, ConfigurationError, IntegrityError
 from protocol.parcel import canonical_json
 
@@ -100,11 +100,9 @@ def _mark(key: bytes, release: Release) -> str:
 
 def _key(state_dir: Path, *, fresh: bool) -> bytes:
     path = state_dir / KEY_FILE
-    with named_errors():
-        if fresh and not path.exists():
-            write_file(path, at_rest(path, secrets.token_bytes(_KEY_BYTES)))
     try:
-        key = read_secret(path)
+        with named_errors():
+            key = kept_secret(path, lambda: secrets.token_bytes(_KEY_BYTES)) if fresh else read_secret(path)
     except ConfigurationError as error:
         if error.code != "config.missing":
             raise

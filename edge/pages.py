@@ -14,13 +14,13 @@ from html import escape
 from edge.account import Account, Release, StudyLine
 from edge.wording import LANGUAGES, Words, words
 
-__all__ = ["account_csv", "account_page", "day", "document", "languages", "receipts"]
+__all__ = ["account_csv", "account_page", "day", "document", "languages", "receipts", "unreceipted"]
 
 MAX_LINES = 200  # releases of a study that a page lists; the CSV has all
 _COLUMNS = (
     "site", "first_utc", "last_utc", "study", "title", "study_digest", "lane", "purpose", "legal_basis", "controller",
     "ethics_reference", "dataset", "centre", "recipient_key", "assignment", "part", "parcels", "bytes", "persons",
-    "rows", "epsilon", "log_indexes", "parcel_ids",
+    "rows", "epsilon", "log_indexes", "parcel_ids", "on_medium", "after_backup", "withdrawal",
 )  # fmt: skip
 _STYLE = (
     "body{font:15px/1.45 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#222}"
@@ -55,7 +55,7 @@ def account_csv(made: Account) -> str:
                 made.centre, study.recipient, one.assignment, one.part, one.parcels, one.bytes,
                 "" if one.persons is None else one.persons, one.rows,
                 "unbounded" if one.epsilon is None else one.epsilon, " ".join(map(str, one.indexes)),
-                " ".join(one.parcel_ids),
+                " ".join(one.parcel_ids), one.on_medium, one.counted, "yes" if one.withdrawal else "no",
             )
         )  # fmt: skip
     return target.getvalue()
@@ -116,6 +116,12 @@ def receipts(releases: Sequence[Release]) -> str:
     return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in ranges)
 
 
+def unreceipted(releases: Sequence[Release], say: Words) -> list[str]:
+    """What is to be said of parcels that have no receipt here: on a medium, or gone after a backup."""
+    counts = {name: sum(getattr(one, name) for one in releases) for name in ("on_medium", "counted")}
+    return [say[name].format(count=count) for name, count in counts.items() if count]
+
+
 def _study(study: StudyLine, releases: list[Release], say: Words) -> str:
     facts = [
         (say["lane"], say.get(study.lane, study.lane)),
@@ -129,7 +135,7 @@ def _study(study: StudyLine, releases: list[Release], say: Words) -> str:
     lines: list[list[object]] = [
         [say[name] for name in ("when", "part", "parcels", "bytes", "persons", "rows", "budget", "receipts")]
     ]
-    updates = [one for one in releases if one.part]
+    updates = [one for one in releases if one.part and not one.withdrawal]
     shown = [*(one for one in releases if not one.part), *updates[:MAX_LINES]]
     lines += [_release(one, say) for one in shown[:MAX_LINES]]
     note = f"<p>{escape(say['rounds'].format(count=len(updates)))}</p>" if updates else ""
@@ -140,13 +146,13 @@ def _study(study: StudyLine, releases: list[Release], say: Words) -> str:
 def _release(one: Release, say: Words) -> list[object]:
     return [
         day(one.first) if one.first == one.last else f"{day(one.first)} - {day(one.last)}",
-        one.part or "-",
+        say["withdrawal"] if one.withdrawal else one.part or "-",
         one.parcels,
         one.bytes,
-        say["unknown"] if one.persons is None else one.persons,
+        "-" if one.withdrawal else say["unknown"] if one.persons is None else one.persons,
         one.rows,
-        say["unbounded"] if one.epsilon is None else f"{one.epsilon:g}",
-        receipts([one]),
+        "-" if one.withdrawal else say["unbounded"] if one.epsilon is None else f"{one.epsilon:g}",
+        "; ".join([*([receipts([one])] if one.indexes else []), *unreceipted([one], say)]),
     ]
 
 

@@ -1,6 +1,6 @@
 """The site's brake on all egress: a file whose text is the code for which the daemon itself has pulled it.
 
-Place in the flow: steward's commands and `Site.distrust` pull it, `Site.halted` looks at it before anything leaves.
+Place in the flow: steward's commands and `edge.brakes` pull it, `Brakes.halted` looks at it before anything leaves.
 """
 
 from __future__ import annotations

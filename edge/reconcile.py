@@ -15,9 +15,11 @@ from __future__ import annotations
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from edge import sums
+from edge.callerrors import NotOffered
 from edge.hold import hold, is_held, release
 from edge.rounds import key_of
 from edge.site import MEMORY_LOST, Site
@@ -30,6 +32,7 @@ from privacy.inclusion import hashes
 from privacy.transparency import open_checkpoint, verify_inclusion
 from protocol.assignment import Assignment, AssignmentKind, MaskStep, RoundInstruction, RoundPhase, State
 from protocol.errors import BudgetExceeded, CorsiaError, InputError, IntegrityError, PolicyRefused, StudyRefused
+from protocol.landed import BEYOND
 from protocol.parcel import ContentType, Receipt
 from protocol.study import Lane, Study, study_digest
 from protocol.trust import Purpose
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Reconciliation"]
 
-_LAST = 1 << 53  # beyond every leaf: the heads alone
 _RESTORE = "restore"  # who refused a study: not the steward
 _log = logging.getLogger("edge.agent")
 
@@ -71,8 +73,8 @@ class Reconciliation:
         """Whether the centre has heard of rows that are not here: then what is here was put back."""
         site = self._site
         try:
-            page = site.link.landed(_LAST)
-        except InputError:  # a centre older than this question
+            page = site.link.landed(BEYOND)
+        except NotOffered:  # a centre older than this question
             return
         if site.ledger is None or is_held(site.config.state_dir):
             return
@@ -91,7 +93,7 @@ class Reconciliation:
         landed, documents = self._landed()
         # Word that a consent was withdrawn spends nothing and answers no assignment.
         landed = [parcel for parcel in landed if parcel.content_type != ContentType.WITHDRAWAL.value]
-        known = {str(line.fields.get("parcel")) for line in site.journal.tail(1 << 62) if "parcel" in line.fields}
+        known, told = self._journalled()
         missing: dict[str, list[LandedParcel]] = defaultdict(list)
         total: Counter[str] = Counter()
         for parcel in landed:
@@ -100,12 +102,23 @@ class Reconciliation:
                 missing[parcel.assignment_id].append(parcel)
         for name, parcels in missing.items():
             self._count(documents, name, parcels, total[name])
+        self._tell([parcel for parcel in landed if parcel.parcel_id in known - told], documents)
         self._settle(documents, {parcel.assignment_id for parcel in landed if parcel.done})
         site.remember()
         site.journal.append("backup.reconciled", parcels=len(landed), count=sum(map(len, missing.values())))
         release(site.config.state_dir)
         _log.warning("backup.reconciled", extra={"fields": {"parcels": len(landed), "count": len(missing)}})
         site.wake()
+
+    def _journalled(self) -> tuple[set[str], set[str]]:
+        """The parcels of which the journal knows at all, and those of which it, or the spool, tells that they left."""
+        known, told = set(), {entry.parcel_id for _, entry in self._site.spool.entries()}
+        for line in self._site.journal.tail(1 << 62):
+            if "parcel" in line.fields:
+                known.add(str(line.fields["parcel"]))
+                if line.event in ("parcel.delivered", "backup.counted"):
+                    told.add(str(line.fields["parcel"]))
+        return known, told
 
     # --- what the centre shows
 
@@ -147,7 +160,8 @@ class Reconciliation:
     def _count(self, documents: dict[str, Assignment], name: str, parcels: Sequence[LandedParcel], total: int) -> None:
         """Spend what an assignment's unknown parcels have let out, unless the ledger holds all `total` bytes of it."""
         site, asked = self._site, documents.get(name)
-        study = self._study(documents, asked)
+        given = self._signed(documents, asked)
+        study = parsed(given.document)
         rounds = any(parcel.content_type == ContentType.UPDATE.value for parcel in parcels)
         instruction = _instruction(study, asked) if rounds else None
         size, cost = sum(parcel.size_bytes for parcel in parcels), _cost(study, instruction, rounds=rounds)
@@ -169,9 +183,36 @@ class Reconciliation:
             )
         if study.pipeline.name == sums.PIPELINE:
             site.state.set_fact(f"{MEMORY_LOST}{study.dataset.name}", name)
-        site.journal.append("backup.counted", assignment=name, study=digest, bytes=size, parcels=len(parcels))
+        for parcel in parcels:
+            site.released.note(digest, name, parcel.parcel_id, None)
+        self._unfollowed(digest, study)
+        if site.state.study(digest) is None:  # whoever asks is to be told under which study it left
+            with suppress(StudyRefused):
+                site.state.store(given)
+        self._tell(parcels, documents)
 
-    def _study(self, documents: dict[str, Assignment], asked: Assignment | None) -> Study:
+    def _tell(self, parcels: Sequence[LandedParcel], documents: dict[str, Assignment]) -> None:
+        """Journal parcels that left since: for whoever asks what did."""
+        lines: list[tuple[str, dict[str, object]]] = []
+        for one in parcels:
+            asked = documents.get(one.assignment_id)
+            about = {"assignment": one.assignment_id, "study": asked.study_digest if asked else ""}
+            lines.append(("backup.counted", {**about, "parcel": one.parcel_id, "bytes": one.size_bytes}))
+        if lines:
+            self._site.journal.append_all(lines)
+
+    def _unfollowed(self, digest: str, study: Study) -> None:
+        """About whom something left is lost, so nobody's withdrawal would be told: nothing more of the study leaves.
+
+        Where a run's rows were noted before the backup, they are those of its later updates too.
+        """
+        site = self._site
+        known = site.subjects.known(digest)
+        if not (study.lane is Lane.TRAIN and known is not None) and not site.subjects.left(digest):
+            site.journal.append("consent.unknown", study=digest)
+            site.subjects.close(digest, study.dataset.name)
+
+    def _signed(self, documents: dict[str, Assignment], asked: Assignment | None) -> Assignment:
         """The study of an assignment, by its signature alone: that it has expired does not unspend it."""
         digest = "" if asked is None else asked.study_digest
         found = [one for one in documents.values() if (one.kind, one.study_digest) == (AssignmentKind.STUDY, digest)]
@@ -183,7 +224,7 @@ class Reconciliation:
                 self._site.identity.study_key.verify(Purpose.STUDY, one.document, one.signature)
             except IntegrityError:
                 continue
-            return parsed(one.document)
+            return one
         raise StudyRefused("study.signature", "a parcel has landed for a study that the pinned key did not sign")
 
     # --- what goes on
@@ -199,7 +240,7 @@ class Reconciliation:
         studies = {one.study_digest: one for one in (*documents.values(), *known)}
         for digest, one in studies.items():
             try:
-                study = self._study(documents, one)
+                study = parsed(self._signed(documents, one).document)
             except CorsiaError:
                 continue  # it cannot run either
             if study.lane is Lane.TRAIN and study.privacy.secure_aggregation and not site.approvals.refused(digest):

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from edge.storage import named_errors, write_file
+from edge.storage import named_errors
 from privacy.deid.pseudonym import normalise_id
-from privacy.envelope.keyfile import at_rest, read_secret
+from privacy.envelope.keyfile import kept_secret
 from protocol.errors import StorageError
 
 __all__ = ["UNKNOWN", "Released"]
@@ -48,9 +48,7 @@ class Released:
         self._lock = threading.RLock()
         path, key = state_dir / "released.db", state_dir / "released.key"
         with named_errors(), _sqlite_errors():
-            if not key.exists():
-                write_file(key, at_rest(key, secrets.token_bytes(_KEY_BYTES)))
-            self._key = read_secret(key)
+            self._key = kept_secret(key, lambda: secrets.token_bytes(_KEY_BYTES))
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")

@@ -16,7 +16,7 @@ from edge.released import Released
 from edge.spool import ParcelMeta, Spool, SpoolEntry
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, seal
 from protocol.errors import InputError
-from protocol.parcel import Batch, ContentType, Item, pack_batch
+from protocol.parcel import Batch, ContentType, Item, canonical_json, pack_batch
 from protocol.study import Lane, Study
 from protocol.withdrawal import subjects_item
 
@@ -74,6 +74,7 @@ class Sealer:
         self._items: list[Item] = []
         self._released = released
         self._persons: set[str | None] = set()
+        self._named: dict[str, str | list[str]] = {}  # item -> about whom it is, where it does not say so itself
         self._size = 0
         self.held: list[SpoolEntry] = []
 
@@ -87,11 +88,15 @@ class Sealer:
             StorageError: `storage.full`, `storage.spool-full`.
             CorsiaError: what `reserve` and `pause` raise.
         """
-        if self._items and (self._size + len(item.data) > self._part_bytes or len(self._items) >= MAX_PART_ITEMS):
+        who = self._subjects(item) if self._subjects is not None else None
+        size = len(item.data) + (len(canonical_json(who)) if who is not None else 0)
+        if self._items and (self._size + size > self._part_bytes or len(self._items) >= MAX_PART_ITEMS):
             self._hold(last=False, withheld={})
         self._items.append(item)
+        if who is not None:
+            self._named[item.name] = who
         self._persons |= {None} if persons is None else set(persons)
-        self._size += len(item.data)
+        self._size += size
 
     def finish(self, withheld: Mapping[str, int]) -> None:
         """Seal the last part, which carries the withheld counts of the whole."""
@@ -109,7 +114,7 @@ class Sealer:
             site=self._site,
             part=part,
             last=last,
-            items=(*self._items, *self._about()),
+            items=(*self._items, *([subjects_item(self._named)] if self._named else [])),
             withheld=dict(withheld),
         )
         meta = ParcelMeta(
@@ -134,14 +139,7 @@ class Sealer:
         )
         self._journal.append("parcel.sealed", **about, sha256=entry.digest, bytes=entry.size_bytes)
         self.held.append(entry)
-        self._items, self._size, self._persons = [], 0, set()
-
-    def _about(self) -> list[Item]:
-        """Whom the part's items are about, where they do not say it themselves."""
-        if self._subjects is None:
-            return []
-        found = {item.name: who for item in self._items if (who := self._subjects(item)) is not None}
-        return [subjects_item(found)] if found else []
+        self._items, self._named, self._size, self._persons = [], {}, 0, set()
 
 
 def batch_id(digest: str, site: str, assignment_id: str, part: int) -> str:

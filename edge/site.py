@@ -1,13 +1,12 @@
-"""One site's opened state folder: what all threads of the daemon share, and the brakes on egress.
+"""One site's opened state folder: what all threads of the daemon share.
 
 Place in the flow: `Agent.run` opens it under the folder's lock; jobs, delivery and heartbeat work on it. It decides
-nothing about a study. `halted` is the one place that says whether anything may leave now.
+nothing about a study. Whether anything may leave now `brakes` says (`edge.brakes`).
 """
 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import shutil
 import threading
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from edge.approvals import Approvals
+from edge.brakes import Brakes, note_failure
 from edge.config import EdgeConfig
 from edge.draws import Draws
 from edge.heads import Heads
@@ -37,9 +37,8 @@ from edge.rounds import ledger_key
 from edge.spends import Spend
 from edge.spool import Spool, SpoolEntry
 from edge.state import Record, SiteState
-from edge.storage import named_errors, write_file
+from edge.storage import named_errors
 from edge.subjects import Subjects
-from edge.worker import Stopped
 from pipelines import registry
 from privacy.inclusion import LogProof
 from privacy.transparency import verify_receipt
@@ -47,7 +46,7 @@ from protocol.assignment import Assignment, AssignmentKind, Blob, SiteReport, St
 from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, DisclosureRefused, IntegrityError
 from protocol.faults import point
 from protocol.landed import LandedPage
-from protocol.parcel import Receipt, canonical_json
+from protocol.parcel import Receipt
 
 __all__ = [
     "MEMORY_LOST",
@@ -61,8 +60,6 @@ __all__ = [
     "set_paused",
 ]
 
-_log = logging.getLogger("edge.agent")
-_POLL_S = 0.2
 MEMORY_LOST = "memory_lost:"  # fact, by dataset: sums were released that its memory of cohorts lacks
 SKEW = "clock_skew_s"  # fact: by how much the clock was ahead of the centre's when they last differed by another value
 _SKEW_STEP_S = 5.0
@@ -148,16 +145,17 @@ class Site:
         self.log_view = LogView(self.state, self.journal.count)
         self.spool = Spool(state_dir / "spool", config.limits.spool_bytes)
         self.spool.recover()
+        self.brakes = Brakes(state_dir, stop, self.journal, self.spool, self.log_view)
         self._recall()
         self.released, self._heads = Released(state_dir), Heads(state_dir)
         self.draws = Draws(state_dir / "draws", config.site, self.identity.key)
         self.subjects = Subjects(state_dir / "subjects")
+        self.subjects.recover()
         self.approvals = Approvals(self.state, registry.code_digest, PluginCode(config, self.state).digest)
         self._version = version(registry.DISTRIBUTION)
         self.work = {kind: threading.Event() for kind in AssignmentKind}
         self.send, self.news = threading.Event(), threading.Event()
         self.compared = threading.Event()  # the centre was asked what it heard of this site last (`edge.reconcile`)
-        self.ledger_code = ""
         self._centre_at: tuple[float, float] | None = None  # the centre's time, and the monotonic clock then
         self.ledger = self._open_ledger(state_dir / "ledger.db")
         self.link = connect(self.identity, self._fleet())
@@ -181,7 +179,7 @@ class Site:
             for _entry, receipt in self.spool.receipts():
                 noted(lambda receipt=receipt: self.log_view.note(verify_receipt(receipt, key, origin)))  # type: ignore[misc]
         for error in doubt[:1]:
-            self.distrust(error)
+            self.brakes.distrust(error)
 
     def _open_ledger(self, path: Path) -> Ledger | None:
         """A damaged ledger stops all egress; the rest goes on, so that steward and centre see why."""
@@ -190,15 +188,8 @@ class Site:
             ledger.verify(self.state.fact("ledger_head"))
             return ledger
         except BudgetExceeded as error:
-            self.break_ledger(error)
+            self.brakes.break_ledger(error)
             return None
-
-    def break_ledger(self, error: BudgetExceeded) -> None:
-        """Stop all egress until the daemon starts again with a ledger that verifies."""
-        if not self.ledger_code:
-            self.ledger_code = error.code
-            self.journal.append("ledger.broken", code=error.code, error_id=error.id)
-            self.note("ledger.broken", error)
 
     def close(self) -> None:
         """Remember the heads and close."""
@@ -213,7 +204,7 @@ class Site:
 
     def remember(self) -> None:
         """Note the heads of ledger and journal, so that an older copy is found at the next start; sign the latter."""
-        if self.ledger is not None and not self.ledger_code:
+        if self.ledger is not None and not self.brakes.ledger_code:
             self._remember("ledger_head", self.ledger.head())
         self._remember("journal_head", self.journal.head())
         self._heads.sign(self.journal, self.config.site, self.identity.key, self.now)
@@ -232,63 +223,6 @@ class Site:
         """Let every thread look again."""
         for event in (*self.work.values(), self.send, self.news):
             event.set()
-
-    # --- the brakes
-
-    def halted(self) -> bool:
-        """Whether nothing may leave now: the daemon stops, egress is paused, or the ledger does not verify."""
-        return self.stop.is_set() or bool(self.ledger_code) or is_paused(self.config.state_dir)
-
-    def wait_unpaused(self) -> None:
-        """Return when something may leave.
-
-        Raises:
-            Stopped: the daemon stops before.
-            BudgetExceeded: `budget.ledger`.
-        """
-        while self.halted():
-            if self.stop.is_set():
-                raise Stopped
-            if self.ledger_code:
-                raise BudgetExceeded("budget.ledger")
-            self.stop.wait(_POLL_S)
-
-    def wait_room(self, assignment_id: str, size_bytes: int) -> None:
-        """Return when the spool has room for so many bytes more, or when no delivery would make any.
-
-        The pipeline waits meanwhile with what it has made.
-
-        Raises:
-            Stopped: the daemon stops before.
-        """
-        left, waiting = self.spool.room()
-        if left < size_bytes and waiting:
-            self.journal.append("spool.full", assignment=assignment_id, bytes=size_bytes)
-            _log.warning("spool.full", extra={"fields": {"assignment": assignment_id, "size_bytes": size_bytes}})
-        while left < size_bytes and waiting:
-            if self.stop.wait(_POLL_S):
-                raise Stopped
-            left, waiting = self.spool.room()
-
-    def distrust(self, error: IntegrityError, **evidence: Any) -> None:
-        """The centre's log is not what it was: stop all egress until the steward decides, and keep what was shown.
-
-        Args:
-            evidence: texts, sizes and hashes, as the centre sent them.
-        """
-        if paused_for(self.config.state_dir) in ("log.proof", error.code):
-            return
-        set_paused(self.config.state_dir, True, error.code)
-        linked = self.log_view.linked
-        known = {"size": linked.size, "root": linked.root.hex()} if linked else {}
-        folder = self.config.state_dir / "evidence"
-        with named_errors():
-            folder.mkdir(exist_ok=True, mode=0o700)
-            write_file(folder / f"log-{error.id}.json", canonical_json({"linked": known, "shown": evidence}))
-        size = linked.size if linked else 0
-        self.journal.append("log.refused", code=error.code, error_id=error.id, size=size)
-        self.journal.append("egress.paused", reason=error.code)
-        self.note("log.refused", error)
 
     # --- the ledger
 
@@ -353,7 +287,7 @@ class Site:
         Raises:
             BudgetExceeded: `budget.bytes` when more was sealed than reserved, `budget.ledger` without a ledger.
         """
-        if self.ledger is None or self.ledger_code:
+        if self.ledger is None or self.brakes.ledger_code:
             raise BudgetExceeded("budget.ledger")
         known = self.ledger.spend(ledger_key(assignment))
         if known is None or known.state != "reserved" or size_bytes > known.bytes:
@@ -383,7 +317,7 @@ class Site:
 
     def note(self, event: str, error: CorsiaError) -> None:
         """Log a named failure by code and id."""
-        _log.warning(event, extra={"fields": {"code": error.code, "error_id": error.id}})
+        note_failure(event, error)
 
     def status(self) -> SiteReport:
         """What a heartbeat says."""
@@ -391,7 +325,7 @@ class Site:
         held = is_held(self.config.state_dir)  # the centre must not forget the heads that it heard before
         return SiteReport(
             version=self._version,
-            paused=is_paused(self.config.state_dir) or bool(self.ledger_code),
+            paused=self.brakes.pulled(),
             spool_parcels=parcels,
             spool_bytes=size,
             ledger_head="" if held or self.ledger is None else self.ledger.head(),

@@ -22,7 +22,9 @@ __all__ = ["take"]
 
 # Taken by its own rule, or not at all: logs, locks, scratch, and results of predictions, which are patients' rows that
 # can be made again from the source.
-_OWN = frozenset({"state.db", "ledger.db", "journal.jsonl", "tls.pem", "tls.key", "tls.next.key", "spool"})
+_OWN = frozenset(
+    {"state.db", "ledger.db", "journal.jsonl", "journal.heads", "tls.pem", "tls.key", "tls.next.key", "spool"}
+)
 _LEFT_OUT = frozenset({"lock", "backup.lock", "log.jsonl", "work", "results"})
 _CHANNEL = ("tls.next.key", "tls.key")
 # In the order in which a parcel goes through them. What is held is not taken: the next start would discard it.
@@ -39,8 +41,9 @@ def take(state_dir: Path, into: Path) -> None:
     """
     copy_database(state_dir / "state.db", into / "state.db")
     _link_others(state_dir, into)  # first: what names a head of the journal or the ledger must not be ahead of it
+    _copy_grown(state_dir / "journal.heads", into / "journal.heads")
     _take_spool(state_dir / "spool", into / "spool")
-    _copy_journal(state_dir / "journal.jsonl", into / "journal.jsonl")
+    _copy_grown(state_dir / "journal.jsonl", into / "journal.jsonl")
     copy_database(state_dir / "ledger.db", into / "ledger.db")
     _link_others(state_dir, into)  # and keys that were made since: the ledger's memory is under one
     for path in state_dir.glob("*.db"):
@@ -59,8 +62,8 @@ def _link_others(state_dir: Path, into: Path) -> None:
                 linked(file, into / file.relative_to(state_dir))
 
 
-def _copy_journal(source: Path, target: Path) -> None:
-    """Whole lines alone: each append holds the same lock."""
+def _copy_grown(source: Path, target: Path) -> None:
+    """A file that is appended to, as it is now; of the journal whole lines alone: each append holds the same lock."""
     if not source.exists():
         return
     with source.open("rb") as read:

@@ -81,10 +81,10 @@ class Spool:
                 self._finish_release(mark)
             for path in (self._root / "held").glob("*.parcel"):
                 self._remove(path)
-            for path in (self._root / "sending").glob("*.parcel"):
+            for path in (path for name in ("new", "sending") for path in (self._root / name).glob("*.parcel")):
                 if (self._root / "sent" / f"{path.stem}.json").exists():
                     self._remove(path)
-                else:
+                elif path.parent.name == "sending":
                     self._move(path, "new")
             self._sweep()
 

@@ -7,20 +7,17 @@ of what the bytes mean.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from errno import EDQUOT, EFBIG, ENOSPC
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from protocol.durable import sync_files, sync_folder
+from protocol.durable import TEMPORARY, sync_folder, write_file, write_files
 from protocol.errors import StorageError
 
 __all__ = ["TEMPORARY", "CountedFile", "named_errors", "read_json", "sync_folder", "write_file", "write_files"]
-
-TEMPORARY = ".tmp-"
 
 
 @contextmanager
@@ -31,47 +28,6 @@ def named_errors() -> Iterator[None]:
     except OSError as error:
         full = error.errno in (ENOSPC, EDQUOT, EFBIG)
         raise StorageError("storage.full" if full else "storage.failed") from error
-
-
-def write_file(path: Path, data: bytes) -> None:
-    """Replace a file as a whole, durably, mode 0600: temporary, fsync, rename, fsync of the folder.
-
-    Raises:
-        OSError: the old file, if any, is untouched and no temporary remains.
-    """
-    write_files(path.parent, {path.name: data})
-
-
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replace files of one folder, each as a whole, and make them durable together; in their order.
-
-    Raises:
-        OSError: a file is the old one or the new one, and no temporary remains.
-    """
-    temporaries = {name: folder / (TEMPORARY + name) for name in files}
-    try:
-        for name, data in files.items():
-            with os.fdopen(_fresh(temporaries[name]), "wb") as target:
-                target.write(data)
-        sync_files(list(temporaries.values()))
-        for name, temporary in temporaries.items():
-            os.rename(temporary, folder / name)
-    except BaseException:
-        for temporary in temporaries.values():
-            temporary.unlink(missing_ok=True)
-        raise
-    if files:
-        sync_folder(folder)
-
-
-def _fresh(path: Path) -> int:
-    """A new file of this name; what a crash left under it goes first."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-    try:
-        return os.open(path, flags, 0o600)
-    except FileExistsError:
-        path.unlink(missing_ok=True)
-        return os.open(path, flags, 0o600)
 
 
 def read_json(path: Path) -> dict[str, Any]:

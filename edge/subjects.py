@@ -21,11 +21,12 @@ __all__ = ["Brief", "Known", "Subjects"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Brief:
-    """What is asked all the time, without the persons."""
+    """What is asked all the time, without the persons; `unknown`: of some of them nothing is known."""
 
     dataset: str
     due: bool
     left: bool
+    unknown: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +38,8 @@ class Known:
         released: pseudonym -> whether all of the person's rows might pass then.
         withdrawn: who withdrew since.
         due: of these, who the centre has not been told of.
-        left: whether nothing more of the study may leave for it.
+        left: whether nothing more of the study may leave: for those who withdrew, or because persons are not known who
+            should be.
     """
 
     dataset: str
@@ -60,10 +62,14 @@ class Subjects:
         self._briefs: dict[str, Brief] = {}
         with named_errors():
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path in folder.glob(f"{TEMPORARY}*"):  # of a process that was killed
-                path.unlink(missing_ok=True)
             for path in folder.glob("[0-9a-f]*.json"):
                 self._note(path.stem, self.known(path.stem))
+
+    def recover(self) -> None:
+        """Remove what a killed process left half-written; for the daemon alone, before anything else."""
+        with self._lock, named_errors():
+            for path in self._folder.glob(f"{TEMPORARY}*"):
+                path.unlink(missing_ok=True)
 
     def briefs(self) -> dict[str, Brief]:
         """All studies that are known here, by digest."""
@@ -104,6 +110,11 @@ class Subjects:
                 after = replace(before, withdrawn=(*before.withdrawn, *new), due=(*before.due, *new), left=True)
                 self._write(digest, after)
 
+    def close(self, digest: str, dataset: str) -> None:
+        """Note that persons of a study are not known who should be: nothing more of it leaves."""
+        with self._lock:
+            self._write(digest, replace(self.known(digest) or Known(dataset=dataset), left=True))
+
     def told(self, digest: str, persons: Iterable[str]) -> None:
         """Note that a parcel that says so is in the spool."""
         with self._lock:
@@ -125,7 +136,12 @@ class Subjects:
 
     def _note(self, digest: str, known: Known | None) -> None:
         if known is not None:
-            self._briefs[digest] = Brief(dataset=known.dataset, due=bool(known.due), left=known.left)
+            self._briefs[digest] = Brief(
+                dataset=known.dataset,
+                due=bool(known.due),
+                left=known.left,
+                unknown=known.left and not known.withdrawn,
+            )
 
     def _path(self, digest: str) -> Path:
         return self._folder / f"{digest}.json"

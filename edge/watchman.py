@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from edge.callerrors import NotOffered
 from edge.config import Witnesses
 from edge.logview import ALONE, NEWEST, WITNESSED, View
 from edge.site import Site
@@ -19,8 +20,11 @@ from privacy.inclusion import LogNews, Seen, verify_growth
 from privacy.transparency import verify_consistency
 from privacy.witness import WitnessKey, witnessed_by
 from protocol.errors import IntegrityError
+from protocol.landed import BEYOND
 
 __all__ = ["Asked", "Watchman"]
+
+_SILENT_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,7 @@ class Watchman:
         try:
             view = site.log_view.look()
         except IntegrityError as error:  # a command beside the daemon was shown another log
-            site.distrust(error)
+            site.brakes.distrust(error)
             view = View(None, ())
         if site.config.witnesses is None:
             return Asked(view, None)
@@ -58,18 +62,20 @@ class Watchman:
         """Verify the answer; what does not verify stops all egress, and nothing of it is kept.
 
         Raises:
-            UnavailableError: a centre of an earlier version does not answer now.
+            UnavailableError, AuthenticationError: a centre that said nothing of its log does not answer further now.
             StorageError: the state is not written.
         """
         site = self._site
         try:
-            if news is None:  # an earlier version: state by state
-                site.log_view.link(site.link)
+            if news is None:
+                self._judge_silence()
                 return
             key, origin = site.identity.log_key, site.identity.trust.log_origin
             newest = verify_growth(news, asked.view.linked, asked.view.apart, key, origin)
             if newest is not None and site.config.witnesses is not None:
                 self._judge_witnesses(news, newest, site.config.witnesses)
+            elif site.config.witnesses is None and site.state.fact(ALONE):
+                site.state.set_fact(ALONE, "")
             if newest != asked.view.linked or asked.view.apart:
                 site.log_view.learn(asked.view, newest)
                 if news.checkpoint:
@@ -80,7 +86,29 @@ class Watchman:
             texts = {} if news is None else {"checkpoint": news.checkpoint, "witnessed": news.witnessed}
             sizes = {"asked": list(asked.sizes), "size": news.size if news else 0}
             links = {str(size): [h.hex() for h in proof] for size, proof in (news.links if news else {}).items()}
-            site.distrust(error, **texts, **sizes, links=links)
+            site.brakes.distrust(error, **texts, **sizes, links=links)
+
+    def _judge_silence(self) -> None:
+        """Only a centre of an earlier version may say nothing of its log: it does not know what has landed either.
+
+        Its receipts are linked state by state. One that has told of its log before, or of whose log witnesses are
+        pinned, is believed to have become an earlier version for no longer than witnesses may take, or a day.
+
+        Raises:
+            IntegrityError: `log.proof`.
+        """
+        site = self._site
+        try:
+            site.link.landed(BEYOND)
+        except NotOffered:
+            pass
+        else:
+            raise IntegrityError("log.proof", "the centre leaves its log out of its answer")
+        site.log_view.link(site.link)
+        rule, linked = site.config.witnesses, site.log_view.linked
+        if linked is not None and (rule is not None or site.state.fact(NEWEST)):
+            silent = IntegrityError("log.proof", "the centre has said nothing of its log for too long")
+            self._judge_delay(0, linked, rule.within_s if rule is not None else _SILENT_S, silent)
 
     def _witnessed(self) -> tuple[int, dict[str, int]]:
         """Up to which size checkpoints with witnesses' lines were seen, and each witness's own (key in hex -> size)."""
@@ -112,18 +140,19 @@ class Watchman:
         if not news.witnessed and seen > reached:
             self._keep(reached, sizes)  # once more from there: witnesses sign what others have signed before
         if reached < newest.size:
-            self._judge_delay(reached, newest, rule.within_s)
+            alone = IntegrityError("log.witness", "the log has grown for too long without the witnesses' signatures")
+            self._judge_delay(reached, newest, rule.within_s, alone)
         elif site.state.fact(ALONE):
             site.state.set_fact(ALONE, "")
 
     def _keep(self, seen: int, sizes: dict[str, int]) -> None:
         self._site.state.set_fact(WITNESSED, json.dumps({"seen": seen, "keys": sizes}, sort_keys=True))
 
-    def _judge_delay(self, reached: int, newest: Seen, within_s: float) -> None:
+    def _judge_delay(self, reached: int, newest: Seen, within_s: float, late: IntegrityError) -> None:
         """Since when the log has been beyond what witnesses signed: `SIZE TIME`, for the size that they must reach."""
         site, now = self._site, self._site.now()
         size, _, since = (site.state.fact(ALONE) or "0 0").partition(" ")
         if int(size) <= reached or float(since) > now:  # they have come that far, or the clock went back: count anew
             site.state.set_fact(ALONE, f"{newest.size} {now:.0f}")
         elif now - float(since) > within_s:
-            raise IntegrityError("log.witness", "the log has grown for too long without the witnesses' signatures")
+            raise late

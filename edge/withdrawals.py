@@ -57,13 +57,20 @@ class Withdrawals:
         """Judge what has changed since the last look, and tell the centre what it does not know.
 
         Raises:
-            StorageError: `storage.full`, `storage.spool-full`, `storage.failed`; to be looked at again.
+            CorsiaError: `storage.full`, `storage.spool-full`, `storage.failed`, or what ails one study, after all
+                others have been told of; to be looked at again.
         """
         self._hold_all()
+        failed: list[CorsiaError] = []
         with self._lock:
             for digest, brief in self._site.subjects.briefs().items():
-                if brief.due:
-                    self._tell(digest)
+                try:
+                    if brief.due:
+                        self._tell(digest)
+                except CorsiaError as error:
+                    failed.append(error)
+        if failed:
+            raise failed[0]
 
     def check(self, digest: str, *, sure: bool = False) -> None:
         """Look, at the last moment, whether anything more of a study may leave.
@@ -88,11 +95,14 @@ class Withdrawals:
         unread: set[str] = set()
         with self._lock:
             today, stands = datetime.now(UTC).date(), dict[str, Mapping[str, str] | None]()
+            stamps: dict[str, Stamp | None] = {}  # before the read: a table that is written meanwhile is read again
             for digest, brief in self._site.subjects.briefs().items():
                 dataset = self._site.config.datasets.get(brief.dataset)
                 if dataset is None or dataset.table is None:
                     continue
-                now = stamp(dataset.table, today)
+                if brief.dataset not in stamps:
+                    stamps[brief.dataset] = stamp(dataset.table, today)
+                now = stamps[brief.dataset]
                 if now is not None and self._judged.get(digest) == now:
                     continue
                 if brief.dataset not in stands:
@@ -122,6 +132,8 @@ class Withdrawals:
         keys = Pseudonymizer(lane.job.key)
         released = {keys.pseudonym(person): stands.get(person, "") == "" for person in persons}
         self._site.subjects.add(digest, lane.study.dataset.name, released)
+        with self._lock:
+            self._judged.pop(digest, None)  # the table may have changed since it was read, and been judged without them
 
     def _read(self, dataset: DatasetConfig, today: date) -> Mapping[str, str] | None:
         """None when the table cannot be read now: it is looked at again, and the study's own job says why."""

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 
 from privacy.envelope import PublicKey, SecretKey, write_key, write_public
+from protocol.durable import TEMPORARY, sync_folder
 from protocol.errors import ConflictError, StorageError
 
 __all__ = [
     "STAGING",
     "copy_database",
-    "fsync_folder",
     "in_memory",
     "linked",
     "make_folder",
@@ -32,7 +32,7 @@ __all__ = [
     "written",
 ]
 
-STAGING = ".tmp-backup"
+STAGING = f"{TEMPORARY}backup"
 _MEMORY = "/dev/shm"  # noqa: S108 - a file system in memory
 _PIECE_BYTES = 1 << 20
 _Result = TypeVar("_Result")
@@ -88,18 +88,18 @@ def placed(folder: Path, fill: Callable[[Path], _Result]) -> _Result:
     """
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ConflictError("conflict.exists", f"{folder} is not empty: nothing is put over what is there")
-    half = folder.with_name(f".tmp-{folder.name}")
+    half = folder.with_name(f"{TEMPORARY}{folder.name}")
     shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
     try:
         half.mkdir(parents=True, mode=0o700)
         result = fill(half)
         for place, _folders, _files in os.walk(half):
-            fsync_folder(Path(place))
+            sync_folder(Path(place))
         os.rename(half, folder)
     except BaseException:
         shutil.rmtree(half, ignore_errors=True)
         raise
-    fsync_folder(folder.parent)
+    sync_folder(folder.parent)
     return result
 
 
@@ -112,7 +112,7 @@ def written(out: Path, fill: Callable[[BinaryIO], str]) -> str:
     """
     if out.exists() or out.is_symlink():
         raise ConflictError("conflict.exists", f"{out} exists; a backup is never overwritten")
-    half = out.with_name(f".tmp-{out.name}")
+    half = out.with_name(f"{TEMPORARY}{out.name}")
     half.unlink(missing_ok=True)
     try:
         with os.fdopen(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as target:
@@ -123,7 +123,7 @@ def written(out: Path, fill: Callable[[BinaryIO], str]) -> str:
     except BaseException:
         half.unlink(missing_ok=True)
         raise
-    fsync_folder(out.parent)
+    sync_folder(out.parent)
     return result
 
 
@@ -167,15 +167,6 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(mode=0o700, exist_ok=True)
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make the names in a folder durable."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 def make_recovery_key(out: Path, kept: Path, signer: PublicKey) -> PublicKey:
     """Make the key that backups are sealed to. What is needed to put one back is `out` and `out.sender`, off-site.
 
@@ -193,9 +184,9 @@ def make_recovery_key(out: Path, kept: Path, signer: PublicKey) -> PublicKey:
     write_key(out, key, plain=True)  # who needs it may have lost the passphrase too
     write_public(public, key.public)
     write_public(sender, signer)
-    half = kept.with_name(f".tmp-{kept.name}")
+    half = kept.with_name(f"{TEMPORARY}{kept.name}")
     half.unlink(missing_ok=True)
     write_public(half, key.public)
     os.rename(half, kept)
-    fsync_folder(kept.parent)
+    sync_folder(kept.parent)
     return key.public

@@ -1,4 +1,4 @@
-"""Making files durable, one or many at once: what both sides' disks stand on.
+"""Making files durable, one or many at once, whole under their names: what both sides' disks stand on.
 
 Syncing many small files one by one costs a flush of the device for each; the kernel's syncfs(2) writes all of a file
 system's and flushes once. It reports errors since Linux 5.8: before that, and for few files, each is synced by itself.
@@ -10,10 +10,12 @@ import ctypes
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["sync_files", "sync_folder"]
+__all__ = ["TEMPORARY", "sync_files", "sync_folder", "write_file", "write_files"]
+
+TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet: a crash may leave one
 
 _FEW = 3  # not more than this: each by itself, which waits for nobody else's bytes
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -45,6 +47,47 @@ def sync_files(paths: Sequence[Path]) -> None:
     else:
         for path in paths:
             _sync(path, os.O_RDONLY)
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """Replace a file as a whole, durably, mode 0600: temporary, fsync, rename, fsync of the folder.
+
+    Raises:
+        OSError: the old file, if any, is untouched and no temporary remains.
+    """
+    write_files(path.parent, {path.name: data})
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Replace files of one folder, each as a whole, and make them durable together; in their order.
+
+    Raises:
+        OSError: a file is the old one or the new one, and no temporary remains.
+    """
+    temporaries = {name: folder / (TEMPORARY + name) for name in files}
+    try:
+        for name, data in files.items():
+            with os.fdopen(_fresh(temporaries[name]), "wb") as target:
+                target.write(data)
+        sync_files(list(temporaries.values()))
+        for name, temporary in temporaries.items():
+            os.rename(temporary, folder / name)
+    except BaseException:
+        for temporary in temporaries.values():
+            temporary.unlink(missing_ok=True)
+        raise
+    if files:
+        sync_folder(folder)
+
+
+def _fresh(path: Path) -> int:
+    """A new file of this name; what a crash left under it goes first."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileExistsError:
+        path.unlink(missing_ok=True)
+        return os.open(path, flags, 0o600)
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 from protocol.assignment import Assignment
 
-__all__ = ["LandedPage", "LandedParcel"]
+__all__ = ["BEYOND", "LandedPage", "LandedParcel"]
+
+BEYOND = 1 << 53  # a start beyond every leaf: what the centre heard of heads alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -217,7 +217,10 @@ class _Delivery(rpc.DeliveryServicer):
         self.lock = threading.Lock()
 
     def Landed(self, request: pb.LandedRequest, context: grpc.ServicerContext) -> pb.LandedReply:
-        return self.centre.hostile.get("landed", pb.LandedReply())
+        """As a centre of an earlier version, which says nothing of its log at heartbeats either."""
+        if "landed" not in self.centre.hostile:
+            context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
+        return self.centre.hostile["landed"]
 
     def Open(self, request: pb.OpenRequest, context: grpc.ServicerContext) -> pb.OpenReply:
         if "open" in self.centre.hostile:

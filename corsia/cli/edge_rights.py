@@ -109,13 +109,14 @@ def _breach(site: EdgeConfig, name: str, since: float | None, until: float | Non
         digest = record.assignment.study_digest
         made = account(site, since=since, until=until)
         releases = [one for one in made.releases if one.study.digest == digest]
-        parcels = [parcel for one in releases for parcel in one.parcel_ids]
+        told = [one for one in releases if not one.withdrawal]
+        parcels = [parcel for one in told for parcel in one.parcel_ids]
         losses = [one.epsilon for one in releases if one.epsilon is not None]
         return Breach(
             account=made,
             study=study_line(parse_study(record.assignment.document), digest),
             releases=releases,
-            persons=kept.count(digest, parcels) if releases else 0,
+            persons=kept.count(digest, parcels) if told else 0,
             epsilon=sum(losses) if losses else None,
             paused=is_paused(site.state_dir),
             approval=Approvals(state, code_digest, PluginCode(site, state).digest).look(digest).verdict.value,

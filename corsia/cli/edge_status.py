@@ -56,6 +56,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
     from edge.site import SKEW, is_paused, is_running, paused_for
     from edge.spool import Spool
     from edge.state import SiteState
+    from edge.subjects import Subjects
     from pipelines.registry import code_digest
     from protocol.errors import CorsiaError
 
@@ -92,6 +93,11 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
         "ledger": lambda: Ledger(site.state_dir / "ledger.db").head(),
         "journal": lambda: Journal(site.state_dir / "journal.jsonl", readonly=True).head(),
     }
+    try:  # studies of which a withdrawal cannot be followed by person: nothing more of them leaves
+        briefs = Subjects(site.state_dir / "subjects").briefs()
+        value["unfollowed"] = [digest for digest, brief in briefs.items() if brief.unknown]
+    except CorsiaError as error:
+        value["unfollowed"], value["subjects_code"] = [], error.code
     for name, head in heads.items():
         try:
             value[f"{name}_head"] = head()

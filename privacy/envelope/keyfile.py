@@ -15,16 +15,19 @@ import os
 import secrets
 import stat
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from privacy.envelope.keys import KEY_BYTES, PUBLIC_BYTES, PublicKey, SecretKey
 from privacy.envelope.locked import HEADER_BYTES, MAX_SECRET_BYTES, is_locked, lock, unlock
+from protocol.durable import sync_folder
 from protocol.errors import ConfigurationError, ConflictError, InputError
 
 __all__ = [
     "CREDENTIAL",
     "at_rest",
     "guard",
+    "kept_secret",
     "passphrase_of",
     "read_key",
     "read_passphrase",
@@ -116,6 +119,19 @@ def read_secret(path: Path | str) -> bytes:
     return unlock(raw, passphrase)
 
 
+def kept_secret(path: Path, make: Callable[[], bytes]) -> bytes:
+    """The secret that lies at `path`; made there first when there is none. Of processes that do so at once, one wins.
+
+    Raises:
+        ConfigurationError: as `read_secret` and `at_rest`.
+        OSError: it cannot be written.
+    """
+    if not path.exists():
+        with contextlib.suppress(ConflictError):
+            _create(path, at_rest(path, make()), 0o600)
+    return read_secret(path)
+
+
 def read_key(path: Path | str) -> SecretKey:
     """Read a key file. Raises as `read_seed`."""
     return SecretKey.from_bytes(read_seed(path))
@@ -205,8 +221,4 @@ def _create(path: Path, data: bytes, mode: int) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)

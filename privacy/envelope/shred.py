@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from privacy.envelope.keys import KEY_BYTES
+from protocol.durable import sync_folder
 from protocol.errors import ConfigurationError
 
 __all__ = ["destroy_key"]
@@ -37,9 +38,5 @@ def destroy_key(path: Path | str) -> bool:
         file.write(secrets.token_bytes(max(KEY_BYTES, state.st_size)))
         os.fsync(fd)
     path.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(path.parent)
     return True

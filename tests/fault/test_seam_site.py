@@ -105,7 +105,7 @@ class SiteWork:
         try:
             site = again.site
             spool = Spool(config.state_dir / "spool", 10**9)
-            assert (spool.verify(), spool.usage(), site.ledger_code) == ([], (0, 0), "")
+            assert (spool.verify(), spool.usage(), site.brakes.ledger_code) == ([], (0, 0), "")
             site.journal.verify(site.state.fact("journal_head"))
             receipts = list(spool.receipts())
             for _entry, receipt in receipts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -15,13 +17,19 @@ from click.testing import CliRunner
 from typer.main import get_command
 
 from corsia.cli.edge import app
+from corsia.cli.edge_rights import _breach
+from edge.access import about
+from edge.account import account
+from edge.breach import breach_markdown
 from edge.config import EdgeConfig
 from edge.journal import Journal
 from edge.ledger import Ledger
+from edge.pages import account_csv, account_page
 from edge.released import Released
 from privacy.envelope import read_key
 from protocol.assignment import State
 from protocol.errors import CorsiaError
+from protocol.withdrawal import PREFIX
 from tests.agentkit import Office, enrolled, running, site_config, study
 
 FORMULA = '=HYPERLINK("x") <script>'
@@ -124,6 +132,43 @@ def test_the_journal_is_signed(hospital: Hospital) -> None:
     assert value["signed_lines"] == value["lines"] == Journal(
         hospital.config.state_dir / "journal.jsonl", readonly=True
     ).verify()  # fmt: skip
+
+
+def test_a_medium_without_a_receipt_a_withdrawal_and_a_line_that_is_there_twice(
+    hospital: Hospital, tmp_path: Path
+) -> None:
+    """A stick that is lost is the breach to be told of; word of a withdrawal belongs to its study."""
+    config = hospital.config
+    shutil.copytree(config.state_dir, tmp_path / "state")
+    config = config.model_copy(update={"state_dir": tmp_path / "state"})
+    digest, raw = hospital.digests["raw"], account(config).releases[0]
+    with closing(Released(config.state_dir)) as released:
+        released.note(digest, raw.assignment, "9" * 32, ["MRN7777777"])
+    journal = Journal(config.state_dir / "journal.jsonl")
+    journal.append("parcel.exported", assignment=raw.assignment, parcel=raw.parcel_ids[0], bytes=raw.bytes)
+    journal.append("parcel.delivered", assignment=raw.assignment, parcel=raw.parcel_ids[0], bytes=raw.bytes, index=0)
+    assert account(config).releases[0] == raw, "sent once, however often it is told"
+    journal.append("parcel.exported", assignment=raw.assignment, parcel="9" * 32, bytes=100)
+    journal.append("parcel.planned", parcel="8" * 32, study=digest)
+    journal.append("parcel.delivered", assignment=f"{PREFIX}{'8' * 32}", parcel="8" * 32, bytes=7, index=9)
+    found = [one for one in account(config).releases if one.study.digest == digest]
+    assert [(one.parcels, one.on_medium, one.withdrawal, one.persons, one.indexes) for one in found] == [
+        (2, 1, False, 13, raw.indexes),
+        (1, 0, True, None, [9]),
+    ]
+    page = account_page(account(config), "it")
+    for text in ("1 su un supporto, senza ricevuta", "avviso di un consenso revocato"):
+        assert text in page, text
+    assert "Studio -" not in page
+    (row,) = [row for row in csv.DictReader(account_csv(account(config)).splitlines()) if row["withdrawal"] == "yes"]
+    assert (row["study"], row["legal_basis"]) == ("raw", "scientific-research")
+    mine = {one.study.id: one.releases for one in about(config, "mrn7777777")}
+    assert [one.parcel_ids for one in mine["raw"]] == [["9" * 32]]
+    made = _breach(config, "raw", None, None)
+    assert made.persons == 13
+    assert "1 on a medium, no receipt" in breach_markdown(made, "en")
+    journal.append("parcel.delivered", assignment=raw.assignment, parcel="9" * 32, bytes=100, index=10)
+    assert account(config).releases[0].on_medium == 0
 
 
 def test_one_patient(hospital: Hospital) -> None:

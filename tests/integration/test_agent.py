@@ -210,9 +210,13 @@ def test_a_parcel_the_centre_refuses_is_set_aside_and_the_next_goes(config: Edge
         assert [folder for folder, _ in agent.site.spool.entries()] == ["bad", "sent"]
 
 
+def unanswered() -> None:
+    raise UnavailableError("unavailable.centre")
+
+
 def test_a_receipt_that_does_not_verify_is_not_believed(config: EdgeConfig, office: Office) -> None:
     office.keys.other_key = SecretKey.generate()
-    office.news = lambda _report: None  # else a heartbeat finds it before anything is sent
+    office.fail["report"] = unanswered  # else a heartbeat finds it before anything is sent
     with running(config, office) as agent:
         asked = office.submit(study())
         until = time.monotonic() + 60

@@ -14,11 +14,15 @@ import pytest
 from sqlalchemy import select
 
 from central.store.models import AssignmentRow, ParcelRow
+from corsia.cli.edge_status import site_status
+from edge.access import about
+from edge.account import account
 from edge.agent import Agent
 from edge.backup import backup, recovery_key, restore
+from edge.callerrors import NotOffered
 from edge.config import EdgeConfig, load
 from edge.heartbeat import Heartbeat
-from edge.hold import is_held
+from edge.hold import is_held, release
 from edge.identity import enrol
 from edge.lane import LaneRun
 from edge.ledger import Ledger
@@ -34,7 +38,7 @@ from privacy.dp.accountant import ZERO
 from privacy.envelope import SecretKey, read_key, read_public
 from privacy.transparency import Tree
 from protocol.assignment import Assignment, AssignmentKind, MaskStep, RoundInstruction, RoundPhase, State
-from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, DisclosureRefused, UnavailableError
+from protocol.errors import BudgetExceeded, ConflictError, CorsiaError, DisclosureRefused, InputError, UnavailableError
 from protocol.landed import LandedPage
 from protocol.parcel import Receipt
 from protocol.study import Study
@@ -105,7 +109,7 @@ def held_by(site: Site, code: str) -> None:
         Reconciliation(site).step()
     assert caught.value.code == code
     assert is_held(site.config.state_dir)
-    assert site.halted()
+    assert site.brakes.halted()
 
 
 def test_the_daemon_waits_and_then_counts_what_left_since_the_backup(
@@ -128,7 +132,7 @@ def test_the_daemon_waits_and_then_counts_what_left_since_the_backup(
         record = agent.site.state.record(third.id)
         assert record is not None
         assert record.state is State.RECEIVED
-        assert agent.site.halted()
+        assert agent.site.brakes.halted()
         assert len(office.reports) == reports  # it says nothing that would make the centre forget what it heard
         office.fail.clear()
         office.wait(third)
@@ -147,6 +151,66 @@ def test_the_daemon_waits_and_then_counts_what_left_since_the_backup(
         assert second.state is State.DONE  # it was not done again
 
 
+def test_what_left_since_the_backup_is_told_to_whoever_asks(lost: Lost, office: Office, tmp_path: Path) -> None:
+    """In the account, for every patient as one who may be in it, and nothing more of the study leaves."""
+    config = lost.restored(tmp_path / "site")
+    digest = lost.second.study_digest
+    (gone,) = [name for name, (entry, _) in office.parcels.items() if entry.assignment_id == lost.second.id]
+    with opened(config, office) as site:
+        assert [one.assignment for one in account(config).releases] == [lost.first.id]
+        Reconciliation(site).step()
+        first, second = account(config).releases
+        assert (first.counted, second.counted, second.parcel_ids, second.indexes) == (0, 1, [gone], [])
+        assert (second.study.legal_basis, second.bytes) == ("scientific-research", lost.sizes(lost.second))
+        assert second.persons is None
+        assert second.first < second.last, "between the backup and the count"
+        assert [one.counted for one in account(config, until=second.last).releases] == [0, 1]
+        assert account(config, until=second.first).releases == [first]
+        assert account(config, since=second.last + 1).releases == []
+        found = {one.study.digest: one.sure for one in about(config, "somebody")}
+        assert found == {digest: False}
+        assert site.subjects.left(digest)
+        assert site_status(config)["unfollowed"] == [digest]
+        assert not site.subjects.left(lost.first.study_digest)
+        site.journal.append("parcel.delivered", assignment=lost.second.id, parcel=gone, bytes=5, index=1)
+        assert [(one.counted, one.indexes) for one in account(config).releases][1] == (0, [1])
+
+
+def test_a_parcel_that_was_planned_before_the_backup_and_left_after_it(
+    lost: Lost, office: Office, tmp_path: Path
+) -> None:
+    """Its spend and its persons are here; that it left is known from the centre alone."""
+    config = lost.restored(tmp_path / "site")
+    (gone,) = [name for name, (entry, _) in office.parcels.items() if entry.assignment_id == lost.second.id]
+    with opened(config, office) as site:
+        site.released.note(lost.second.study_digest, lost.second.id, gone, ["a", "b"])
+        site.journal.append("parcel.planned", assignment=lost.second.id, parcel=gone, part=0)
+        Reconciliation(site).step()
+        (found,) = [one for one in account(config).releases if one.counted]
+        assert (found.parcel_ids, found.study.digest) == ([gone], lost.second.study_digest)
+        assert [line.event for line in site.journal.tail(100)].count("backup.counted") == 1
+        assert not site.subjects.left(lost.second.study_digest)
+
+
+def test_an_answer_that_is_none_does_not_make_the_centre_an_older_one(
+    lost: Lost, office: Office, tmp_path: Path
+) -> None:
+    config = lost.restored(tmp_path / "site")
+
+    def answer(error: CorsiaError) -> None:
+        raise error
+
+    with opened(config, office) as site:
+        release(config.state_dir)
+        office.fail["landed"] = lambda: answer(InputError("input.message"))
+        with pytest.raises(InputError):
+            Reconciliation(site).step()
+        assert not site.compared.is_set()
+        office.fail["landed"] = lambda: answer(NotOffered("input.message"))
+        Reconciliation(site).step()
+        assert site.compared.is_set()
+
+
 def test_a_copy_of_an_older_folder_is_found_by_the_heads_that_the_centre_heard(
     lost: Lost, office: Office, tmp_path: Path
 ) -> None:
@@ -162,15 +226,15 @@ def test_a_copy_of_an_older_folder_is_found_by_the_heads_that_the_centre_heard(
 
     office.landed = waits
     with opened(config, office) as site:
-        assert not site.halted()
+        assert not site.brakes.halted()
         with pytest.raises(UnavailableError):
             Heartbeat(site).beat()
         assert is_held(config.state_dir)
-        assert site.halted()
+        assert site.brakes.halted()
         assert site.status().ledger_head == ""
         office.landed = None
         Heartbeat(site).beat()
-        assert not site.halted()
+        assert not site.brakes.halted()
         assert site.ledger is not None
         assert office.reports[-1].ledger_head == site.ledger.head()
         assert f"restored/{lost.second.id}" in [spend.key for spend in site.ledger.spends()]
@@ -179,7 +243,7 @@ def test_a_copy_of_an_older_folder_is_found_by_the_heads_that_the_centre_heard(
         assert (events[0], set(events[1:-1]), events[-1]) == ("backup.older", {"backup.counted"}, "backup.reconciled")
     with opened(config, office) as site:  # the heads are those of now
         Reconciliation(site).step()
-        assert not site.halted()
+        assert not site.brakes.halted()
 
 
 def test_a_centre_that_hides_receipts_unspends_nothing(lost: Lost, office: Office, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from central.store.models import LogRow
 from central.web.api import _export
 from corsia.cli import app
 from edge.agent import _dialler
+from edge.callerrors import NotOffered
 from edge.config import EdgeConfig, Witnesses
 from edge.deliver import Delivery
 from edge.heartbeat import Heartbeat
@@ -34,6 +35,7 @@ from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, read_public, 
 from privacy.inclusion import LogNews
 from privacy.witness import WitnessKey, WitnessSecret, check_quorum
 from protocol.errors import IntegrityError, UnavailableError
+from protocol.landed import LandedPage
 from tests.agentkit import site_config
 from tests.gatewaykit import Centre, running
 
@@ -153,7 +155,7 @@ def is_found(hospital: Hospital) -> None:
     told = hospital.events().count("log.refused")
     hospital.beat()
     hospital.beat()  # told once
-    assert site.halted()
+    assert site.brakes.halted()
     assert paused_for(site.config.state_dir) == "log.proof"
     assert hospital.events()[-2:] == ["log.refused", "egress.paused"]
     assert hospital.events().count("log.refused") == told + 1
@@ -164,7 +166,7 @@ def is_found(hospital: Hospital) -> None:
     hospital.show(hospital.log)
     set_paused(site.config.state_dir, False)
     hospital.beat()
-    assert not site.halted()
+    assert not site.brakes.halted()
 
 
 @pytest.mark.parametrize("lie", LIES)
@@ -224,7 +226,7 @@ def test_time_orders_nothing(hospital: Hospital) -> None:
     hospital.beat()
     hospital.show(hospital.log)
     assert hospital.linked == before + 2
-    assert not hospital.site.halted()
+    assert not hospital.site.brakes.halted()
 
 
 def test_all_receipts_are_linked_and_nothing_is_sent_at_rest(hospital: Hospital) -> None:
@@ -266,7 +268,7 @@ def test_a_restart_links_what_a_crash_left_out(hospital: Hospital) -> None:
     hospital.__post_init__()
     hospital.beat()
     assert site.log_view.look().apart == ()
-    assert not site.halted()
+    assert not site.brakes.halted()
 
 
 def test_a_steward_who_decides_while_an_answer_is_under_way(hospital: Hospital, tmp_path: Path) -> None:
@@ -281,16 +283,47 @@ def test_a_steward_who_decides_while_an_answer_is_under_way(hospital: Hospital, 
 
     hospital.show(Liar(answer))
     hospital.beat()
-    assert not site.halted()
+    assert not site.brakes.halted()
     assert site.log_view.linked is None
     hospital.show(true)
     hospital.beat()
     assert hospital.linked == true.grown([0]).size
 
 
-def test_versions_that_do_not_know_of_it(hospital: Hospital, tmp_path: Path) -> None:
+def not_offered(_start: int) -> LandedPage:
+    """What the wire says of a call that the centre does not know."""
+    raise NotOffered("input.message", "status UNIMPLEMENTED")
+
+
+def test_a_centre_that_leaves_its_log_out_of_its_answer(
+    hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that knows of it must tell; one that says it does not know (any more) is believed for a day."""
+    hospital.beat()
+    site, now = hospital.site, [hospital.site.now()]
+    monkeypatch.setattr(site, "now", lambda: now[0])
+    hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
+    is_found(hospital)
+    monkeypatch.setattr(site.link, "landed", not_offered)
+    hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
+    for passed in (0, 86_000, 300):
+        now[0] += passed
+        hospital.beat()
+        assert not site.brakes.halted()
+    now[0] += 200
+    is_found(hospital)
+    assert site.state.fact("log_unwitnessed") == "", "it has told again"
+    hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
+    hospital.beat()
+    assert not site.brakes.halted()
+    hospital.show(hospital.log)
+    hospital.beat()
+
+
+def test_versions_that_do_not_know_of_it(hospital: Hospital, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that names no sizes hears of no log; a centre that tells of none is asked to prove state by state."""
     site, link = hospital.site, hospital.site.link
+    monkeypatch.setattr(link, "landed", not_offered)
     assert link.report(site.status()).log is None
     hospital.deliver(2)
     hospital.show(Liar(lambda _sizes: None))  # type: ignore[arg-type, return-value]
@@ -307,7 +340,7 @@ def test_versions_that_do_not_know_of_it(hospital: Hospital, tmp_path: Path) -> 
     hospital.show(true)
     set_paused(site.config.state_dir, False)
     hospital.beat()
-    assert not site.halted()
+    assert not site.brakes.halted()
 
 
 def test_a_centre_that_takes_parcels_and_proves_none(hospital: Hospital) -> None:
@@ -348,12 +381,12 @@ def test_witnesses_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
 
     later(0)
     later(59)
-    assert not site.halted()
+    assert not site.brakes.halted()
     size = sign(anna, bruno)
     later(30)  # signed: the time begins anew with the next growth
     assert site.state.fact("log_unwitnessed") == ""
     later(10_000)
-    assert not site.halted()
+    assert not site.brakes.halted()
     hospital.deliver()
     later(0)
     later(50)
@@ -362,9 +395,9 @@ def test_witnesses_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
     hospital.deliver()
     assert sign(anna) == size + 2  # at another size: it extends the one that carla signed
     later(4)
-    assert not site.halted()
+    assert not site.brakes.halted()
     later(58)  # both had come to size + 1 in time; the last parcel has two seconds more
-    assert not site.halted()
+    assert not site.brakes.halted()
     later(61)
     assert paused_for(site.config.state_dir) == "log.witness"
     assert sign(bruno) == size + 2  # beside anna, where the site has looked already: it looks again
@@ -372,12 +405,12 @@ def test_witnesses_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
     later(1)
     set_paused(site.config.state_dir, False)
     later(1)
-    assert not site.halted()
+    assert not site.brakes.halted()
     hospital.deliver()
     assert sign(bruno, carla) == size + 3
     later(1)
     later(10_000)
-    assert not site.halted()
+    assert not site.brakes.halted()
     forged = another(tmp_path, centre, [*leaves(centre)[:-1], b"other", b"new", b"newer"])
     text = forged.grown([0]).checkpoint
     for one in (anna, bruno):
@@ -392,7 +425,7 @@ def test_witnesses_of_the_log(hospital: Hospital, tmp_path: Path) -> None:
     set_paused(site.config.state_dir, False)
     site.config = plain
     hospital.beat()
-    assert not site.halted()
+    assert not site.brakes.halted()
 
 
 def test_files_between_site_centre_and_witness(hospital: Hospital, tmp_path: Path) -> None:

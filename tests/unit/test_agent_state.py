@@ -214,3 +214,21 @@ def test_parts_are_sealed_as_they_fill_and_held(tmp_path: Path) -> None:
     ]
     assert [b.batch_id for b in batches] == [batch_id(ONE.study_digest, "site-a", "a1", n) for n in range(3)]
     assert len({b.batch_id for b in batches}) == 3
+
+
+def test_about_whom_the_rows_are_takes_room_too(tmp_path: Path) -> None:
+    """Some 20 bytes a row: of short rows it is more than the rows themselves."""
+    recipients = [{"role": "vault", "key": SecretKey.generate().public.to_base64()}]
+    rooms: list[int] = []
+    sealer = Sealer(
+        Spool(tmp_path / "spool", 10**9), Journal(tmp_path / "journal.jsonl"), assignment=ONE, site="site-a",
+        study=Study.model_validate(study().model_dump(by_alias=True) | {"recipients": recipients}),
+        signer=SecretKey.generate(), reserve=lambda: None, pause=lambda: None, room=rooms.append,
+        subjects=lambda item: ["P" * 17] * item.rows, part_bytes=60_000,
+    )  # fmt: skip
+    for number in range(3):
+        sealer.add(Item(kind=ItemKind.TABLE, name=f"{number}.parquet", data=b"x" * 1000, rows=2000, persons=2000))
+    sealer.finish({})
+    assert len(sealer.held) == 3, "a part is no larger than it may be"
+    for room, entry in zip(rooms, sealer.held, strict=True):
+        assert entry.size_bytes <= room

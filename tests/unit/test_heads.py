@@ -81,6 +81,51 @@ def test_a_past_made_anew_is_found(tmp_path: Path, journal: Journal) -> None:
     damaged(tmp_path)
 
 
+def test_heads_of_a_key_that_is_lost_are_vouched_for_by_the_one_that_follows(tmp_path: Path, journal: Journal) -> None:
+    """docs/runbooks/lost-site-key.md; a key of which nothing came, and one that comes back."""
+    never, days = SecretKey.from_bytes(b"\x03" * 32), iter(range(100))
+
+    def work(key: SecretKey) -> None:
+        heads = Heads(tmp_path)
+        for _ in range(2):
+            journal.append("agent.started")
+            heads.sign(journal, "site-a", key, lambda: next(days) * DAY)
+
+    def found(key: SecretKey) -> int:
+        return int(Heads(tmp_path).verify(Journal(tmp_path / "journal.jsonl", readonly=True), key.public)["signed"])
+
+    work(KEY)
+    assert found(KEY) == 3  # two days, and the newest
+    Heads(tmp_path).succeed("site-a", never)  # the machine stops before this key is written
+    Heads(tmp_path).succeed("site-a", OTHER)
+    assert found(OTHER) == 2
+    work(OTHER)
+    assert found(OTHER) == 5
+    damaged(tmp_path, KEY)
+    Heads(tmp_path).succeed("site-a", KEY)  # found again
+    work(KEY)
+    assert found(KEY) == 7
+    aside = next(tmp_path.glob("journal.before-*"))
+    aside.write_bytes(aside.read_bytes().replace(b"site-a", b"site-b"))
+    damaged(tmp_path)
+
+
+def test_who_holds_the_folder_alone_cannot_have_his_heads_vouched_for(tmp_path: Path, journal: Journal) -> None:
+    """The daemon signs with its own key, whatever lies there."""
+    heads = Heads(tmp_path)
+    for at in range(2):
+        journal.append("agent.started")
+        heads.sign(journal, "site-a", KEY, lambda at=at: at * DAY)  # type: ignore[misc]
+    thief = tmp_path / "thief"
+    thief.mkdir()
+    Heads(thief).sign(journal, "site-a", OTHER)
+    for name in ("journal.head", "journal.heads", "journal.signer"):
+        (tmp_path / name).write_bytes((thief / name).read_bytes())
+    journal.append("agent.started")
+    Heads(tmp_path).sign(journal, "site-a", KEY)
+    damaged(tmp_path)
+
+
 def test_a_head_is_of_the_lines_it_names(tmp_path: Path, journal: Journal) -> None:
     """Signed while others append."""
     heads, days = Heads(tmp_path), iter(range(10_000))

@@ -172,9 +172,9 @@ from protocol.errors import StorageError
 journal = Journal(Path(sys.argv[1]))
 journal.append("agent.started")
 size = Path(sys.argv[1]).stat().st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 50, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 250, resource.RLIM_INFINITY))
 try:
-    journal.append("agent.stopped")
+    journal.append_all([("egress.paused", {}), ("egress.resumed", {})])  # there is room for the first
 except StorageError as error:
     print(error.code)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -188,7 +188,7 @@ print(*[line.event for line in journal.tail()])
         check=True,
         cwd=Path(__file__).parents[2],
     )
-    assert done.stdout.split() == ["storage.full", "agent.started", "journal.repaired", "agent.stopped"]
+    assert done.stdout.split() == ["storage.full", "agent.started", "agent.stopped"]
 
 
 def test_reading_needs_no_file(path: Path) -> None:

@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from edge import snapshot
+from edge.heads import Heads
 from edge.journal import Journal
 from edge.ledger import Ledger
 from edge.snapshot import take
 from edge.spool import ParcelMeta, Spool
 from edge.state import SiteState
+from privacy import folders
+from privacy.envelope import SecretKey
 from protocol.errors import ConflictError
 from protocol.parcel import Receipt
 
@@ -130,7 +133,8 @@ def test_a_release_in_the_middle_of_a_look_is_taken_whole(tmp_path: Path, monkey
     for parcel in ("1" * 32, "2" * 32):
         meta = ParcelMeta(parcel_id=parcel, assignment_id="a", study_digest="0" * 64, content_type="records")
         daemon.spool.hold(meta, _sealed)
-    held, looked = sorted((state_dir / "spool" / "held").iterdir()), []
+    looked: list[Path] = []
+    held = sorted((state_dir / "spool" / "held").iterdir())
 
     def between(folder: Path) -> list[Path]:
         """One parcel is moved before the first look at new/, the other after it."""
@@ -148,4 +152,32 @@ def test_a_release_in_the_middle_of_a_look_is_taken_whole(tmp_path: Path, monkey
     take(state_dir, into)
     assert looked
     assert {path.name for path in (into / "spool" / "new").iterdir()} == {path.name for path in held}
+    daemon.close()
+
+
+def test_a_head_signed_while_it_is_taken_is_not_of_lines_that_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`journal.heads` is appended to: a link to it would bring along what comes after the journal was copied."""
+    state_dir, into = tmp_path / "state", tmp_path / "into"
+    for folder in (state_dir, into):
+        folder.mkdir()
+    daemon, heads, key = Daemon(state_dir), Heads(state_dir), SecretKey.from_bytes(b"\x01" * 32)
+    days = iter(range(100))
+
+    def sign() -> None:
+        daemon.journal.append("agent.started")
+        heads.sign(daemon.journal, "site-a", key, lambda: next(days) * 86_400.0)
+
+    def copied(source: Path, target: Path) -> None:
+        real(source, target)
+        if source.name == "ledger.db":
+            sign()
+
+    sign()
+    real = folders.copy_database
+    monkeypatch.setattr(snapshot, "copy_database", copied)
+    take(state_dir, into)
+    found = Heads(into).verify(Journal(into / "journal.jsonl", readonly=True), key.public)
+    assert (found["lines"], found["signed_lines"]) == (1, 1)
     daemon.close()

@@ -135,13 +135,14 @@ def test_a_mark_cannot_name_a_file_elsewhere(spool: Spool, tmp_path: Path) -> No
     assert spool.pending() == []
 
 
-def test_a_receipt_written_before_the_crash_counts(spool: Spool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("folder", ["sending", "new"])  # new: the receipt came by hand
+def test_a_receipt_written_before_the_crash_counts(spool: Spool, tmp_path: Path, folder: str) -> None:
     entry = spool.hold(meta(1), writer(b"x"))
     (entry,) = spool.release("a-1")
     kept = entry.path.read_bytes()
     side = (tmp_path / "spool" / "meta" / f"{entry.path.stem}.json").read_bytes()
     spool.sent(spool.sending(entry), receipt(entry))
-    (tmp_path / "spool" / "sending" / entry.path.name).write_bytes(kept)  # the parcel's removal did not come
+    (tmp_path / "spool" / folder / entry.path.name).write_bytes(kept)  # the parcel's removal did not come
     (tmp_path / "spool" / "meta" / f"{entry.path.stem}.json").write_bytes(side)
     again = Spool(tmp_path / "spool", 1_000)
     again.recover()

@@ -26,6 +26,7 @@ from edge.pause import paused_for, set_paused
 from privacy.envelope import SecretKey
 from privacy.transparency import Tree
 from protocol.assignment import Assignment, AssignmentKind, RoundPhase, SiteReport, State
+from protocol.errors import UnavailableError
 from protocol.study import Study
 from protocol.v1 import fleet_pb2 as pb
 from tests.agentkit import Office, site_config, study
@@ -210,6 +211,10 @@ def test_assignments_that_are_no_assignments(place: Place) -> None:
     assert peak < 1_500_000, "kB at the most, ever"
 
 
+def unanswered() -> None:
+    raise UnavailableError("unavailable.centre")
+
+
 def test_a_receipt_of_a_forked_log_is_not_believed(place: Place) -> None:
     """The parcel stays in the spool: without a proof nothing is deleted."""
     office = place.office
@@ -217,7 +222,7 @@ def test_a_receipt_of_a_forked_log_is_not_believed(place: Place) -> None:
     honest, thief = office.keys.other_key, SecretKey.generate()
     kept, office.tree = office.tree, Tree()
     office.keys.other_key = thief  # another log key than the one pinned
-    office.news = lambda _report: None  # else a heartbeat finds it before anything is sent
+    office.fail["report"] = unanswered  # else a heartbeat finds it before anything is sent
     try:
         made = office.submit(study("forked"))
         until = time.monotonic() + 60
@@ -228,7 +233,8 @@ def test_a_receipt_of_a_forked_log_is_not_believed(place: Place) -> None:
         assert held, "it was deleted on a false receipt"
         assert office.state(made) is None or office.state(made).state is not State.DONE  # type: ignore[union-attr]
     finally:
-        office.keys.other_key, office.tree, office.news = honest, kept, None
+        office.keys.other_key, office.tree = honest, kept
+        del office.fail["report"]
     assert paused_for(place.config.state_dir) == "log.proof"
     set_paused(place.config.state_dir, False)  # what the steward decides
     place.alive()
