@@ -17,6 +17,9 @@ from toscaparser.tosca_template import ToscaTemplate
 
 from tests.releasekit import ROOT, program
 
+# A play that has to share the machine may take long.
+pytestmark = pytest.mark.timeout(1800)
+
 CLOUD = ROOT / "deploy" / "datacloud"
 TEMPLATES = sorted(path.relative_to(CLOUD / "tosca-templates") for path in (CLOUD / "tosca-templates").rglob("*.yaml"))
 _REMOTE = re.compile(r"https://baltig\.infn\.it/infn-cloud/tosca-types/(?:-/)?raw/v[^/\s]+/")
@@ -243,7 +246,7 @@ def played(tmp_path: Path) -> Any:
         values = [word for name, value in (given | more).items() for word in ("-e", f"{name}={value}")]
         command = [program("ansible-playbook"), "-e", f"ansible_python_interpreter={sys.executable}", *values]
         command.append(str(CLOUD / "ansible-role-corsia" / "tests" / "test.yml"))
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=900)
         changed = re.search(r"changed=(\d+)", done.stdout)
         return done.returncode == 0, int(changed[1]) if changed else -1, done.stdout + done.stderr
 
@@ -264,9 +267,15 @@ def test_the_role_changes_nothing_the_second_time(played: Any) -> None:
     assert sum(" up " in line for line in asked) == 1
     ok, changed, said = played()
     assert (ok, changed) == (True, 0), said
+
+
+@pytest.mark.full
+def test_a_changed_value_starts_the_centre_anew(played: Any) -> None:
+    assert played()[0]
     ok, changed, said = played(corsia_certificate_days="3")
-    assert (ok, changed) == (True, 2), said  # the file, and the start anew
-    assert "CORSIA_CERTIFICATE_DAYS=3" in (folder / ".env").read_text()
+    assert (ok, changed) == (True, 2), said  # the file, and the start
+    assert "CORSIA_CERTIFICATE_DAYS=3" in (played.folder / "opt" / ".env").read_text()
+    assert sum(" up " in line for line in (played.folder / "noted").read_text().splitlines()) == 2
 
 
 @pytest.mark.full

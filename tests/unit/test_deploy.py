@@ -28,7 +28,7 @@ WORKERS_CALLS = ("seccomp", "landlock_create_ruleset", "landlock_add_rule", "lan
 
 
 def run(*command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=60)
+    return subprocess.run(command, env=os.environ | env, capture_output=True, text=True, timeout=600)
 
 
 def settings(unit: Path) -> dict[str, list[str]]:
