@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full check proto lock lint supply services clean
+.PHONY: help demo test test-full check proto lock lint supply services clean docs wheelhouse
 
 help: ## what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -50,6 +50,14 @@ lint: $(STAMP)
 
 proto: $(STAMP) ## make protocol/v1/*_pb2*.py from fleet.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protocol/v1/fleet.proto
+
+docs: $(STAMP) ## the site of docs/ in site/, strict: a dead link or an undocumented name ends it
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
+
+SEAT ?= edge
+wheelhouse: $(STAMP) ## SEAT=edge|central|extras: build/wheelhouse-SEAT, from which a site without an index installs
+	@rm -rf build/wheelhouse-$(SEAT)
+	@$(BIN)/python deploy/wheelhouse.py $(SEAT) build/wheelhouse-$(SEAT)
 
 lock: ## resolve anew and write constraints.txt (developers; needs the package index)
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock

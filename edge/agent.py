@@ -57,6 +57,7 @@ from protocol.errors import (
 )
 from protocol.faults import point
 from protocol.parcel import Item
+from protocol.service import Service
 from protocol.study import Lane, study_digest
 
 __all__ = ["Agent"]
@@ -114,7 +115,7 @@ class Agent:
             for thread in threads:
                 thread.start()
             _log.info("agent.started", extra={"fields": {"site": self.config.site}})
-            stop.wait()
+            Service.of_environment().stand_by(stop)
             self.site.wake()
             self.site.link.close()
             for thread in threads:

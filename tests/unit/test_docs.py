@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -42,14 +44,18 @@ def test_links_between_pages_resolve(page: Path) -> None:
     assert broken == []
 
 
+@cache
+def named(noun: str) -> Any:
+    return typer.main.get_command(app).get_command(None, noun)  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_that_a_page_names_exist(page: Path) -> None:
-    root = typer.main.get_command(app)
     unknown = []
     for noun, verb in re.findall(r"\bcorsia ([a-z]+)(?: ([a-z]+(?:-[a-z]+)*))?", page.read_text()):
         if noun not in _GROUPS:
             continue
-        command = root.get_command(None, noun)  # type: ignore[attr-defined]
+        command = named(noun)
         if command is None or (verb and hasattr(command, "commands") and verb not in command.commands):
             unknown.append(f"{noun} {verb}")
     assert unknown == []
