@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from statistics import median
+from statistics import median_low
 from typing import Any
 
 from sqlalchemy import func, select
@@ -34,7 +34,7 @@ def timeline(session: Session, study_id: str, most: int = 40) -> list[dict[str, 
     Returns:
         `{"round", "phase", "attempt", "began", "ended", "asked", "skipped", "sites": [{"site", "state", "at",
         "seconds", "slow", "code"}]}`; state is answered | late | dropped, `phase` has the step of masking after a
-        slash, `slow` marks a straggler: later than twice the median of those that answered.
+        slash, `slow` marks a straggler: later than twice the (lower) median of those that answered.
 
     Raises:
         StudyRefused: `study.unknown`.
@@ -92,7 +92,7 @@ def _mark_slow(one: dict[str, Any]) -> None:
     took = [site["seconds"] for site in one["sites"] if site["state"] == "answered"]
     if len(took) < 2:
         return
-    middle = median(took)
+    middle = median_low(took)
     for site in one["sites"]:
         site["slow"] = site["state"] == "answered" and site["seconds"] > max(_SLOW * middle, middle + _SLOW_S)
 
