@@ -70,12 +70,12 @@ class Postgres:
             " -c full_page_writes=off -c max_connections=200 -c shared_buffers=16MB"
         )
         more = ["-m", "immediate"] if action == "stop" else ["-l", str(self.folder / "log"), "-o", options]
-        _as_postgres([str(self.bin / "pg_ctl"), "-D", str(self.folder / "data"), "-w", *more, action])
+        _as_postgres([str(self.bin / "pg_ctl"), "-D", str(self.folder / "data"), "-w", "-t", "300", *more, action])
 
 
 def _as_postgres(command: list[str]) -> None:
     drop = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.getuid() == 0 else []
-    subprocess.run([*drop, *command], check=True, stdout=subprocess.DEVNULL, timeout=60, cwd="/")
+    subprocess.run([*drop, *command], check=True, stdout=subprocess.DEVNULL, timeout=400, cwd="/")
 
 
 @contextmanager
@@ -176,7 +176,7 @@ def s3_server() -> Iterator[S3]:
 def _await_bucket(server: S3, process: subprocess.Popen[bytes]) -> None:
     from botocore.exceptions import BotoCoreError, ClientError
 
-    client, until = server.client(), time.monotonic() + 120
+    client, until = server.client(), time.monotonic() + 300
     while True:
         try:
             client.create_bucket(Bucket="ready")

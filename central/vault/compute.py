@@ -17,6 +17,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -140,9 +141,11 @@ class OnDask(Compute):
             client, self._client = self._client, None
         if client is not None:
             cluster = client.cluster
-            client.close(timeout=5)
+            with suppress(TimeoutError, OSError):  # what does not close in time, ends with this process
+                client.close(timeout=5)
             if cluster is not None:
-                cluster.close(timeout=5)
+                with suppress(TimeoutError, OSError):
+                    cluster.close(timeout=5)
 
     @staticmethod
     def _answered(client: Client, future: Future) -> _Told:

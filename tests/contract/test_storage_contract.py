@@ -59,7 +59,7 @@ def test_writers_of_several_processes_allot_indexes_without_gaps(state: Path) ->
         writer.start()
     append(state, 20)
     for writer in writers:
-        writer.join(120)
+        writer.join()
         assert writer.exitcode == 0
     with store.read() as session:
         assert list(session.scalars(select(LogRow.index).order_by(LogRow.index))) == list(range(60))
