@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from edge.sources import instance
-from edge.sources.origin import REFUSED, Bad, Known, Page, Part
+from edge.sources.origin import REFUSED, Bad, Gone, Known, Page, Part
 from edge.sources.places import Dicomweb
 from edge.sources.web import Refused, Web
 from protocol.errors import InputError
@@ -59,7 +59,7 @@ class DicomwebOrigin:
         query: dict[str, str | int] = {"StudyDate": self._place.days} if self._place.days else {}
         return sum(1 for _ in self._listed("studies", query, _STUDY))
 
-    def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad]:
+    def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad | Gone]:
         wanted, listed = self._place.modalities, 0
         for series in self._listed(f"studies/{study}/series", {"includefield": _MODALITY}, _SERIES):
             skip = bool(wanted) and _value(series, _MODALITY) not in wanted
@@ -69,8 +69,10 @@ class DicomwebOrigin:
                 if not skip and not known.has(uid):
                     yield self._instance(f"{base}/{uid}", uid)
 
-        if told.isdigit() and listed < int(told):  # the list was not whole, or an instance came or went meanwhile
+        if told.isdigit() and listed < int(told):  # an answer was lost, or an instance came or went meanwhile
             yield Bad(key=f"{study}:listed", reason=REFUSED)
+        else:
+            yield Gone(f"{study}:listed")  # an earlier list may have been short
 
     def _instance(self, path: str, uid: str) -> Part | Bad:
         try:

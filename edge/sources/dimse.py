@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from edge.sources import association, instance
-from edge.sources.origin import REFUSED, Bad, Known, Page, Part
+from edge.sources.origin import REFUSED, Bad, Gone, Known, Page, Part
 from edge.sources.places import Dimse
 from protocol.errors import InputError, UnavailableError
 
@@ -82,7 +82,7 @@ class DimseOrigin:
         days = {"StudyDate": self._place.days}
         return _find(link, "STUDY", {"StudyInstanceUID": "", "NumberOfStudyRelatedInstances": "", **days})
 
-    def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad]:
+    def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad | Gone]:
         series: dict[str, dict[str, str]] = {}  # series -> instance -> class
         listed = 0
         with self._asking() as link:
@@ -96,6 +96,8 @@ class DimseOrigin:
                     series[uid] = found
         if told.isdigit() and listed < int(told):  # an answer was lost, or an instance came or went meanwhile
             yield Bad(key=f"{study}:listed", reason=REFUSED)
+        else:
+            yield Gone(f"{study}:listed")  # an earlier list may have been short
         for uid, instances in series.items():
             missing = [name for name in instances if not known.has(name)]
             for at in range(0, len(missing), _AT_ONCE):
