@@ -128,7 +128,8 @@ def study(
 
     Example: corsia init study --from-csv a.csv --from-csv b.csv --from-csv c.csv --outcome disease
     """
-    sources, names, dataset = from_csv or [], ("site-a", "site-b"), "cohort"
+    sources, dataset = from_csv or [], "cohort"
+    names: tuple[str, ...] = ("site-a", "site-b")
     if not (lane or sources) and sys.stdin.isatty() and not json_out:
         lane, names, dataset = _ask()
     asked = Asked(
