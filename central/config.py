@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from central.identity.settings import IdentityConfig
 from privacy.envelope.keyfile import guard as keys_guarded
 from protocol import toml
 from protocol.errors import AuthenticationError, ConfigurationError
@@ -80,12 +81,16 @@ class WebConfig(_Model):
     """REST API and dashboard.
 
     Attributes:
+        calls_per_s: of one person, on average; twenty times as many at once.
+        failures_per_min: requests of one address that nobody is known by, log-ins included.
         sign_in_browser: operators may sign in the dashboard what takes two of them. Their keys are then in pages whose
             scripts this process serves: whoever takes it over can take them. Without it there are the commands alone.
     """
 
     host: Host = "127.0.0.1"
     port: Port = 7480
+    calls_per_s: Annotated[float, Field(ge=1, le=100_000)] = 50.0
+    failures_per_min: Annotated[float, Field(ge=1, le=1_000_000)] = 60.0
     sign_in_browser: bool = False
 
 
@@ -165,6 +170,7 @@ class CentralConfig(_Model):
     Attributes:
         two_person: what takes two operators; without "sites" an invite alone admits a site. With it a second operator
             is asked as soon as there is one.
+        identity: the OpenID provider that says who people are; without it operators' token files are all there is.
         plugins: folder of researchers' plug-ins (`pipelines.plugins`), which the federation looks at in a process of
             its own; without it studies with a plug-in are refused.
     """
@@ -177,6 +183,7 @@ class CentralConfig(_Model):
     mlflow: MlflowConfig = MlflowConfig()
     limits: LimitsConfig = LimitsConfig()
     keys: KeysConfig = KeysConfig()
+    identity: IdentityConfig | None = None
     sites: dict[Slug, Slug] = Field(default_factory=dict)
     plugins: Path | None = None
 
@@ -237,11 +244,22 @@ def read_config(text: str, path: Path) -> CentralConfig:
         plugins = None if config.plugins is None else (base / config.plugins.expanduser()).resolve()
         locked = config.keys.passphrase_file
         keys = KeysConfig(passphrase_file=None if locked is None else (base / locked.expanduser()).resolve())
+        identity = None if config.identity is None else _placed(config.identity, base)
     except ValidationError as error:
         raise ConfigurationError("config.invalid", f"{path}: {first_fault(error, whole='file')}") from None
     except (ValueError, RuntimeError, OSError) as error:  # no TOML; a path of nobody's home, or with a zero byte
         raise ConfigurationError("config.invalid", f"{path}: {error}") from None
-    return config.model_copy(update={"state_dir": state_dir, "plugins": plugins, "keys": keys})
+    update = {"state_dir": state_dir, "plugins": plugins, "keys": keys, "identity": identity}
+    return config.model_copy(update=update)
+
+
+def _placed(identity: IdentityConfig, base: Path) -> IdentityConfig:
+    """With absolute paths."""
+    files = {
+        name: None if (path := getattr(identity, name)) is None else (base / path.expanduser()).resolve()
+        for name in ("client_secret_file", "ca_file")
+    }
+    return identity.model_copy(update=files)
 
 
 def operator_token(config: CentralConfig) -> str:

@@ -24,7 +24,7 @@ from privacy.envelope import PublicKey, SecretKey
 from protocol.durable import sync_folder
 from protocol.errors import AuthenticationError, ConfigurationError, ConflictError, InputError
 
-__all__ = ["FIRST", "Operator", "Operators", "bearer", "read_token", "signing_key"]
+__all__ = ["FIRST", "Operator", "Operators", "bearer", "is_jwt", "read_token", "signing_key"]
 
 FIRST = "operator"
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
@@ -45,14 +45,20 @@ class Operator:
         return PublicKey.from_base64(self.key)
 
 
+def is_jwt(token: str) -> bool:
+    """Whether this looks like an OpenID provider's token; no operator's name begins like one."""
+    return token.startswith("eyJ") and token.count(".") == _PARTS - 1
+
+
 def bearer(token: str) -> str:
-    """What of a token the web process may see; an unnamed token is shown whole."""
-    parts = token.strip().split(".")
-    return ".".join(parts[:2]) if len(parts) == _PARTS else token.strip()
+    """What of a token the web process may see: of a named operator's never the seal, any other one whole."""
+    token = token.strip()
+    parts = token.split(".")
+    return ".".join(parts[:2]) if len(parts) == _PARTS and not is_jwt(token) else token
 
 
 def read_token(path: Path) -> str:
-    """The token of a file. One with a seal is a key: nobody else may read it.
+    """The token of a file. One with a seal is a key, and so is an API token: nobody else may read it.
 
     Raises:
         AuthenticationError: `auth.token` when it cannot be read.
@@ -63,7 +69,7 @@ def read_token(path: Path) -> str:
         mode = path.expanduser().stat().st_mode
     except (OSError, UnicodeDecodeError):
         raise AuthenticationError("auth.token", f"{path} cannot be read") from None
-    if len(token.split(".")) == _PARTS and mode & 0o077:
+    if (len(token.split(".")) == _PARTS or token.startswith("ct_")) and mode & 0o077:
         raise ConfigurationError("config.key-mode", f"{path} is readable by others: chmod 600 it")
     return token
 

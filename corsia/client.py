@@ -11,12 +11,15 @@ mlflow) are imported when used.
 
 from __future__ import annotations
 
+import html
+import sys
 from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from corsia.features import FeatureTable
+from corsia.live import in_notebook
 from corsia.models import Model, Models
 from corsia.statistics import Statistics
 from corsia.studies import Studies, StudyTable
@@ -39,18 +42,27 @@ __all__ = ["Hub", "Log", "Model", "Models", "connect"]
 
 
 def connect(
-    url: str, token: str | None = None, token_file: str | Path | None = None, *, timeout_s: float = 60.0
+    url: str,
+    token: str | None = None,
+    token_file: str | Path | None = None,
+    *,
+    timeout_s: float = 60.0,
+    interactive: bool | None = None,
 ) -> Hub:
     """Connect to a centre and check that the token is right.
 
+    Without a token the one is taken that a log-in has kept (`corsia account login URL`); with none kept, a person at a
+    notebook or a terminal is asked to log in at the centre's OpenID provider.
+
     Args:
         url: address of the web process, as in `http://127.0.0.1:7480`.
-        token: an operator's token; or
+        token: an operator's token, or an API token; or
         token_file: the file that holds it (`operator.token` in the centre's state folder, or a named operator's).
         timeout_s: of each request, in seconds.
+        interactive: whether a person can be asked to log in; None: as it looks.
 
     Raises:
-        AuthenticationError: `auth.token`.
+        AuthenticationError: `auth.token`, `auth.provider`.
         ConfigurationError: `config.key-mode` when others can read a named operator's token file.
         UnavailableError: `unavailable.centre`.
 
@@ -60,18 +72,35 @@ def connect(
         protocol.errors.UnavailableError: the centre does not answer at http://127.0.0.1:1 [unavailable.centre]
     """
     if token is None:
-        if token_file is None:
-            raise AuthenticationError("auth.token", "give token or token_file")
-        from central.operators import read_token
-
-        token = read_token(Path(token_file))
+        token = _found(url, token_file, _at_hand() if interactive is None else interactive)
     hub = Hub(url, token, timeout_s=timeout_s)
     try:
-        hub.request("GET", "/log/head")
+        hub.me = dict(hub.request("GET", "/me"))
     except CorsiaError:
         hub.close()
         raise
     return hub
+
+
+def _found(url: str, token_file: str | Path | None, interactive: bool) -> str:
+    """The token of a file, or the one kept for this centre, or of a log-in now."""
+    from central.operators import read_token
+    from corsia.login import keep, login, saved
+
+    if token_file is not None:
+        return read_token(Path(token_file))
+    if saved(url).exists():
+        return read_token(saved(url))
+    if not interactive:
+        raise AuthenticationError("auth.token", f"give token or token_file, or say: corsia account login {url}")
+    token = str(login(url)["token"])
+    keep(url, token)
+    return token
+
+
+def _at_hand() -> bool:
+    """Whether a person can be asked: in a notebook, or at a terminal."""
+    return in_notebook() or (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty())
 
 
 class Log:
@@ -92,6 +121,10 @@ class Log:
 
         Raises:
             IntegrityError: `log.proof`.
+
+        Example:
+            >>> hub.log.verify()["verified"]
+            True
         """
         from privacy.transparency import verify_log
 
@@ -99,7 +132,12 @@ class Log:
         return dict(verify_log(export if log_key is None else export | {"log_key": log_key}))
 
     def proof(self, index: int) -> dict[str, Any]:
-        """The inclusion proof of one leaf."""
+        """The inclusion proof of one leaf.
+
+        Example:
+            >>> sorted(hub.log.proof(0))
+            ['checkpoint', 'index', 'leaf', 'log_key', 'origin', 'proof']
+        """
         return dict(self._hub.request("GET", f"/log/proof/{int(index)}"))
 
 
@@ -114,6 +152,7 @@ class Hub:
         from central.operators import bearer
 
         self.url, self.token = url.rstrip("/"), token
+        self.me: dict[str, Any] = {}  # who this is at the centre, and what he may
         self._http: httpx.Client = httpx.Client(
             base_url=f"{self.url}/api/v1",
             headers={"Authorization": f"Bearer {bearer(token)}"},  # a named operator's seal stays here
@@ -123,14 +162,35 @@ class Hub:
 
     @property
     def sites(self) -> Listing:
-        """Enrolled sites with their last heartbeat."""
-        rows = self.request("GET", "/sites")
+        """Enrolled sites with their last heartbeat.
+
+        Example:
+            >>> [site["name"] for site in hub.sites]
+            ['site-a', 'site-b']
+        """
+        rows = self.pages("/sites?limit=1000")
         return Listing(rows, ("name", "network", "alive", "paused", "version", "spool_parcels"))
 
     @property
+    def datasets(self) -> Listing:
+        """What sites tell of their data: about how many rows, which columns. Never a row.
+
+        Example:
+            >>> [row["dataset"] for row in hub.datasets if (row["rows"] or 0) >= 20]
+            ['lung']
+        """
+        rows = self.pages("/datasets?limit=1000")
+        return Listing(rows, ("dataset", "site", "rows", "lanes", "columns"))
+
+    @property
     def lanes(self) -> Listing:
-        """Totals of each lane."""
-        rows = self.request("GET", "/lanes")
+        """Totals of each lane.
+
+        Example:
+            >>> [lane["lane"] for lane in hub.lanes]
+            ['harvest', 'anonymize', 'extract', 'train', 'infer']
+        """
+        rows = self.pages("/lanes")
         return Listing(rows, ("lane", "studies", "records", "files", "parcels", "bytes", "withheld"))
 
     @property
@@ -157,6 +217,10 @@ class Hub:
 
         Raises:
             StudyRefused: `study.unknown`, also for a study of another lane.
+
+        Example:
+            >>> hub.features("lung").to_pandas().groupby("site")["age"].count().to_dict()
+            {'site-a': 6, 'site-b': 6}
         """
         if self.studies[study_id].status().value["lane"] != "extract":
             raise StudyRefused("study.unknown", f"study {study_id} extracts no features: use hub.table(...)")
@@ -174,6 +238,17 @@ class Hub:
             UnavailableError: `unavailable.centre`.
         """
         return self._send(method, path, more).json()
+
+    def pages(self, path: str) -> list[dict[str, Any]]:
+        """All rows of a list, page by page. Raises as `request`."""
+        rows: list[dict[str, Any]] = []
+        while True:
+            answer = self._send("GET", path, {})
+            rows += answer.json()
+            onward = answer.links.get("next", {}).get("url", "")
+            if not onward.startswith("/api/v1/"):
+                return rows
+            path = onward.removeprefix("/api/v1")
 
     def download(self, path: str) -> bytes:
         """One call of the API; its raw answer. Raises as `request`."""
@@ -208,6 +283,10 @@ class Hub:
         except httpx.HTTPError:
             raise UnavailableError("unavailable.centre", f"the centre does not answer at {self.url}") from None
 
+    def logout(self) -> None:
+        """End this API token at the centre; an operator's token is his file, and stays."""
+        self._send("POST", f"{self.url}/auth/logout", {})
+
     def close(self) -> None:
         """Close the connection."""
         self._http.close()
@@ -219,7 +298,17 @@ class Hub:
         self.close()
 
     def __repr__(self) -> str:
+        """For example:
+
+        >>> corsia.Hub("http://127.0.0.1:7480", "token")
+        <corsia hub at http://127.0.0.1:7480>
+        """
         return f"<corsia hub at {self.url}>"
+
+    def _repr_html_(self) -> str:
+        who = html.escape(str(self.me.get("name", "")))
+        roles = html.escape(", ".join(self.me.get("roles", ())))
+        return f"<p>Corsia at <b>{html.escape(self.url)}</b>, as {who} ({roles})</p>{self.lanes._repr_html_()}"
 
     def _send(self, method: str, path: str, more: dict[str, Any]) -> httpx.Response:
         import httpx

@@ -124,8 +124,8 @@ def _document(hub: Hub, study: str) -> bytes:
 
 
 def _decisions(hub: Hub, kind: str, subject: str) -> list[dict[str, Any]]:
-    asked = urlencode({"kind": kind, "subject": subject})
-    return list(hub.request("GET", f"/decisions?{asked}"))
+    asked = urlencode({"kind": kind, "subject": subject, "limit": 1000})
+    return hub.pages(f"/decisions?{asked}")
 
 
 def _open(hub: Hub, kind: type[_Asked], action: str, subject: str) -> list[tuple[dict[str, Any], _Asked]]:

@@ -189,6 +189,7 @@ def edge_config() -> dict[str, Any]:
                     "max_bytes": 200_000_000,
                     "allow_unbounded_epsilon": True,
                     "approve": "auto",
+                    "advertise": True,
                 },
             }
         },

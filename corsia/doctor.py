@@ -2,46 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
-import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from corsia import machine
+from corsia.findings import Finding
 from protocol.errors import CorsiaError
 
 if TYPE_CHECKING:
+    from central.config import CentralConfig
+    from central.identity.settings import IdentityConfig
     from edge.identity import Identity
     from edge.route import Route
 
 __all__ = ["Finding", "examine"]
 
 _PACKAGES = ("protocol", "privacy", "pipelines", "edge", "central", "corsia")
-_ROOM_BYTES = 2 << 30
 _SKEW_S = 60.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One check: `ok`, what was found, and what to do when it is not ok."""
-
-    check: str
-    ok: bool
-    found: str
-    advice: str = ""
 
 
 def examine(config: Path | None = None) -> list[Finding]:
     """Run every check; with an edge.toml or a central.toml, those of this site or centre too."""
-    findings = [_python(), *_shadowed(), _clock(), _room(Path.cwd() if config is None else config.parent), _isolation()]
+    folder = Path.cwd() if config is None else config.parent
+    findings = [_python(), *_shadowed(), machine.clock(), machine.room(folder), _isolation(), machine.proxy()]
     if config is not None:
         findings += list(_centre(config) if _is_centre(config) else _site(config))
+    else:
+        findings.append(machine.gpu())
     return findings
 
 
@@ -64,8 +58,37 @@ def _centre(path: Path) -> Iterator[Finding]:
         yield Finding(check="centre", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
         return
     yield Finding(check="configuration", ok=True, found=str(path))
+    yield machine.private(config.state_dir)
+    yield from _ports(config)
+    if config.identity is not None:
+        yield _provider(config.identity)
     yield from _keys(config.state_dir)
     yield _recovery(config.state_dir / RECOVERY, "central")
+
+
+def _ports(config: CentralConfig) -> Iterator[Finding]:
+    """Whether the centre can listen where its configuration says."""
+    from central.supervisor import answers
+
+    gateway, web = config.gateway, config.web
+    for name, process, host, number in (
+        ("gateway", "gateway", gateway.host, gateway.port),
+        ("enrolment", "gateway", gateway.host, gateway.enrolment_port),
+        ("web", "web", web.host, web.port),
+    ):
+        yield machine.port(name, host, number, is_ours=partial(answers, config, process))
+
+
+def _provider(config: IdentityConfig) -> Finding:
+    """Whether the OpenID provider answers and is the one that is pinned, and its client's secret can be read."""
+    from central.identity.provider import Provider
+
+    try:
+        config.secret()
+        Provider(config).login_url(state="doctor", nonce="doctor", verifier="doctor")
+    except CorsiaError as error:
+        return Finding(check="identity", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
+    return Finding(check="identity", ok=True, found=f"{config.issuer} answers")
 
 
 def _python() -> Finding:
@@ -90,20 +113,6 @@ def _shadowed() -> Iterator[Finding]:
                 advice="install corsia in an environment of its own",
             )
     yield Finding(check="packages", ok=True, found=", ".join(_PACKAGES))
-
-
-def _clock() -> Finding:
-    ok = time.time() > 1_760_000_000
-    return Finding(
-        check="clock", ok=ok, found=time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()), advice="set the clock (NTP)"
-    )
-
-
-def _room(folder: Path) -> Finding:
-    free = shutil.disk_usage(folder).free
-    return Finding(
-        check="disk", ok=free > _ROOM_BYTES, found=f"{free / (1 << 30):.1f} GiB free", advice="keep 2 GiB free"
-    )
 
 
 _LACKING = {
@@ -141,6 +150,8 @@ def _site(path: Path) -> Iterator[Finding]:
         yield Finding(check="site", ok=False, found=f"{error.message} [{error.code}]", advice=error.hint)
         return
     yield Finding(check="configuration", ok=True, found=str(path))
+    yield machine.private(config.state_dir)
+    yield machine.gpu(config.limits.device)
     try:
         identity = Identity.load(config.state_dir)
         yield Finding(check="enrolment", ok=True, found=identity.site)

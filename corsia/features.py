@@ -112,6 +112,12 @@ class FeatureTable(StudyTable):
 
         Raises:
             InputError: `input.usage` with the reason.
+
+        Example:
+            >>> query = "SELECT site, count(*) AS n FROM features GROUP BY site ORDER BY site"
+            >>> answer = hub.features("lung").sql(query)
+            >>> answer.to_pandas().to_dict("list")
+            {'site': ['site-a', 'site-b'], 'n': [6, 6]}
         """
         import pyarrow.parquet as pq
 

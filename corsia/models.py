@@ -83,6 +83,13 @@ class Model:
             InputError: `input.rows` for none or too many, `input.column-missing`, `input.table`.
             IntegrityError: `model.manifest`.
             WorkerError: `worker.killed` when the model takes too long.
+
+        Example:
+            >>> import pandas as pd
+            >>> frame = pd.DataFrame({"age": [40.0, 80.0], "count": [1.0, 1.0]}, index=["x", "y"])
+            >>> scores = hub.models["risk"].predict(frame)
+            >>> list(scores.index), len(scores)
+            (['x', 'y'], 2)
         """
         import pandas as pd
 
@@ -178,8 +185,13 @@ class Models:
         self._hub = hub
 
     def list(self) -> Listing:
-        """Every published version, newest first."""
-        rows = self._hub.request("GET", "/models")
+        """Every published version, newest first.
+
+        Example:
+            >>> [(row["name"], row["version"]) for row in hub.models.list()]
+            [('risk', 1)]
+        """
+        rows = self._hub.pages("/models?limit=1000")
         return Listing(rows, ("name", "version", "alias", "promotion", "study", "uri"))
 
     def get(self, name: str, *, version: int | None = None, alias: str | None = None) -> Model:
@@ -212,7 +224,7 @@ class Models:
 
     def promotions(self, name: str) -> Listing:
         """Proposals for a model and what became of them, newest first."""
-        rows = self._hub.request("GET", f"/models/{quote(name, safe='')}/promotions")
+        rows = self._hub.pages(f"/models/{quote(name, safe='')}/promotions?limit=1000")
         return Listing(rows, ("version", "alias", "state", "proposed_by", "approved_by", "serial", "id"))
 
     def approve(self, name: str, proposal: str | None = None) -> dict[str, Any]:

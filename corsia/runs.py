@@ -13,9 +13,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from corsia.live import Progress, curves, follow
 from protocol.errors import UnavailableError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from corsia.client import Hub
 
 __all__ = ["Run", "RunEvent"]
@@ -37,6 +40,10 @@ class RunEvent:
         at: Unix seconds.
         site: whom it is about, or empty.
         fields: ids, codes and numbers.
+
+    Example:
+        >>> print(RunEvent(kind="round.answered", seq=7, at=0.0, site="site-a", fields={"answered": 2, "asked": 3}))
+        round.answered site-a answered=2 asked=3
     """
 
     kind: str
@@ -93,7 +100,19 @@ class Run:
         """
         return self._ask("extend", {"rounds": rounds})
 
-    def watch(self, *, since: int = 0, timeout_s: float = 86_400.0) -> Iterator[RunEvent]:
+    def watch(self, *, timeout_s: float = 86_400.0) -> Progress:
+        """Show the run as it goes, in a notebook or a terminal, until it has ended; returns its rounds and metrics.
+
+        Raises:
+            UnavailableError: `unavailable.centre` when the run has not ended in time; it goes on.
+        """
+        return follow(self.study, self.events(timeout_s=timeout_s))
+
+    def plot(self) -> Figure:
+        """A curve a metric over the rounds so far. Raises as `status`."""
+        return curves({int(done["round"]): _finite(done["metrics"]) for done in self.status()["rounds"]})
+
+    def events(self, *, since: int = 0, timeout_s: float = 86_400.0) -> Iterator[RunEvent]:
         """Every event of the run, from its beginning or after `since` (a `seq`), until it has ended.
 
         A connection that breaks is taken up where it broke; none is given twice.
@@ -127,6 +146,11 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run of {self.study}>"
+
+
+def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
+    numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in numbers.items() if abs(value) < float("inf")}
 
 
 def _event(text: str) -> RunEvent:

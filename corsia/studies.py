@@ -89,7 +89,12 @@ class StudyHandle:
         self.id = study_id
 
     def status(self) -> Status:
-        """Where it stands now."""
+        """Where it stands now.
+
+        Example:
+            >>> hub.studies["lung"].status().sites
+            {'site-a': 'received', 'site-b': 'received'}
+        """
         return Status(self._hub.request("GET", f"/studies/{quote(self.id, safe='')}"))
 
     def wait(self, timeout_s: float = 600.0) -> Status:
@@ -160,6 +165,11 @@ class Studies:
             InputError: `input.study`, naming the field.
             StudyRefused: `study.exists`, `study.expired`.
             PermissionRefused: `permission.site`.
+
+        Example:
+            >>> study = hub.studies.submit(draft)  # or Path("study.toml"), or its text
+            >>> study.status().state
+            'open'
         """
         if isinstance(study, Mapping):
             content, kind = json.dumps(study, default=_plain, allow_nan=False).encode(), "application/json"
@@ -169,13 +179,14 @@ class Studies:
         return StudyHandle(self._hub, str(made["id"]))
 
     def list(self) -> Listing:
-        """All studies, newest first."""
-        rows: list[dict[str, Any]] = []
-        while True:
-            page = self._hub.request("GET", f"/studies?limit=200&offset={len(rows)}")
-            rows += page
-            if len(page) < 200:
-                return Listing(rows, ("id", "lane", "title", "state", "sites"))
+        """All studies, newest first.
+
+        Example:
+            >>> [row["id"] for row in hub.studies.list() if row["lane"] == "extract"]
+            ['lung']
+        """
+        rows = self._hub.pages("/studies?limit=1000")
+        return Listing(rows, ("id", "lane", "title", "state", "sites"))
 
     def __getitem__(self, study_id: str) -> StudyHandle:
         handle = StudyHandle(self._hub, study_id)
@@ -204,7 +215,12 @@ class StudyTable:
         return pq.read_table(io.BytesIO(data), use_threads=False)
 
     def to_pandas(self) -> pd.DataFrame:
-        """As a DataFrame; dates are datetime64."""
+        """As a DataFrame; dates are datetime64.
+
+        Example:
+            >>> list(hub.table("lung").to_pandas().columns)
+            ['site', 'provenance', 'age', 'sex']
+        """
         frame: pd.DataFrame = self.to_arrow().to_pandas(date_as_object=False)
         return frame
 

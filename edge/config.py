@@ -196,6 +196,8 @@ class Policy(_Model):
             out, and a study that cannot do without (`qfedavg` weighs sites by their losses) is refused.
         require_secure_aggregation: refuse training whose updates are not masked.
         min_sites: smallest roster under which this site masks its updates.
+        advertise: whether the centre's researchers may see that the dataset is there: its columns, its rows in tens
+            (from `min_cohort` persons on), its lanes.
         max_colluding: how many other sites may be in league with the centre without learning this site's update; in a
             roster of more than 64, the study's `privacy.colluding_fraction` must be made for as many.
     """
@@ -225,6 +227,7 @@ class Policy(_Model):
     max_colluding: Annotated[int, Field(ge=0, le=332)] = 1
     require_consent: bool = True
     approve: Literal["auto", "manual"] = "manual"
+    advertise: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> Policy:

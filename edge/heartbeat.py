@@ -13,6 +13,7 @@ import time
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from edge.catalogue import Catalogue
 from edge.identity import Identity, renew
 from edge.logview import MAX_ASKED
 from edge.messages import Heard
@@ -37,6 +38,7 @@ class Heartbeat:
         self._site = site
         self._log = Watchman(site)
         self._reconciliation = Reconciliation(site)
+        self._catalogue = Catalogue(site.config.datasets)
         self._next_renewal = 0.0  # by the monotonic clock, as the next: the other one may be set meanwhile
         self._next_warning = 0.0
 
@@ -70,8 +72,10 @@ class Heartbeat:
             self._report(record, site.status())
         asked = self._log.asked()
         status = replace(site.status() if news else status, log_sizes=asked.sizes, witnessed=asked.witnessed)
+        status = replace(status, catalogue=None if status.paused else self._catalogue.news())
         heard = self._report(news[-1], status) if news else site.link.report(status)
         if heard is not None:
+            self._advertised(status)
             self._check_clock(heard.server_time)
             self._log.judge(asked, heard.log)
             if len(asked.view.apart) == MAX_ASKED:
@@ -119,6 +123,13 @@ class Heartbeat:
             site.note("report.refused", error)
         site.state.reported(record)
         return heard
+
+    def _advertised(self, status: SiteReport) -> None:
+        """The centre has heard what this site tells of its datasets."""
+        if status.catalogue is not None:
+            self._catalogue.told(status.catalogue)
+            if status.catalogue:
+                self._site.journal.append("catalogue.told", count=len(status.catalogue))
 
     def _check_clock(self, server_time: float) -> None:
         skew = self._site.heard(server_time)

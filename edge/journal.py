@@ -40,7 +40,8 @@ EVENTS = frozenset(
     "parcel.exported parcel.sending parcel.delivered parcel.receipt parcel.bad parcel.retried spool.recovered "
     "spool.full consent.withdrawn consent.unknown study.removed log.refused log.forgotten subject.looked-up "
     "model.fetched model.accepted model.refused model.predicted backup.made backup.restored backup.older "
-    "backup.counted backup.reconciled backup.written-off error.raised".split()
+    "backup.counted backup.reconciled backup.written-off catalogue.told "
+    "error.raised".split()
 )
 FIELDS = frozenset(
     "approver assignment attempt bytes checkpoint code code_digest cohort content_type count counts dataset digest "

@@ -9,12 +9,14 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from edge.callerrors import said
 from privacy.inclusion import LogNews
 from protocol.assignment import Assignment, AssignmentKind, Blob
+from protocol.catalogue import AdvertisedDataset
 from protocol.errors import ConflictError, CorsiaError, InputError, IntegrityError, UnavailableError
 from protocol.landed import LandedPage, LandedParcel
 from protocol.parcel import Receipt
@@ -28,6 +30,7 @@ __all__ = [
     "Along",
     "Heard",
     "assignment_of",
+    "catalogue_message",
     "heard_of",
     "landed_of",
     "outcome_of",
@@ -203,3 +206,20 @@ def _blob(message: pb.Blob) -> Blob:
     if not _BLOB_NAME.match(message.name) or not _HEX64.match(message.digest) or message.size_bytes > MAX_BLOB_BYTES:
         raise InputError("input.message", "malformed object reference")
     return Blob(name=message.name, digest=message.digest, size_bytes=message.size_bytes)
+
+
+def catalogue_message(told: Sequence[AdvertisedDataset] | None) -> pb.Catalogue | None:
+    """What the site tells of its datasets, on its way out; None where there is nothing new."""
+    if told is None:
+        return None
+    return pb.Catalogue(
+        datasets=[
+            pb.AdvertisedDataset(
+                name=one.name,
+                rows=one.rows,
+                columns=[pb.AdvertisedColumn(name=c.name, role=c.role, type=c.type) for c in one.columns],
+                lanes=one.lanes,
+            )
+            for one in told
+        ]
+    )

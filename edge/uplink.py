@@ -28,6 +28,7 @@ from edge.messages import (
     Along,
     Heard,
     assignment_of,
+    catalogue_message,
     heard_of,
     landed_of,
     outcome_of,
@@ -152,6 +153,7 @@ class Uplink:
             counts=report.counts,
             log_sizes=report.log_sizes,
             witnessed=report.witnessed,
+            catalogue=catalogue_message(report.catalogue),
         )
         return heard_of(self._ask(self._assignments.Report, message))
 

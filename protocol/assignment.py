@@ -9,6 +9,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 
+from protocol.catalogue import AdvertisedDataset
 from protocol.errors import InputError
 from protocol.parcel import canonical_json
 
@@ -135,7 +136,8 @@ class SiteReport:
     """A heartbeat, and the state of one assignment when `assignment_id` is set. Codes and counts only, no text.
 
     `log_sizes` are states of the centre's log that the site wants linked (0: none seen yet; empty: it does not ask),
-    `witnessed` is the largest one with signatures of witnesses, where the site wants those.
+    `witnessed` is the largest one with signatures of witnesses, where the site wants those. `catalogue` is what the
+    site tells of its datasets, where that is new.
     """
 
     version: str
@@ -151,3 +153,4 @@ class SiteReport:
     counts: dict[str, int] = field(default_factory=dict)
     log_sizes: tuple[int, ...] = ()
     witnessed: int | None = None
+    catalogue: tuple[AdvertisedDataset, ...] | None = None

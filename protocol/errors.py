@@ -332,6 +332,11 @@ CODES: dict[str, Code] = {
         "the access token is missing or wrong",
         "use the operator token that `corsia init central` wrote",
     ),
+    "auth.provider": Code(
+        AuthenticationError,
+        "the OpenID provider's answer is not one that this centre believes",
+        "log in again; if it goes on, compare [identity] of central.toml with the provider's settings",
+    ),
     "auth.operator": Code(
         AuthenticationError,
         "the operator's signature does not verify, or the operator is none any more",
@@ -636,6 +641,9 @@ CODES: dict[str, Code] = {
     ),
     "unavailable.process": Code(UnavailableError, "a process of the centre does not answer", "none: it is retried"),
     "unavailable.mlflow": Code(UnavailableError, "MLflow does not answer", "start it; publishing is retried"),
+    "unavailable.provider": Code(
+        UnavailableError, "the OpenID provider does not answer", "try again; an operator's token works meanwhile"
+    ),
     "unavailable.survivors": Code(
         UnavailableError,
         "too few sites are left for secure aggregation; nothing was revealed",
@@ -667,6 +675,11 @@ CODES: dict[str, Code] = {
     # conflict
     "conflict.state": Code(ConflictError, "the state does not allow this now", "see `status`"),
     "conflict.exists": Code(ConflictError, "it exists already", "choose another name or remove it"),
+    "conflict.repeated": Code(
+        ConflictError,
+        "this Idempotency-Key came with another request, or the first one is under way",
+        "give each request a key of its own; ask again later for one that is under way",
+    ),
     "conflict.round": Code(
         ConflictError,
         "another attempt of this round was answered before",

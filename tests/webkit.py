@@ -16,7 +16,8 @@ import httpx
 from sqlalchemy import func, select
 
 from central import ipc
-from central.config import CentralConfig
+from central.config import CentralConfig, WebConfig
+from central.identity.settings import IdentityConfig
 from central.operators import Operators
 from central.signer import Signer
 from central.store.models import CheckpointRow, LogRow
@@ -71,9 +72,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def running_centre(root: Path, *, sign_in_browser: bool = False) -> Iterator[Running]:
+def running_centre(
+    root: Path, identity: IdentityConfig | None = None, port: int = 0, *, sign_in_browser: bool = False
+) -> Iterator[Running]:
     """Signer, vault and web over one state folder, as threads; all end with the context."""
-    config = CentralConfig(name="consortium", state_dir=root)
+    web = WebConfig(calls_per_s=1e5, failures_per_min=1e6, sign_in_browser=sign_in_browser)
+    config = CentralConfig(name="consortium", state_dir=root, identity=identity, web=web)
     token = secrets.token_urlsafe(32)
     config.token_path.write_text(token)
     config.token_path.chmod(0o600)
@@ -99,11 +103,12 @@ def running_centre(root: Path, *, sign_in_browser: bool = False) -> Iterator[Run
         log_public=root / "gateway" / "log.pub",
         log_origin=config.log_origin,
         mlflow_uri=config.mlflow.tracking_uri,
-        sign_in_browser=sign_in_browser,
+        identity=config.identity,
+        web=config.web,
         stop=stop,
     )
     answers = handlers(world.keys, analysis) | exports.handlers
-    port = free_port()
+    port = port or free_port()
     threads = [
         threading.Thread(target=ipc.serve, args=(config.socket("signer"), signer.handlers, stop)),
         threading.Thread(target=ipc.serve, args=(config.socket("vault"), answers, stop)),

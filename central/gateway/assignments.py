@@ -19,7 +19,7 @@ from sqlalchemy.orm import Session
 
 from central import ipc
 from central.config import CentralConfig
-from central.gateway import wire
+from central.gateway import catalogue, wire
 from central.gateway.admission import Call
 from central.gateway.quota import Rate
 from central.gateway.receipts import Log
@@ -165,10 +165,12 @@ class Assignments:
             paused, self._paused[call.site] = self._paused.get(call.site), report.paused
             self._beats[call.site] = (now, report)
         news = self._log.grown(report.log_sizes, report.witnessed) if report.log_sizes else None
-        if report.state is None and paused is report.paused:
+        if report.state is None and paused is report.paused and report.catalogue is None:
             return wire.report_message(now, news)  # written down with the others', by `write_beats`
         call.charge(CHANGE_COST)
         with self._beating() as session:
+            if report.catalogue is not None:
+                catalogue.write(session, call.site, report.catalogue)
             if report.state is not None:
                 row = session.scalar(select(AssignmentRow).where(AssignmentRow.id == report.assignment_id))
                 if row is None or row.site != call.site:

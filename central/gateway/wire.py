@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from central.gateway import catalogue
 from privacy.inclusion import LogNews, LogProof
 from protocol.assignment import Assignment, AssignmentKind, SiteReport, State
 from protocol.errors import CODES, InputError
@@ -186,6 +187,7 @@ def site_report(message: pb.SiteReport) -> SiteReport:
         counts=dict(message.counts),
         log_sizes=tuple(message.log_sizes),
         witnessed=message.witnessed if message.HasField("witnessed") else None,
+        catalogue=catalogue.read(message.catalogue) if message.HasField("catalogue") else None,
     )
 
 

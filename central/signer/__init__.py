@@ -1,7 +1,8 @@
 """The signer: certificate authority, study-signing and publication keys, in a process of their own.
 
-It listens on a unix socket only, sees no data, and acts for an operator's token or a site's own signature; promoting a
-model, admitting a site and exporting rows take the signatures of two operators. What it signs is written to the
+It listens on a unix socket only, sees no data, and acts for an operator's token or a site's own signature; a study may
+also come from somebody whom the OpenID provider knows. Promoting a model, admitting a site and exporting rows take the
+signatures of two operators. What it signs is written to the
 database and the log in the same transaction.
 """
 
@@ -18,6 +19,7 @@ from sqlalchemy import select, update
 
 from central import ipc
 from central.config import CentralConfig
+from central.identity.principals import Principals
 from central.operators import Operator, Operators
 from central.signer.admissions import Admissions, Admitted
 from central.signer.authority import Authority, SiteCertificate
@@ -59,6 +61,7 @@ class Signer:
         self._authority = Authority(folder, config.name)
         self._invites = Invites(folder / "invites.db")
         self._operators = Operators(config)
+        self._principals = Principals(self._operators, self._store, config.identity)
         self._admitted = Admitted(config.state_dir / "signer" / "admitted.db", self._two_persons)
         self._studies = Studies(self._store, self._authority, self._new_key, self._admitted.check)
         self._decisions = Decisions(
@@ -178,11 +181,12 @@ class Signer:
         return {"site": site, "certificates": len(serials)}
 
     def _submit(self, params: dict[str, Any]) -> dict[str, Any]:
-        self._check_token(params)
+        who = self._principals.identify(params.get("token"))
+        who.check("studies:write")
         draft = params.get("draft")
         if not isinstance(draft, str):
             raise InputError("input.study", "no draft")
-        study, digest = self._studies.submit(draft.encode())
+        study, digest = self._studies.submit(draft.encode(), who.account)
         return {"id": study, "digest": digest}
 
     def _propose(self, params: dict[str, Any]) -> dict[str, Any]:

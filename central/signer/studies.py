@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session
 
 from central.signer.authority import Authority
 from central.store import Store
-from central.store.models import AssignmentRow, ModelRow, PromotionRow, SiteRow, StudyRow
+from central.store.models import AssignmentRow, EntitlementRow, ModelRow, PromotionRow, SiteRow, StudyRow
 from central.store.published import is_withdrawn
 from privacy.envelope import PublicKey
 from protocol.assignment import AssignmentKind, Blob, State
@@ -56,10 +56,13 @@ class Studies:
         self._check_admitted = admitted
         self._lock = threading.Lock()
 
-    def submit(self, raw: bytes) -> tuple[str, str]:
+    def submit(self, raw: bytes, account: str = "") -> tuple[str, str]:
         """Sign a draft and assign it to its sites, in one transaction; returns id and digest.
 
         The same draft again returns the same digest and changes nothing.
+
+        Args:
+            account: who may read what comes of it, beside operators.
 
         Raises:
             InputError: `input.study`, also for a draft that brings recipients or a roster.
@@ -82,7 +85,7 @@ class Studies:
             study = draft.model_copy(update={"recipients": self._recipients(draft), "roster": roster})
             document = dump_study(study)
             parse_study(document)  # what is signed must read back
-            self._write(study, document, self._authority.study_key.sign(Purpose.STUDY, document))
+            self._write(study, document, self._authority.study_key.sign(Purpose.STUDY, document), account)
             return study.id, study_digest(document)
 
     def sign_manifest(self, digest: str, text: str) -> bytes:
@@ -165,7 +168,7 @@ class Studies:
             raise UnavailableError("unavailable.process", f"{role} gave no valid key") from None
         return (Recipient(role=role, key=key),)
 
-    def _write(self, study: Study, document: bytes, signature: bytes) -> None:
+    def _write(self, study: Study, document: bytes, signature: bytes, account: str) -> None:
         digest, now = study_digest(document), time.time()
         with self._store.begin() as session:
             blobs = [asdict(blob) for blob in _blobs(session, study)]
@@ -196,6 +199,8 @@ class Studies:
                         updated_at=now,
                     )
                 )
+            if account:
+                session.add(EntitlementRow(study_digest=digest, account=account, given_by=account, given_at=now))
             self._store.append_leaf(session, {"kind": "study", "id": secrets.token_hex(16), "sha256": digest})
             self._store.emit(session, "study.submitted", study=study.id, lane=study.lane.value, sites=len(study.sites))
         _log.info("study.signed", extra={"fields": {"study": study.id, "digest": digest, "count": len(study.sites)}})

@@ -1,6 +1,7 @@
 """The tables of the central database (SQLite by default; nothing here is SQLite's own).
 
-No column holds data of a person: ids, digests of ciphertext, counts, codes and signed documents only.
+No column holds data of a patient: ids, digests of ciphertext, counts, codes and signed documents only. Who uses the
+centre is in `accounts`, as the OpenID provider names him.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 __all__ = [
+    "AccessRow",
+    "AccountRow",
+    "AdvertisedRow",
     "AssignmentRow",
     "Base",
     "CertificateRow",
@@ -18,6 +22,7 @@ __all__ = [
     "ControlRow",
     "CuratedRow",
     "DecisionRow",
+    "EntitlementRow",
     "ErasureRow",
     "EventRow",
     "LogRow",
@@ -26,6 +31,7 @@ __all__ = [
     "ParcelRow",
     "PredictionRow",
     "PromotionRow",
+    "RepeatedRow",
     "RoundRow",
     "RunRow",
     "SiteRow",
@@ -57,6 +63,18 @@ class SiteRow(Base):
     spool_bytes: Mapped[int] = mapped_column(default=0)
     ledger_head: Mapped[str] = mapped_column(default="")
     journal_head: Mapped[str] = mapped_column(default="")
+
+
+class AdvertisedRow(Base):
+    """A dataset of which a site tells: how many rows, and which columns. Never a row."""
+
+    __tablename__ = "advertised"
+    site: Mapped[str] = mapped_column(String(63), primary_key=True)
+    dataset: Mapped[str] = mapped_column(String(63), primary_key=True)
+    rows: Mapped[int]  # rounded down by the site; 0: it does not say
+    columns: Mapped[list[Any]] = mapped_column(default=list)  # [{"name", "role", "type"}]
+    lanes: Mapped[list[Any]] = mapped_column(default=list)
+    told_at: Mapped[float]
 
 
 class CertificateRow(Base):
@@ -327,3 +345,54 @@ class EventRow(Base):
     site: Mapped[str] = mapped_column(default="")
     study: Mapped[str] = mapped_column(default="")
     fields: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class AccountRow(Base):
+    """Somebody whom the OpenID provider knows: issuer and subject tell him, his name does not."""
+
+    __tablename__ = "accounts"
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    issuer: Mapped[str] = mapped_column(String(2048))
+    subject: Mapped[str] = mapped_column(String(255))
+    name: Mapped[str] = mapped_column(default="")
+    groups: Mapped[list[Any]] = mapped_column(default=list)  # as the provider said last
+    created_at: Mapped[float]
+    login_at: Mapped[float]
+    __table_args__ = (Index("accounts_by_subject", "issuer", "subject", unique=True),)
+
+
+class AccessRow(Base):
+    """What opens the API for an account. kind: browser | token | bearer. The secret itself is kept nowhere."""
+
+    __tablename__ = "access"
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of the secret
+    id: Mapped[str] = mapped_column(String(32), unique=True)
+    account: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    kind: Mapped[str]
+    label: Mapped[str] = mapped_column(default="")
+    scopes: Mapped[list[Any]] = mapped_column(default=list)  # of a token; others have all of their owner's
+    created_at: Mapped[float]
+    expires_at: Mapped[float]
+    used_at: Mapped[float]
+
+
+class EntitlementRow(Base):
+    """An account that may read a study's rows and command its run; the one that submitted it is the first."""
+
+    __tablename__ = "entitlements"
+    study_digest: Mapped[str] = mapped_column(String(64), primary_key=True)
+    account: Mapped[str] = mapped_column(String(32), primary_key=True)
+    given_by: Mapped[str]
+    given_at: Mapped[float]
+
+
+class RepeatedRow(Base):
+    """The answer to a write that came with an Idempotency-Key. status 0: it is under way."""
+
+    __tablename__ = "repeated"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)  # SHA-256 of who, method, path and key
+    request: Mapped[str] = mapped_column(String(64))  # SHA-256 of the body
+    status: Mapped[int] = mapped_column(default=0)
+    headers: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    body: Mapped[bytes] = mapped_column(default=b"")
+    at: Mapped[float]

@@ -35,7 +35,8 @@ def main() -> int:
             log_public=config.state_dir / "gateway" / "log.pub",
             log_origin=config.log_origin,
             mlflow_uri=config.mlflow.tracking_uri,
-            sign_in_browser=config.web.sign_in_browser,
+            identity=config.identity,
+            web=config.web,
             stop=stop,
         )
     except CorsiaError as error:

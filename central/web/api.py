@@ -20,10 +20,13 @@ from starlette.responses import StreamingResponse
 
 from central import erasure, ipc
 from central.federation.control import Command, ask
+from central.identity.rights import Principal
 from central.store import Store
 from central.store.models import CheckpointRow, LogRow
 from central.web import views
 from central.web.centre import Centre
+from central.web.owned import Owned
+from central.web.paging import PageOf
 from privacy import transparency
 from privacy.envelope import read_public
 from protocol.errors import CorsiaError, InputError, UnavailableError
@@ -46,8 +49,6 @@ def _operator(request: Request) -> str:
 
 CentreOf = Annotated[Centre, Depends(_centre)]
 Asking = Annotated[str, Depends(_operator)]  # whose token came with the request
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Offset = Annotated[int, Query(ge=0, le=10**9)]
 
 
 class SqlRequest(BaseModel):
@@ -79,33 +80,46 @@ class ExtendRequest(BaseModel):
 
 
 @router.get("/me")
-def get_me(operator: Asking) -> dict[str, str]:
-    """Which operator the token belongs to."""
-    return {"operator": operator}
+def get_me(request: Request, operator: Asking) -> dict[str, Any]:
+    """Who the token belongs to, and what he may."""
+    who: Principal = request.state.principal
+    roles = [role.value for role in who.roles]
+    return {
+        "operator": operator,
+        "name": who.name,
+        "account": who.account,
+        "roles": roles,
+        "scopes": sorted(who.scopes),
+    }
 
 
 @router.get("/sites")
-def get_sites(centre: CentreOf) -> list[dict[str, Any]]:
-    """Enrolled sites with their last heartbeat."""
+def get_sites(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """Enrolled sites with their last heartbeat, by network and name."""
     with centre.store.read() as session:
-        return views.sites(session)
+        return page.of(views.sites(session), lambda row: (row["network"], row["name"]))
 
 
 @router.get("/lanes")
-def get_lanes(centre: CentreOf) -> list[dict[str, Any]]:
+def get_lanes(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """Totals of each lane."""
     with centre.store.read() as session:
-        return views.lanes(session)
+        found = views.lanes(session)
+    order = {row["lane"]: number for number, row in enumerate(found)}
+    return page.of(found, lambda row: (order[row["lane"]],))
 
 
 @router.get("/studies")
-def get_studies(response: Response, centre: CentreOf, limit: Limit = 100, offset: Offset = 0) -> list[dict[str, Any]]:
-    """Studies, newest first; the `Link` header names the next page (RFC 8288)."""
+def get_studies(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """Studies, newest first."""
+    after = None
+    if page.after is not None:
+        if len(page.after) != 2 or isinstance(page.after[0], str) or not isinstance(page.after[1], str):
+            raise InputError("input.usage", "cursor: not one that this list gave")
+        after = (-page.after[0], page.after[1])
     with centre.store.read() as session:
-        found = views.studies(session, limit + 1, offset)
-    if len(found) > limit:
-        response.headers["Link"] = f'</api/v1/studies?limit={limit}&offset={offset + limit}>; rel="next"'
-    return found[:limit]
+        found = views.studies(session, page.limit + 1, after=after)
+    return page.cut(found, lambda row: (-row["created_at"], row["id"]))
 
 
 async def draft_of(request: Request) -> bytes:
@@ -147,7 +161,7 @@ def get_study(study_id: str, centre: CentreOf) -> dict[str, Any]:
 
 
 @router.get("/studies/{study_id}/table")
-def get_table(study_id: str, centre: CentreOf) -> Response:
+def get_table(study_id: str, _: Owned, centre: CentreOf) -> Response:
     """The study's curated rows over all sites, as Parquet."""
     reply = ipc.call(centre.vault, "table", timeout_s=300.0, study=study_id)
     headers = {"Content-Disposition": 'attachment; filename="table.parquet"'}
@@ -156,20 +170,20 @@ def get_table(study_id: str, centre: CentreOf) -> Response:
 
 
 @router.get("/studies/{study_id}/summary")
-def get_summary(study_id: str, centre: CentreOf) -> dict[str, Any]:
+def get_summary(study_id: str, _: Owned, centre: CentreOf) -> dict[str, Any]:
     """Rows and per-column statistics; small groups are null."""
     return ipc.call(centre.vault, "summary", timeout_s=120.0, study=study_id)
 
 
 @router.post("/studies/{study_id}/sql")
-def post_sql(study_id: str, body: SqlRequest, centre: CentreOf) -> Response:
+def post_sql(study_id: str, _: Owned, body: SqlRequest, centre: CentreOf) -> Response:
     """One SELECT over the study's rows (the table `features`); the answer as Parquet."""
     reply = ipc.call(centre.vault, "sql", timeout_s=120.0, study=study_id, query=body.query)
     return Response(base64.b64decode(reply["parquet"]), media_type="application/vnd.apache.parquet")
 
 
 @router.post("/studies/{study_id}/analyses")
-def post_analysis(study_id: str, body: dict[str, Any], centre: CentreOf) -> dict[str, Any]:
+def post_analysis(study_id: str, _: Owned, body: dict[str, Any], centre: CentreOf) -> dict[str, Any]:
     """A standard analysis: `{"kind": "table1" | "kaplan-meier" | "cox" | "logistic", ...}`; small groups are null."""
     return ipc.call(centre.vault, "analyse", timeout_s=300.0, study=study_id, request=body)
 
@@ -192,26 +206,28 @@ def get_run(study_id: str, centre: CentreOf) -> dict[str, Any]:
 
 
 @router.post("/runs/{study_id}/pause", status_code=202)
-def post_pause(study_id: str, centre: CentreOf, operator: Asking) -> dict[str, Any]:
+def post_pause(study_id: str, _: Owned, centre: CentreOf, operator: Asking) -> dict[str, Any]:
     """Pause a run: the exchange under way is finished, then nothing is asked of the sites until it is resumed."""
     return ask(centre.store, study_id, Command.PAUSE, operator=operator)
 
 
 @router.post("/runs/{study_id}/resume", status_code=202)
-def post_resume(study_id: str, centre: CentreOf, operator: Asking) -> dict[str, Any]:
+def post_resume(study_id: str, _: Owned, centre: CentreOf, operator: Asking) -> dict[str, Any]:
     """Let a paused run go on."""
     return ask(centre.store, study_id, Command.RESUME, operator=operator)
 
 
 @router.post("/runs/{study_id}/stop", status_code=202)
-def post_stop(study_id: str, centre: CentreOf, operator: Asking, body: StopRequest | None = None) -> dict[str, Any]:
+def post_stop(
+    study_id: str, _: Owned, centre: CentreOf, operator: Asking, body: StopRequest | None = None
+) -> dict[str, Any]:
     """End a run: the model of its last finished round is published, or with `discard` none."""
     discard = body.discard if body else False
     return ask(centre.store, study_id, Command.STOP, discard=discard, operator=operator)
 
 
 @router.post("/runs/{study_id}/extend", status_code=202)
-def post_extend(study_id: str, centre: CentreOf, operator: Asking, body: ExtendRequest) -> dict[str, Any]:
+def post_extend(study_id: str, _: Owned, centre: CentreOf, operator: Asking, body: ExtendRequest) -> dict[str, Any]:
     """Raise the number of rounds in all, up to the study's `training.max_rounds`, which the sites approved."""
     return ask(centre.store, study_id, Command.EXTEND, rounds=body.rounds, operator=operator)
 

@@ -10,13 +10,17 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
+from central.identity.principals import Principals
+from central.identity.provider import Provider
 from central.trusted import SignerKeys
-from central.web import api, decisions, insight, models, pages, problems
+from central.web import api, datasets, decisions, insight, login, models, owned, pages, problems, tokens
 from central.web.auth import SecurityHeaders, TokenAuth
 from central.web.centre import Centre
+from central.web.description import describe
 from central.web.events import EventFeed
 from central.web.inference import Inference
 from central.web.pages.render import environment
+from central.web.repeats import Repeats
 
 __all__ = ["Centre", "create_app"]
 
@@ -34,20 +38,36 @@ def create_app(centre: Centre) -> FastAPI:
     )
     app.state.centre = centre
     app.state.feed = EventFeed(centre.store, centre.stop)
+    app.state.principals = principals = Principals(centre.operators, centre.store, centre.identity)
+    app.state.provider = provider = None if centre.identity is None else Provider(centre.identity)
     app.state.inference = Inference(centre.store, SignerKeys(centre.signer))
     problems.install(app)
     app.include_router(api.router)
     app.include_router(models.router)
     app.include_router(decisions.router)
     app.include_router(insight.router)
+    app.include_router(datasets.router)
+    app.include_router(owned.router)
+    app.include_router(tokens.router)
 
     @app.get("/healthz", include_in_schema=False)
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
     app.include_router(pages.router)
+    describe(app)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    login = environment().get_template("login.html").render(name=centre.name)
-    app.add_middleware(TokenAuth, operators=centre.operators, login=login)
+    door = environment().get_template("login.html")
+    app.state.door = lambda said="": door.render(name=centre.name, oidc=provider is not None, said=said)
+    app.include_router(login.router)
+    app.add_middleware(Repeats, store=centre.store)
+    app.add_middleware(
+        TokenAuth,
+        principals=principals,
+        provider=provider,
+        web=centre.web,
+        login=app.state.door(),
+        secure=login.is_secure(centre.identity),
+    )
     app.add_middleware(SecurityHeaders)  # added last: outermost
     return app

@@ -1,27 +1,34 @@
-"""Who may ask: an operator's token, and the headers that every answer carries.
+"""Who may ask: tokens and sessions, the right that each request takes, rates, and the headers of every answer.
 
-Two plain ASGI layers around the whole application, so that no route can be forgotten. Only `/healthz` and `/static/`
-answer without a token. Nothing here knows what the routes do.
+Two plain ASGI layers around the whole application, so that no route can be forgotten. What answers without a token is
+listed in `permits.OPEN`. Nothing here knows what the routes do.
 """
 
 from __future__ import annotations
 
 from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs
+from urllib.parse import parse_qs, urlsplit
 
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from central.operators import Operators, bearer
+from central.config import WebConfig
+from central.gateway.quota import Rate
+from central.identity.principals import Principals
+from central.identity.provider import Provider
+from central.identity.rights import Principal
+from central.operators import bearer, is_jwt
+from central.web.permits import is_open, right
 from central.web.problems import problem
-from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused
+from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused, UnavailableError
 
-__all__ = ["COOKIE", "SecurityHeaders", "TokenAuth"]
+__all__ = ["COOKIE", "SecurityHeaders", "TokenAuth", "address", "session_cookie"]
 
-COOKIE = "corsia_token"
-_OPEN = ("/healthz",)
+COOKIE = "corsia_token"  # an operator's
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+_BURST_S = 20.0
 _HEADERS = {
     "Content-Security-Policy": (
         "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
@@ -56,81 +63,165 @@ class SecurityHeaders:
 
 
 class TokenAuth:
-    """Lets a request pass that carries an operator's token, by Bearer header or by cookie.
+    """Lets a request pass whose sender is known and has the right that it takes.
 
-    `GET /?token=...` with the right token sets the cookie and redirects to `/`, so that the token leaves the address
-    bar. A request that changes something and comes by cookie must carry an `X-Corsia` header, which another site's
-    form cannot send. The token that came is kept in `request.state.token` for the signer, which checks it again, and
-    its owner's name in `request.state.operator`. Of a named operator's token only the part for us is kept.
+    A sender is known by `Authorization: Bearer` (an operator's token, an API token, or an access token of the
+    provider), by the cookie of a session, or by an operator's cookie. `GET /?token=...` with an operator's token sets
+    the latter and redirects to `/`, so that the token leaves the address bar. A request that changes something and
+    comes by cookie must carry an `X-Corsia` header, which another site's form cannot send, and no foreign `Origin`.
+    The token that came is kept in `request.state.token` for the signer, which checks it again, and who sent it in
+    `request.state.principal`. Of a named operator's token only the part for us is kept.
 
     Args:
-        operators: the register; no token is held.
+        principals: who is known; no token is held.
+        provider: verifies access tokens that are new here.
+        web: rates.
         login: the page shown to a browser without a token.
+        secure: whether browsers come by https.
     """
 
-    def __init__(self, app: ASGIApp, operators: Operators, login: str) -> None:
-        self._app = app
-        self._operators = operators
-        self._login = login
+    def __init__(
+        self,
+        app: ASGIApp,
+        principals: Principals,
+        provider: Provider | None,
+        web: WebConfig,
+        login: str,
+        secure: bool = False,
+    ) -> None:
+        self._app, self._login = app, login
+        self._principals, self._provider = principals, provider
+        self._session = session_cookie(secure)
+        self._calls = Rate(burst=_BURST_S * web.calls_per_s, per_s=web.calls_per_s)
+        self._failures = Rate(burst=web.failures_per_min, per_s=web.failures_per_min / 60.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, or answer 401 or 403."""
+        """Pass on, or answer 401, 403 or 429."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
             return  # no websockets here
-        if scope["path"] in _OPEN or scope["path"].startswith("/static/"):
-            await self._app(scope, receive, send)
-            return
-        answer = self._judge(scope)
+        answer = self._open(scope) if is_open(scope["method"], scope["path"]) else await self._judge(scope)
         if answer is None:
             await self._app(scope, receive, send)
         else:
             await answer(scope, receive, send)
 
-    def _judge(self, scope: Scope) -> Response | None:
-        headers = Headers(scope=scope)
-        scheme, _, given = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self._right(given.strip(), scope):
+    def _open(self, scope: Scope) -> Response | None:
+        """What brings somebody in costs as much as a failure: it is how one guesses."""
+        if not scope["path"].startswith("/auth/"):
             return None
-        if self._right(_cookie(headers.get("cookie", "")), scope):
-            if scope["method"] not in _SAFE_METHODS and "x-corsia" not in headers:
-                return problem(PermissionRefused("permission.role", "a request by cookie needs the X-Corsia header"))
-            if not _query_token(scope):
-                return None
-        return self._enter(scope, headers)
+        try:
+            self._failures.take(address(scope))
+        except UnavailableError as error:
+            return problem(error)
+        return None
 
-    def _enter(self, scope: Scope, headers: Headers) -> Response:
+    async def _judge(self, scope: Scope) -> Response | None:
+        headers = Headers(scope=scope)
+        try:
+            by_cookie = await self._known(scope, headers)
+            if by_cookie is None:
+                return await self._enter(scope, headers)
+            who: Principal = scope["state"]["principal"]
+            self._calls.take(who.key)
+            if by_cookie and scope["method"] not in _SAFE_METHODS:
+                _own(headers)
+            if needed := right(scope["method"], scope["path"]):
+                who.check(needed)
+        except CorsiaError as error:
+            return problem(error)
+        return await self._enter(scope, headers) if by_cookie and _query_token(scope) else None
+
+    async def _known(self, scope: Scope, headers: Headers) -> bool | None:
+        """Whether the sender is known by a cookie (True) or a header (False); None: not at all."""
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        if scheme.lower() == "bearer" and await self._bearer(given.strip(), scope):
+            return False
+        cookies = _cookies(headers.get("cookie", ""))
+        for name in (self._session, COOKIE):
+            if await self._right(cookies.get(name, ""), scope):
+                return True
+        return None
+
+    async def _bearer(self, token: str, scope: Scope) -> bool:
+        if await self._right(token, scope):
+            return True
+        if self._provider is None or self._principals.access is None or not is_jwt(token):
+            return False
+        self._failures.take(address(scope))  # to verify it may take a question to the provider
+        try:
+            person, until, anybody = await run_in_threadpool(self._provider.access, token)
+        except AuthenticationError:
+            return False
+        await run_in_threadpool(self._principals.access.accept, person, token, until, reading=anybody)
+        return await self._right(token, scope)
+
+    async def _enter(self, scope: Scope, headers: Headers) -> Response:
         token = _query_token(scope)
-        if scope["path"] == "/" and scope["method"] == "GET" and self._right(token, scope):
+        if scope["path"] == "/" and scope["method"] == "GET" and await self._right(token, scope, kind="operator"):
             answer = RedirectResponse("/", status_code=303)
             answer.set_cookie(
                 COOKIE, bearer(token), httponly=True, samesite="strict", secure=scope["scheme"] == "https", path="/"
             )
             return answer
+        try:
+            self._failures.take(address(scope))
+        except UnavailableError as error:
+            return problem(error)
         if "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/"):
             return HTMLResponse(self._login, status_code=401)
         return problem(AuthenticationError("auth.token"))
 
-    def _right(self, token: str, scope: Scope) -> bool:
-        """Whether an operator is known by a token; then the request carries both on."""
+    async def _right(self, token: str, scope: Scope, kind: str = "") -> bool:
+        """Whether somebody is known by a token; then the request carries both on."""
         if not token:
             return False
         try:
-            operator = self._operators.identify(token)
+            if self._principals.access is None:
+                who = self._principals.identify(token)
+            else:
+                who = await run_in_threadpool(self._principals.identify, token)
         except CorsiaError:
             return False
-        scope.setdefault("state", {}).update(token=bearer(token), operator=operator.name)
+        if kind and who.kind != kind:
+            return False
+        scope.setdefault("state", {}).update(token=bearer(token), operator=who.told, principal=who)
         return True
 
 
-def _cookie(header: str) -> str:
+def session_cookie(secure: bool) -> str:
+    """The name of a session's cookie; the prefix makes browsers refuse one that another host has set (RFC 6265bis)."""
+    return "__Host-corsia" if secure else "corsia_session"
+
+
+def address(scope: Scope) -> str:
+    """Where a request comes from; behind a proxy, the proxy."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def _own(headers: Headers) -> None:
+    """Refuse what another site may have made a browser send.
+
+    Raises:
+        PermissionRefused: `permission.role`.
+    """
+    if "x-corsia" not in headers:
+        raise PermissionRefused("permission.role", "a request by cookie needs the X-Corsia header")
+    if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        raise PermissionRefused("permission.role", "a request by cookie must come from this centre's own pages")
+    origin = headers.get("origin")
+    if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):
+        raise PermissionRefused("permission.role", "a request by cookie must come from this centre's own pages")
+
+
+def _cookies(header: str) -> dict[str, str]:
     try:
-        morsel = SimpleCookie(header).get(COOKIE)
+        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
     except CookieError:
-        return ""
-    return morsel.value if morsel else ""
+        return {}
 
 
 def _query_token(scope: Scope) -> str:

@@ -6,6 +6,8 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from central.config import WebConfig
+from central.identity.settings import IdentityConfig
 from central.operators import Operators
 from central.store import Store
 
@@ -20,8 +22,9 @@ class Centre:
         operators: the register of who may ask.
         signer: path of the signer's socket.
         vault: path of the vault's socket.
+        identity: the OpenID provider, if there is one.
+        web: rates of requests, and whether pages offer operators to sign.
         log_public: file of the log's public key, which the gateway writes.
-        sign_in_browser: whether pages offer operators to sign what takes two of them.
         stop: set when the process is to end; event streams watch it.
     """
 
@@ -33,5 +36,6 @@ class Centre:
     log_public: Path
     log_origin: str
     mlflow_uri: str = ""
-    sign_in_browser: bool = False
+    identity: IdentityConfig | None = None
+    web: WebConfig = field(default_factory=WebConfig)
     stop: threading.Event = field(default_factory=threading.Event)

@@ -14,7 +14,8 @@ from sqlalchemy import select
 from central import ipc
 from central.store.models import DecisionRow
 from central.web.centre import Centre
-from central.web.models import Signed
+from central.web.models import Signed, newest_proposal
+from central.web.paging import PageOf
 
 __all__ = ["router"]
 
@@ -31,7 +32,10 @@ CentreOf = Annotated[Centre, Depends(_centre)]
 
 @router.get("")
 def get_decisions(
-    centre: CentreOf, kind: Literal["admit", "export"], subject: Annotated[str, Query(min_length=1, max_length=63)]
+    centre: CentreOf,
+    page: PageOf,
+    kind: Literal["admit", "export"],
+    subject: Annotated[str, Query(min_length=1, max_length=63)],
 ) -> list[dict[str, Any]]:
     """Proposals about a site or a study, newest first; `statement` is what an approval signs."""
     with centre.store.read() as session:
@@ -41,10 +45,12 @@ def get_decisions(
             .order_by(DecisionRow.proposed_at.desc())
         ).all()
     names = ("id", "kind", "subject", "state", "proposed_by", "proposed_at", "approved_by")
-    return [
+    found = [
         {name: getattr(row, name) for name in names} | {"statement": base64.b64encode(row.statement).decode()}
         for row in rows
     ]
+    found.sort(key=newest_proposal)
+    return page.of(found, newest_proposal)
 
 
 @router.post("", status_code=201)

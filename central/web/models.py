@@ -23,6 +23,8 @@ from central.store.published import newest, serving
 from central.web import views
 from central.web.centre import Centre
 from central.web.inference import Inference
+from central.web.owned import check_owned
+from central.web.paging import PageOf
 from protocol.errors import InputError
 
 __all__ = ["router"]
@@ -58,10 +60,12 @@ class Signed(BaseModel):
 
 
 @router.get("")
-def get_models(centre: CentreOf) -> list[dict[str, Any]]:
+def get_models(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """Published models, newest first."""
     with centre.store.read() as session:
-        return views.models(session)
+        found = views.models(session)
+    found.sort(key=_newest_first)
+    return page.of(found, _newest_first)
 
 
 @router.get("/{name}")
@@ -87,8 +91,9 @@ def get_table(name: str, request: Request, centre: CentreOf, version: Version = 
 
 
 @router.post("/{name}/predict")
-def post_predict(name: str, body: PredictRequest, centre: CentreOf) -> dict[str, Any]:
+def post_predict(name: str, body: PredictRequest, request: Request, centre: CentreOf) -> dict[str, Any]:
     """Batch inference over a study's curated rows; the scores stay in the lake. Chooses as `invocations` does."""
+    check_owned(request, body.study)
     asked = body.model_dump(exclude_none=True)
     return ipc.call(centre.vault, "predict", timeout_s=600.0, model=name, **asked)
 
@@ -127,10 +132,12 @@ def _invoke(
 
 
 @router.get("/{name}/promotions")
-def get_promotions(name: str, centre: CentreOf) -> list[dict[str, Any]]:
+def get_promotions(name: str, centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """Proposals of operators and what became of them, newest first; `statement` is what an approval signs."""
     with centre.store.read() as session:
-        return views.promotions(session, name)
+        found = views.promotions(session, name)
+    found.sort(key=newest_proposal)
+    return page.of(found, newest_proposal)
 
 
 @router.post("/{name}/promotions", status_code=201)
@@ -145,6 +152,15 @@ def post_approval(name: str, proposal: str, body: Signed, request: Request, cent
     """Approve a proposal as another operator; the signer signs and logs the new manifest."""
     token = str(request.state.token)
     return ipc.call(centre.signer, "approve", timeout_s=30.0, token=token, proposal=proposal, signature=body.signature)
+
+
+def newest_proposal(row: dict[str, Any]) -> tuple[float, str]:
+    """The order of proposals."""
+    return (-row["proposed_at"], row["id"])
+
+
+def _newest_first(row: dict[str, Any]) -> tuple[float, int, str]:
+    return (-row["created_at"], -row["version"], row["name"])
 
 
 def _model(centre: Centre, name: str, version: int | None, alias: str | None, *, serves: bool = False) -> ModelRow:

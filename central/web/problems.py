@@ -34,13 +34,15 @@ _STATUS: dict[type[CorsiaError], int] = {
     errors.WorkerError: 500,
     errors.IntegrityError: 500,
 }
-_CODE_STATUS = {"study.unknown": 404}
+_CODE_STATUS = {"study.unknown": 404, "unavailable.rate": 429}
 
 
 def problem(error: CorsiaError, status: int | None = None) -> Response:
     """A problem document for an error of the product."""
     number = status or _CODE_STATUS.get(error.code) or _STATUS.get(type(error), 409)
-    headers = {"WWW-Authenticate": 'Bearer realm="corsia"'} if number == HTTPStatus.UNAUTHORIZED else None
+    headers = {"WWW-Authenticate": 'Bearer realm="corsia"'} if number == HTTPStatus.UNAUTHORIZED else {}
+    if error.retry_s:
+        headers["Retry-After"] = str(max(1, round(error.retry_s)))
     return _answer(number, error.code, error.message, error.hint, headers)
 
 

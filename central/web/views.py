@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, func, or_, select
 from sqlalchemy.orm import Session
 
 from central import erasure, withdrawals
@@ -78,10 +78,18 @@ def sites(session: Session) -> list[dict[str, Any]]:
 
 
 def studies(
-    session: Session, limit: int = 100, offset: int = 0, *, lane: str = "", state: str = "", search: str = ""
-) -> list[dict[str, Any]]:
-    """Studies, newest first, with what has come of each; of a lane, in a state, with a text in title or id."""
+    session: Session, limit: int = 100, offset: int = 0, *, after: tuple[float, str] | None = None,
+    lane: str = "", state: str = "", search: str = "",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Studies, newest first, with what has come of each; of a lane, in a state, with a text in title or id.
+
+    Args:
+        after: those after the one of this time and id.
+    """
     query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
+    if after is not None:
+        at, name = after
+        query = query.where(or_(StudyRow.created_at < at, and_(StudyRow.created_at == at, StudyRow.id > name)))
     query = query.where(StudyRow.lane == lane) if lane else query
     query = query.where(StudyRow.state == state) if state else query
     if search:

@@ -32,6 +32,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "extract": ("corsia.cli.extract", "Extract features at this machine."),
     "parcel": ("corsia.cli.parcel", "Seal, open and inspect parcels."),
     "log": ("corsia.cli.log", "Verify the transparency log."),
+    "account": ("corsia.cli.account", "Log in at a centre by your institution's account, and log out."),
     "model": ("corsia.cli.model", "List, verify and use published models."),
     "bench": ("corsia.cli.bench", "Measure against named peers."),
 }

@@ -34,7 +34,10 @@ host = "127.0.0.1"
 port = 7480
 sign_in_browser = false              # true: operators may sign in the dashboard (docs/dashboard.md)
 
-[mlflow]
+calls_per_s = 50.0                     # of one person
+failures_per_min = 60                  # of one address: wrong tokens, log-ins
+
+{identity}[mlflow]
 tracking_uri = "http://127.0.0.1:5000"
 
 # [keys]                               # docs/keys.md: after `corsia central keys protect`
@@ -56,6 +59,29 @@ calls_per_s = 2000.0
 # site-a = "oncology"
 """
 
+_IDENTITY = """\
+# People log in at an OpenID provider (docs/identity.md); without this part operators' token files are all there is.
+{off}[identity]
+{off}issuer = {issuer}   # exactly as in its tokens, with or without a slash at the end
+{off}client_id = {client}
+{off}client_secret_file = "state/oidc.secret"      # mode 0600; leave it out for a public client
+{off}redirect_uri = {redirect}
+# device_client_id = "corsia-cli"      # a public client for command line and notebook
+# audience = "https://corsia.example.org/api"      # takes the provider's access tokens that are made for this
+# scopes = ["openid", "profile", "wlcg.groups"]
+# session_hours = 8
+# idle_minutes = 60
+# token_days = 90                      # the longest life of an API token
+# login_days = 30                      # who has not logged in for so long has no role
+
+{off}[identity.roles]                     # groups of the provider; who is in none is refused
+{off}operator = ["consortium/operators"]
+{off}researcher = ["consortium"]
+{off}steward = []
+{off}dpo = []
+
+"""
+
 
 def init_central(out: Path, *, force: bool = False, as_json: bool = False) -> None:
     """Write the configuration and the operator's token; asks for name and address on a terminal.
@@ -67,13 +93,20 @@ def init_central(out: Path, *, force: bool = False, as_json: bool = False) -> No
     """
     if out.exists() and not force:
         raise ConflictError("conflict.exists", f"{out} exists; use --force")
-    name, address = "consortium", "127.0.0.1"
+    name, address, issuer, client = "consortium", "127.0.0.1", "", "corsia"
     if sys.stdin.isatty() and not as_json:
         name = typer.prompt("Name of the consortium", default=name)
         address = typer.prompt("Name or address under which hospitals reach this machine", default=address)
+        issuer = typer.prompt("Issuer of your OpenID provider (empty: none)", default="", show_default=False)
+        client = typer.prompt("This centre's client id there", default="corsia") if issuer else client
     names = list(dict.fromkeys([address, "127.0.0.1", "localhost"]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    text = _TEMPLATE.format(file=out.name, name=name, names=", ".join(json.dumps(n) for n in names))
+    text = _TEMPLATE.format(
+        file=out.name,
+        name=name,
+        names=", ".join(json.dumps(n) for n in names),
+        identity=_identity(issuer, client, address),
+    )
     _check(text, out)
     out.write_text(text)
     state = out.resolve().parent / "state"
@@ -87,6 +120,17 @@ def init_central(out: Path, *, force: bool = False, as_json: bool = False) -> No
         typer.echo(json.dumps({"written": str(out), "state_dir": str(state), "token_file": str(token)}))
     else:
         typer.echo(f"wrote {out} and {token}; next: corsia central serve --config {out}")
+
+
+def _identity(issuer: str, client: str, address: str) -> str:
+    """The part on the OpenID provider; a comment when there is none."""
+    host = address if address not in ("127.0.0.1", "localhost") else "corsia.example.org"
+    return _IDENTITY.format(
+        off="" if issuer else "# ",
+        issuer=json.dumps(issuer or "https://iam.example.org/"),
+        client=json.dumps(client),
+        redirect=json.dumps(f"https://{host}/auth/callback"),
+    )
 
 
 def _check(text: str, out: Path) -> None:

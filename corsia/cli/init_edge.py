@@ -79,6 +79,7 @@ epsilon_per_year = 5.0                # and all studies over 365 days,
 delta = 1e-5                          # both at this delta
 require_consent = {require_consent}
 approve = "manual"                    # or "auto": what policy allows needs no steward
+advertise = false                     # true: researchers see its columns, its rows in tens and its lanes, never a row
 
 # Thresholds of federated statistics (pipeline "aggregate"), by DataSHIELD's names; these are the defaults.
 # [datasets.{dataset}.policy.traps]

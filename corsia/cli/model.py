@@ -245,9 +245,9 @@ def connect_hub(url: str | None, token_file: Path | None, config: Path | None) -
         if token_file is None:
             return connect(address, token=operator_token(loaded))
         return connect(address, token_file=token_file)
-    if url is None or token_file is None:
+    if url is None:
         raise InputError("input.usage", "give --config, or --url and --token-file")
-    return connect(url, token_file=token_file)
+    return connect(url, token_file=token_file, interactive=False)
 
 
 def _publication_key(config: Path | None, key: Path | None) -> str:

@@ -80,7 +80,7 @@ def list_studies(config: Config = None, url: Url = None, token_file: Token = Non
 
     Example: corsia study ls --config central.toml
     """
-    studies = _request(url, token_file, "/studies") if url else _local(_needed(config))
+    studies = _pages(url, token_file, "/studies?limit=1000") if url else _local(_needed(config))
     if json_out:
         typer.echo(json.dumps({"studies": studies}))
         return
@@ -296,20 +296,39 @@ def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
     return found
 
 
+def _pages(url: str, token_file: Path | None, path: str) -> list[dict[str, Any]]:
+    """All rows of a list: each answer's `Link` header names the next page."""
+    rows: list[dict[str, Any]] = []
+    while path:
+        page, onward = _asked(url, token_file, path)
+        rows += page
+        path = onward.partition("</api/v1")[2].partition(">")[0]
+    return rows
+
+
 def _request(
     url: str, token_file: Path | None, path: str, body: bytes | None = None, *, kind: str = "application/toml"
 ) -> Any:
+    return _asked(url, token_file, path, body, kind=kind)[0]
+
+
+def _asked(
+    url: str, token_file: Path | None, path: str, body: bytes | None = None, *, kind: str = "application/toml"
+) -> tuple[Any, str]:
+    """The answer, and its `Link` header."""
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise InputError("input.usage", "--url begins with http:// or https://")
-    if token_file is None:
-        raise AuthenticationError("auth.token", "--url needs --token-file")
     from central.operators import bearer, read_token
+    from corsia.login import saved
 
+    token_file = token_file or saved(url)
+    if not token_file.exists():
+        raise AuthenticationError("auth.token", f"--url needs --token-file, or first: corsia account login {url}")
     headers = {"Authorization": f"Bearer {bearer(read_token(token_file))}"} | ({"Content-Type": kind} if body else {})
     request = urllib.request.Request(url.rstrip("/") + "/api/v1" + path, data=body, headers=headers)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=90) as answer:  # noqa: S310 - http or https, checked above
-            return json.loads(answer.read(MAX_REPLY_BYTES))
+            return json.loads(answer.read(MAX_REPLY_BYTES)), answer.headers.get("Link", "")
     except urllib.error.HTTPError as error:
         raise _problem(error) from None
     except (OSError, ValueError):

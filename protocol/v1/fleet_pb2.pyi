@@ -110,7 +110,7 @@ class Assignment(_message.Message):
     def __init__(self, id: _Optional[str] = ..., kind: _Optional[_Union[AssignmentKind, str]] = ..., study_digest: _Optional[str] = ..., document: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., blobs: _Optional[_Iterable[_Union[Blob, _Mapping]]] = ...) -> None: ...
 
 class SiteReport(_message.Message):
-    __slots__ = ("version", "paused", "spool_parcels", "spool_bytes", "ledger_head", "journal_head", "assignment_id", "state", "code", "error_id", "counts", "log_sizes", "witnessed")
+    __slots__ = ("version", "paused", "spool_parcels", "spool_bytes", "ledger_head", "journal_head", "assignment_id", "state", "code", "error_id", "counts", "log_sizes", "witnessed", "catalogue")
     class CountsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -131,6 +131,7 @@ class SiteReport(_message.Message):
     COUNTS_FIELD_NUMBER: _ClassVar[int]
     LOG_SIZES_FIELD_NUMBER: _ClassVar[int]
     WITNESSED_FIELD_NUMBER: _ClassVar[int]
+    CATALOGUE_FIELD_NUMBER: _ClassVar[int]
     version: str
     paused: bool
     spool_parcels: int
@@ -144,7 +145,36 @@ class SiteReport(_message.Message):
     counts: _containers.ScalarMap[str, int]
     log_sizes: _containers.RepeatedScalarFieldContainer[int]
     witnessed: int
-    def __init__(self, version: _Optional[str] = ..., paused: _Optional[bool] = ..., spool_parcels: _Optional[int] = ..., spool_bytes: _Optional[int] = ..., ledger_head: _Optional[str] = ..., journal_head: _Optional[str] = ..., assignment_id: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., code: _Optional[str] = ..., error_id: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ..., log_sizes: _Optional[_Iterable[int]] = ..., witnessed: _Optional[int] = ...) -> None: ...
+    catalogue: Catalogue
+    def __init__(self, version: _Optional[str] = ..., paused: _Optional[bool] = ..., spool_parcels: _Optional[int] = ..., spool_bytes: _Optional[int] = ..., ledger_head: _Optional[str] = ..., journal_head: _Optional[str] = ..., assignment_id: _Optional[str] = ..., state: _Optional[_Union[State, str]] = ..., code: _Optional[str] = ..., error_id: _Optional[str] = ..., counts: _Optional[_Mapping[str, int]] = ..., log_sizes: _Optional[_Iterable[int]] = ..., witnessed: _Optional[int] = ..., catalogue: _Optional[_Union[Catalogue, _Mapping]] = ...) -> None: ...
+
+class Catalogue(_message.Message):
+    __slots__ = ("datasets",)
+    DATASETS_FIELD_NUMBER: _ClassVar[int]
+    datasets: _containers.RepeatedCompositeFieldContainer[AdvertisedDataset]
+    def __init__(self, datasets: _Optional[_Iterable[_Union[AdvertisedDataset, _Mapping]]] = ...) -> None: ...
+
+class AdvertisedDataset(_message.Message):
+    __slots__ = ("name", "rows", "columns", "lanes")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    LANES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    rows: int
+    columns: _containers.RepeatedCompositeFieldContainer[AdvertisedColumn]
+    lanes: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[AdvertisedColumn, _Mapping]]] = ..., lanes: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class AdvertisedColumn(_message.Message):
+    __slots__ = ("name", "role", "type")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    ROLE_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    role: str
+    type: str
+    def __init__(self, name: _Optional[str] = ..., role: _Optional[str] = ..., type: _Optional[str] = ...) -> None: ...
 
 class ReportReply(_message.Message):
     __slots__ = ("server_time", "log")

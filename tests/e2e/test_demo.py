@@ -85,6 +85,18 @@ def test_the_model_was_promoted_by_two_and_the_site_accepted_it_from_the_log(dem
     assert (demo.out / "scores.csv").read_text().startswith("risk,survival,horizon\n")
 
 
+def test_every_site_tells_of_its_data_in_tens_and_no_more(demo: Demo) -> None:
+    code = "import corsia,json,sys\nwith corsia.connect(sys.argv[1], token_file=sys.argv[2]) as hub:\n"
+    token = str(demo.out / "centre" / "state" / "operator.token")
+    done = demo.inside(sys.executable, "-c", code + " print(json.dumps(list(hub.datasets)))", demo.url, token)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    sites = {path.name for path in (demo.out / "sites").iterdir() if (path / "edge.toml").exists()}
+    assert {(row["dataset"], row["site"]) for row in told} == {("lung", site) for site in sites}
+    assert all(row["rows"] and row["rows"] % 10 == 0 for row in told)
+    assert all({column["name"] for column in row["columns"]} >= {"age", "sex", "status"} for row in told)
+
+
 def test_a_person_is_the_same_in_rows_images_and_records(demo: Demo, tmp_path: Path) -> None:
     """One pseudonym in all three, and the same days between a person's dates as at the hospital."""
     import pandas as pd

@@ -153,7 +153,7 @@ def test_watch_gives_every_event_of_the_run_once_until_its_end(running: Running,
     emit("round.begun", fed, round=1, phase="train", asked=3)
     thread = threading.Thread(target=later)
     thread.start()
-    events = list(hub.studies[fed].run.watch(timeout_s=60))
+    events = list(hub.studies[fed].run.events(timeout_s=60))
     thread.join()
     known = [e.kind for e in events if e.kind != "study.submitted"]
     assert known == ["round.begun", "round.finished", "study.done"]
@@ -161,9 +161,9 @@ def test_watch_gives_every_event_of_the_run_once_until_its_end(running: Running,
     finished = events[-2]
     assert finished.fields["metrics"] == {"c-index": 0.71, "rows": 120}
     assert str(finished) == "round.finished round=1 c-index=0.71 rows=120"
-    assert [e.kind for e in hub.studies[fed].run.watch(since=finished.seq)] == ["study.done"]
+    assert [e.kind for e in hub.studies[fed].run.events(since=finished.seq)] == ["study.done"]
 
 
 def test_watching_has_an_end_of_its_own(hub: corsia.Hub, fed: str) -> None:
     with pytest.raises(UnavailableError):
-        list(hub.studies[fed].run.watch(timeout_s=0.2))
+        list(hub.studies[fed].run.events(timeout_s=0.2))

@@ -12,7 +12,7 @@ from corsia.cli import app
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-_GROUPS = ("demo", "init", "doctor", "central", "edge", "study", "deid", "extract", "parcel", "log", "model", "bench")
+_GROUPS = tuple("account demo init doctor central edge study deid extract parcel log model bench".split())
 
 
 def tokens(page: Path) -> list[str]:

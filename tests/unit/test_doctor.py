@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from corsia import machine
 from corsia.doctor import _centre, _certificate, _is_centre, _isolation, _site
 from privacy.envelope import SecretKey, write_key
 from privacy.folders import make_recovery_key
@@ -75,3 +78,63 @@ def test_what_this_kernel_keeps_a_worker_from_is_told() -> None:
     assert found.check == "worker isolation"
     assert found.found.startswith("workers ")
     assert found.advice
+
+
+def test_a_port_that_another_program_holds_is_told() -> None:
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        number = held.getsockname()[1]
+        taken = machine.port("web", "127.0.0.1", number, is_ours=lambda: False)
+        assert (taken.ok, str(number) in taken.advice) == (False, True)
+        assert machine.port("web", "127.0.0.1", number, is_ours=lambda: True).ok
+    assert machine.port("web", "127.0.0.1", number, is_ours=lambda: False).ok
+
+
+def test_a_proxy_is_told_without_its_credentials() -> None:
+    found = machine.proxy({"https_proxy": "http://user:secret@proxy.example:3128"})
+    assert (found.ok, found.found) == (True, "https_proxy proxy.example:3128")
+    for wrong in ("proxy.example", "http://", "http://[::1", "http://h:99999"):
+        told = machine.proxy({"HTTP_PROXY": wrong})
+        assert not told.ok, wrong
+        assert "http_proxy" in told.advice
+    assert machine.proxy({}).ok
+
+
+def test_a_state_folder_that_others_read_is_told(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    assert not machine.private(tmp_path).ok
+    tmp_path.chmod(0o700)
+    assert machine.private(tmp_path).ok
+    assert machine.private(tmp_path / "none").ok
+
+
+def test_a_device_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert machine.gpu().ok
+    assert not machine.gpu("cuda:0").ok
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text("#!/bin/sh\necho 'A100'\n")
+    fake.chmod(0o755)
+    told = machine.gpu("cuda:0")
+    assert "A100" in told.found
+    assert told.ok is ("+cpu" not in metadata.version("torch"))
+
+
+def test_a_centre_is_looked_at_with_its_ports_and_its_provider(tmp_path: Path) -> None:
+    from corsia.doctor import examine
+
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.listen()
+        config = tmp_path / "central.toml"
+        config.write_text(
+            f'name = "c"\n[gateway]\nport = {held.getsockname()[1]}\n[identity]\nissuer = "http://127.0.0.1:1"\n'
+            'client_id = "c"\nredirect_uri = "https://c.example/auth/callback"\n'
+        )
+        found = {finding.check: finding for finding in examine(config)}
+    assert not found["port gateway"].ok
+    assert found["port web"].check == "port web"
+    assert (found["identity"].ok, "unavailable.provider" in found["identity"].found) == (False, True)
+    assert found["state folder"].ok
+    assert {"clock", "disk", "proxy", "worker isolation", "packages", "python"} <= set(found)

@@ -25,7 +25,7 @@ def state(tmp_path: Path) -> SiteState:
 
 
 def news(state: SiteState) -> list[str]:
-    site = cast(Site, SimpleNamespace(state=state))
+    site = cast(Site, SimpleNamespace(state=state, config=SimpleNamespace(datasets={})))
     return [record.assignment.id for record in Heartbeat(site)._news()]
 
 

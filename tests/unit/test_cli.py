@@ -1,0 +1,126 @@
+"""The command line as a whole: help with an example everywhere, completion, and exit statuses as the page says."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+import typer
+
+from corsia.cli import COMMANDS, NOUNS, app
+from corsia.cli.init_central import init_central
+from protocol.errors import CODES, CorsiaError
+
+ROOT = Path(__file__).parents[2]
+
+
+def commands() -> Iterator[tuple[str, click.Command]]:
+    root = typer.main.get_command(app)
+    todo: list[tuple[str, click.Command]] = [("corsia", root)]
+    while todo:
+        path, one = todo.pop()
+        if isinstance(one, click.Group):
+            context = click.Context(one)
+            for name in one.list_commands(context):
+                member = one.get_command(context, name)
+                assert member is not None
+                todo.append((f"{path} {name}", member))
+        else:
+            yield path, one
+
+
+def test_every_command_has_an_example_that_names_it() -> None:
+    found = dict(commands())
+    assert len(found) > 60
+    without = [path for path, one in found.items() if f"Example: {path}" not in " ".join((one.help or "").split())]
+    assert without == []
+
+
+def test_every_option_says_what_it_is() -> None:
+    silent = [
+        f"{path} {parameter.name}"
+        for path, one in commands()
+        for parameter in one.params
+        if isinstance(parameter, click.Option) and not parameter.help
+    ]
+    assert silent == []
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_nouns_and_verbs(shell: str) -> None:
+    def complete(line: str) -> set[str]:
+        words = {"bash": {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split(" ")) - 1)}}
+        other = {"_TYPER_COMPLETE_ARGS": line, "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+        environment = os.environ | {"_CORSIA_COMPLETE": f"complete_{shell}"} | words.get(shell, other)
+        done = subprocess.run(
+            [sys.executable, "-m", "corsia"], check=False, capture_output=True, text=True, env=environment
+        )
+        return set(re.findall(r"[a-z][a-z-]+", done.stdout))
+
+    assert set(NOUNS) | set(COMMANDS) <= complete("corsia ")
+    assert {"login", "logout", "show"} <= complete("corsia account ")
+
+
+def test_exit_statuses_are_those_of_the_page() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    told = {code: int(status) for code, status in re.findall(r"^\| `([a-z0-9.-]+)` \| (\d+) \|", page, re.MULTILINE)}
+    assert told == {code: entry.error.exit_status for code, entry in CODES.items()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        (["--version"], 0),
+        (["nothing"], 2),
+        (["study", "ls", "--nothing"], 2),
+        (["central", "status", "--config", "none.toml"], 10),
+        (["study", "validate", "none.toml"], 11),
+        (["study", "ls", "--url", "http://127.0.0.1:1"], 12),
+        (["log", "verify", "--url", "http://127.0.0.1:1", "--token", "x"], 21),
+    ],
+)
+def test_a_command_ends_with_its_status_and_says_what_to_do(arguments: list[str], status: int, tmp_path: Path) -> None:
+    environment = os.environ | {"XDG_CONFIG_HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "corsia", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == status, done.stderr
+    if status >= 10:
+        code = re.search(r"error \[([a-z.-]+)\]: .+\n  hint: .+", done.stderr)
+        assert code is not None, done.stderr
+        assert CODES[code[1]].error.exit_status == status
+        assert "Traceback" not in done.stderr
+
+
+def test_classes_of_errors_are_documented() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text()
+    assert all(f"`{one.__name__}`" in page or one.__name__ in page for one in CorsiaError.__subclasses__())
+
+
+def test_the_provider_that_init_asks_for_is_written_and_reads_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter(["consortium", "corsia.example.org", "https://iam.example.org/", "dash"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(typer, "prompt", lambda *_, **__: next(answers))
+    init_central(tmp_path / "central.toml")
+    value = tomllib.loads((tmp_path / "central.toml").read_text())["identity"]
+    assert (value["issuer"], value["client_id"]) == ("https://iam.example.org/", "dash")
+    assert value["redirect_uri"] == "https://corsia.example.org/auth/callback"
+    commented = tmp_path / "other" / "central.toml"
+    monkeypatch.undo()
+    init_central(commented, as_json=True)
+    text = commented.read_text()
+    assert "identity" not in tomllib.loads(text)
+    words = "[identity issuer client redirect device audience scopes session idle token_ login_ oper res stew dpo"
+    lines = text.splitlines()
+    bare = "\n".join(one[2:] if one[:2] == "# " and one[2:].startswith(tuple(words.split())) else one for one in lines)
+    from central.config import read_config
+
+    assert read_config(bare, commented).identity is not None, "what is commented out is right as it stands"

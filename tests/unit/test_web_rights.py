@@ -1,0 +1,172 @@
+"""Every route of the application against every role: who is not known gets 401, who has not the right 403."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from starlette.routing import Route
+
+from central.config import WebConfig
+from central.identity.rights import Role
+from central.web.permits import OPEN
+from tests.identitykit import Hall, hall
+
+OP, RE, ST, DP = Role.OPERATOR, Role.RESEARCHER, Role.STEWARD, Role.DPO
+ALL = {OP, RE, ST, DP}
+# Said here once more, apart from the product's table: a route that is new fails until somebody has said who may.
+MAY: dict[str, set[Role]] = {
+    "GET /": ALL,
+    "GET /api/v1/me": ALL,
+    "GET /api/v1/openapi.json": ALL,
+    "GET /api/v1/sites": ALL,
+    "GET /api/v1/datasets": ALL,
+    "GET /api/v1/lanes": ALL,
+    "GET /api/v1/events": ALL,
+    "GET /api/v1/studies": ALL,
+    "POST /api/v1/studies": {OP, RE},
+    "GET /api/v1/studies/{}": ALL,
+    "GET /api/v1/studies/{}/table": {OP, RE},
+    "GET /api/v1/studies/{}/summary": {OP, RE},
+    "POST /api/v1/studies/{}/sql": {OP, RE},
+    "POST /api/v1/studies/{}/analyses": {OP, RE},
+    "POST /api/v1/studies/{}/erasure": {OP},
+    "GET /api/v1/studies/{}/readers": ALL,
+    "PUT /api/v1/studies/{}/readers/{}": {OP, RE},
+    "DELETE /api/v1/studies/{}/readers/{}": {OP, RE},
+    "GET /api/v1/runs/{}": ALL,
+    "POST /api/v1/runs/{}/pause": {OP, RE},
+    "POST /api/v1/runs/{}/resume": {OP, RE},
+    "POST /api/v1/runs/{}/stop": {OP, RE},
+    "POST /api/v1/runs/{}/extend": {OP, RE},
+    "GET /api/v1/log": ALL,
+    "GET /api/v1/log/head": ALL,
+    "GET /api/v1/log/proof/{}": ALL,
+    "POST /api/v1/log/verify": ALL,
+    "GET /api/v1/models": ALL,
+    "GET /api/v1/models/{}": ALL,
+    "GET /api/v1/models/{}/table": {OP, RE},
+    "POST /api/v1/models/{}/predict": {OP, RE},
+    "POST /api/v1/models/{}/invocations": {OP, RE},
+    "GET /api/v1/models/{}/promotions": {OP, DP},
+    "POST /api/v1/models/{}/promotions": {OP},
+    "POST /api/v1/models/{}/promotions/{}/approval": {OP},
+    "GET /api/v1/decisions": {OP, DP},
+    "POST /api/v1/decisions": {OP},
+    "POST /api/v1/decisions/{}/approval": {OP},
+    "GET /api/v1/decisions/{}/parcel": {OP},
+    "GET /api/v1/tokens": ALL,
+    "POST /api/v1/tokens": ALL,
+    "DELETE /api/v1/tokens/{}": ALL,
+    "POST /auth/logout": ALL,
+    "GET /api/v1/flow": ALL,
+    "GET /api/v1/alarms": ALL,
+    "GET /api/v1/budgets": ALL,
+    "GET /api/v1/runs": ALL,
+    "GET /api/v1/runs/{}/timeline": ALL,
+    "GET /api/v1/runs/{}/budget": ALL,
+    "GET /api/v1/models/{}/where": ALL,
+    "POST /api/v1/studies/check": {OP, RE},
+    "GET /api/v1/studies/{}/distributions": {OP, RE},
+    "GET /api/v1/log/entries": ALL,
+    "GET /api/v1/account": {OP, DP},
+    "GET /studies": ALL,
+    "GET /studies/{}": ALL,
+    "GET /studies/new": {OP, RE},
+    "POST /studies/new/check": {OP, RE},
+    "POST /studies/new/draft": {OP, RE},
+    "GET /training": ALL,
+    "GET /training/compare": ALL,
+    "GET /training/{}": ALL,
+    "GET /models": ALL,
+    "GET /models/{}": ALL,
+    "GET /data": {OP, RE},
+    "GET /data/{}": {OP, RE},
+    "GET /audit": {OP, DP},
+}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
+    with hall(tmp_path_factory.mktemp("hall")) as found:
+        yield found
+
+
+def routes(made: Hall) -> list[tuple[str, str]]:
+    """Every method and path that the application answers, hidden ones too; HEAD is as GET."""
+    found = {(m.upper(), path) for path, methods in made.app.openapi()["paths"].items() for m in methods}
+    for route in made.app.routes:
+        if isinstance(route, Route):
+            found |= {(method, route.path) for method in route.methods or ()}
+    return sorted(found)
+
+
+def form(method: str, path: str) -> str:
+    return f"{'GET' if method == 'HEAD' else method} {re.sub('{[^}]*}', '{}', path)}"
+
+
+def test_every_route_against_every_role(made: Hall) -> None:
+    people = {role: made.headers(role.value) for role in Role}
+    known = routes(made)
+    assert len(known) > 35
+    for method, path in known:
+        filled = re.sub("{[^}]*}", "1", path)
+        if (method if method != "HEAD" else "GET", path) in OPEN:
+            continue
+        for headers in ({}, {"X-Corsia": "1"}, {"Cookie": "__Host-corsia=wrong"}, {"Authorization": "Bearer cs_wrong"}):
+            assert made.http.request(method, filled, headers=headers).status_code == 401, (method, path)
+        may = MAY.get(form(method, path))
+        assert may is not None, f"say here who may {form(method, path)}, and in central/web/permits.py"
+        for role, headers in people.items():
+            if path == "/auth/logout":
+                headers = made.headers(role.value)
+            answer = made.http.request(method, filled, headers=headers)
+            if role in may:
+                assert answer.status_code not in (401, 403), (method, path, role, answer.text)
+            else:
+                assert answer.status_code == 403, (method, path, role)
+                assert method == "HEAD" or answer.json()["code"] == "permission.role"
+
+
+def test_what_no_table_names_is_for_operators_alone(made: Hall) -> None:
+    for path in ("/new-page", "/api/v1/new", "/api/v1/studies/", "/api/v2/sites", "/api/v1/sites/x", "//api/v1/sites"):
+        for role in (Role.RESEARCHER, Role.STEWARD, Role.DPO):
+            assert made.http.get(path, headers=made.headers(role.value)).status_code == 403, (path, role)
+        assert made.http.get(path, headers=made.headers("operator")).status_code in (307, 404), path
+    assert made.http.request("PATCH", "/api/v1/studies", headers=made.headers("researcher")).status_code == 403
+
+
+def test_roles_add_up_and_groups_are_compared_without_slashes(made: Hall) -> None:
+    me = made.http.get("/api/v1/me", headers=made.headers("/steward/", "dpo")).json()
+    assert me["roles"] == ["steward", "dpo"]
+    assert made.http.get("/api/v1/decisions?kind=admit&subject=x", headers=made.headers("steward", "dpo")).is_success
+    for wrong in ("Operator", "operator/x", "x/operator", "operators"):
+        me = made.http.get("/api/v1/me", headers=made.headers("dpo", wrong)).json()
+        assert me["roles"] == ["dpo"], wrong
+
+
+def test_a_flood_of_guesses_and_of_calls_is_held_up(tmp_path: Path) -> None:
+    with hall(tmp_path, web=WebConfig(calls_per_s=1, failures_per_min=5)) as made:
+        guesses = [made.http.get("/api/v1/me", headers={"Authorization": f"Bearer cs_{n}"}) for n in range(7)]
+        assert [answer.status_code for answer in guesses] == [401] * 5 + [429] * 2
+        assert guesses[-1].json()["code"] == "unavailable.rate"
+        assert int(guesses[-1].headers["retry-after"]) >= 1
+        assert made.http.get("/auth/login").status_code == 429, "a log-in costs as much as a guess"
+        headers = {"Authorization": f"Bearer {made.operator}"}
+        calls = [made.http.get("/api/v1/me", headers=headers).status_code for _ in range(25)]
+        assert calls[:20] == [200] * 20, "who is known is not held up by who guesses"
+        assert 429 in calls
+        assert made.http.get("/healthz").status_code == 200
+
+
+def test_without_a_provider_there_are_operators_alone(tmp_path: Path) -> None:
+    with hall(tmp_path, with_provider=False) as made:
+        for method, path in sorted(OPEN - {("GET", "/healthz")}):
+            answer = made.http.request(method, path)
+            assert answer.status_code == 401, path
+        assert made.http.get("/api/v1/me", headers=made.headers("operator")).status_code == 401
+        me = made.http.get("/api/v1/me", headers={"Authorization": f"Bearer {made.operator}"}).json()
+        assert (me["operator"], me["account"], me["roles"]) == ("operator", "", ["operator"])
+        assert made.http.get("/api/v1/tokens", headers={"Authorization": f"Bearer {made.operator}"}).status_code == 403
