@@ -175,7 +175,7 @@ def test_a_flood_leaves_the_others_their_place(centre: Running, sites: tuple[Sit
     assert receipt.parcel_id == parcel.id
     assert waited < 30, "a limit far above what is measured: the honest site was starved"
     assert len(done) == 160
-    refusals = {"gate.bytes", "input.message", "storage.full", "unavailable.centre"}
+    refusals = {"gate.bytes", "permission.size", "input.message", "storage.full", "unavailable.centre"}
     assert set(done) <= refusals | {"", "UNAVAILABLE", "RESOURCE_EXHAUSTED"}, set(done)  # gRPC's own: come again later
     assert any(done), "what is larger than a parcel may be was not refused"
     assert pid(centre) == before
