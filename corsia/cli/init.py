@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -121,13 +122,16 @@ def study(
     json_out: Json = False,
     force: Force = False,
 ) -> None:
-    """Write a study file, from the columns of hospitals' CSV files if some are given.
+    """Write a study file, from the columns of hospitals' CSV files if some are given; asks when on a terminal.
 
     Example: corsia init study --lane extract --from-csv patients.csv
 
     Example: corsia init study --from-csv a.csv --from-csv b.csv --from-csv c.csv --outcome disease
     """
-    sources = from_csv or []
+    sources, dataset = from_csv or [], "cohort"
+    names: tuple[str, ...] = ("site-a", "site-b")
+    if not (lane or sources) and sys.stdin.isatty() and not json_out:
+        lane, names, dataset = _ask()
     asked = Asked(
         outcome=outcome, time=time, event=event, positive=positive, negative=negative, sites=sites,
         missing=tuple(missing or ()), categorical=tuple(categorical or ()),
@@ -144,7 +148,8 @@ def study(
         raise InputError("input.usage", "outcome, sites and several --from-csv are for lane train")
     source = sources[0] if sources else None
     columns = _columns(source) if source else {"age": "int", "sex": "string"}
-    out.write_text(_render(out, lane, columns, source))
+    dataset = source.stem.lower().replace("_", "-") if source else dataset
+    out.write_text(_render(out, lane, columns, names, dataset))
     if json_out:
         typer.echo(json.dumps({"written": str(out), "columns": list(columns)}))
     else:
@@ -163,7 +168,15 @@ def _columns(path: Path) -> dict[str, str]:
     return {str(c): names.get(frame[c].dtype.kind, "string") for c in frame.columns}
 
 
-def _render(out: Path, lane: str, columns: dict[str, str], source: Path | None) -> str:
+def _ask() -> tuple[str, tuple[str, ...], str]:
+    """Lane, sites and dataset, of a person."""
+    lane = typer.prompt("Lane: harvest, anonymize, extract or train", default="extract")
+    names = typer.prompt("Sites, as a,b,c", default="site-a,site-b")
+    dataset = typer.prompt("Name of the dataset at the sites", default="cohort")
+    return lane, tuple(name.strip() for name in names.split(",") if name.strip()), dataset
+
+
+def _render(out: Path, lane: str, columns: dict[str, str], sites: Sequence[str], dataset: str) -> str:
     from datetime import UTC, datetime, timedelta
 
     outcome = [c for c in ("time", "status", "event", "outcome") if c in columns][:2] or ["time", "status"]
@@ -174,8 +187,8 @@ def _render(out: Path, lane: str, columns: dict[str, str], source: Path | None) 
         id=out.stem.lower().replace("_", "-").replace(".", "-"),
         lane=lane,
         expires=(datetime.now(UTC) + timedelta(days=365)).strftime("%Y-%m-%dT00:00:00Z"),
-        sites='"site-a", "site-b"',
-        dataset=(source.stem if source else "cohort").lower().replace("_", "-"),
+        sites=_quoted(sites),
+        dataset=dataset,
         columns=_quoted(list(columns)),
         pipeline=lane,
         output="\n" if lane == "train" else "\n" + output,

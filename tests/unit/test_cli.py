@@ -124,3 +124,17 @@ def test_the_provider_that_init_asks_for_is_written_and_reads_back(
     from central.config import read_config
 
     assert read_config(bare, commented).identity is not None, "what is commented out is right as it stands"
+
+
+def test_init_study_asks_a_person_and_writes_what_he_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from corsia.cli.init import study
+    from protocol.study import parse_study
+
+    answers = iter(["harvest", "nord, sud", "lung"])
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+    monkeypatch.setattr(typer, "prompt", lambda *_, **__: next(answers))
+    path = tmp_path / "asked.toml"
+    study(out=path, lane="", from_csv=None, outcome="", time="", event="", positive="", negative="", sites="",
+          missing=None, categorical=None, json_out=False, force=False)  # fmt: skip
+    made = parse_study(path.read_bytes())
+    assert (made.lane.value, made.sites, made.dataset.name) == ("harvest", ("nord", "sud"), "lung")
