@@ -13,6 +13,7 @@ from html import escape
 
 from edge.account import Account, Release, StudyLine
 from edge.wording import LANGUAGES, Words, words
+from protocol.sheet import cell
 
 __all__ = ["account_csv", "account_page", "day", "document", "languages", "receipts", "unreceipted"]
 
@@ -49,7 +50,7 @@ def account_csv(made: Account) -> str:
     for one in made.releases:
         study = one.study
         writer.writerow(
-            _cell(value) for value in (
+            cell(value) for value in (
                 made.site, day(one.first), day(one.last), study.id, study.title, study.digest, study.lane,
                 study.purpose, study.legal_basis, study.controller, study.ethics_reference, study.dataset,
                 made.centre, study.recipient, one.assignment, one.part, one.parcels, one.bytes,
@@ -164,8 +165,3 @@ def _table(lines: Sequence[Sequence[object]]) -> str:
     head = "".join(f"<th>{escape(str(one))}</th>" for one in lines[0])
     rows = ["".join(f"<td>{escape(str(one))}</td>" for one in line) for line in lines[1:]]
     return f"<table><tr>{head}</tr>" + "".join(f"<tr>{row}</tr>" for row in rows) + "</table>"
-
-
-def _cell(value: object) -> object:
-    text = str(value)
-    return f"'{text}" if isinstance(value, str) and text[:1] in ("=", "+", "-", "@", "\t", "\r") else value

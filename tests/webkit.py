@@ -76,7 +76,7 @@ def running_centre(
     root: Path, identity: IdentityConfig | None = None, port: int = 0, *, sign_in_browser: bool = False
 ) -> Iterator[Running]:
     """Signer, vault and web over one state folder, as threads; all end with the context."""
-    web = WebConfig(calls_per_s=1e5, failures_per_min=1e6)
+    web = WebConfig(calls_per_s=1e5, failures_per_min=1e6, sign_in_browser=sign_in_browser)
     config = CentralConfig(name="consortium", state_dir=root, identity=identity, web=web)
     token = secrets.token_urlsafe(32)
     config.token_path.write_text(token)
@@ -105,7 +105,6 @@ def running_centre(
         mlflow_uri=config.mlflow.tracking_uri,
         identity=config.identity,
         web=config.web,
-        sign_in_browser=sign_in_browser,
         stop=stop,
     )
     answers = handlers(world.keys, analysis) | exports.handlers

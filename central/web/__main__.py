@@ -37,7 +37,6 @@ def main() -> int:
             mlflow_uri=config.mlflow.tracking_uri,
             identity=config.identity,
             web=config.web,
-            sign_in_browser=config.web.sign_in_browser,
             stop=stop,
         )
     except CorsiaError as error:

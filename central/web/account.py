@@ -21,6 +21,7 @@ from central.store.models import AssignmentRow, CuratedRow, ParcelRow, StudyRow
 from central.web.timeline import last_rounds, spent
 from protocol.assignment import AssignmentKind
 from protocol.parcel import ContentType
+from protocol.sheet import cell
 from protocol.study import parse_study
 
 __all__ = ["COLUMNS", "account", "account_csv", "budgets", "left", "of_sites"]
@@ -232,11 +233,5 @@ def account_csv(session: Session) -> str:
     writer = csv.writer(target)
     writer.writerow(COLUMNS)
     for line in account(session):
-        writer.writerow([_cell(line[name]) for name in COLUMNS])
+        writer.writerow([cell(line[name]) for name in COLUMNS])
     return target.getvalue()
-
-
-def _cell(value: Any) -> Any:
-    if value is None:
-        return ""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@", "\t", "\r") else value

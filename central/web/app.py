@@ -45,8 +45,8 @@ def create_app(centre: Centre) -> FastAPI:
     app.include_router(api.router)
     app.include_router(models.router)
     app.include_router(decisions.router)
-    app.include_router(datasets.router)
     app.include_router(insight.router)
+    app.include_router(datasets.router)
     app.include_router(owned.router)
     app.include_router(tokens.router)
 
@@ -54,8 +54,8 @@ def create_app(centre: Centre) -> FastAPI:
     def healthz() -> dict[str, str]:
         return {"status": "ok"}
 
-    describe(app)
     app.include_router(pages.router)
+    describe(app)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
     door = environment().get_template("login.html")
     app.state.door = lambda said="": door.render(name=centre.name, oidc=provider is not None, said=said)

@@ -23,9 +23,8 @@ class Centre:
         signer: path of the signer's socket.
         vault: path of the vault's socket.
         identity: the OpenID provider, if there is one.
-        web: rates of requests.
+        web: rates of requests, and whether pages offer operators to sign.
         log_public: file of the log's public key, which the gateway writes.
-        sign_in_browser: whether pages offer operators to sign what takes two of them.
         stop: set when the process is to end; event streams watch it.
     """
 
@@ -39,5 +38,4 @@ class Centre:
     mlflow_uri: str = ""
     identity: IdentityConfig | None = None
     web: WebConfig = field(default_factory=WebConfig)
-    sign_in_browser: bool = False
     stop: threading.Event = field(default_factory=threading.Event)

@@ -14,6 +14,7 @@ from central import ipc
 from central.web import account, flow, leaves, runs, timeline, views
 from central.web.api import CentreOf, draft_of
 from central.web.draft import check
+from central.web.owned import Owned
 from central.web.where import where
 
 __all__ = ["router"]
@@ -67,7 +68,7 @@ def post_check(draft: Annotated[bytes, Depends(draft_of)], centre: CentreOf, lan
 
 
 @router.get("/studies/{study_id}/distributions")
-def get_distributions(study_id: str, centre: CentreOf) -> dict[str, Any]:
+def get_distributions(study_id: str, _: Owned, centre: CentreOf) -> dict[str, Any]:
     """Histograms of a study's curated columns; small cells are null."""
     return ipc.call(centre.vault, "distributions", timeout_s=120.0, study=study_id)
 

@@ -78,21 +78,13 @@ def sites(session: Session) -> list[dict[str, Any]]:
 
 
 def studies(
-    session: Session,
-    limit: int = 100,
-    offset: int = 0,
-    *,
-    after: tuple[float, str] | None = None,
-    lane: str = "",
-    state: str = "",
-    search: str = "",
-) -> list[dict[str, Any]]:
-    """Studies, newest first, with what has come of each.
+    session: Session, limit: int = 100, offset: int = 0, *, after: tuple[float, str] | None = None,
+    lane: str = "", state: str = "", search: str = "",
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Studies, newest first, with what has come of each; of a lane, in a state, with a text in title or id.
 
     Args:
         after: those after the one of this time and id.
-        lane, state: of a lane, in a state; "" is any.
-        search: a text in title or id.
     """
     query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
     if after is not None:

@@ -97,9 +97,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hall]:
 def routes(made: Hall) -> list[tuple[str, str]]:
     """Every method and path that the application answers, hidden ones too; HEAD is as GET."""
     found = {(m.upper(), path) for path, methods in made.app.openapi()["paths"].items() for m in methods}
-    for route in made.app.routes:
+    todo = list(made.app.routes)
+    while todo:
+        route = todo.pop()
         if isinstance(route, Route):
             found |= {(method, route.path) for method in route.methods or ()}
+        todo += getattr(getattr(route, "original_router", None), "routes", [])
     return sorted(found)
 
 

@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse
 
 from central import ipc
 from central.web import curated, views
+from central.web.owned import Owned
 from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
 from protocol.study import parse_study
 
@@ -27,7 +28,7 @@ def tables(request: Request, centre: CentreOf, number: PageNumber = 1) -> HTMLRe
 
 
 @router.get("/data/{study_id}")
-def table(request: Request, study_id: str, centre: CentreOf) -> HTMLResponse:
+def table(request: Request, study_id: str, _: Owned, centre: CentreOf) -> HTMLResponse:
     """One table. The figures are made in the vault, which hides small groups."""
     with centre.store.read() as session:
         found = views.study(session, study_id)

@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse
 
 from central.store.published import newest
 from central.web import views
-from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
+from central.web.pages.render import CentreOf, PageNumber, may, page, page_router, paged
 from central.web.where import where
 from protocol.study import CHAMPION
 
@@ -49,7 +49,8 @@ def model(
         if row is None:
             raise HTTPException(404)
         versions = [one for one in views.models(session) if one["name"] == name]
-        proposals = views.promotions(session, name)
+        asked = views.promotions(session, name)
+        proposals = asked if may(request, "GET", f"/api/v1/models/{name}/promotions") else []
         places = where(session, name)
     shown = next(one for one in versions if one["version"] == row.version)
     manifest: dict[str, Any] = json.loads(centre.store.get_blob(row.manifest))["manifest"]
@@ -65,5 +66,5 @@ def model(
         places=places,
         champion=held,
         weights=manifest.get("weights", {}),
-        signing=centre.sign_in_browser,
+        signing=centre.web.sign_in_browser and may(request, "POST", f"/api/v1/models/{name}/promotions"),
     )

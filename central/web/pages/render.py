@@ -16,12 +16,14 @@ from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 from starlette.responses import HTMLResponse, Response
 
+from central.identity.rights import Principal
 from central.web.centre import Centre
+from central.web.permits import ANYBODY, right
 from central.web.problems import problem
 from protocol.errors import CorsiaError
 from protocol.words import LANGUAGES, chosen, words
 
-__all__ = ["COOKIE", "CentreOf", "PageNumber", "environment", "page", "page_router", "paged"]
+__all__ = ["COOKIE", "CentreOf", "PageNumber", "environment", "may", "page", "page_router", "paged"]
 
 COOKIE = "corsia_language"
 _TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -61,7 +63,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 
     Args:
         values: what the template shows, besides `t`, `named`, `ago`, `lang`, `languages`, `path`, `centre_name`,
-            `mlflow_uri` and `operator`, which every page has.
+            `mlflow_uri`, `operator` and `may` (a method and a path), which every page has.
     """
     wished = request.query_params.get("lang", "") or request.cookies.get(COOKIE, "")
     say = words(chosen(wished, request.headers.get("accept-language", "")))
@@ -75,7 +77,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "path": request.url.path,
         "centre_name": centre.name,
         "mlflow_uri": mlflow_uri(centre),
-        "operator": getattr(request.state, "operator", ""),
+        "operator": str(request.state.operator),
+        "may": lambda method, path: may(request, method, path),
         "now": time.time(),
     }
     answer = HTMLResponse(environment().get_template(template).render(common | values), status_code=status)
@@ -83,6 +86,12 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         secure = request.url.scheme == "https"
         answer.set_cookie(COOKIE, say.language, max_age=_YEAR_S, samesite="strict", secure=secure, httponly=True)
     return answer
+
+
+def may(request: Request, method: str, path: str) -> bool:
+    """Whether who asks has the right that another request would take."""
+    who: Principal = request.state.principal
+    return right(method, path) in (ANYBODY, *who.scopes)
 
 
 def mlflow_uri(centre: Centre) -> str:
