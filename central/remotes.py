@@ -59,14 +59,18 @@ class Remote(BaseModel):
     """One remote table: `[remotes.NAME]` in central.toml.
 
     Attributes:
-        url: where it lies; HTTPS alone. format: what it must be.
-        licence: SPDX identifier or name; terms: where the agreement or the licence's text is.
+        url: where it lies; HTTPS alone.
+        format: what it must be.
+        licence: SPDX identifier or name.
+        terms: where the agreement or the licence's text is.
         publisher: whom to name.
         every_h: how often it is asked for.
         agreed_until: last day of the agreement; none is without end.
         sha256: it must be these very bytes.
-        token_file: a bearer token, mode 0600; ca_file: who signs the server's certificate, if not the system's.
+        token_file: a bearer token, mode 0600.
+        ca_file: who signs the server's certificate, if not the system's.
         max_bytes: more is refused.
+        timeout_s: without an answer for so long it has failed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
