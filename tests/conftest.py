@@ -60,7 +60,11 @@ def state_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`: a file stays together, and so do all tests of the one demo."""
+    """With `--dist loadgroup`: a file stays together, and so do all tests of the one demo.
+
+    Those that look at the demo's processes and folders come first: its warm workers close when nobody uses them.
+    """
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/test_demo.py"))
     for item in items:
         whose = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
         item.add_marker(pytest.mark.xdist_group(whose))
