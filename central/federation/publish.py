@@ -113,8 +113,8 @@ class Publisher:
         try:
             if self.registry.withdraw(name, run, study.id) and held is not None:
                 self.registry.point(name, alias, held)
-        except UnavailableError as error:
-            log.warning("run.waiting", extra={"fields": {"study": study.id, "code": error.code}})
+        except UnavailableError:
+            return  # the registry has logged it; nobody waits for a discarded run
 
     def _manifest(
         self, study: Study, training: Training, digest: str, run: str, reached: Checkpoint, weights: bytes, version: int
