@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import func, select
@@ -24,7 +25,7 @@ from central.landed import Landed
 from central.store import Store
 from central.store.changes import Changes
 from central.store.models import CuratedRow, ParcelRow, StudyRow
-from central.vault.ahead import Ahead
+from central.vault.ahead import Ahead, Prepared
 from central.vault.closing import Closing
 from central.vault.compute import Compute, Here
 from central.vault.contents import Content
@@ -190,12 +191,14 @@ class Opener:
             raise IntegrityError("parcel.context", "the lane sends another kind of content")
         if withdrawal:
             said = Withdrawal.of(landed.batch(self._landing, self._keys.load))
-            faults.point("vault.opened")
-            self._withdrawing.carry_out(parcel, study, said)
-            return
-        prepared = self._ahead.take(landed)
-        batch = prepared.batch
+            finish = partial(self._withdrawing.carry_out, parcel, study, said)
+        else:
+            finish = partial(self._curate, parcel, study, self._ahead.take(landed))
         faults.point("vault.opened")
+        finish()
+
+    def _curate(self, parcel: ParcelRow, study: Study, prepared: Prepared) -> None:
+        batch = prepared.batch
         if self._known(parcel, batch):
             return
         content = prepared.checked()

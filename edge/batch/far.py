@@ -19,12 +19,14 @@ from pathlib import Path
 
 from edge.batch.channel import KEY_BYTES, Reader, Writer, between
 from edge.worker import environment
+from protocol.process import guard
 
 __all__ = ["main", "serve"]
 
 
 def main() -> None:
     """Serve one job."""
+    guard()
     path = Path(sys.argv[1])
     key = path.read_bytes()
     path.unlink()
