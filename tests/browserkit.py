@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["Seat", "browser", "serious"]
+__all__ = ["Seat", "browser", "chromium", "expect", "serious"]
 
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
-_BOUND_MS = 60_000  # no measure: the machine may be busy
+_BOUND_MS = 240_000  # no measure: the machine may be busy
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,7 +30,7 @@ class Seat:
 
     def page(self, path: str = "/") -> Any:
         page = self.context.new_page()
-        page.on("console", lambda said: said.type == "error" and self.wrong.append(f"console: {said.text}"))
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
         page.on("request", self._asked)
         page.goto(self.url + path)
@@ -40,10 +40,21 @@ class Seat:
         page = self.page(f"/?token={token}")
         page.close()
 
+    def _said(self, said: Any) -> None:
+        if said.type == "error":
+            self.wrong.append(f"console: {said.text} at {said.location['url']}")
+
     def _asked(self, request: Any) -> None:
         address = urlsplit(request.url)
         if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in _LOOPBACK:
             self.wrong.append(f"left loopback: {request.url}")
+
+
+def expect(found: Any) -> Any:
+    """Playwright's `expect`; it waits for what is said to become so."""
+    from playwright.sync_api import expect as expected
+
+    return expected(found)
 
 
 def chromium() -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browserkit import Seat, browser
+from tests.browserkit import Seat, browser, expect
 from tests.e2e.running import Demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -23,12 +23,6 @@ def seat(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seat]
         yield made
         made.context.close()
     assert made.wrong == []
-
-
-def expect(found: Any) -> Any:
-    from playwright.sync_api import expect as expected
-
-    return expected(found)
 
 
 def test_a_study_is_submitted_and_its_curves_move(seat: Seat) -> None:

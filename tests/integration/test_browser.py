@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from central.store.models import LogRow, ModelRow
-from tests.browserkit import Seat, browser, chromium, serious
+from tests.browserkit import Seat, browser, chromium, expect, serious
 from tests.pagekit import COLUMN, XSS, hostile_centre, plain_round
 from tests.webkit import Running
 
@@ -45,12 +45,6 @@ def seat(running: Running, seats: Any) -> Iterator[Seat]:
     yield made
     made.context.close()
     assert made.wrong == []
-
-
-def expect(found: Any) -> Any:
-    from playwright.sync_api import expect as expected
-
-    return expected(found)
 
 
 def test_the_pages_have_no_serious_fault_for_people_who_see_or_hear_otherwise(seat: Seat) -> None:

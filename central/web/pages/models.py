@@ -6,19 +6,19 @@ import json
 from itertools import groupby
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
 from central.store.published import newest
 from central.web import views
-from central.web.pages.render import CentreOf, PageNumber, may, page, page_router, paged
+from central.web.pages.render import CentreOf, PageNumber, may, page, paged
 from central.web.where import where
 from protocol.study import CHAMPION
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _MOST = 50
 _PLAIN = (
     "study_id", "sites", "rounds", "rounds_run", "ended", "strategy", "features", "outcome", "metrics", "masked",
