@@ -33,7 +33,7 @@ _WAY_S = 600  # how long a log-in may take
 _MAX_FORM = 16_384
 _ONWARD = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/">'
-    '<title>Corsia</title><p><a href="/">Corsia</a></p></html>'
+    '<link rel="icon" href="/static/corsia.svg"><title>Corsia</title><p><a href="/">Corsia</a></p></html>'
 )
 router = APIRouter(prefix="/auth")
 Word = Annotated[str, Query(max_length=4096)]
