@@ -1,7 +1,7 @@
 """The dashboard over the live demo, in Chromium inside the demo's own network: a study is trained while one looks, two
 operators promote its model, and a hospital's steward lets it run there.
 
-Every wait is for something to become so; the bounds are for what never does.
+Every wait is for something to become so; the bounds are for what never does. CORSIA_SHOTS=1 makes the docs' pictures.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ import psutil
 import pytest
 
 from corsia.demo import studies
-from tests.browserkit import Seat, browser, expect, serious
+from tests.browserkit import Seat, browser, expect, serious, shot
 from tests.e2e.running import Demo
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 _RUN, _MODEL = "lung-looked-at", "looked-at"
+_PICTURE = {"width": 1100, "height": 760}
 _LONG_MS = 900_000  # no measure: a run of several hospitals on a machine that is busy
 
 
@@ -73,7 +74,8 @@ def test_a_study_is_submitted_and_its_curves_move(seat: Seat) -> None:
     page.get_by_label("Learner").select_option("survival")
     rounds = value["run"]["of"]
     for label, text in (
-        ("Features", "age, sex, ph.ecog"), ("Outcome", "time, status"), ("Rounds", str(rounds)), ("Model's name", _MODEL),
+        ("Features", "age, sex, ph.ecog"), ("Outcome", "time, status"), ("Rounds", str(rounds)),
+        ("Model's name", _MODEL),
     ):  # fmt: skip
         page.get_by_label(label, exact=True).fill(text)
     expect(page.locator("#judged")).to_contain_text("This study can be submitted.")
@@ -142,22 +144,23 @@ def desk(demo: Demo, config: Path) -> Iterator[str]:
         process.stdout.close()
 
 
+@pytest.mark.full  # its twin that always runs: tests/integration/test_siteweb.py
 def test_a_steward_approves_at_the_hospital_and_the_centre_sees_it(demo: Demo, seat: Seat, seats: Any) -> None:
     site = demo.summary["inference"]["edge"]["site"]
     plan = studies([], site)["lung-inference"] | {"id": "lung-by-hand", "title": "By hand"}
     plan["expires"] = plan["expires"].isoformat()
     page = seat.page("/")
     with by_hand(demo, site) as config:
-        body = {"path": "/api/v1/studies", "plan": json.dumps(plan)}
         status = page.evaluate(
-            "asked => fetch(asked.path, {method: 'POST', headers: {'X-Corsia': '1', 'Content-Type': 'application/json'},"
-            " body: asked.plan}).then((answer) => answer.status)", body,
-        )  # fmt: skip
+            "body => fetch('/api/v1/studies', {method: 'POST', body, headers: {'X-Corsia': '1', "
+            "'Content-Type': 'application/json'}}).then((answer) => answer.status)",
+            json.dumps(plan),
+        )
         assert status == 201
         page.goto(f"{seat.url}/studies/lung-by-hand")
         expect(page.locator("#approvals tbody .state-pending")).to_be_visible(timeout=_LONG_MS)
         with desk(demo, config) as url:
-            steward: Seat = seats(locale="it-IT")
+            steward: Seat = seats(viewport=_PICTURE)
             there = steward.context.new_page()
             there.on("console", steward._said)
             there.on("request", steward._asked)
@@ -165,8 +168,12 @@ def test_a_steward_approves_at_the_hospital_and_the_centre_sees_it(demo: Demo, s
             there.get_by_role("link", name="lung-by-hand").press("Enter")
             expect(there.locator("h1")).to_have_text("By hand")
             assert serious(there) == []
-            there.get_by_role("button", name="Approva").press("Enter")
-            expect(there.locator("main .state").first).to_have_text("approvato")
+            shot(there, "site-request")
+            there.get_by_role("button", name="Show what would leave").press("Enter")
+            expect(there.locator("h1")).to_contain_text("lung-by-hand")
+            there.get_by_role("link", name="Back to the request").press("Enter")
+            there.get_by_role("button", name="Approve").press("Enter")
+            expect(there.locator("main .state").first).to_have_text("approved")
             expect(page.locator("#approvals tbody .state-done")).to_be_visible(timeout=_LONG_MS)
             steward.context.close()
             assert steward.wrong == []
@@ -174,14 +181,27 @@ def test_a_steward_approves_at_the_hospital_and_the_centre_sees_it(demo: Demo, s
     expect(page.locator("#where")).to_contain_text("lung-by-hand")
 
 
-def test_every_page_of_the_demo_is_there_and_its_log_verifies_by_keyboard_in_italian(demo: Demo, seats: Any) -> None:
-    with operator(seats, token_file(demo), locale="it-IT") as seat:
+def test_every_page_of_the_demo_is_there_without_a_serious_fault(demo: Demo, seats: Any) -> None:
+    pages = {
+        "/": "overview", "/studies": "", "/studies/lung-anonymize": "study", "/training/lung-survival": "training",
+        "/models/lung-survival": "model", "/data/lung-features": "", "/data/lung-harvest": "data", "/audit": "",
+    }  # fmt: skip
+    with operator(seats, token_file(demo), viewport=_PICTURE) as seat:
         page = seat.page("/")
-        for path in ("/", "/studies", "/studies/lung-anonymize", "/training/lung-survival", "/models/lung-survival",
-                     "/data/lung-features", "/data/lung-anonymize", "/data/lung-harvest", "/audit"):  # fmt: skip
+        for path, picture in pages.items():
             page.goto(seat.url + path)
             expect(page.locator("h1")).to_be_visible()
             assert serious(page) == [], path
+            if picture:
+                shot(page, picture)
+        page.get_by_role("button", name="Verify here").click()
+        expect(page.locator("#verdict")).to_contain_text("Verified:")
+        shot(page, "audit")
+
+
+def test_the_log_verifies_by_keyboard_in_italian(demo: Demo, seats: Any) -> None:
+    with operator(seats, token_file(demo), locale="it-IT") as seat:
+        page = seat.page("/audit")
         verify = page.get_by_role("button", name="Verifica qui")
         for _ in range(40):
             page.keyboard.press("Tab")

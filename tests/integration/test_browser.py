@@ -85,6 +85,14 @@ def test_curves_move_while_one_looks(running: Running, seat: Seat) -> None:
     expect(page.locator("#rounds tbody tr").first.locator("th")).to_have_text("3")
 
 
+def test_a_models_card_shows_how_it_was_trained(seat: Seat) -> None:
+    page = seat.page("/models/risk")
+    plots = page.locator("figure.chart").filter(has_text="c-index")
+    expect(plots.locator("canvas")).to_be_visible()
+    page.get_by_role("link", name="the run that made it").click()
+    expect(page.locator("#curves canvas").first).to_be_visible()
+
+
 def test_a_run_is_commanded(running: Running, seat: Seat) -> None:
     page = seat.page("/training/fed")
     page.get_by_role("button", name="Pause").click()
