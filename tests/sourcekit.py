@@ -59,9 +59,9 @@ def private(path: Path, text: str) -> Path:
 
 
 class Orthanc:
-    """A PACS with DICOMweb and DIMSE; `move_port` is where it may send what EDGE asks for."""
+    """A PACS with DICOMweb and DIMSE; `move_port` is where it may send what EDGE asks for; `more`: of its settings."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: object) -> None:
         self.program = need("Orthanc", "orthanc orthanc-dicomweb")
         self.folder = folder
         self.http_port, self.dicom_port, self.move_port = free_port(), free_port(), free_port()
@@ -79,7 +79,7 @@ class Orthanc:
                     "AllowFind": True, "AllowGet": True, "AllowMove": True}},
                 "UnknownSopClassAccepted": True, "ExecuteLuaEnabled": False, "SyncStorageArea": False,
                 "StorageAccessOnFind": "Never", "StableAge": 1, "ConcurrentJobs": 2,
-                "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}, **more,
             })
         )  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
@@ -107,6 +107,12 @@ class Orthanc:
 
     def count(self) -> int:
         return int(json.loads(self._ask("/statistics"))["CountInstances"])
+
+    def lose(self, uid: str) -> None:
+        """Damage the PACS: an instance stays in its lists, its file is gone."""
+        found = json.loads(self._ask("/tools/lookup", uid.encode()))
+        info = json.loads(self._ask(f"{found[0]['Path']}/attachments/dicom/info"))
+        (self.folder / "db" / info["Uuid"][:2] / info["Uuid"][2:4] / info["Uuid"]).unlink()
 
     def delete(self, uid: str) -> None:
         found = json.loads(self._ask("/tools/lookup", uid.encode()))

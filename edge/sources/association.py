@@ -89,11 +89,14 @@ def associate(
     raise UnavailableError("unavailable.source")
 
 
-def serve(ae: AE, address: str, store: Callable[[Any], int]) -> ThreadedAssociationServer:
+def serve(
+    ae: AE, address: str, store: Callable[[Any], int], *, met: Callable[[Any], None] | None = None
+) -> ThreadedAssociationServer:
     """Take C-STORE and C-ECHO at an address, each association in a thread of its own.
 
     Args:
         store: called with each C-STORE event, gives its status.
+        met: called with each association that is made.
 
     Raises:
         UnavailableError: `unavailable.source` when the address cannot be listened on.
@@ -105,6 +108,8 @@ def serve(ae: AE, address: str, store: Callable[[Any], int]) -> ThreadedAssociat
         ae.add_supported_context(str(context.abstract_syntax), syntaxes())
     ae.add_supported_context(Verification)
     handlers: Any = [(evt.EVT_CONN_OPEN, _at_once), (evt.EVT_C_STORE, store), (evt.EVT_C_ECHO, lambda _event: 0)]
+    if met is not None:
+        handlers.append((evt.EVT_ESTABLISHED, met))
     try:
         server = ae.start_server(place_of(address), block=False, evt_handlers=handlers)
     except OSError:

@@ -126,6 +126,52 @@ def test_a_wrong_password_and_a_wrong_title_are_told_apart_from_silence(pacs: Or
         pull(tmp_path / "m", next(places(DatasetConfig.model_validate({"dimse": silent}))))
 
 
+def dimse(pacs: Orthanc, how: str = "get", **more: object) -> DatasetConfig:
+    place: dict[str, object] = {"address": f"127.0.0.1:{pacs.dicom_port}", "aet": "ORTHANC", "calling": "EDGE"}
+    if how == "move":
+        place |= {"retrieve": "move", "listen": f"127.0.0.1:{pacs.move_port}"}
+    return DatasetConfig.model_validate({"dimse": place | more})
+
+
+def test_a_pacs_that_cannot_reach_us_is_asked_later_and_nothing_is_set_aside(pacs: Orthanc, tmp_path: Path) -> None:
+    sent = list(instances(4, studies=2))
+    for data in sent:
+        pacs.put(data)
+    elsewhere = dimse(pacs, "move", listen=f"127.0.0.1:{free_port()}", patience_s=0)
+    with pytest.raises(UnavailableError, match=r"unavailable\.source"):
+        pull(tmp_path / "m", next(places(elsewhere)))
+    assert pull(tmp_path / "m", next(places(dimse(pacs, "move")))).kept >= len(sent)
+    looking = Mirror(tmp_path / "m")
+    assert looking.status()["isolated"] == {}
+    assert set(named(sent)) <= set(uids(looking.records))
+    looking.close()
+
+
+def test_what_the_pacs_lists_and_cannot_give_is_set_aside_by_itself(tmp_path: Path) -> None:
+    pacs = Orthanc(tmp_path / "pacs")
+    sent = list(instances(6, studies=2))
+    try:
+        pacs.start()
+        for data in sent:
+            pacs.put(data)
+        pacs.lose("1.2.3.1.1.4")
+        pacs.stop()  # which forgets what it has in memory
+        pacs.start()
+        ways = {"web": web(pacs, tmp_path, patience_s=20), "get": dimse(pacs, patience_s=20)}
+        ways["move"] = dimse(pacs, "move", patience_s=20)
+        for how, dataset in ways.items():
+            pull(tmp_path / how, next(places(dataset)))
+    finally:
+        pacs.stop()
+    for how in ways:
+        looking = Mirror(tmp_path / how)
+        assert looking.status()["isolated"] == {"refused": 1}, how
+        assert looking.status()["complete"]
+        rest = sent[::2] if how == "web" else [*sent[:3], *sent[4:]]  # Orthanc does not list that series by QIDO
+        assert uids(looking.records) == named(rest), how
+        looking.close()
+
+
 # --- pushed by modalities
 
 
