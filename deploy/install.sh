@@ -15,6 +15,10 @@ prefix=${CORSIA_PREFIX:-/opt/corsia} etc=${CORSIA_ETC:-/etc} state=${CORSIA_STAT
 python=${CORSIA_PYTHON:-python3} user=${CORSIA_USER:-corsia-$seat} config=${CORSIA_CONFIG:-/etc/corsia/$seat.toml}
 unit=corsia-$seat backups=${CORSIA_BACKUPS:-/var/backups/corsia}
 
+# No index and no other folder of wheels, whatever this machine's pip is set to.
+export PIP_CONFIG_FILE=/dev/null
+unset PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CONSTRAINT
+
 say() { echo "corsia: $*" >&2; }
 fail() { say "$*"; exit 1; }
 as_user() { if [ "$(id -un)" = "$user" ]; then "$@"; else runuser -u "$user" -- "$@"; fi; }
