@@ -127,7 +127,8 @@ class Opener:
         parcel = self._next()
         if parcel is not None:
             self._attend(parcel)
-        elif time.monotonic() >= self._settle_at:
+        # Also while parcels come without a pause, only less often: studies end, and what is to be erased goes.
+        if time.monotonic() >= self._settle_at + (0.0 if parcel is None else _LOOK_EVERY_S):
             self._closing.step()
             self._settle_at = time.monotonic() + _SETTLE_EVERY_S
         return parcel is not None
