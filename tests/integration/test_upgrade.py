@@ -196,9 +196,12 @@ def held(ward: Ward) -> dict[str, Any]:
     quiet = ("studies", "assignments", "parcels", "log", "curated", "certificates")  # those that no heartbeat changes
     with closing(sqlite3.connect(state / "corsia.db")) as database:
         rows = {n: database.execute(f"SELECT * FROM {n}").fetchall() for n in quiet}  # noqa: S608  (names of ours)
-    passing = {"logs", "run", "newer"}
-    files = {str(path.relative_to(state)): path.read_bytes() for path in state.rglob("*") if path.is_file()
-             and path.relative_to(state).parts[0] not in passing and path.suffix not in (".lock", ".db", ".db-wal", ".db-shm")}  # fmt: skip
+    passing, working = {"logs", "run", "newer"}, (".lock", ".db", ".db-wal", ".db-shm")
+    files = {
+        path.relative_to(state): path.read_bytes()
+        for path in state.rglob("*")
+        if path.is_file() and path.suffix not in working and path.relative_to(state).parts[0] not in passing
+    }
     return {"rows": rows, "files": files}
 
 
