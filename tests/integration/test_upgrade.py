@@ -123,7 +123,7 @@ def kept(ward: Ward) -> dict[str, Any]:
     state, now = ward.edge.parent / "state", status(ward)
     parcels = {p.name: p.read_bytes() for p in (state / "spool").rglob("*") if p.is_file() and p.stat().st_size}
     keys = {p.name: p.read_bytes() for p in state.glob("*.key") if p.name != "tls.key"}
-    return {"parcels": parcels, "keys": keys} | {k: now[k] for k in ("ledger_head", "fingerprint", "spool_parcels")}
+    return {"parcels": parcels, "keys": keys} | {k: now[k] for k in ("ledger_head", "fingerprint", "spool_parcels", "fleet")}
 
 
 def journal(ward: Ward) -> list[str]:
@@ -148,6 +148,7 @@ def test_upgrade_and_rollback_keep_spool_journal_and_ledger(ward: Ward, houses: 
     before, lines = kept(ward), journal(ward)
     assert before["spool_parcels"] == 1
     assert before["ledger_head"]
+    assert before["fleet"].endswith(tuple("0123456789"))
     said = install(ward, houses["new"])
     assert f"runs {NEXT}-" in said
     assert kept(ward) == before
@@ -196,9 +197,12 @@ def held(ward: Ward) -> dict[str, Any]:
     quiet = ("studies", "assignments", "parcels", "log", "curated", "certificates")  # those that no heartbeat changes
     with closing(sqlite3.connect(state / "corsia.db")) as database:
         rows = {n: database.execute(f"SELECT * FROM {n}").fetchall() for n in quiet}  # noqa: S608  (names of ours)
-    passing = {"logs", "run", "newer"}
-    files = {str(path.relative_to(state)): path.read_bytes() for path in state.rglob("*") if path.is_file()
-             and path.relative_to(state).parts[0] not in passing and path.suffix not in (".lock", ".db", ".db-wal", ".db-shm")}  # fmt: skip
+    passing, working = {"logs", "run", "newer"}, (".lock", ".db", ".db-wal", ".db-shm")
+    files = {
+        path.relative_to(state): path.read_bytes()
+        for path in state.rglob("*")
+        if path.is_file() and path.suffix not in working and path.relative_to(state).parts[0] not in passing
+    }
     return {"rows": rows, "files": files}
 
 
