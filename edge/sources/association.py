@@ -41,8 +41,10 @@ def entity(title: str, timeout_s: float) -> AE:
     """
     try:
         from pynetdicom import AE, _config
+        from pynetdicom.transport import AssociationSocket
     except ImportError:
         raise ConfigurationError("config.extra-missing", "this source needs corsia[sources]") from None
+    AssociationSocket._shutdown_socket = _shut  # type: ignore[method-assign]
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     _config.LOG_HANDLER_LEVEL = "none"
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
@@ -80,10 +82,7 @@ def associate(
     if made.is_established:
         return made
     rejected, busy = made.is_rejected, getattr(made.acceptor.primitive, "result", 1) == 2
-    link = made.dul.socket.socket if made.dul.socket is not None else None
     made.abort()
-    if link is not None:
-        link.close()  # which pynetdicom leaves open when nobody answered
     if rejected and not busy:
         raise AuthenticationError("auth.source", "the PACS rejects the association: check aet and calling")
     raise UnavailableError("unavailable.source")
@@ -117,6 +116,14 @@ def serve(
     if server is None:
         raise UnavailableError("unavailable.source", "the receiver's address cannot be listened on")
     return server
+
+
+def _shut(wrapper: Any) -> None:
+    """Close a connection also when it is none any more; pynetdicom 3.0 leaves that one open, and forgets it."""
+    if (link := wrapper.socket) is not None:
+        with suppress(OSError):
+            link.shutdown(socket.SHUT_RDWR)
+        link.close()
 
 
 def _at_once(event: Any) -> None:
