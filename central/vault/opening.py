@@ -100,7 +100,7 @@ class Opener:
         self._withdrawing = Withdrawing(store, landing, lake, state / "exports")
         self._closing = Closing(store, landing, keys, lake, state / "exports")
         self._ahead = Ahead(store, landing, keys, compute or Here(), study_key)
-        self._settle_at = 0.0
+        self._settle_at = time.monotonic()
 
     def run(self, stop: threading.Event, interval_s: float = 0.25) -> None:
         """Open what lands until told to stop; while nothing changes, look every few seconds only."""
@@ -130,7 +130,7 @@ class Opener:
         # Also while parcels come without a pause, only less often: studies end, and what is to be erased goes.
         if time.monotonic() >= self._settle_at + (0.0 if parcel is None else _LOOK_EVERY_S):
             self._closing.step()
-            self._settle_at = time.monotonic() + _SETTLE_EVERY_S
+            self._settle_at = time.monotonic() + (_SETTLE_EVERY_S if parcel is None else 0.0)
         return parcel is not None
 
     # -- one parcel ------------------------------------------------------------------------------------------------
