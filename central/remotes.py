@@ -69,6 +69,7 @@ class Remote(BaseModel):
         sha256: it must be these very bytes.
         token_file: a bearer token, mode 0600.
         ca_file: who signs the server's certificate, if not the system's.
+        private: its address may be one of the inner network; else such a one is not gone to.
         max_bytes: more is refused.
         timeout_s: without an answer for so long it has failed.
     """
@@ -84,6 +85,7 @@ class Remote(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
+    private: bool = False
     max_bytes: Annotated[int, Field(gt=0, le=10**12)] = 1_000_000_000
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
 
@@ -219,6 +221,8 @@ def _fetch(remote: Remote, last: Mapping[str, Any]) -> tuple[bytes, Mapping[str,
     """The bytes and headers; None when they have not changed."""
     import httpx
 
+    from central.reach import client
+
     headers = {"Accept-Encoding": "identity"}
     if last.get("etag"):
         headers["If-None-Match"] = str(last["etag"])
@@ -229,8 +233,8 @@ def _fetch(remote: Remote, last: Mapping[str, Any]) -> tuple[bytes, Mapping[str,
     try:
         context = ssl.create_default_context(cafile=None if remote.ca_file is None else str(remote.ca_file))
         with (
-            httpx.Client(verify=context, timeout=remote.timeout_s, follow_redirects=False, trust_env=True) as client,
-            client.stream("GET", remote.url, headers=headers) as answer,
+            client(remote.url, context, remote.timeout_s, private=remote.private) as asking,
+            asking.stream("GET", remote.url, headers=headers) as answer,
         ):
             return _read(answer, remote.max_bytes)
     except OSError:
