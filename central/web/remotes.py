@@ -7,13 +7,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from central import ipc
 from central.store.models import RemoteRow
 from central.web.centre import Centre
 from central.web.paging import PageOf
 
-__all__ = ["router"]
+__all__ = ["listed", "router"]
 
 router = APIRouter(prefix="/api/v1/remotes")
 _TOLD = ("name", "state", "sha256", "rows", "columns", "url", "licence", "terms", "publisher", "pulled_at")
@@ -24,8 +25,14 @@ def get_remotes(request: Request, page: PageOf) -> list[dict[str, Any]]:
     """Remote tables in the lake, by name, with licence, digest and origin; erased ones without rows."""
     centre: Centre = request.app.state.centre
     with centre.store.read() as session:
-        rows = session.scalars(select(RemoteRow).order_by(RemoteRow.name)).all()
-    return page.of([{key: getattr(row, key) for key in _TOLD} for row in rows], lambda row: (row["name"],))
+        rows = listed(session)
+    return page.of(rows, lambda row: (row["name"],))
+
+
+def listed(session: Session) -> list[dict[str, Any]]:
+    """All remote tables by name."""
+    rows = session.scalars(select(RemoteRow).order_by(RemoteRow.name)).all()
+    return [{key: getattr(row, key) for key in _TOLD} for row in rows]
 
 
 @router.get("/{name}/table")

@@ -103,6 +103,8 @@ def test_a_remote_table_comes_into_the_lake_and_ends_with_its_key(site: Site) ->
             "name": "weather-it", "state": "curated", "licence": "CC-BY-4.0", "publisher": "Weather office", "rows": 2,
             "columns": ["day", "area", "heat"], "sha256": hashlib.sha256(CSV).hexdigest(),
         }  # fmt: skip
+        shown = running.client(Authorization=f"Bearer {running.token}").get("/data").text
+        assert all(word in shown for word in ("Remote tables", "weather-it", "CC-BY-4.0", "Weather office"))
         assert list(hub.remote("weather-it").to_pandas()["heat"]) == [4.5, 6.1]
         kept = Analysis(world.store, world.lake, world.public)
         path = site.root / "out.csv"
