@@ -24,6 +24,8 @@ MAY: dict[str, set[Role]] = {
     "GET /api/v1/openapi.json": ALL,
     "GET /api/v1/sites": ALL,
     "GET /api/v1/datasets": ALL,
+    "GET /api/v1/remotes": ALL,
+    "GET /api/v1/remotes/{}/table": {OP, RE},
     "GET /api/v1/lanes": ALL,
     "GET /api/v1/events": ALL,
     "GET /api/v1/studies": ALL,
