@@ -25,7 +25,11 @@ _ONE = "[^/]+"
 _API: tuple[tuple[str, str, str], ...] = (
     ("GET", "me|openapi.json", ANYBODY),
     ("GET", f"sites|lanes|datasets|events|studies|studies/{_ONE}|runs/{_ONE}|models|models/{_ONE}", "studies:read"),
-    ("GET", f"flow|alarms|budgets|runs|runs/{_ONE}/(timeline|budget)|models/{_ONE}/where", "studies:read"),
+    (
+        "GET",
+        f"flow|alarms|budgets(/sites)?|runs|runs/{_ONE}/(timeline|budget)|models/{_ONE}/where",
+        "studies:read",
+    ),
     ("POST", f"studies|studies/check|runs/{_ONE}/(pause|resume|stop|extend)", "studies:write"),
     ("GET", f"studies/{_ONE}/readers", "studies:read"),
     ("PUT|DELETE", f"studies/{_ONE}/readers/{_ONE}", "studies:write"),
@@ -36,7 +40,7 @@ _API: tuple[tuple[str, str, str], ...] = (
     ("POST", f"models/{_ONE}/invocations", "models:use"),
     ("GET", f"log|log/head|log/entries|log/proof/{_ONE}", "log:read"),
     ("POST", "log/verify", "log:read"),
-    ("GET", f"decisions|account|models/{_ONE}/promotions", "audit:read"),
+    ("GET", f"decisions|account|account/export|models/{_ONE}/promotions", "audit:read"),
     ("POST", f"decisions|decisions/{_ONE}/approval", "decisions:write"),
     ("POST", f"models/{_ONE}/promotions|models/{_ONE}/promotions/{_ONE}/approval", "decisions:write"),
     ("GET", f"decisions/{_ONE}/parcel", "decisions:write"),
