@@ -63,10 +63,11 @@ class Column(_Shape):
 
 
 class Dataset(_Shape):
-    """What a site tells of a dataset; `rows` is rounded down, or null."""
+    """What a site tells of a dataset; `rows` (persons, of images without a table) is rounded down, or null."""
 
     dataset: str
     site: str
+    kinds: list[str]
     rows: int | None
     columns: list[Column]
     lanes: list[str]

@@ -38,7 +38,11 @@ def well(told: dict[str, Any], sites: int) -> None:
     assert {(o["what"], o["how"]) for o in told["outages"]} == {
         ("agents", "killed"), ("agents", "frozen"), ("gateway", "killed"), ("vault", "killed"),
     }  # fmt: skip
+    assert told["lanes"]["train"]["parcels"] >= sites, "who was away in a round is not missed"
+    assert all(outage["recovered_s"] > 0 for outage in told["outages"])
     assert told["throughput"]["rows_per_s"] > 0
+    assert told["at_rest"][-1]["sites"] == sites
+    assert told["coefficients"]["parcel_cpu_s"] > 0
     assert told["memory"]["agent_mb"] > 10
     assert told["extrapolation"]["sites"] == 1000
     (plot,) = told["plots"]
@@ -70,7 +74,7 @@ def test_what_is_extrapolated_follows_from_the_coefficients() -> None:
                          beat_cpu_s=0.002, agent_mb=90.0)  # fmt: skip
     told = extrapolate(known, 1000, heartbeat_s=10.0)
     assert told == {"sites": 1000, "centre_memory_mb": 750.0, "heartbeat_cores": 0.2, "parcels": 3000,
-                    "parcels_cpu_s": 30.0, "parcels_gb": 0.6, "one_core_s": 30.0}  # fmt: skip
+                    "parcels_cpu_s": 30.0, "parcels_gb": 0.6}  # fmt: skip
 
 
 def test_hospitals_are_of_very_different_sizes() -> None:

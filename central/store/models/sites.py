@@ -49,4 +49,5 @@ class AdvertisedRow(Base):
     rows: Mapped[int]  # rounded down by the site; 0: it does not say
     columns: Mapped[list[Any]] = mapped_column(default=list)  # [{"name", "role", "type"}]
     lanes: Mapped[list[Any]] = mapped_column(default=list)
+    kinds: Mapped[list[Any]] = mapped_column(default=list)  # empty: it does not say
     told_at: Mapped[float]
