@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 from central.identity.principals import Principals
 from central.identity.provider import Provider
 from central.trusted import SignerKeys
-from central.web import api, datasets, decisions, insight, login, models, owned, pages, problems, tokens
+from central.web import api, datasets, decisions, insight, login, models, owned, pages, problems, remotes, tokens
 from central.web.auth import TokenAuth
 from central.web.centre import Centre
 from central.web.description import describe
@@ -48,6 +48,7 @@ def create_app(centre: Centre) -> FastAPI:
     app.include_router(decisions.router)
     app.include_router(insight.router)
     app.include_router(datasets.router)
+    app.include_router(remotes.router)
     app.include_router(owned.router)
     app.include_router(tokens.router)
 
