@@ -107,9 +107,11 @@ def test_a_run_is_commanded(running: Running, seat: Seat) -> None:
     with running.world.store.begin() as session:
         row = session.query(RunRow).filter(RunRow.study_digest == running.world.digest("fed")).one()
         row.state = "done"
+    page.evaluate("dispatchEvent(new Event('corsia:changed'))")
     expect(page.locator("#control button")).to_have_count(0)  # what is over is not commanded; the page saw it end
     with running.world.store.begin() as session:
         session.get_one(RunRow, row.id).state = "running"
+    page.evaluate("dispatchEvent(new Event('corsia:changed'))")
     expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
 
