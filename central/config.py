@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from central.identity.settings import IdentityConfig
 from central.remotes import Remote
+from central.stopping import Stop
 from privacy.envelope.keyfile import guard as keys_guarded
 from protocol import toml
 from protocol.errors import AuthenticationError, ConfigurationError
@@ -325,7 +326,7 @@ def operator_token(config: CentralConfig) -> str:
     return token
 
 
-def enter_process(name: str) -> tuple[CentralConfig, threading.Event]:
+def enter_process(name: str) -> tuple[CentralConfig, Stop]:
     """Start a process of the centre: guards, arguments, log file, and an event that SIGTERM or SIGINT sets."""
     guard()
     parser = argparse.ArgumentParser(prog=f"python -m central.{name}")
@@ -337,7 +338,7 @@ def enter_process(name: str) -> tuple[CentralConfig, threading.Event]:
     log = logging.getLogger(f"central.{name}")  # an error's text may quote data: types and lines only are kept
     sys.excepthook = lambda kind, error, trace: log.critical("process.failed", exc_info=(kind, error, trace))
     threading.excepthook = lambda args: log.critical("process.failed", exc_info=args.exc_value)
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     return config, stop

@@ -14,13 +14,12 @@ import math
 import secrets
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from central.store import Store
@@ -36,7 +35,19 @@ __all__ = ["ERASED", "Eraser", "ask", "summary", "told"]
 ERASED = "erased"  # a study's state, for good
 _LOOK_S = 1.0
 _STEP_S = 120.0  # by how much the clock may leave the steady one before no expiry is believed
-_parsed = lru_cache(maxsize=256)(parse_study)
+# Made once: they are asked at every look.
+_LANES = StudyRow.lane.in_(bindparam("lanes", expanding=True))
+_DUE = (
+    select(StudyRow.id, StudyRow.digest)
+    .join(ErasureRow, ErasureRow.study_digest == StudyRow.digest)
+    .where(ErasureRow.state != "done", _LANES)
+    .order_by(ErasureRow.asked_at)
+)
+_CLOSED = (
+    select(StudyRow.id, StudyRow.digest)
+    .outerjoin(ErasureRow, ErasureRow.study_digest == StudyRow.digest)
+    .where(ErasureRow.study_digest.is_(None), _LANES, StudyRow.state != "open")
+)
 log = logging.getLogger(__name__)
 
 
@@ -95,6 +106,7 @@ class Eraser:
         remove: what this process keeps of a study, by id and digest; repeatable.
         clock: the time in Unix seconds, and the steady clock that must agree with it since `began`.
         looked: steady seconds when it last looked for studies whose time is over.
+        ends: when studies' time is over, by their digest; their documents are read once.
     """
 
     store: Store
@@ -105,6 +117,7 @@ class Eraser:
     clock: Callable[[], tuple[float, float]] = lambda: (time.time(), time.monotonic())
     began: tuple[float, float] = (0.0, 0.0)
     looked: float = -math.inf
+    ends: dict[str, datetime] = field(default_factory=dict)
 
     @classmethod
     def now(cls, store: Store, landing: Path, lanes: Collection[Lane], destroy: Callable[[str], None],
@@ -116,13 +129,7 @@ class Eraser:
     def step(self) -> int:
         """Erase what is due; returns how many studies were finished."""
         self._expired()
-        with self.store.read() as session:
-            due = session.execute(
-                select(StudyRow.id, StudyRow.digest)
-                .join(ErasureRow, ErasureRow.study_digest == StudyRow.digest)
-                .where(ErasureRow.state != "done", StudyRow.lane.in_([lane.value for lane in self.lanes]))
-                .order_by(ErasureRow.asked_at)
-            ).all()
+        due = self.store.rows(_DUE, lanes=[lane.value for lane in self.lanes])
         for study_id, digest in due:
             self._erase(study_id, digest)
         return len(due)
@@ -133,20 +140,23 @@ class Eraser:
         if steady - self.looked < _LOOK_S:
             return
         self.looked = steady
-        with self.store.read() as session:
-            rows = session.scalars(
-                select(StudyRow)
-                .outerjoin(ErasureRow, ErasureRow.study_digest == StudyRow.digest)
-                .where(ErasureRow.study_digest.is_(None), StudyRow.lane.in_([lane.value for lane in self.lanes]))
-            ).all()
+        closed = self.store.rows(_CLOSED, lanes=[lane.value for lane in self.lanes])
         if abs((at - self.began[0]) - (steady - self.began[1])) > _STEP_S:
             return  # somebody set the clock: what cannot be undone waits for the next start of this process
         today = datetime.fromtimestamp(at, UTC)
-        over = [row for row in rows if row.state != "open" and _parsed(row.document).expires <= today]
-        for row in over:
+        over = [study_id for study_id, digest in closed if self._end(study_id, digest) <= today]
+        for study_id in over:
             with self.store.begin() as session:
+                row = session.get_one(StudyRow, study_id)
                 if session.get(ErasureRow, row.digest) is None:
                     _note(self.store, session, row, "expired")
+
+    def _end(self, study_id: str, digest: str) -> datetime:
+        """When a study's time is over, by its document."""
+        if digest not in self.ends:
+            with self.store.read() as session:
+                self.ends[digest] = parse_study(session.get_one(StudyRow, study_id).document).expires
+        return self.ends[digest]
 
     def _erase(self, study_id: str, digest: str) -> None:
         parcels = self._begin(study_id, digest)

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from central.stopping import wait_for
 from protocol.errors import ConflictError, CorsiaError, InputError, UnavailableError, from_code
 
 __all__ = ["Handler", "call", "serve", "sole", "stopped", "text"]
@@ -31,7 +32,7 @@ MAX_CONNECTIONS = 64
 REQUEST_TIMEOUT_S = 10.0
 REPLY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 5.0
-STOP_POLL_S = 0.25
+ACCEPT_S = 1.0  # whoever hung up between the poll and the accept must not hold us
 _LENGTH = struct.Struct(">I")
 _CREDENTIALS = struct.Struct("3i")
 _LOCKS = ("run/supervisor.lock", "signer/signer.lock", "gateway/gateway.lock", "vault/lock")
@@ -51,6 +52,8 @@ def serve(path: Path, handlers: Mapping[str, Handler], stop: threading.Event) ->
     slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
     with sole(path.with_suffix(".lock")), _listening(path) as listener:
         while not stop.is_set():
+            if not wait_for(listener.fileno(), stop):
+                continue
             try:
                 connection, _ = listener.accept()
             except TimeoutError:
@@ -216,7 +219,7 @@ def _listening(path: Path) -> Iterator[socket.socket]:
             listener.bind(address)
         path.chmod(0o600)
         listener.listen(MAX_CONNECTIONS)
-        listener.settimeout(STOP_POLL_S)
+        listener.settimeout(ACCEPT_S)
         try:
             yield listener
         finally:

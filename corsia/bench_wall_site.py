@@ -28,6 +28,7 @@ from edge.spool import Spool
 from edge.state import SiteState
 from edge.uplink import Uplink
 from privacy.envelope import ParcelInfo, PublicKey, new_parcel_id, seal
+from privacy.inclusion import verify_growth
 from protocol.assignment import Assignment, SiteReport
 from protocol.errors import CorsiaError, IntegrityError
 from protocol.heap import keep_buffers
@@ -57,6 +58,7 @@ class Hospital:
         self.state = SiteState(folder / "state.db")
         self.journal = Journal(folder / "journal.jsonl")
         self.spool = Spool(folder / "spool", 1 << 40)
+        self.view = LogView(self.state)
         self.uplink = Uplink(self.identity)
         self.pool = Pool()
         self.assignment: Assignment | None = None
@@ -105,7 +107,7 @@ class Hospital:
         delivery = Delivery(
             spool=self.spool, journal=self.journal, state=self.state,
             trust=lambda: (self.identity.log_key, self.identity.trust.log_origin), should_stop=self.stop.is_set,
-            may_leave=lambda _digest: None, view=LogView(self.state), distrust=_raised,
+            may_leave=lambda _digest: None, view=self.view, distrust=_raised,
         )  # fmt: skip
         delivery.run_once(self.uplink)
         return sum(1 for _ in self.spool.receipts())
@@ -143,13 +145,20 @@ class Hospital:
         return left
 
     def beat(self) -> None:
-        """A heartbeat, as an agent's at rest."""
-        head = self.journal.head()
-        self.uplink.report(
+        """A heartbeat, as an agent's at rest: the centre also proves that its log has only grown."""
+        head, view = self.journal.head(), self.view.look()
+        heard = self.uplink.report(
             SiteReport(
-                version="bench", paused=False, spool_parcels=0, spool_bytes=0, ledger_head="0" * 64, journal_head=head
+                version="bench", paused=False, spool_parcels=0, spool_bytes=0, ledger_head="0" * 64, journal_head=head,
+                log_sizes=view.sizes,
             )
-        )
+        )  # fmt: skip
+        if heard.log is None:
+            raise IntegrityError("log.proof", "the centre says nothing of its log")
+        key, origin = self.identity.log_key, self.identity.trust.log_origin
+        newest = verify_growth(heard.log, view.linked, view.apart, key, origin)
+        if newest != view.linked:
+            self.view.learn(view, newest)
 
 
 def _in_memory(pool: Pool, size_bytes: int, meta: ParcelMeta, write: Callable[[Any], str]) -> tuple[SpoolEntry, Memory]:

@@ -20,8 +20,12 @@ from protocol.study import CANDIDATE
 
 __all__ = ["Mirror"]
 
-_POLL_S = 0.25
-_RETRY_S = 5.0
+_PAUSE_S, _RETRY_S = 0.25, 5.0
+_APPROVED = (  # made once: it is asked after every commit
+    select(PromotionRow)
+    .where(PromotionRow.state == "approved", PromotionRow.shown.is_(False))
+    .order_by(PromotionRow.serial)
+)
 _log = logging.getLogger("central.federation")
 
 
@@ -39,18 +43,18 @@ class Mirror:
 
     def run(self) -> None:
         """Until `stop`; a failure is tried again."""
-        changes, due = Changes(self._store.engine), True
+        changes, due = Changes(self._store.engine, self._stop), True
         while not self._stop.is_set():
             try:
-                due = changes.seen() or due
+                due = changes.wait(0.0 if due else _RETRY_S) or due
                 if due:
                     self.step()
                     due = False
+                    self._stop.wait(_PAUSE_S)  # a round under way commits all the time
             except Exception as error:  # MLflow away, database locked
                 code = error.code if isinstance(error, CorsiaError) else "unavailable.mlflow"
                 _log.warning("mirror.waits", extra={"fields": {"code": code}})
                 self._stop.wait(_RETRY_S)
-            self._stop.wait(_POLL_S)
 
     def step(self) -> int:
         """Show what is not shown yet; returns how many.
@@ -59,11 +63,7 @@ class Mirror:
             UnavailableError: `unavailable.mlflow`.
         """
         with self._store.read() as session:
-            waiting = session.scalars(
-                select(PromotionRow)
-                .where(PromotionRow.state == "approved", PromotionRow.shown.is_(False))
-                .order_by(PromotionRow.serial)
-            ).all()
+            waiting = session.scalars(_APPROVED).all()
         for row in waiting:
             self._show(row)
         return len(waiting)

@@ -56,6 +56,7 @@ _LATE = (  # made once: it is asked at every look
     .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.UPDATE.value, StudyRow.state != "open")
     .distinct()
 )
+_OPEN = select(StudyRow.id).where(StudyRow.lane == Lane.TRAIN.value, StudyRow.state == "open")
 _MAX_FAILURES = 5  # of a kind that has no name, one after the other
 
 
@@ -93,13 +94,13 @@ class Federation:
 
     def run(self) -> None:
         """Until `stop`; then waits for the threads."""
-        cleaned, looked_at, changes = False, 0.0, Changes(self._store.engine)
+        cleaned, looked_at, changes = False, 0.0, Changes(self._store.engine, self._stop)
         while not self._stop.is_set():
             try:
                 if not cleaned:
                     self._clean_all()
                     cleaned = True
-                if changes.wait(_LOOK_S) or time.monotonic() - looked_at > _RETRY_S:
+                if changes.wait(_RETRY_S) or time.monotonic() - looked_at > _RETRY_S:
                     self.clean_late()
                     self._start_threads()
                     self._eraser.step()
@@ -168,10 +169,7 @@ class Federation:
     # -- one study -------------------------------------------------------------------------------------------------
 
     def _open_studies(self) -> list[str]:
-        with self._store.read() as session:
-            return list(
-                session.scalars(select(StudyRow.id).where(StudyRow.lane == Lane.TRAIN.value, StudyRow.state == "open"))
-            )
+        return [study_id for (study_id,) in self._store.rows(_OPEN)]
 
     def _advance(self, study_id: str) -> None:
         from central.federation.grid import FleetGrid

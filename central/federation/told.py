@@ -24,6 +24,13 @@ from protocol.withdrawal import Withdrawal
 
 __all__ = ["Told"]
 
+_LANDED = (  # made once: it is asked at every look
+    select(ParcelRow, StudyRow.id)
+    .join(StudyRow, StudyRow.digest == ParcelRow.study_digest)
+    .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.WITHDRAWAL.value)
+    .where(StudyRow.lane == Lane.TRAIN.value)
+    .order_by(ParcelRow.log_index)
+)
 log = logging.getLogger(__name__)
 
 
@@ -41,13 +48,7 @@ class Told:
     def step(self) -> int:
         """Note what has landed; returns how many parcels that were."""
         with self._store.read() as session:
-            landed = session.execute(
-                select(ParcelRow, StudyRow.id)
-                .join(StudyRow, StudyRow.digest == ParcelRow.study_digest)
-                .where(ParcelRow.state == "landed", ParcelRow.content_type == ContentType.WITHDRAWAL.value)
-                .where(StudyRow.lane == Lane.TRAIN.value)
-                .order_by(ParcelRow.log_index)
-            ).all()
+            landed = session.execute(_LANDED).all()
         for parcel, study_id in landed:
             self._note(parcel, study_id)
         return len(landed)

@@ -38,8 +38,8 @@ from protocol.metrics import Metrics
 
 __all__ = ["Gateway", "main"]
 
-SWEEP_S = 0.25
-ASK_S = 0.5  # revocation, also when nothing seems to have changed: a call may be admitted while it happens
+SWEEP_S = 0.25  # after a change, not more often
+ASK_S = 0.5  # for what has no change in the database: calls that idle, certificates that ran out
 BEATS_S = 5.0  # heartbeats are written down together
 CERTIFY_S = 86_400.0
 SIGNER_TIMEOUT_S = 60.0
@@ -63,7 +63,7 @@ class Gateway:
         finish(config.state_dir, folder, store)
         log_key = open_log_key(folder)  # the signer puts its public half into the trust bundle
         self._keys = _certified(config, folder, stop)
-        self._changes = Changes(store.engine)
+        self._changes = Changes(store.engine, stop)
         self._log = Log(store, log_key, config.log_origin)
         landing = Landing(config.state_dir / "landing")
         self._admission = Admission(store, config.limits)
@@ -115,7 +115,7 @@ class Gateway:
         unread = unsigned = True  # what is new stays so until it has been dealt with
         while not self._stop.is_set():
             try:
-                if self._changes.wait(0.0 if unread else SWEEP_S):
+                if self._changes.wait(0.0 if unread else SWEEP_S if unsigned else ASK_S):
                     unread = unsigned = True
                 if unread:
                     unread = self._feed.poll()

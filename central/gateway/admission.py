@@ -9,18 +9,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import grpc
 from cryptography import x509
-from sqlalchemy import bindparam, select
 
 from central.config import LimitsConfig
 from central.gateway.quota import Calls
+from central.gateway.register import Peer, Register
 from central.store import Store
-from central.store.models import CertificateRow, SiteRow
 from protocol.errors import AuthenticationError, CorsiaError, UnavailableError
 from protocol.trust import site_of_uri
 
@@ -28,24 +26,7 @@ __all__ = ["Admission", "Call", "Caller", "check_tls"]
 
 OPENING_COST = 20.0  # of a stream, which is written down and reads all that is open
 CUT_S = 0.4  # what a closed call has to end by itself, with its code
-_REGISTERED = (  # made once: it is asked at every call
-    select(CertificateRow.revoked, SiteRow.revoked)
-    .join(SiteRow, SiteRow.name == CertificateRow.site)
-    .where(CertificateRow.serial == bindparam("serial"), CertificateRow.site == bindparam("site"))
-)
-_VALID = (
-    select(CertificateRow.serial, CertificateRow.revoked, SiteRow.revoked)
-    .outerjoin(SiteRow, SiteRow.name == CertificateRow.site)
-    .where(CertificateRow.serial.in_(bindparam("serials", expanding=True)))
-)
 _log = logging.getLogger("central.gateway")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Peer:
-    site: str
-    serial: str
-    not_after: float
 
 
 class Caller(Protocol):
@@ -61,7 +42,7 @@ class Caller(Protocol):
 class Call:
     """One admitted RPC of a site."""
 
-    def __init__(self, context: grpc.ServicerContext, peer: _Peer, method: str, calls: Calls) -> None:
+    def __init__(self, context: grpc.ServicerContext, peer: Peer, method: str, calls: Calls) -> None:
         self.site = peer.site
         self.serial = peer.serial
         self.not_after = peer.not_after
@@ -124,6 +105,7 @@ class Admission:
         self._store = store
         self._limits = limits
         self._rates = Calls(limits)
+        self._register = Register(store)
         self._lock = threading.Lock()
         self._calls: dict[Call, None] = {}  # in the order of admission
         self._ending: CorsiaError | None = None
@@ -138,7 +120,7 @@ class Admission:
         """
         check_tls(context)
         peer = _peer(context)
-        self._check_register(peer)
+        self._register.check(peer)
         call = Call(context, peer, method, self._rates)
         call.charge(OPENING_COST if call.watches else 1.0)
         limits = self._limits.of(call.site)
@@ -165,7 +147,7 @@ class Admission:
             calls = list(self._calls)
         if not calls:
             return
-        revoked = self._revoked({c.serial for c in calls})
+        revoked = self._register.revoked({c.serial for c in calls})
         for call in calls:
             if call.closed is not None:
                 call.close(call.closed)
@@ -192,19 +174,6 @@ class Admission:
         with self._lock:
             return sorted({c.site for c in self._calls if c.watches and c.closed is None})
 
-    def _check_register(self, peer: _Peer) -> None:
-        found = next(iter(self._store.rows(_REGISTERED, serial=peer.serial, site=peer.site)), None)
-        if found is None:
-            raise AuthenticationError("auth.certificate")
-        if peer.not_after < time.time():
-            raise AuthenticationError("auth.expired")
-        if any(found):
-            raise AuthenticationError("auth.revoked")
-
-    def _revoked(self, serials: set[str]) -> set[str]:
-        rows = self._store.rows(_VALID, serials=sorted(serials))
-        return serials - {serial for serial, revoked, site_revoked in rows if not revoked and site_revoked is False}
-
 
 def check_tls(context: grpc.ServicerContext) -> None:
     """Refuse anything but TLS 1.3.
@@ -217,7 +186,7 @@ def check_tls(context: grpc.ServicerContext) -> None:
         raise AuthenticationError("auth.tls-version")
 
 
-def _peer(context: grpc.ServicerContext) -> _Peer:
+def _peer(context: grpc.ServicerContext) -> Peer:
     pem = _one(context.auth_context(), "x509_pem_cert")
     if not pem:
         raise AuthenticationError("auth.certificate")
@@ -225,7 +194,7 @@ def _peer(context: grpc.ServicerContext) -> _Peer:
 
 
 @lru_cache(maxsize=1024)
-def _read_certificate(pem: bytes) -> _Peer:
+def _read_certificate(pem: bytes) -> Peer:
     """Site, serial and end of a certificate whose chain TLS has verified."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
@@ -237,7 +206,7 @@ def _read_certificate(pem: bytes) -> _Peer:
     if site is None:
         raise AuthenticationError("auth.certificate")
     end = certificate.not_valid_after_utc.timestamp()
-    return _Peer(site=site, serial=f"{certificate.serial_number:x}", not_after=end)
+    return Peer(site=site, serial=f"{certificate.serial_number:x}", not_after=end)
 
 
 def _one(auth: object, name: str) -> bytes:

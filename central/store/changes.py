@@ -11,30 +11,37 @@ from __future__ import annotations
 
 import ctypes
 import os
-import select
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
 from sqlalchemy.engine import Engine
 
+from central.stopping import POLL_S as STOP_S
+from central.stopping import wait_for
 from central.store.engine import is_postgresql
 from central.store.notices import Notices
 
 __all__ = ["Changes"]
 
 POLL_S = 0.05  # where nothing wakes us
-LOOK_S = 0.5  # a look all the same, should a wake-up get lost
+LOOK_S = 2.0  # a look all the same, should a wake-up get lost
 _COMMITTING_S, _STEP_S = 0.05, 0.001  # how long after a write its commit is looked for, and from how soon on
 _IN_MODIFY = 0x2
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Changes:
-    """One poller's own connection, which never writes. For one thread at a time."""
+    """One poller's own connection, which never writes. For one thread at a time.
 
-    def __init__(self, engine: Engine) -> None:
-        url = engine.url
+    Args:
+        engine: of the store.
+        stop: ends a `wait` early: at once where it is a `Stop`.
+    """
+
+    def __init__(self, engine: Engine, stop: threading.Event | None = None) -> None:
+        url, self._stop = engine.url, stop
         self._path = Path(url.database) if url.drivername.startswith("sqlite") and url.database else None
         self._notices = Notices(url) if is_postgresql(url) else None
         self._connection: sqlite3.Connection | None = None
@@ -44,6 +51,11 @@ class Changes:
 
     def __del__(self) -> None:
         self.close()
+
+    @property
+    def exact(self) -> bool:
+        """Whether `seen` knows of every commit that was made before it is asked: then what was read may be kept."""
+        return self._path is not None
 
     def seen(self) -> bool:
         """Whether something was committed since the last call; True the first time.
@@ -67,23 +79,31 @@ class Changes:
         return self._seen != before
 
     def wait(self, timeout_s: float) -> bool:
-        """Return as soon as something has been committed since the last call, or after `timeout_s`.
+        """Return as soon as something has been committed since the last call, after `timeout_s`, or at the end.
 
         Returns:
             As `seen`.
         """
-        if self._notices is not None:
-            return self._notices.heard(timeout_s)
-        if self._path is None:
+        if self._path is None and self._notices is None:
             time.sleep(min(timeout_s, POLL_S))
             return True
         until = time.monotonic() + timeout_s
-        while not self.seen():
-            left = until - time.monotonic()
-            if left <= 0:
+        while not self._come(until):
+            if time.monotonic() >= until or (self._stop is not None and self._stop.is_set()):
                 return False
-            self._sleep(left)
         return True
+
+    def _come(self, until: float) -> bool:
+        """Whether something was committed, after a while at the most."""
+        if self._notices is not None:  # its server's word comes by its own way: the end is looked for in between
+            left = max(0.0, until - time.monotonic())
+            return self._notices.heard(left if self._stop is None else min(left, STOP_S))
+        if self.seen():
+            return True
+        left = until - time.monotonic()
+        if left > 0:
+            self._sleep(left)
+        return False
 
     def close(self) -> None:
         """Close the connection; asking again opens another."""
@@ -100,12 +120,9 @@ class Changes:
             time.sleep(min(left_s, POLL_S))
         elif (since := time.monotonic() - self._written_at) < _COMMITTING_S:  # the longer it takes, the less often
             time.sleep(min(left_s, max(_STEP_S, since / 2)))
-        else:
-            poll = select.poll()
-            poll.register(self._watch, select.POLLIN)
-            if poll.poll(1000 * min(left_s, LOOK_S)):
-                os.read(self._watch, 1 << 16)
-                self._written_at = time.monotonic()
+        elif wait_for(self._watch, self._stop, min(left_s, LOOK_S)):
+            os.read(self._watch, 1 << 16)
+            self._written_at = time.monotonic()
 
 
 def _watched(database: Path) -> int | None:

@@ -24,6 +24,9 @@ from protocol.study import Lane, parse_study
 __all__ = ["Closing"]
 
 LANES = (Lane.HARVEST, Lane.ANONYMIZE, Lane.EXTRACT, Lane.INFER)  # a training run is the federation's to finish
+_OPEN = (  # made once: it is asked at every look
+    select(StudyRow).where(StudyRow.state == "open", StudyRow.lane.in_([lane.value for lane in LANES]))
+)
 _parsed = lru_cache(maxsize=256)(parse_study)
 log = logging.getLogger("central.vault.opening")
 
@@ -59,9 +62,9 @@ class Closing:
     def _settle(self) -> None:
         """Close studies of which nothing more will come: `done`, or `failed` when a site's results are not whole."""
         with self._store.read() as session:
-            rows = session.scalars(
-                select(StudyRow).where(StudyRow.state == "open", StudyRow.lane.in_([lane.value for lane in LANES]))
-            ).all()
+            rows = session.scalars(_OPEN).all()
+        if not rows:
+            return
         over = {row.id for row in rows if _parsed(row.document).expires <= datetime.now(UTC)}
         for row in rows:
             if row.id in over:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
@@ -50,6 +50,15 @@ CONTENT_OF_LANE = {
     Lane.EXTRACT: ContentType.FEATURES,
 }
 _CONTENTS = [*CONTENT_OF_LANE.values(), ContentType.WITHDRAWAL]  # of the run of a training study: the federation's
+_NEXT = (  # made once: it is asked at every look
+    select(ParcelRow)
+    .join(StudyRow, StudyRow.digest == ParcelRow.study_digest, isouter=True)
+    .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(_CONTENTS))
+    .where(func.coalesce(StudyRow.lane, "") != Lane.TRAIN.value)
+    .where(ParcelRow.id.not_in(bindparam("waiting", expanding=True)))
+    .order_by(ParcelRow.content_type != ContentType.WITHDRAWAL.value, ParcelRow.log_index)
+    .limit(bindparam("width"))
+)
 # Errors of the parcel itself, or of a study that is erased: trying again changes nothing.
 _VERDICT = (IntegrityError, InputError, DisclosureRefused, StudyRefused)
 _MAX_ATTEMPTS = 4  # a parcel on which this process died so often is set aside
@@ -93,17 +102,17 @@ class Opener:
         self._closing = Closing(store, landing, keys, lake, state / "exports")
         self._remotes = Remotes(store, state.parent, lake)
         self._ahead = Ahead(store, landing, keys, compute or Here(), study_key)
-        self._settle_at = 0.0
-        self._changes = Changes(store.engine)
+        self._settle_at = time.monotonic()
 
     def run(self, stop: threading.Event, interval_s: float = 0.25) -> None:
         """Open what lands until told to stop; while nothing changes, look every few seconds only."""
+        changes = Changes(self._store.engine, stop)
         unread = unsettled = True  # what is new stays so until it has been dealt with
         while not stop.is_set():
-            if self._changes.wait(0.0 if unread else interval_s):
-                unread = unsettled = True
             due = self._settle_at + (0.0 if unsettled else _LOOK_EVERY_S)
-            if not unread and time.monotonic() < due:
+            if changes.wait(0.0 if unread else max(0.0, due - time.monotonic())):
+                unread = unsettled = True
+            elif not unread and time.monotonic() < due:
                 continue
             try:
                 before = self._settle_at
@@ -120,10 +129,11 @@ class Opener:
         parcel = self._next()
         if parcel is not None:
             self._attend(parcel)
-        elif time.monotonic() >= self._settle_at:
+        # Also while parcels come without a pause, only less often: studies end, and what is to be erased goes.
+        if time.monotonic() >= self._settle_at + (0.0 if parcel is None else _LOOK_EVERY_S):
             self._closing.step()
             self._remotes.step()
-            self._settle_at = time.monotonic() + _SETTLE_EVERY_S
+            self._settle_at = time.monotonic() + (_SETTLE_EVERY_S if parcel is None else 0.0)
         return parcel is not None
 
     # -- one parcel ------------------------------------------------------------------------------------------------
@@ -133,15 +143,7 @@ class Opener:
         now = time.monotonic()
         waiting = [parcel for parcel, at in self._not_before.items() if at > now]
         with self._store.read() as session:
-            found = session.scalars(
-                select(ParcelRow)
-                .join(StudyRow, StudyRow.digest == ParcelRow.study_digest, isouter=True)
-                .where(ParcelRow.state == "landed", ParcelRow.content_type.in_(_CONTENTS))
-                .where(func.coalesce(StudyRow.lane, "") != Lane.TRAIN.value)
-                .where(ParcelRow.id.not_in(waiting))
-                .order_by(ParcelRow.content_type != ContentType.WITHDRAWAL.value, ParcelRow.log_index)
-                .limit(self._ahead.width)
-            ).all()
+            found = session.scalars(_NEXT, {"waiting": waiting, "width": self._ahead.width}).all()
         if self._ahead.width > 1:
             self._ahead.look([row for row in found if row.content_type != ContentType.WITHDRAWAL])
         return next(iter(found), None)

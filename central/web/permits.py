@@ -19,6 +19,7 @@ OPEN = frozenset(
         ("GET", "/auth/callback"),
         ("GET", "/auth/provider"),
         ("POST", "/auth/device"),
+        ("POST", "/auth/enter"),
     }
 )
 _ONE = "[^/]+"

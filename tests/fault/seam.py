@@ -90,6 +90,8 @@ class Seam:
         root: what is watched.
         at: the step that goes wrong, from 1; 0 for none.
         error: errno of `FAIL` and `STUCK`.
+
+    A test that goes on after a fault asserts `struck`: what ended early for another reason was not disturbed.
     """
 
     active: Seam | None = None  # within whose `with` we are
@@ -98,6 +100,7 @@ class Seam:
         self.root, self.at, self.mode, self.error = root.resolve(), at, mode, error
         self.steps: list[str] = []
         self.dead = self.stuck = False
+        self.struck = ""  # the step that went wrong, once it has
         self._shadow = Path(tempfile.mkdtemp(dir=self.root.parent, prefix=".shadow"))
         self._synced: dict[int, int] = {}  # inode of a file written to -> bytes that are durable
         self._undo: list[tuple[int, Callable[[], None]]] = []  # (inode of the folder, how it was before), oldest first
@@ -148,6 +151,7 @@ class Seam:
         self.steps.append(what)
         if len(self.steps) != self.at:
             return
+        self.struck = what
         half()
         if self.mode is Mode.KILL:
             os.kill(os.getpid(), signal.SIGKILL)

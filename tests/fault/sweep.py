@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Work:
         prepare: makes the folder that all runs begin with.
         start: starts the process, with whatever it does first after a crash.
         outcome: what must be equal; checks besides that what is there verifies.
+        whole: whether an outcome is that of work done to its end. Asked of the undisturbed one: if that failed too, all
+            that are equal to it would show nothing.
         errors: what may come out when the disk fails.
         forks: the world outside is on the disk, so that a child of the test can do the work and be killed.
     """
@@ -45,6 +48,7 @@ class Work:
     prepare: Callable[[Path], None]
     start: Callable[[Path], Process]
     outcome: Callable[[Path], Any]
+    whole: Callable[[Any], bool]
     errors: tuple[type[Exception], ...] = (StorageError,)
     forks: bool = True
 
@@ -56,7 +60,9 @@ def undisturbed(work: Work, folder: Path) -> tuple[list[str], Any]:
     run = _fresh(folder, "whole")
     with Seam(run / "state") as seam:
         _through(work, run)
-    return seam.steps, work.outcome(run)
+    found = work.outcome(run)
+    assert work.whole(found), f"undisturbed it does not come out right: {found}"
+    return seam.steps, found
 
 
 def disturbed(work: Work, folder: Path, at: int, how: str) -> Any:
@@ -82,7 +88,7 @@ def _killed(work: Work, run: Path, at: int) -> None:
             _through(work, run)
         os._exit(1)
     _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status), f"step {at} was not reached"
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL, f"step {at} was not reached"
     with Seam(run / "state"):
         _through(work, run)
 
@@ -97,12 +103,12 @@ def _gone_wrong(work: Work, run: Path, at: int, how: str) -> None:
             started[0].work()
             if mode is Mode.CUT:
                 started[0].close()
+        assert seam.struck, f"step {at} was not reached"
         if mode is not Mode.CUT:
             seam.heal()
             process = started[0] if started else work.start(run)
             process.work()
             process.close()
-    assert len(seam.steps) >= at, f"step {at} was not reached"
     if mode is Mode.CUT:
         for process in started:
             getattr(process, "abandon", process.close)()
@@ -117,7 +123,9 @@ def sweep(work: Work, folder: Path, stride: int = 1, ways: tuple[str, ...] = HOW
     steps, expected = undisturbed(work, folder)
     assert len(steps) >= 10, steps
     for number, how in enumerate(way for way in ways if work.forks or way != "kill"):
-        for at in range(1 + number % stride, len(steps) + 1, stride):
+        places = range(1 + number % stride, len(steps) + 1, stride)
+        assert places, f"nothing of {len(steps)} steps was disturbed by {how}"
+        for at in places:
             assert disturbed(work, folder, at, how) == expected, (how, at, steps[at - 1])
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import threading
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
@@ -21,19 +22,38 @@ from protocol.assignment import AssignmentKind, State
 from protocol.errors import AuthenticationError, BudgetExceeded, StorageError
 from tests.agentkit import Office, Wire, enrolled, site_config, study
 from tests.fault.seam import Seam
-from tests.fault.test_seam_site import SiteWork
+from tests.fault.test_seam_site import SiteWork, whole
 from tests.uplinkkit import Centre
 
 HOUR = 3600.0
 
 
 class Clock:
-    """The wall clock, to be set. What `time.monotonic` says is its own affair."""
+    """The wall clock, to be set. What `time.monotonic` says is its own affair.
+
+    `datetime.now` does not ask `time.time`: every module of a site that holds the name gets another.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead = 0.0
+        self.ahead, self.asked = 0.0, 0
         real = time.time
         monkeypatch.setattr(time, "time", lambda: real() + self.ahead)
+        clock = self
+
+        class Kind(type(datetime)):
+            def __instancecheck__(cls, value: object) -> bool:
+                return isinstance(value, datetime)
+
+        class Shifted(datetime, metaclass=Kind):
+            @classmethod
+            def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+                clock.asked += 1
+                return datetime.now(tz) + timedelta(seconds=clock.ahead)
+
+        held = [m for name, m in sys.modules.items() if name.partition(".")[0] in ("edge", "protocol", "pipelines")]
+        for module in held:
+            if getattr(module, "datetime", None) is datetime:
+                monkeypatch.setattr(module, "datetime", Shifted)
 
 
 @pytest.fixture
@@ -63,10 +83,13 @@ def test_set_at_any_step_of_a_sites_work_the_outcome_is_the_same(
             process = made.start(run)
             process.work()
             process.close()
+        assert clock.ahead == (jump if at else 0.0), f"step {at} was not reached"
         clock.ahead = 0.0
         return made.outcome(run), len(seam.steps)
 
     expected, steps = outcome("whole", 0)
+    assert whole(expected)
+    assert clock.asked > 0
     for at in range(1, steps, 9):
         assert outcome(f"at-{at}", at)[0] == expected, at
 

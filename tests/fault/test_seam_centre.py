@@ -237,10 +237,22 @@ def checkpoint_outcome(run: Path) -> Any:
         made.close()
 
 
+def _opened(found: Any) -> bool:
+    curated, files, states, study = found
+    return (curated, len(files), states, study) == ([(0, 6, 6), (1, 6, 6)], 2, ["opened"] * 3, "done")
+
+
+def _kept(found: Any) -> bool:
+    bits, metrics, _history, place, blobs = found
+    return (len({str(one) for one in bits}), [m["rows"] for m in metrics], place, blobs) == (
+        3, [6.0, 7.0, 8.0], (2, "evaluate"), 6,
+    )  # fmt: skip
+
+
 WORKS = {
-    "landing": (Work(landing_prepare, LandingRun, landing_outcome, DISK), 9),
-    "opening": (Work(opening_prepare, OpeningRun, opening_outcome, (*DISK, OSError)), 9),
-    "checkpoint": (Work(checkpoint_prepare, CheckpointRun, checkpoint_outcome, DISK), 9),
+    "landing": (Work(landing_prepare, LandingRun, landing_outcome, lambda found: found == ([0, 1], 2, 2), DISK), 9),
+    "opening": (Work(opening_prepare, OpeningRun, opening_outcome, _opened, (*DISK, OSError)), 9),
+    "checkpoint": (Work(checkpoint_prepare, CheckpointRun, checkpoint_outcome, _kept, DISK), 9),
 }
 
 

@@ -51,6 +51,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.noised: set[str] = set()
         self.done: set[str] = set()
         self.heads = [GENESIS]
+        self.struck = 0
 
     def teardown(self) -> None:
         self.ledger.close()
@@ -136,6 +137,7 @@ class LedgerMachine(RuleBasedStateMachine):
             else:  # what changes nothing comes through
                 assert not [step for step in seam.steps if step.startswith("insert")]
             assert self.ledger.head() == before
+        self.struck += bool(seam.struck)
         seam.heal()  # else the same process goes on
         if how is Mode.CUT:
             self.restart()
@@ -166,6 +168,21 @@ class LedgerMachine(RuleBasedStateMachine):
             self.heads.append(head)
         for seen in self.heads:
             self.ledger.verify(remembered=seen)
+
+
+@pytest.mark.parametrize("how", [Mode.CUT, Mode.FAIL, Mode.STUCK])
+def test_each_fault_of_the_machine_happens(how: Mode) -> None:
+    """Hypothesis may come by all of them; here they are, at both steps of both acts, with something spent before."""
+    machine = LedgerMachine()
+    machine.reserve("r/1", 10)
+    for number, (commit, at) in enumerate([(False, 1), (False, 2), (True, 1), (True, 2)], 1):
+        machine.goes_wrong("r/1", commit, at, how)
+        assert machine.struck == number
+        machine.adds_up()
+    machine.commit("r/1", 9)
+    machine.adds_up()
+    assert machine.ledger.total("d").bytes == 9
+    machine.teardown()
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -248,6 +249,44 @@ class RoundLoop(RuleBasedStateMachine):
             handlers = dict(masked)
         alone = Rounds(plan, LocalGrid(handlers), MemoryCheckpoints()).run()  # type: ignore[arg-type]
         assert join_arrays(self.final.model, self.final.preprocessing) == join_arrays(alone.model, alone.preprocessing)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_the_ways_through_the_machine_lead_to_an_end(hidden: bool) -> None:
+    """Hypothesis may come by all of them; here a run dies at each place, pauses, goes on longer, and must end whole."""
+    machine = RoundLoop()
+    machine.begin(1.0, hidden, "fedadam")
+    for where in ("instructed", "collected", "checkpoint"):
+        machine.the_centre_dies(where)
+        machine.go_on()
+        assert (machine.final, machine.code) == (None, ""), f"it did not die at {where}"
+    machine.pause()
+    machine.go_on()
+    assert machine.final is None
+    machine.extend(MOST)
+    machine.resume()
+    machine.go_on()
+    assert machine.final is not None
+    assert (machine.final.round, machine.final.ended, machine.disturbed) == (MOST, "rounds", False)
+    check(machine)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_each_fault_of_a_site_disturbs_and_leaves_a_sound_run(fault: str) -> None:
+    machine = RoundLoop()
+    machine.begin(0.6, False, "fedavg")
+    machine.one_site_fails_in_the_next_exchange(SITES[0], fault)
+    machine.go_on()
+    assert (machine.disturbed, machine.code) == (True, "")
+    assert machine.final is not None
+    check(machine)
+
+
+def check(machine: RoundLoop) -> None:
+    machine.rounds_are_without_a_gap()
+    machine.every_checkpoint_is_sound_and_of_enough_sites()
+    machine.a_run_ends_in_one_of_the_ways_there_are()
+    machine.teardown()
 
 
 TestRoundLoop = RoundLoop.TestCase

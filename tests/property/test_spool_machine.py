@@ -69,6 +69,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.waiting: dict[str, int] = {}  # parcel -> size, in order
         self.bad: dict[str, int] = {}
         self.sent: set[str] = set()
+        self.struck = ""
 
     def teardown(self) -> None:
         shutil.rmtree(self.folder)
@@ -132,6 +133,7 @@ class SpoolMachine(RuleBasedStateMachine):
         seam = Seam(self.root, at, how, error=EIO)
         with seam, suppress(PowerCut, StorageError):
             act()
+        self.struck = seam.struck
         seam.heal()
         if how is Mode.CUT:
             if lost and seam.dead:
@@ -198,6 +200,27 @@ class SpoolMachine(RuleBasedStateMachine):
         assert self.spool.usage() == (len(self.held) + len(self.waiting) + len(self.bad), self.used())
         assert {e.parcel_id for e, _ in self.spool.receipts()} == self.sent
         assert self.spool.verify() == []
+
+
+# In each, what the spool holds before it: parcels of `a` (some held, some waiting) and one set aside.
+STEPS = {"hold": 5, "release": 3, "discard": 2, "sent": 6, "bad": 3, "retry": 3}
+
+
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("how", [Mode.CUT, Mode.FAIL, Mode.STUCK])
+def test_each_fault_of_the_machine_happens(step: str, how: Mode) -> None:
+    """Hypothesis may come by all of them; here they are, one after the other."""
+    for at in range(1, STEPS[step] + 1):
+        machine = SpoolMachine()
+        for size in (10, 20, 30):
+            machine.hold("a", size, fail=False)
+            machine.release("a")
+        machine.deliver("bad")
+        machine.hold("a", 40, fail=False)
+        machine.goes_wrong(step, at, how, lost=True)
+        assert machine.struck, at
+        machine.holds_what_it_should()
+        machine.teardown()
 
 
 TestSpoolMachine = SpoolMachine.TestCase

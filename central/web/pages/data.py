@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
 from central import ipc
 from central.web import curated, views
 from central.web.owned import Owned
-from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
+from central.web.pages.render import CentreOf, PageNumber, page, paged
 from central.web.remotes import listed
 from protocol.study import parse_study
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _MOST = 50
 
 
