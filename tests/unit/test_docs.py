@@ -62,19 +62,27 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
     assert unknown == []
 
 
+@cache
+def called(*words: str) -> Any:
+    """The command or group of these words after `corsia`; None where there is none."""
+    if not words:
+        return typer.main.get_command(app)
+    above = called(*words[:-1])
+    return above.get_command(click.Context(above), words[-1]) if isinstance(above, click.Group) else None
+
+
 def options(page: Path) -> list[tuple[str, str]]:
     """(`corsia` and its words, option) of each call that a page shows, in a line or between backticks."""
     found = []
     for call in re.findall(r"\bcorsia ((?:[a-z]+(?:-[a-z]+)* ?){1,3}[^`\n]*)", page.read_text()):
-        one, words = typer.main.get_command(app), ["corsia"]
+        words: tuple[str, ...] = ()
         for word in re.split(r"[|;&#]|\$\(", call)[0].split():
-            if word.startswith("--"):
-                name = re.match(r"--[a-z-]+", word)
-                known = {opt for param in one.params for opt in (*param.opts, *param.secondary_opts)} | {"--help"}
-                if name and name[0] not in known:
-                    found.append((" ".join(words), name[0]))
-            elif isinstance(one, click.Group) and (inner := one.get_command(click.Context(one), word)):
-                one, words = inner, [*words, word]
+            if name := re.match(r"--[a-z-]+", word):
+                known = {opt for param in called(*words).params for opt in (*param.opts, *param.secondary_opts)}
+                if name[0] not in known | {"--help"}:
+                    found.append((" ".join(("corsia", *words)), name[0]))
+            elif called(*words, word):
+                words = *words, word
     return found
 
 
