@@ -19,24 +19,33 @@ OPEN = frozenset(
         ("GET", "/auth/callback"),
         ("GET", "/auth/provider"),
         ("POST", "/auth/device"),
+        ("POST", "/auth/enter"),
     }
 )
 _ONE = "[^/]+"
 _API: tuple[tuple[str, str, str], ...] = (
     ("GET", "me|openapi.json", ANYBODY),
-    ("GET", f"sites|lanes|datasets|events|studies|studies/{_ONE}|runs/{_ONE}|models|models/{_ONE}", "studies:read"),
-    ("GET", f"flow|alarms|budgets|runs|runs/{_ONE}/(timeline|budget)|models/{_ONE}/where", "studies:read"),
+    (
+        "GET",
+        f"sites|lanes|datasets|remotes|events|studies|studies/{_ONE}|runs/{_ONE}|models|models/{_ONE}",
+        "studies:read",
+    ),
+    (
+        "GET",
+        f"flow|alarms|budgets(/sites)?|runs|runs/{_ONE}/(timeline|budget)|models/{_ONE}/where",
+        "studies:read",
+    ),
     ("POST", f"studies|studies/check|runs/{_ONE}/(pause|resume|stop|extend)", "studies:write"),
     ("GET", f"studies/{_ONE}/readers", "studies:read"),
     ("PUT|DELETE", f"studies/{_ONE}/readers/{_ONE}", "studies:write"),
-    ("GET", f"studies/{_ONE}/(table|summary|distributions)", "data:read"),
+    ("GET", f"studies/{_ONE}/(table|summary|distributions)|remotes/{_ONE}/table", "data:read"),
     ("POST", f"studies/{_ONE}/(sql|analyses)|models/{_ONE}/predict", "data:read"),
     ("POST", f"studies/{_ONE}/erasure", OTHERWISE),
     ("GET", f"models/{_ONE}/table", "models:use"),
     ("POST", f"models/{_ONE}/invocations", "models:use"),
     ("GET", f"log|log/head|log/entries|log/proof/{_ONE}", "log:read"),
     ("POST", "log/verify", "log:read"),
-    ("GET", f"decisions|account|models/{_ONE}/promotions", "audit:read"),
+    ("GET", f"decisions|account|account/export|models/{_ONE}/promotions", "audit:read"),
     ("POST", f"decisions|decisions/{_ONE}/approval", "decisions:write"),
     ("POST", f"models/{_ONE}/promotions|models/{_ONE}/promotions/{_ONE}/approval", "decisions:write"),
     ("GET", f"decisions/{_ONE}/parcel", "decisions:write"),
