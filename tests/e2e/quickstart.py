@@ -1,6 +1,7 @@
 """Carries out docs/quickstart.md as two people would, each in a folder of its own, and says what it took.
 
     python -m tests.e2e.quickstart PAGE FOLDER
+
 Run inside a network namespace (the page uses the default ports); the environment of each seat's commands is in
 FOLDER/centre.json and FOLDER/hospital.json. Prints one JSON object.
 """
