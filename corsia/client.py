@@ -21,6 +21,7 @@ from urllib.parse import quote
 from corsia.features import FeatureTable
 from corsia.live import in_notebook
 from corsia.log import Log
+from corsia.login import check_address
 from corsia.models import Model, Models
 from corsia.statistics import Statistics
 from corsia.studies import Studies, StudyTable
@@ -65,6 +66,7 @@ def connect(
     Raises:
         AuthenticationError: `auth.token`, `auth.provider`.
         ConfigurationError: `config.key-mode` when others can read a named operator's token file.
+        InputError: `input.usage` for what is no address.
         UnavailableError: `unavailable.centre`.
 
     Example:
@@ -108,6 +110,7 @@ class Hub:
     """A connection to one centre. Made by `connect`."""
 
     def __init__(self, url: str, token: str, *, timeout_s: float = 60.0) -> None:
+        check_address(url)
         try:
             import httpx
         except ImportError:
