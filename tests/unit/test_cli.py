@@ -110,9 +110,9 @@ WRONG = [
     ("a study without a field", "study validate empty.toml", 11, "id: Field required"),
     ("no configuration", "central invite a --config none.toml", 10, "No such file or directory"),
     ("a setting that is none", "central serve --config odd.toml", 10, "nonsense: there is no such field here"),
-    ("a name that is none", "edge run --config name.toml", 10, "lower-case letters, digits and dashes"),
-    ("no address", "model show x --url ftp://x --token t", 11, "begins with http://"),
-    ("no centre", "study ls --url http://127.0.0.1:1 --token t", 21, "corsia central serve"),
+    ("a name that is none", "edge status --config name.toml", 10, "lower-case letters, digits and dashes"),
+    ("no address", "model show x --url ftp://x --token-file token", 11, "begins with http://"),
+    ("no centre", "study ls --url http://127.0.0.1:1 --token-file token", 21, "corsia central serve"),
     ("a key that is open", "parcel open junk out --key junk --verify junk", 10, "chmod 600"),
     ("a parcel that is none", "parcel inspect junk", 19, "not a parcel"),
     ("a folder for a text", "deid text .", 11, "Is a directory"),
@@ -139,6 +139,7 @@ def test_what_a_stranger_gets_wrong_is_told_in_words(
     monkeypatch.chdir(tmp_path)
     Path("bad.toml").write_text('id = ="x"\n')
     Path("empty.toml").touch()
+    Path("token").write_text("token")
     Path("odd.toml").write_text('name = "c"\nnonsense = 1\n')
     Path("name.toml").write_text('site = "Site A"\nstate_dir = "s"\n')
     Path("junk").write_bytes(bytes(range(256)))
