@@ -34,7 +34,7 @@ from protocol.errors import ConflictError, UnavailableError, WorkerError
 
 __all__ = ["rehearse"]
 
-_SETTLE_S, _IDLE_S, _SAMPLE_S = 2.0, 6.0, 2.0
+_SETTLE_S, _IDLE_S, _SAMPLE_S = 1.0, 6.0, 2.0
 _FROZEN_S = 5.0
 _BACK_S = 300.0
 _HEARTBEAT_S = 2.0

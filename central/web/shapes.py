@@ -74,6 +74,21 @@ class Dataset(_Shape):
     told_at: float
 
 
+class Remote(_Shape):
+    """A remote table that the centre harvested; one that is erased has no rows."""
+
+    name: str
+    state: str
+    sha256: str
+    rows: int
+    columns: list[str]
+    url: str
+    licence: str
+    terms: str
+    publisher: str
+    pulled_at: float
+
+
 class Lane(_Shape):
     """Totals of a lane."""
 
@@ -239,6 +254,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("get", "/api/v1/me"): Me,
     ("get", "/api/v1/sites"): list[Site],
     ("get", "/api/v1/datasets"): list[Dataset],
+    ("get", "/api/v1/remotes"): list[Remote],
     ("get", "/api/v1/lanes"): list[Lane],
     ("get", "/api/v1/studies"): list[Brief],
     ("post", "/api/v1/studies"): Submitted,

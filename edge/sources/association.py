@@ -44,7 +44,7 @@ def entity(title: str, timeout_s: float) -> AE:
         from pynetdicom.transport import AssociationSocket
     except ImportError:
         raise ConfigurationError("config.extra-missing", "this source needs corsia[sources]") from None
-    AssociationSocket._shutdown_socket = _shut  # type: ignore[method-assign]
+    AssociationSocket._shutdown_socket = _shut
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     _config.LOG_HANDLER_LEVEL = "none"
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers

@@ -1,7 +1,8 @@
 """A PACS by DIMSE: studies, series and instances by C-FIND, the instances of a series by C-GET or C-MOVE.
 
 What is remembered is as with DICOMweb: how many instances each study had. A PACS that does not tell their number has
-each study looked into each time. What C-FIND lists and the retrieval does not bring is asked for again, and at last
+each study looked into each time. One that gives not so many studies at once is asked by spans of StudyDate, where one
+without a date is not found. What C-FIND lists and the retrieval does not bring is asked for again, and at last
 set aside; but while the PACS of a C-MOVE reaches us with nothing at all, that is no record's fault, and it waits.
 
 Source: DICOM PS3.4, annex C (Query/Retrieve), PS3.7, 9.1.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from edge.sources import association, instance
@@ -29,6 +31,7 @@ _PENDING = (0xFF00, 0xFF01)
 _MAX_CONTEXTS = 120
 _AT_ONCE = 512  # instances of one retrieval
 _PROBES = 3
+_BEGINNING, _DAY = date(1900, 1, 1), timedelta(days=1)
 
 
 class DimseOrigin:
@@ -87,8 +90,23 @@ class DimseOrigin:
     # --- asking
 
     def _studies(self, link: Association) -> list[Dataset]:
-        days = {"StudyDate": self._place.days}
-        return _find(link, "STUDY", {"StudyInstanceUID": "", "NumberOfStudyRelatedInstances": "", **days})
+        asked = {"StudyInstanceUID": "", "NumberOfStudyRelatedInstances": ""}
+        try:
+            return _find(link, "STUDY", asked | {"StudyDate": self._place.days})
+        except _TooMany:
+            first, last = self._place.since or _BEGINNING, self._place.until or datetime.now(UTC).date() + _DAY
+            return list(self._halves(link, asked, first, last))
+
+    def _halves(self, link: Association, asked: dict[str, str], first: date, last: date) -> Iterator[Dataset]:
+        """The studies of a time of which the PACS gives too many at once, in halves, down to single days."""
+        if first >= last:
+            raise UnavailableError("unavailable.source", "the PACS does not list the studies of a single day")
+        middle = first + (last - first) // 2
+        for low, high in ((first, middle), (middle + _DAY, last)):
+            try:
+                yield from _find(link, "STUDY", asked | {"StudyDate": f"{low:%Y%m%d}-{high:%Y%m%d}"})
+            except _TooMany:
+                yield from self._halves(link, asked, low, high)
 
     def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad | Gone]:
         series: dict[str, dict[str, str]] = {}  # series -> instance -> class
@@ -241,11 +259,22 @@ def _identifier(level: str, keys: dict[str, str]) -> Dataset:
     return made
 
 
+class _TooMany(UnavailableError):
+    """The PACS has not what it takes to list so much."""
+
+
 def _find(link: Association, level: str, keys: dict[str, str]) -> list[Dataset]:
+    """All matches.
+
+    Raises:
+        _TooMany: the PACS is out of resources; UnavailableError, InputError.
+    """
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
     found = []
     for status, match in link.send_c_find(_identifier(level, keys), Find):
+        if "Status" in status and int(status.Status) >> 8 == 0xA7:
+            raise _TooMany("unavailable.source", "the PACS is out of resources")
         _check(status)
         if match is not None and status.Status in _PENDING:
             found.append(match)
@@ -268,7 +297,7 @@ def _check(status: Any) -> None:
     if "Status" not in status:
         raise UnavailableError("unavailable.source", "the association was lost")
     code = int(status.Status)
-    if code in (0xA700, 0xA701, 0xA702):
+    if code >> 8 == 0xA7:
         raise UnavailableError("unavailable.source", "the PACS is out of resources")
     if code not in (0, *_PENDING) and code >> 12 not in (0xB,):
         raise InputError("input.source", f"the PACS answers with status {code:04x}")

@@ -14,8 +14,8 @@ from corsia import rehearsal_plan as plan
 from corsia.rehearsal_figures import Coefficients, Line, extrapolate, line
 
 
-def rehearsed(out: Path, sites: int, timeout_s: float) -> dict[str, Any]:
-    words = ["rehearse", "--sites", str(sites), "--rounds", "2", "--out", str(out), "--json"]
+def rehearsed(out: Path, sites: int, rounds: int, timeout_s: float) -> dict[str, Any]:
+    words = ["rehearse", "--sites", str(sites), "--rounds", str(rounds), "--out", str(out), "--json"]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "corsia", *words], capture_output=True, text=True, timeout=timeout_s
     )
@@ -51,14 +51,14 @@ def well(told: dict[str, Any], sites: int) -> None:
 
 @pytest.mark.e2e
 def test_four_sites_are_rehearsed(tmp_path: Path) -> None:
-    well(rehearsed(tmp_path / "out", 4, 550), 4)
+    well(rehearsed(tmp_path / "out", 4, 1, 550), 4)
 
 
 @pytest.mark.e2e
 @pytest.mark.full
 @pytest.mark.timeout(3600)
 def test_fifty_one_sites_are_rehearsed(tmp_path: Path) -> None:
-    well(rehearsed(tmp_path / "out", 51, 3500), 51)
+    well(rehearsed(tmp_path / "out", 51, 3, 3500), 51)
 
 
 def test_a_line_goes_through_what_was_measured() -> None:

@@ -218,6 +218,7 @@ def well(told: dict[str, Any]) -> None:
     assert told["keys"] == 0
 
 
+@pytest.mark.full  # its parts are tested above; the same session runs on Slurm below
 def test_a_lane_runs_where_a_pool_would_start_it(tmp_path: Path) -> None:
     """The whole way of HTCondor but the pool: `condor_submit` is replaced by one that starts what it reads."""
     pytest.importorskip("htcondor2", reason="no htcondor bindings")

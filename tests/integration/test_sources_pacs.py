@@ -178,6 +178,47 @@ def test_what_the_pacs_lists_and_cannot_give_is_set_aside_by_itself(tmp_path: Pa
         looking.close()
 
 
+@contextmanager
+def stingy(studies: int, most: int, day: int) -> Iterator[str]:
+    """A PACS that lists studies, `day` of them a day, and gives up where they are more than `most`."""
+    from pynetdicom import AE, evt
+    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
+
+    def found(event: evt.Event) -> Iterator[tuple[int, pydicom.Dataset | None]]:
+        low, _, high = str(event.identifier.get("StudyDate", "")).partition("-")
+        dates = [(f"1.2.3.{at}", f"20{10 + at // day // 12:02d}{1 + at // day % 12:02d}07") for at in range(studies)]
+        inside = [uid for uid, when in dates if (not low or low <= when) and (not high or when <= high)]
+        for uid in inside[:most]:
+            one = pydicom.Dataset()
+            one.QueryRetrieveLevel, one.StudyInstanceUID, one.NumberOfStudyRelatedInstances = "STUDY", uid, 1
+            yield 0xFF00, one
+        if len(inside) > most:
+            yield 0xA700, None
+
+    ae, port = AE(ae_title="STINGY"), free_port()
+    ae.add_supported_context(Find)
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_FIND, found)])
+    assert server is not None
+    yield f"127.0.0.1:{port}"
+    server.shutdown()
+
+
+def test_a_pacs_that_lists_not_so_many_at_once_is_asked_by_time(tmp_path: Path) -> None:
+    def count(address: str, **more: object) -> int:
+        place = {"address": address, "aet": "STINGY", "calling": "EDGE", **more}
+        origin = next(places(DatasetConfig.model_validate({"dimse": place}))).dial(lambda: False)
+        try:
+            return origin.count()
+        finally:
+            origin.close()
+
+    with stingy(40, most=5, day=3) as address:
+        assert count(address) == 40
+        assert count(address, since="2010-02-01", until="2010-04-30") == 9
+    with stingy(40, most=2, day=3) as address, pytest.raises(UnavailableError, match=r"unavailable\.source"):
+        count(address)
+
+
 # --- pushed by modalities
 
 

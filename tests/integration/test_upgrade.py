@@ -123,9 +123,8 @@ def kept(ward: Ward) -> dict[str, Any]:
     state, now = ward.edge.parent / "state", status(ward)
     parcels = {p.name: p.read_bytes() for p in (state / "spool").rglob("*") if p.is_file() and p.stat().st_size}
     keys = {p.name: p.read_bytes() for p in state.glob("*.key") if p.name != "tls.key"}
-    return {"parcels": parcels, "keys": keys} | {
-        k: now[k] for k in ("ledger_head", "fingerprint", "spool_parcels", "fleet")
-    }
+    told = ("ledger_head", "fingerprint", "spool_parcels", "fleet")
+    return {"parcels": parcels, "keys": keys} | {name: now[name] for name in told}
 
 
 def journal(ward: Ward) -> list[str]:

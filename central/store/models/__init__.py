@@ -7,7 +7,7 @@ centre is in `accounts`, as the OpenID provider names him.
 from __future__ import annotations
 
 from central.store.models.base import Base
-from central.store.models.landing import CheckpointRow, CuratedRow, LogRow, ParcelRow, WitnessedRow
+from central.store.models.landing import CheckpointRow, CuratedRow, LogRow, ParcelRow, RemoteRow, WitnessedRow
 from central.store.models.people import AccessRow, AccountRow, DecisionRow, EventRow, RepeatedRow
 from central.store.models.runs import ControlRow, RoundRow, RunRow
 from central.store.models.sites import AdvertisedRow, CertificateRow, SiteRow
@@ -34,6 +34,7 @@ __all__ = [
     "ParcelRow",
     "PredictionRow",
     "PromotionRow",
+    "RemoteRow",
     "RepeatedRow",
     "RoundRow",
     "RunRow",

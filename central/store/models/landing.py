@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from central.store.models.base import Base
 
-__all__ = ["CheckpointRow", "CuratedRow", "LogRow", "ParcelRow", "WitnessedRow"]
+__all__ = ["CheckpointRow", "CuratedRow", "LogRow", "ParcelRow", "RemoteRow", "WitnessedRow"]
 
 
 class ParcelRow(Base):
@@ -47,6 +47,23 @@ class CuratedRow(Base):
     withheld: Mapped[dict[str, Any]] = mapped_column(default=dict)
     report: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[float]
+
+
+class RemoteRow(Base):
+    """A remote table that the centre harvested, in the lake under a key of its own. state: curated | erased."""
+
+    __tablename__ = "remotes"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    state: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))  # of the bytes as they were pulled
+    path: Mapped[str]  # relative to the lake
+    rows: Mapped[int]
+    columns: Mapped[list[Any]] = mapped_column(default=list)
+    url: Mapped[str]
+    licence: Mapped[str]
+    terms: Mapped[str]
+    publisher: Mapped[str]
+    pulled_at: Mapped[float]
 
 
 class LogRow(Base):
