@@ -230,7 +230,7 @@ class CentralConfig(_Model):
     identity: IdentityConfig | None = None
     sites: dict[Slug, Slug] = Field(default_factory=dict)
     plugins: Path | None = None
-    remotes: dict[Slug, Remote] = Field(default_factory=dict)
+    remotes: dict[Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,54}$")], Remote] = Field(default_factory=dict)
 
     @field_validator("two_person")
     @classmethod

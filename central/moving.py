@@ -7,8 +7,11 @@ After a restore this is also the way of a backup, which is always a file and fol
 
 from __future__ import annotations
 
+import hashlib
 import os
+from io import BytesIO
 from pathlib import Path
+from typing import cast
 
 from central import ipc
 from central import objects as bucketed
@@ -58,7 +61,10 @@ def move_objects(state_dir: Path, objects_file: Path) -> int:
     Returns:
         How many objects the bucket has been given; what it has already is left, so this can be done again.
 
-    Raises: as `move_database`.
+    Raises:
+        ConflictError: `conflict.exists` when there lies what this centre has not, or has otherwise: of another centre,
+            or of a move that was broken off, after which something was erased here.
+        ConfigurationError, StorageError: as `move_database`, and as `central.objects.Bucket.check`.
     """
     with ipc.stopped(state_dir):
         _fresh(state_dir / bucketed.FILE)
@@ -70,17 +76,24 @@ def move_objects(state_dir: Path, objects_file: Path) -> int:
         named = {f"blobs/{path.name}": path for path in blobs} | {
             f"lake/{path.relative_to(lake).as_posix()}": path for path in files
         }
-        known = set(bucket.names(""))
-        for name, path in named.items():
-            if name not in known:
-                with path.open("rb") as source:
-                    bucket.put_new(name, source)
-                count += 1
+        known = {name for place in ("blobs/", "lake/") for name in bucket.names(place)}
+        if any(name not in named or not _same(bucket, name, named[name]) for name in known):
+            raise ConflictError("conflict.exists", "there lies under this prefix what is not this centre's: empty it")
+        for name in named.keys() - known:
+            with named[name].open("rb") as source:
+                bucket.put_new(name, source)
+            count += 1
         _write(state_dir / bucketed.FILE, text)
         if lake.exists():
             os.rename(lake, lake.with_name(f"{_MOVED}lake"))
             sync_folder(lake.parent)
         return count
+
+
+def _same(bucket: bucketed.Bucket, name: str, path: Path) -> bool:
+    with bucket.open(name) as there, path.open("rb") as here:
+        one, other = (hashlib.file_digest(cast(BytesIO, file), "sha256").digest() for file in (there, here))
+        return one == other
 
 
 def _fresh(path: Path) -> None:

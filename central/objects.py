@@ -3,8 +3,8 @@
 Place in the flow: below the lake and the blobs, where `STATE/objects.toml` (mode 0600) names a bucket; without that
 file both are folders under the state folder. What lies in it is ciphertext (lake) or what sites may fetch (blobs).
 An object is made by a conditional write (`If-None-Match: *`), so that two writers cannot both believe to have made it;
-large ones by parts, which are conditional at their completion. A bucket that keeps versions is refused: what was
-withdrawn or erased would stay in it.
+large ones by parts, which are conditional at their completion. A service that takes no notice of the condition is
+refused, and so is a bucket that keeps versions, or has kept some: what was withdrawn or erased would stay in it.
 
 Source: Amazon S3 API reference, PutObject and CompleteMultipartUpload (`If-None-Match`).
 """
@@ -12,10 +12,12 @@ Source: Amazon S3 API reference, PutObject and CompleteMultipartUpload (`If-None
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any, BinaryIO, cast
 
@@ -33,6 +35,7 @@ __all__ = ["FILE", "Bucket", "ObjectsConfig", "bucket_of", "read_bucket"]
 FILE = "objects.toml"
 PART_BYTES = 64 << 20
 _IN_MEMORY_BYTES = 16 << 20
+_TRIED = "tried/"
 _LOOPBACK = ("http://127.0.0.1", "http://localhost", "http://[::1]")
 
 
@@ -76,16 +79,33 @@ class Bucket:
         return Bucket, (self._config,)  # a worker dials for itself
 
     def check(self) -> None:
-        """See that the bucket is there and keeps no versions.
+        """See that the bucket is there, keeps no versions, and makes an object once: tried, on one of its own.
 
         Raises:
-            ConfigurationError: `config.invalid` when it keeps versions. StorageError: `storage.failed`.
+            ConfigurationError: `config.invalid` when it keeps versions (or did, which are there still), or when its
+                service writes over what a conditional write must leave. StorageError: `storage.failed`.
         """
         with _named():
             found = self._client.get_bucket_versioning(Bucket=self._bucket)
             self._client.list_objects_v2(Bucket=self._bucket, MaxKeys=1)
-        if found.get("Status") == "Enabled":
+        if found.get("Status"):
             raise ConfigurationError("config.invalid", "the bucket keeps versions: what is erased would stay in it")
+        self._try_condition()
+
+    def _try_condition(self) -> None:
+        name = f"{_TRIED}{secrets.token_hex(8)}"
+        where = {"Bucket": self._bucket, "Key": self._prefix + name}
+        self.put_new(name, BytesIO(b"once"))
+        try:
+            for in_parts in (False, True):
+                with suppress(ConflictError), _named():
+                    if in_parts:
+                        self._put_parts(where, BytesIO(b"twice"))
+                    else:
+                        self._client.put_object(**where, Body=b"twice", IfNoneMatch="*")
+                    raise ConfigurationError("config.invalid", "the object store does not honour conditional writes")
+        finally:
+            self.remove(name)
 
     def put_new(self, name: str, source: BinaryIO) -> None:
         """Make an object of a whole file, once.

@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from central.forms import rows_of
+from central.forms import framed, rows_of
 from protocol.durable import sync_files, sync_folder
 from protocol.errors import (
     AuthenticationError,
@@ -42,7 +42,7 @@ from protocol.errors import (
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Pull", "Remote", "harvest", "provenance", "table_of"]
+__all__ = ["Pull", "Remote", "erase", "harvest", "kept_of", "provenance", "table_of"]
 
 GENESIS = "0" * 64
 _STEP = 1 << 20
@@ -69,6 +69,7 @@ class Remote(BaseModel):
         sha256: it must be these very bytes.
         token_file: a bearer token, mode 0600.
         ca_file: who signs the server's certificate, if not the system's.
+        private: its address may be one of the inner network; else such a one is not gone to.
         max_bytes: more is refused.
         timeout_s: without an answer for so long it has failed.
     """
@@ -84,6 +85,7 @@ class Remote(BaseModel):
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
     token_file: Path | None = None
     ca_file: Path | None = None
+    private: bool = False
     max_bytes: Annotated[int, Field(gt=0, le=10**12)] = 1_000_000_000
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
 
@@ -117,6 +119,9 @@ def harvest(
         folder = state_dir / "harvested" / name
         with _alone(folder):
             lines = provenance(folder)
+            if lines and lines[-1]["state"] == "erased":
+                yield Pull(name=name, state="failed", code="study.erased")
+                continue
             if due_only and not _is_due(lines, remote, moment):
                 yield Pull(name=name, state="not-due", sha256=_last(lines).get("sha256", ""))
                 continue
@@ -155,7 +160,7 @@ def table_of(state_dir: Path, name: str) -> tuple[bytes, dict[str, Any]]:
         InputError: `input.usage` when it was never pulled; IntegrityError: `lake.damaged`.
     """
     folder = state_dir / "harvested" / name
-    line = _last(provenance(folder))
+    line = kept_of(provenance(folder))
     if not line:
         raise InputError("input.usage", f"nothing was ever pulled of {name!r}")
     try:
@@ -167,6 +172,30 @@ def table_of(state_dir: Path, name: str) -> tuple[bytes, dict[str, Any]]:
     return data, line
 
 
+def erase(state_dir: Path, name: str, *, now: datetime | None = None) -> None:
+    """Have a remote erased for good: never pulled again, its bytes removed, its key destroyed by the vault. Repeatable.
+
+    Raises:
+        InputError: `input.usage` when it was never pulled; IntegrityError: `lake.damaged`; StorageError.
+    """
+    folder = state_dir / "harvested" / name
+    if not (folder / "provenance.jsonl").exists():
+        raise InputError("input.usage", f"nothing was ever pulled of {name!r}")
+    with _alone(folder):
+        lines = provenance(folder)
+        if lines and lines[-1]["state"] != "erased":
+            at = (now or datetime.now(UTC)).isoformat(timespec="seconds")
+            _append(folder, {"at": at, "state": "erased", "url": lines[-1]["url"]}, lines)
+        for digest in {line["sha256"] for line in lines if "sha256" in line}:
+            (folder / digest).unlink(missing_ok=True)
+
+
+def kept_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """The line of the last good table; empty when there is none, or it was erased."""
+    last = _last(lines)
+    return {} if not last or last["state"] == "erased" else {"format": "csv"} | last
+
+
 # --- inside
 
 
@@ -174,7 +203,7 @@ def _pull(folder: Path, name: str, remote: Remote, lines: list[dict[str, Any]], 
     last = _last(lines)
     said: dict[str, Any] = {
         "at": moment.isoformat(timespec="seconds"), "url": remote.url, "licence": remote.licence,
-        "terms": remote.terms, "publisher": remote.publisher,
+        "terms": remote.terms, "publisher": remote.publisher, "format": remote.format,
     }  # fmt: skip
     try:
         if remote.agreed_until is not None and moment.date() > remote.agreed_until:
@@ -209,6 +238,7 @@ def _judged(data: bytes, headers: Mapping[str, str], remote: Remote) -> dict[str
     if remote.sha256 is not None and digest.hexdigest() != remote.sha256:
         raise IntegrityError("blob.digest", "the bytes are not those that were agreed")
     rows, columns = rows_of(data, remote.format)
+    framed(data, remote.format)  # what the vault will do with it
     return {
         "sha256": digest.hexdigest(), "bytes": len(data), "rows": rows, "columns": columns,
         "etag": headers.get("ETag", "")[:256], "modified": headers.get("Last-Modified", "")[:64],
@@ -218,6 +248,8 @@ def _judged(data: bytes, headers: Mapping[str, str], remote: Remote) -> dict[str
 def _fetch(remote: Remote, last: Mapping[str, Any]) -> tuple[bytes, Mapping[str, str]] | None:
     """The bytes and headers; None when they have not changed."""
     import httpx
+
+    from central.reach import client
 
     headers = {"Accept-Encoding": "identity"}
     if last.get("etag"):
@@ -229,8 +261,8 @@ def _fetch(remote: Remote, last: Mapping[str, Any]) -> tuple[bytes, Mapping[str,
     try:
         context = ssl.create_default_context(cafile=None if remote.ca_file is None else str(remote.ca_file))
         with (
-            httpx.Client(verify=context, timeout=remote.timeout_s, follow_redirects=False, trust_env=True) as client,
-            client.stream("GET", remote.url, headers=headers) as answer,
+            client(remote.url, context, remote.timeout_s, private=remote.private) as asking,
+            asking.stream("GET", remote.url, headers=headers) as answer,
         ):
             return _read(answer, remote.max_bytes)
     except OSError:

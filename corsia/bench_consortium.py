@@ -25,7 +25,7 @@ import tomli_w
 from corsia.fleet import Fleet
 from protocol.errors import UnavailableError, WorkerError
 
-__all__ = ["FEATURES", "Consortium", "Weights", "percentile", "processes", "pss_mb", "rows"]
+__all__ = ["FEATURES", "Consortium", "Weights", "percentile", "process_cpu_s", "processes", "pss_mb", "rows"]
 
 FEATURES = ("a", "b", "c", "d")
 ROWS = 60  # a site
@@ -196,12 +196,8 @@ class Consortium:
         """CPU seconds that the centre and the sites have used so far."""
         used = {"centre": 0.0, "sites": 0.0}
         for pid, command in processes(self.fleet.pids()):
-            try:
-                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
             side = "sites" if "edge" in command or "edge.worker" in command else "centre"
-            used[side] += (int(fields[11]) + int(fields[12])) / 100.0
+            used[side] += process_cpu_s(pid)
         return used
 
 
@@ -268,6 +264,15 @@ def processes(roots: Iterable[int]) -> Iterable[tuple[int, list[str]]]:
             yield pid, Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
+
+
+def process_cpu_s(pid: int) -> float:
+    """CPU seconds that a process has used so far; 0 where there is none."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def pss_mb(pid: int) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from corsia.features import FeatureTable
+from corsia.features import Answer, FeatureTable
 from corsia.live import in_notebook
 from corsia.models import Model, Models
 from corsia.statistics import Statistics
@@ -180,7 +180,26 @@ class Hub:
             ['lung']
         """
         rows = self.pages("/datasets?limit=1000")
-        return Listing(rows, ("dataset", "site", "rows", "lanes", "columns"))
+        return Listing(rows, ("dataset", "site", "kinds", "rows", "lanes", "columns"))
+
+    @property
+    def remotes(self) -> Listing:
+        """Public or agreed tables that the centre harvested by itself, each with its licence and publisher.
+
+        Example:
+            >>> [(row["name"], row["licence"]) for row in hub.remotes]
+            [('weather', 'CC-BY-4.0')]
+        """
+        rows = self.pages("/remotes?limit=1000")
+        return Listing(rows, ("name", "state", "rows", "licence", "publisher", "columns"))
+
+    def remote(self, name: str) -> Answer:
+        """The rows of a remote table; in `hub.features(...).sql` it is the table `remote_NAME`. Raises as `request`."""
+        import io
+
+        import pyarrow.parquet as pq
+
+        return Answer(pq.read_table(io.BytesIO(self.download(f"/remotes/{quote(name, safe='')}/table"))))
 
     @property
     def lanes(self) -> Listing:

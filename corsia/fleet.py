@@ -40,6 +40,9 @@ QUIET = {
     "PYTHONUNBUFFERED": "1",
 }
 
+_PATIENCE_S = 600.0  # no measure: of a machine that is busy with other things
+_MOST_STARTS = 10
+
 
 def free_port() -> int:
     """A port that is free on loopback now."""
@@ -121,7 +124,7 @@ class Fleet:
             self.corsia("init", "central", "--out", str(self.central_toml), "--json")
         self.central_toml.write_text(tomli_w.dumps(config))
         self._start("centre", [sys.executable, "-m", "corsia", "central", "serve", "--config", str(self.central_toml)])
-        self.wait(lambda: self._answers(f"{self.url}/healthz"), "the centre", timeout_s=60)
+        self.wait(lambda: self._up("centre", f"{self.url}/healthz"), "the centre", timeout_s=_PATIENCE_S)
 
     def enrol_site(self, name: str, config: Mapping[str, Any]) -> Path:
         """Write edge.toml, ask the centre for a join code and enrol with it."""
@@ -163,7 +166,7 @@ class Fleet:
             env=self._environment(""),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=_PATIENCE_S,
         )
         if done.returncode != 0:
             raise ConfigurationError(
@@ -194,7 +197,7 @@ class Fleet:
         request = urllib.request.Request(  # noqa: S310 - loopback
             f"{self.url}/api/v1{path}", headers={"Authorization": f"Bearer {self.token_file.read_text().strip()}"}
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
             return json.load(answer)
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
@@ -206,7 +209,7 @@ class Fleet:
                 "Authorization": f"Bearer {self.token_file.read_text().strip()}", "Content-Type": "application/json",
             },
         )  # fmt: skip
-        with urllib.request.urlopen(request, timeout=120) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=_PATIENCE_S) as answer:  # noqa: S310
             return json.load(answer)
 
     def submit(self, study_id: str, document: bytes) -> Path:
@@ -308,6 +311,11 @@ class Fleet:
         }
         faults = self.faults.get(name)
         return kept | QUIET | ({"CORSIA_FAULTS": faults} if faults else {})
+
+    def _up(self, name: str, url: str) -> bool:
+        if self.starts(name) > _MOST_STARTS:
+            raise UnavailableError("unavailable.process", f"{name} ends as soon as it starts: see logs/{name}.out")
+        return self._answers(url)
 
     def _answers(self, url: str) -> bool:
         try:

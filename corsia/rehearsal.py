@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,13 +27,14 @@ import tomli_w
 
 from corsia import rehearsal_figures as figures
 from corsia import rehearsal_plan as plan
-from corsia.bench_consortium import Consortium, processes
+from corsia.bench_consortium import Consortium, process_cpu_s, processes
 from corsia.fleet import Fleet
-from protocol.errors import ConflictError, CorsiaError, UnavailableError, WorkerError
+from corsia.rehearsal_record import Landed, Record
+from protocol.errors import ConflictError, UnavailableError, WorkerError
 
 __all__ = ["rehearse"]
 
-_SETTLE_S, _IDLE_S, _SAMPLE_S = 2.0, 6.0, 2.0
+_SETTLE_S, _IDLE_S, _SAMPLE_S = 1.0, 6.0, 2.0
 _FROZEN_S = 5.0
 _BACK_S = 300.0
 _HEARTBEAT_S = 2.0
@@ -48,15 +51,10 @@ class _Measured(Consortium):
         """Weigh the centre with so many sites connected."""
         self.came_with.append((float(number), sum(self.weights().centre.values())))
 
-    def connected(self) -> set[str]:
-        """The sites that the gateway has a stream of; none while it is away."""
-        from central import ipc
-        from central.config import load_config
-
-        try:
-            return set(ipc.call(load_config(self.fleet.central_toml).socket("gateway"), "status")["connected"])
-        except UnavailableError:
-            return set()
+    @property
+    def record(self) -> Record:
+        """What the centre has written down."""
+        return Record(self.fleet.out / "centre" / "state" / "corsia.db")
 
     def centre_pid(self, process: str) -> int:
         """The id of a process of the centre."""
@@ -108,9 +106,10 @@ def rehearse(
         acts = _Acts(made, rounds, tell)
         outages = acts.play(timeout_s)
         told = _told(made, acts, outages, patients, beat_cpu_s)
+        landed_s = [one.at - acts.began_at for one in made.record.landed()]
     told |= {"sites": sites, "started_s": round(started, 1), "seconds": round(time.monotonic() - began, 1)}
     if plots is not None:
-        told["plots"] = figures.draw(told, acts.samples, plots)
+        told["plots"] = figures.draw(told, acts.samples, landed_s, plots)
     return told
 
 
@@ -139,15 +138,15 @@ class _Acts:
     def __init__(self, consortium: _Measured, rounds: int, tell: Tell) -> None:
         self._consortium, self._rounds, self._tell = consortium, rounds, tell
         self.samples: list[dict[str, float]] = []
+        self.began_at = 0.0
         self.ended: dict[str, float] = {}
         self.details: dict[str, Any] = {}
         self.centre_cpu_s = 0.0
-        self._began = 0.0
 
     def play(self, timeout_s: float) -> list[_Outage]:
         """All of it; returns the outages. Raises: WorkerError, UnavailableError."""
         fleet, before = self._consortium.fleet, self._consortium.cpu_s()["centre"]
-        self._began = time.monotonic()
+        self.began_at = time.time()
         for lane, study in plan.studies(self._consortium.names, self._rounds).items():
             fleet.submit(study["id"], tomli_w.dumps(study).encode())
             self._tell(f"submitted {lane}")
@@ -160,40 +159,46 @@ class _Acts:
         finally:
             over.set()
             sampling.join()
-        self.centre_cpu_s = self._consortium.cpu_s()["centre"] - before
+        self.centre_cpu_s += self._consortium.cpu_s()["centre"] - before
         return outages
 
     def _now(self) -> float:
-        return round(time.monotonic() - self._began, 1)
+        return self._since(time.time())
+
+    def _since(self, at: float) -> float:
+        return round(at - self.began_at, 1)
 
     def _disturb(self) -> list[_Outage]:
         """A tenth of the agents killed, a tenth frozen, the gateway and the vault killed: one after the other."""
         names, fleet = self._consortium.names, self._consortium.fleet
         share = max(1, len(names) // 10)
         killed, frozen = names[:share], names[-share:]
-        outages = [self._outage("agents", "killed", killed, lambda: _kill(fleet, killed))]
-        outages.append(self._outage("agents", "frozen", frozen, lambda: self._freeze(frozen)))
+        outages = [self._outage("agents", "killed", killed, partial(_kill, fleet, killed))]
+        outages.append(self._outage("agents", "frozen", frozen, partial(self._freeze, frozen)))
         for process, back in (("gateway", names), ("vault", [])):
-            gone = self._consortium.centre_pid(process)
-            outages.append(self._outage(process, "killed", back, lambda gone=gone: os.kill(gone, signal.SIGKILL)))  # type: ignore[misc]
+            outages.append(self._outage(process, "killed", back, partial(self._kill_process, process)))
         return outages
 
     def _outage(self, what: str, how: str, names: list[str], act: Callable[[], object]) -> _Outage:
+        """Do it, and wait until each of these sites was heard again; of the vault, until it answers."""
         at = self._now()
-        starts = {name: self._consortium.fleet.starts(name) for name in names}
         act()
-        from_now = time.monotonic()
-        until = from_now + _BACK_S
-        if what == "vault":
-            self._until(lambda: self._answers("vault"), until)
-        else:
-            if how == "killed" and what == "agents":
-                self._until(lambda: all(self._consortium.fleet.starts(n) > starts[n] for n in names), until)
-            self._until(lambda: set(names) <= self._consortium.connected(), until)
+        acted_at, from_now = time.time(), time.monotonic()
+
+        def back() -> bool:
+            heard = self._consortium.record.heard()
+            return all(heard[name] > acted_at for name in names)
+
+        self._until(partial(self._answers, "vault") if what == "vault" else back, from_now + _BACK_S)
         made = _Outage(what=what, how=how, count=max(1, len(names) if what == "agents" else 1), at_s=at,
                        recovered_s=round(time.monotonic() - from_now, 2))  # fmt: skip
         self._tell(f"{made.count} {what} {how}: back after {made.recovered_s} s")
         return made
+
+    def _kill_process(self, process: str) -> None:
+        pid = self._consortium.centre_pid(process)
+        self.centre_cpu_s += process_cpu_s(pid)  # which goes with it
+        os.kill(pid, signal.SIGKILL)
 
     def _freeze(self, names: list[str]) -> None:
         """Stop whole sites for a while, as a machine that is suspended; from then on they are to come back."""
@@ -226,33 +231,34 @@ class _Acts:
         until = time.monotonic() + timeout_s
         while len(self.ended) < len(plan.LANES):
             for lane in plan.LANES:
-                if lane not in self.ended and self._is_over(lane):
-                    self.ended[lane] = self._now()
+                if lane not in self.ended and (over := self._over_at(lane)) is not None:
+                    self.ended[lane] = self._since(over)
                     self._tell(f"{lane}: over after {self.ended[lane]} s")
             if time.monotonic() > until:
                 late = sorted(set(plan.LANES) - set(self.ended))
                 raise UnavailableError("unavailable.process", f"not over in {timeout_s:.0f} s: {', '.join(late)}")
             time.sleep(0.5)
 
-    def _is_over(self, lane: str) -> bool:
+    def _over_at(self, lane: str) -> float | None:
+        """When its last round ended, or its last parcel came into the lake. Raises: WorkerError when it failed."""
         study = f"rehearsal-{lane}"
         if lane == "train":
-            return len(self._consortium.ends(study)) > self._rounds
+            ends = self._consortium.ends(study)
+            return ends[-1] if len(ends) > self._rounds else None
         with suppress(OSError):  # the web process may be starting again
             self.details[lane] = self._consortium.fleet.api(f"/studies/{study}")
         state = self.details.get(lane, {}).get("state")
         if state == "failed":
             codes = sorted({a["code"] for a in self.details[lane]["assignments"] if a["code"]})
             raise WorkerError("worker.failed", f"{study} failed: {', '.join(codes)}")
-        return bool(state == "done")
+        return self._consortium.record.opened(study) if state == "done" else None
 
     def _sample(self, over: threading.Event) -> None:
         while not over.wait(_SAMPLE_S):
-            with suppress(OSError, KeyError, CorsiaError):
+            with suppress(OSError, sqlite3.Error):
                 weights = self._consortium.weights()
-                landed = sum(row["totals"].get("parcels", 0) for row in self.details.values() if "totals" in row)
                 self.samples.append(
-                    {"seconds": self._now(), "parcels": float(landed), "centre_mb": sum(weights.centre.values()),
+                    {"seconds": self._now(), "centre_mb": sum(weights.centre.values()),
                      "agent_mb": weights.agent, "worker_mb": weights.worker, "total_mb": weights.total}
                 )  # fmt: skip
 
@@ -265,13 +271,17 @@ def _kill(fleet: Fleet, names: list[str]) -> None:
 def _told(
     consortium: _Measured, acts: _Acts, outages: list[_Outage], patients: list[int], beat_cpu_s: float
 ) -> dict[str, Any]:
-    lanes = {lane: _lane(acts, lane) for lane in plan.LANES}
-    parcels, size = (sum(lanes[lane].get(word, 0) for lane in plan.LANES) for word in ("parcels", "bytes"))
+    landed = consortium.record.landed()
+    lanes = {lane: _lane(acts, lane, landed) for lane in plan.LANES}
+    parcels, size = len(landed), sum(one.size for one in landed)
+    lasted = max(1.0, landed[-1].at - landed[0].at)
     longest = max(acts.ended[lane] for lane in plan.LANES if lane != "train")
+    beats = consortium.sites * max(acts.ended.values()) / _HEARTBEAT_S
     checked = consortium.fleet.post("/log/verify", {})
     known = figures.Coefficients(
-        memory_mb=figures.line(consortium.came_with), parcel_cpu_s=acts.centre_cpu_s / max(1, parcels),
-        parcel_bytes=size / max(1, parcels), parcels_a_site=parcels / consortium.sites, beat_cpu_s=beat_cpu_s,
+        memory_mb=figures.line(consortium.came_with), parcel_bytes=size / parcels,
+        parcel_cpu_s=max(0.0, acts.centre_cpu_s - beats * beat_cpu_s) / parcels,
+        parcels_a_site=parcels / consortium.sites, beat_cpu_s=beat_cpu_s,
         agent_mb=median([sample["agent_mb"] for sample in acts.samples] or [0.0]),
     )  # fmt: skip
     networks = consortium.networks or {}
@@ -282,9 +292,10 @@ def _told(
         "networks": {name: list(networks.values()).count(name) for name in plan.NETWORKS},
         "patients": {"all": sum(patients), "smallest": min(patients), "largest": max(patients)},
         "lanes": lanes,
-        "throughput": {"parcels_per_s": round(parcels / longest, 2), "mb_per_s": round(size / longest / 1e6, 3),
+        "throughput": {"parcels_per_s": round(parcels / lasted, 2), "mb_per_s": round(size / lasted / 1e6, 3),
                        "rows_per_s": round(sum(lanes[x].get("rows", 0) for x in plan.LANES) / longest, 1)},
         "memory": most,
+        "at_rest": [{"sites": sites, "centre_mb": round(size, 1)} for sites, size in consortium.came_with],
         "outages": [asdict(outage) for outage in outages],
         "recovery": {"median_s": median(back), "worst_s": max(back)},
         "complete": all(lanes[lane]["rows"] == sum(patients) for lane in ("harvest", "extract"))
@@ -295,11 +306,11 @@ def _told(
     }  # fmt: skip
 
 
-def _lane(acts: _Acts, lane: str) -> dict[str, Any]:
+def _lane(acts: _Acts, lane: str, landed: list[Landed]) -> dict[str, Any]:
+    mine = [one for one in landed if one.study == f"rehearsal-{lane}"]
+    told = {"seconds": acts.ended[lane], "parcels": len(mine), "bytes": sum(one.size for one in mine)}
     if lane == "train":
-        return {"seconds": acts.ended[lane]}
-    totals, done = acts.details[lane]["totals"], acts.details[lane]["assignments"]
-    rows = int(totals.get("rows", totals.get("records", 0)))
-    sites = sum(a["kind"] == "study" and a["state"] == "done" for a in done)
-    return {"seconds": acts.ended[lane], "rows": rows, "sites": sites, "parcels": int(totals["parcels"]),
-            "bytes": int(totals["bytes"])}  # fmt: skip
+        return told
+    totals, assigned = acts.details[lane]["totals"], acts.details[lane]["assignments"]
+    sites = sum(a["kind"] == "study" and a["state"] == "done" for a in assigned)
+    return told | {"rows": int(totals.get("rows", totals.get("records", 0))), "sites": sites}

@@ -37,10 +37,10 @@ class Coefficients:
 
     Attributes:
         memory_mb: of all processes of the centre, over connected sites.
-        parcel_cpu_s: of the centre for a parcel, from its landing to the lake.
+        parcel_cpu_s: of the centre for a parcel, from its landing to the lake or into a round.
         parcel_bytes: on the wire, the mean.
-        parcels_a_site: of lanes 1 to 3 together.
-        beat_cpu_s: of the centre for a heartbeat.
+        parcels_a_site: of all four lanes together, each round's updates included.
+        beat_cpu_s: of the centre for a heartbeat, with all else that it does at rest.
         agent_mb: of a site's daemon at rest.
     """
 
@@ -72,8 +72,8 @@ def extrapolate(known: Coefficients, sites: int, *, heartbeat_s: float = 10.0) -
         heartbeat_s: pause between two heartbeats of a site.
 
     Returns:
-        memory at rest, the share of one core that heartbeats take, CPU seconds and bytes of lanes 1 to 3 once through,
-        and the fewest seconds that they take where one core does all of it.
+        memory at rest, the share of one core that heartbeats take, and CPU seconds and bytes of all four lanes once
+        through: so many seconds they take at least where one core does all of it.
     """
     parcels = known.parcels_a_site * sites
     return {
@@ -83,16 +83,18 @@ def extrapolate(known: Coefficients, sites: int, *, heartbeat_s: float = 10.0) -
         "parcels": round(parcels),
         "parcels_cpu_s": round(parcels * known.parcel_cpu_s, 1),
         "parcels_gb": round(parcels * known.parcel_bytes / 1e9, 3),
-        "one_core_s": round(parcels * known.parcel_cpu_s, 1),
     }
 
 
-def draw(told: Mapping[str, Any], samples: Sequence[Mapping[str, float]], folder: Path) -> list[str]:
+def draw(
+    told: Mapping[str, Any], samples: Sequence[Mapping[str, float]], landed_s: Sequence[float], folder: Path
+) -> list[str]:
     """Write throughput, memory, recovery and extrapolation as PNG; returns the files' names.
 
     Args:
         told: the rehearsal's own object.
-        samples: `seconds`, `parcels`, `centre_mb` over time.
+        samples: `seconds`, `centre_mb` over time.
+        landed_s: of each parcel, seconds since the beginning, in order.
     """
     from corsia.figures import blank
 
@@ -100,7 +102,7 @@ def draw(told: Mapping[str, Any], samples: Sequence[Mapping[str, float]], folder
     figure = blank(11, 7)
     ((throughput, memory), (recovery, larger)) = figure.subplots(2, 2)
     seconds = [sample["seconds"] for sample in samples]
-    throughput.step(seconds, [sample["parcels"] for sample in samples], where="post")
+    throughput.step(landed_s, range(1, len(landed_s) + 1), where="post")
     throughput.set(xlabel="seconds", ylabel="parcels landed", title="Throughput, outages marked")
     memory.plot(seconds, [sample["centre_mb"] for sample in samples])
     memory.set(xlabel="seconds", ylabel="MB", title="Memory of the centre", ylim=(0, None))
@@ -113,8 +115,15 @@ def draw(told: Mapping[str, Any], samples: Sequence[Mapping[str, float]], folder
     grid = np.linspace(1, 1000, 50)
     fitted = Line(**told["coefficients"]["memory_mb"])
     larger.plot(grid, [fitted.at(n) for n in grid])
-    larger.plot([told["sites"]], [fitted.at(told["sites"])], "o", label="measured here")
-    larger.set(xlabel="sites", ylabel="MB", title="Memory of the centre, extrapolated", ylim=(0, None))
+    rest = told["at_rest"]
+    larger.plot([one["sites"] for one in rest], [one["centre_mb"] for one in rest], ".", label="measured here")
+    larger.set(xlabel="sites", ylabel="MB", title="Memory of the centre at rest, extrapolated", ylim=(0, None))
+    more = told["extrapolation"]
+    words = (
+        f"{more['sites']} sites: {more['centre_memory_mb']:.0f} MB,\n{more['heartbeat_cores']} cores for heartbeats,\n"
+        f"{more['parcels']} parcels of all lanes: {more['parcels_cpu_s']:.0f} CPU s"
+    )
+    larger.text(0.98, 0.05, words, transform=larger.transAxes, ha="right")
     larger.legend()
     path = folder / "rehearsal.png"
     figure.savefig(path, dpi=120)

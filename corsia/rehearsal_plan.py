@@ -33,8 +33,8 @@ def table(number: int, rows: int) -> str:
     outcome = (values.sum(axis=1) + random.normal(size=rows) > 0).astype(int)
     age, sex = random.integers(30, 80, rows), random.choice(["F", "M"], rows)
     lines = [",".join(("patient_id", "age", "sex", *FEATURES, "outcome"))]
-    lines += [
-        f"{number}-{i},{age[i]},{sex[i]}," + ",".join(f"{v:.6f}" for v in values[i]) + f",{outcome[i]}"
+    lines += [  # no number that an age band could be read as: the gate would find a patient's in it
+        f"ward{number}bed{i},{age[i]},{sex[i]}," + ",".join(f"{v:.6f}" for v in values[i]) + f",{outcome[i]}"
         for i in range(rows)
     ]
     return "\n".join(lines) + "\n"

@@ -58,6 +58,10 @@ class Desk:
         """An act by its path; then where to look."""
         return self._answered(language, lambda: self._post(path, form, language))
 
+    def closed(self, status: int, why: str, language: str) -> Answer:
+        """A page for who is not let in: it does not name the site."""
+        return Answer(status, self._pages.get_template("closed.html").render(t=words(language), lang=language, why=why))
+
     def _answered(self, language: str, work: Callable[[], Answer]) -> Answer:
         try:
             return work()

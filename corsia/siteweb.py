@@ -102,7 +102,7 @@ class _Handler(BaseHTTPRequestHandler):
         origin = self.headers.get("Origin", "")
         right = hmac.compare_digest(form.get("mark", "").encode(), self.server.mark.encode())
         if not right or origin not in ("", f"http://{self.server.host}"):
-            self._plain(403, "this form is not from here")
+            self._closed(403, "foreign")
             return
         path = urlsplit(self.path).path
         self._shown(lambda language: self.server.desk.post(path, form, language), "")
@@ -110,14 +110,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _known(self, query: dict[str, str]) -> bool:
         """Whether a steward asks; else the answer is given here."""
         if self.headers.get("Host", "") != self.server.host:
-            self._plain(421, "not the address of this page")
+            self._closed(421, "address")
             return False
         token = self.server.token.encode()
         if self.command == "GET" and hmac.compare_digest(query.get("token", "").encode(), token):
             self._redirect("/", f"{_TOKEN}={self.server.token}; HttpOnly; SameSite=Strict; Path=/")
             return False
         if not hmac.compare_digest(self._cookie(_TOKEN).encode(), token):
-            self._plain(401, "open the address that `corsia edge web` printed")
+            self._closed(401, "door")
             return False
         return True
 
@@ -152,8 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Location", where)
         self._finish(b"", cookie)
 
-    def _plain(self, status: int, text: str) -> None:
-        self._send(Answer(status, f"{text}\n", kind="text/plain; charset=utf-8"))
+    def _closed(self, status: int, why: str) -> None:
+        language = chosen(self._cookie(_LANGUAGE), self.headers.get("Accept-Language", ""))
+        self._send(self.server.desk.closed(status, why, language))
 
     def _send(self, answer: Answer, cookie: str = "") -> None:
         self.send_response(answer.status)

@@ -15,6 +15,10 @@ prefix=${CORSIA_PREFIX:-/opt/corsia} etc=${CORSIA_ETC:-/etc} state=${CORSIA_STAT
 python=${CORSIA_PYTHON:-python3} user=${CORSIA_USER:-corsia-$seat} config=${CORSIA_CONFIG:-/etc/corsia/$seat.toml}
 unit=corsia-$seat backups=${CORSIA_BACKUPS:-/var/backups/corsia}
 
+# No index and no other folder of wheels, whatever this machine's pip is set to.
+export PIP_CONFIG_FILE=/dev/null
+unset PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_CONSTRAINT
+
 say() { echo "corsia: $*" >&2; }
 fail() { say "$*"; exit 1; }
 as_user() { if [ "$(id -un)" = "$user" ]; then "$@"; else runuser -u "$user" -- "$@"; fi; }
@@ -44,7 +48,7 @@ back_up() {
 }
 
 switch() { # to a release; the one that ran becomes `previous`
-  old=$(readlink "$prefix/current" || true)
+  old=$(readlink "$prefix/current" || true) older=$(readlink "$prefix/previous" || true)
   [ "$old" = "$1" ] && { say "$1 runs already"; return 0; }
   systemctl stop "$unit" || fail "$unit does not stop; nothing was changed"
   [ -z "$old" ] || point "$old" previous
@@ -53,8 +57,9 @@ switch() { # to a release; the one that ran becomes `previous`
   systemctl stop "$unit" || true
   [ -n "$old" ] || fail "$unit does not start: journalctl -u $unit"
   point "$old" current
+  if [ -n "$older" ]; then point "$older" previous; else rm "$prefix/previous"; fi
   systemctl start "$unit" || fail "neither ${1#releases/} nor ${old#releases/} starts: journalctl -u $unit"
-  fail "${1#releases/} did not start; ${old#releases/} runs again"
+  fail "${1#releases/} did not start; ${old#releases/} runs again. journalctl -u $unit tells why; storage.newer: the tables have changed (docs/deploy.md)"
 }
 
 install_unit() {
@@ -62,6 +67,7 @@ install_unit() {
   install -D -m 644 "$here/$unit.service" "$etc/systemd/system/$unit.service"
   systemctl daemon-reload
   mkdir -p "$etc/corsia"
+  [ -d "$state" ] || install -d -m 700 -o "$user" -g "$(id -gn "$user")" "$state" # enrolment comes before the first start
 }
 
 case "$seat-$verb" in
@@ -70,7 +76,7 @@ edge-install | central-install)
   install_unit
   if [ ! -e "$prefix/current" ]; then
     point "releases/$release" current
-    say "installed $release; next: $prefix/current/bin/corsia init $seat --out $config, then systemctl enable --now $unit"
+    say "installed $release; next: $prefix/current/bin/corsia init $seat --out $config --state-dir $state (docs/deploy.md)"
   elif [ ! -e "$config" ]; then
     point "releases/$release" current
   else

@@ -75,7 +75,8 @@ def main() -> int:
         print(error, file=sys.stderr)  # noqa: T201
         return 2
     size = sum(path.stat().st_size for path in out.iterdir()) / 1e6
-    print(f"{out}: {len(lines)} wheels, {size:.0f} MB; at the target: sh install.sh edge|central")  # noqa: T201
+    service = "central" if "central" in sys.argv[1].split(",") else "edge"
+    print(f"{out}: {len(lines)} wheels, {size:.0f} MB; at the target: sh install.sh {service}")  # noqa: T201
     return 0
 
 

@@ -77,9 +77,15 @@ _ENVIRONMENT = """
 | `CORSIA_EDGE_STATE_DIR` | the site's state folder, instead of `state_dir` |
 | `CORSIA_EDGE_FLEET` | `host:port` of the centre, instead of `[centre] fleet` |
 | `CORSIA_PASSPHRASE_FILE` | file of the passphrase that locks keys ([keys.md](../keys.md)) |
+| `CORSIA_TOKEN` | an access token or its file, instead of `--token` |
+| `XDG_CONFIG_HOME` | below it `corsia login` keeps what it got, in `corsia/tokens`; else below `~/.config` |
+| `CORSIA_PUBLICATION_KEY` | base64 public key whose signature a model out of MLflow must bear; else digests count |
+| `CORSIA_PLUGINS` | folder of plug-ins at the centre; the federation process sets it from `plugins` of central.toml |
 | `CREDENTIALS_DIRECTORY` | set by systemd for `LoadCredential=`: `corsia-passphrase` in it is read likewise |
 | `NOTIFY_SOCKET`, `WATCHDOG_USEC`, `WATCHDOG_PID` | set by systemd: where a daemon says that it is ready and alive |
 | `grpc_proxy`, `https_proxy`, `http_proxy`, `no_proxy` | the way to the centre, where `[delivery] proxy` names none |
+
+Those of `install.sh` are in [deploy.md](../deploy.md), those of the containers in `deploy/compose/README.md`.
 """
 
 

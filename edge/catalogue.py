@@ -1,8 +1,7 @@
-"""The site's catalogue: what each dataset holds, how good it is, and what of that the centre may know.
+"""The site's catalogue: what each dataset holds, and how good it is.
 
 A profile counts and describes, for the site's eyes; it is kept in the state folder and holds no single value: its
-plots are suppressed like any table that would leave. What the site advertises is chosen in `advertise`, and of that
-only rounded counts, kinds and column names with their roles.
+plots are suppressed like any table that would leave. What the centre is told is said in `edge/advertised.py` alone.
 """
 
 from __future__ import annotations
@@ -14,12 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edge.advertised import kinds
 from edge.sources import consent, tabular
 from edge.sources.census import dicom_census, fhir_census, files_census
 from edge.sources.mirror import Mirror
 from edge.sources.places import is_pulled, mirror_root
 from edge.sources.pulling import places
-from edge.storage import named_errors, read_json
+from edge.storage import named_errors
 from privacy.disclosure.report import page as drawn
 from privacy.disclosure.report import summary
 from protocol.durable import write_file
@@ -30,12 +30,9 @@ if TYPE_CHECKING:
 
     from edge.config import DatasetConfig, EdgeConfig
 
-__all__ = ["advertised", "check", "page", "profile", "stored"]
+__all__ = ["check", "page", "profile"]
 
-_ROUND = 10
-_SHOWN = ("quasi", "value", "date", "birthdate")
 _TYPED = ("quasi", "value")
-_KINDS = ("table", "sql", "dicom", "fhir", "genotypes", "matrix", "omop", "omop_sql")
 
 
 def profile(config: EdgeConfig, name: str, *, today: datetime | None = None) -> dict[str, Any]:
@@ -50,8 +47,8 @@ def profile(config: EdgeConfig, name: str, *, today: datetime | None = None) -> 
     """
     dataset, now = config.datasets[name], today or datetime.now(UTC)
     made: dict[str, Any] = {
-        "dataset": name, "at": now.isoformat(timespec="seconds"), "kinds": kinds(dataset), "counts": {}, "schema": {},
-        "quality": [],
+        "dataset": name, "at": now.isoformat(timespec="seconds"), "kinds": list(kinds(dataset)), "counts": {},
+        "schema": {}, "quality": [],
     }  # fmt: skip
     known: set[str] | None = None
     if dataset.tabular:
@@ -78,41 +75,6 @@ def profile(config: EdgeConfig, name: str, *, today: datetime | None = None) -> 
     with named_errors():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         write_file(folder / f"{name}.json", json.dumps(made, sort_keys=True).encode())
-    return made
-
-
-def kinds(dataset: DatasetConfig) -> list[str]:
-    """What kinds of data there are."""
-    there = [kind.removesuffix("_sql") for kind in _KINDS if getattr(dataset, kind) is not None]
-    return sorted({"table" if kind == "sql" else kind for kind in there})
-
-
-def stored(state_dir: Path, name: str) -> dict[str, Any]:
-    """The last profile; empty when there is none."""
-    return read_json(state_dir / "catalogue" / f"{name}.json")
-
-
-def advertised(config: EdgeConfig, name: str) -> dict[str, Any]:
-    """What the centre may know of a dataset: of its last profile, what the site chose.
-
-    Counts are rounded down to tens; one below the policy's smallest cohort is not told.
-
-    Returns:
-        Of `kinds`, `counts`, `schema` those that `advertise` names; empty when it names none.
-    """
-    dataset, seen = config.datasets[name], stored(config.state_dir, name)
-    made: dict[str, Any] = {}
-    if "kinds" in dataset.advertise:
-        made["kinds"] = kinds(dataset)
-    if "counts" in dataset.advertise:
-        least = max(dataset.policy.min_cohort, _ROUND)
-        made["counts"] = {k: n // _ROUND * _ROUND for k, n in seen.get("counts", {}).items() if n >= least}
-    if "schema" in dataset.advertise:
-        made["schema"] = {
-            column: {"role": one["role"], "type": one["type"]}
-            for column, one in seen.get("schema", {}).items()
-            if one["role"] in _SHOWN
-        }
     return made
 
 

@@ -253,8 +253,8 @@ class DatasetConfig(_Model):
         sql, omop_sql: a table, or an OMOP CDM 5.4 schema, in a database.
         dicomweb, dimse, receiver, fhir_server: from where `dicom` and `fhir` are pulled into the state folder.
         redcap: the data dictionary of a REDCap export.
-        advertise: what the centre's researchers may know of the dataset (`edge.advertised`): its kinds of data; counts,
-            in tens, none of fewer than `min_cohort` persons; its columns with their roles. Empty: not that it is there.
+        advertise: what the centre's researchers may know of the dataset (`edge.advertised`): its kinds of data; rows
+            (of images alone: persons) in tens, none of fewer than `min_cohort`; columns with roles. Empty: nothing.
         format: how the table is written, where it is not plain CSV UTF-8.
         columns: column -> role, the site's own word. A column without a role is never released by lanes 2 and 3.
         row_is_person: the table names no patient, and the site states that no person has two rows.

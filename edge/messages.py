@@ -219,6 +219,7 @@ def catalogue_message(told: Sequence[AdvertisedDataset] | None) -> pb.Catalogue 
                 rows=one.rows,
                 columns=[pb.AdvertisedColumn(name=c.name, role=c.role, type=c.type) for c in one.columns],
                 lanes=one.lanes,
+                kinds=one.kinds,
             )
             for one in told
         ]

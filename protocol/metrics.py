@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
@@ -28,6 +29,7 @@ __all__ = ["Gauge", "Metrics"]
 _HOST = "127.0.0.1"
 _WORD = re.compile(r"^[a-z0-9][a-z0-9._ -]{0,63}\Z")
 _MOST_EVENTS = 256
+_PATIENCE_S = 10.0  # with an asker that says nothing
 _Read = Callable[[], Iterable["Gauge"]]
 
 
@@ -88,6 +90,18 @@ class _Events(logging.Handler):
             self._errors.labels(str(code)).inc()
 
 
+class _Port(ThreadingHTTPServer):
+    """A port that asks no name service for its own name, and says nothing of askers that go away."""
+
+    def server_bind(self) -> None:
+        """Without the look-up of `HTTPServer`, which may take minutes at a site without a resolver."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = _HOST, int(self.server_address[1])
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """No traceback on the daemon's output: the asker has hung up."""
+
+
 class Metrics:
     """The numbers of one process, and the port that tells them.
 
@@ -112,7 +126,7 @@ class Metrics:
         pages: dict[str, Callable[[], bytes]] = {"/metrics": self.text, "/healthz": lambda: b"ok\n"}
 
         class Handler(BaseHTTPRequestHandler):
-            server_version, sys_version = "corsia", ""
+            server_version, sys_version, timeout = "corsia", "", _PATIENCE_S
 
             def do_GET(self) -> None:
                 known = pages.get(self.path)
@@ -127,7 +141,7 @@ class Metrics:
                 """Scrapes are no events."""
 
         try:
-            self._server = ThreadingHTTPServer((_HOST, port), Handler)
+            self._server = _Port((_HOST, port), Handler)
         except OSError:
             raise ConflictError("conflict.exists", f"metrics: port {port} of {_HOST} is taken") from None
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)

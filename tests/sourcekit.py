@@ -5,6 +5,7 @@ Orthanc 1.10 listens on every address: it refuses HTTP from elsewhere, and DICOM
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -18,13 +19,14 @@ import urllib.error
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 LOGIN = "edge:edge-SECRET-7f3a"
 PASSWORD = LOGIN.partition(":")[2]
+_BASIC = "Basic " + b64encode(LOGIN.encode()).decode()
 
 
 def need(program: str, package: str) -> str:
@@ -59,9 +61,9 @@ def private(path: Path, text: str) -> Path:
 
 
 class Orthanc:
-    """A PACS with DICOMweb and DIMSE; `move_port` is where it may send what EDGE asks for."""
+    """A PACS with DICOMweb and DIMSE; `move_port` is where it may send what EDGE asks for; `more`: of its settings."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **more: object) -> None:
         self.program = need("Orthanc", "orthanc orthanc-dicomweb")
         self.folder = folder
         self.http_port, self.dicom_port, self.move_port = free_port(), free_port(), free_port()
@@ -79,7 +81,7 @@ class Orthanc:
                     "AllowFind": True, "AllowGet": True, "AllowMove": True}},
                 "UnknownSopClassAccepted": True, "ExecuteLuaEnabled": False, "SyncStorageArea": False,
                 "StorageAccessOnFind": "Never", "StableAge": 1, "ConcurrentJobs": 2,
-                "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
+                "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}, **more,
             })
         )  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
@@ -102,11 +104,23 @@ class Orthanc:
             self.process.wait(30)
             self.process = None
 
-    def put(self, data: bytes) -> None:
-        self._ask("/instances", data)
+    def put(self, *files: bytes) -> None:
+        """Store files, over one connection."""
+        link = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+        with closing(link):
+            for data in files:
+                link.request("POST", "/instances", data, {"Authorization": _BASIC})
+                answer = link.getresponse()
+                assert (answer.status, answer.read()[:0]) == (200, b"")
 
     def count(self) -> int:
         return int(json.loads(self._ask("/statistics"))["CountInstances"])
+
+    def lose(self, uid: str) -> None:
+        """Damage the PACS: an instance stays in its lists, its file is gone."""
+        found = json.loads(self._ask("/tools/lookup", uid.encode()))
+        info = json.loads(self._ask(f"{found[0]['Path']}/attachments/dicom/info"))
+        (self.folder / "db" / info["Uuid"][:2] / info["Uuid"][2:4] / info["Uuid"]).unlink()
 
     def delete(self, uid: str) -> None:
         found = json.loads(self._ask("/tools/lookup", uid.encode()))
@@ -121,7 +135,7 @@ class Orthanc:
 
     def _ask(self, path: str, data: bytes | None = None, method: str | None = None) -> bytes:
         request = urllib.request.Request(f"http://127.0.0.1:{self.http_port}{path}", data=data, method=method)
-        request.add_header("Authorization", "Basic " + b64encode(LOGIN.encode()).decode())
+        request.add_header("Authorization", _BASIC)
         with urllib.request.urlopen(request, timeout=30) as answer:  # noqa: S310 - loopback
             return bytes(answer.read())
 

@@ -55,6 +55,7 @@ class Ward:
         self.edge.parent.mkdir()
         site_config(self.edge.parent)
         self.corsia = [sys.executable, "-m", "corsia"]  # what runs the hospital's daemon
+        self.python = [sys.executable]  # what runs the centre
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.services = folder / "services"
         self.services.mkdir()
@@ -77,7 +78,7 @@ class Ward:
 
     def start(self, name: str) -> None:
         command = {
-            "corsia-central": [sys.executable, "-c", _CENTRE, str(self.central)],
+            "corsia-central": [*self.python, "-c", _CENTRE, str(self.central)],
             "corsia-edge": [*self.corsia, "edge", "run", "--config", str(self.edge)],
         }[name]
         address = self.services / f"{name}.notify"
@@ -89,7 +90,7 @@ class Ward:
             told.bind(str(address))
             told.settimeout(0.1)
             env = os.environ | {"NOTIFY_SOCKET": str(address)}
-            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=env)
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=env, cwd=self.folder)
             self.running[name] = process
             eventually(lambda: _ready(told) or process.poll() is not None, 120)
         if process.poll() is not None:

@@ -9,7 +9,7 @@ from sqlalchemy import delete
 from sqlalchemy.orm import Session
 
 from central.store.models import AdvertisedRow
-from protocol.catalogue import COLUMN_TYPES, AdvertisedColumn, AdvertisedDataset
+from protocol.catalogue import COLUMN_TYPES, DATASET_KINDS, AdvertisedColumn, AdvertisedDataset
 from protocol.errors import InputError
 from protocol.study import Lane
 from protocol.v1 import fleet_pb2 as pb
@@ -38,11 +38,13 @@ def write(session: Session, site: str, datasets: tuple[AdvertisedDataset, ...]) 
     session.execute(delete(AdvertisedRow).where(AdvertisedRow.site == site))
     for one in datasets:
         columns = [asdict(column) for column in one.columns]
+        lanes, kinds = list(one.lanes), list(one.kinds)
         session.add(
             AdvertisedRow(
-                site=site, dataset=one.name, rows=one.rows, columns=columns, lanes=list(one.lanes), told_at=time.time()
+                site=site, dataset=one.name, rows=one.rows, columns=columns, lanes=lanes, kinds=kinds,
+                told_at=time.time(),
             )
-        )
+        )  # fmt: skip
 
 
 def _dataset(one: pb.AdvertisedDataset) -> AdvertisedDataset:
@@ -50,10 +52,14 @@ def _dataset(one: pb.AdvertisedDataset) -> AdvertisedDataset:
         raise InputError("input.message", "catalogue")
     if len(one.columns) > MAX_COLUMNS or len(one.lanes) > len(_LANES) or not _LANES.issuperset(one.lanes):
         raise InputError("input.message", "catalogue")
+    if len(set(one.kinds)) != len(one.kinds) or not set(DATASET_KINDS).issuperset(one.kinds):
+        raise InputError("input.message", "catalogue")
     columns = tuple(AdvertisedColumn(name=c.name, role=c.role, type=c.type) for c in one.columns)
     for column in columns:
         if not (0 < len(column.name) <= MAX_NAME and column.name.isprintable()) or column.type not in COLUMN_TYPES:
             raise InputError("input.message", "catalogue")
         if not (0 < len(column.role) <= 32 and column.role.isalpha() and column.role.isascii()):
             raise InputError("input.message", "catalogue")
-    return AdvertisedDataset(name=one.name, rows=one.rows, columns=columns, lanes=tuple(one.lanes))
+    return AdvertisedDataset(
+        name=one.name, rows=one.rows, columns=columns, lanes=tuple(one.lanes), kinds=tuple(one.kinds)
+    )

@@ -80,7 +80,25 @@ class AdvertisedRow(Base):
     rows: Mapped[int]  # rounded down by the site; 0: it does not say
     columns: Mapped[list[Any]] = mapped_column(default=list)  # [{"name", "role", "type"}]
     lanes: Mapped[list[Any]] = mapped_column(default=list)
+    kinds: Mapped[list[Any]] = mapped_column(default=list)  # empty: it does not say
     told_at: Mapped[float]
+
+
+class RemoteRow(Base):
+    """A remote table that the centre harvested, in the lake under a key of its own. state: curated | erased."""
+
+    __tablename__ = "remotes"
+    name: Mapped[str] = mapped_column(String(63), primary_key=True)
+    state: Mapped[str]
+    sha256: Mapped[str] = mapped_column(String(64))  # of the bytes as they were pulled
+    path: Mapped[str]  # relative to the lake
+    rows: Mapped[int]
+    columns: Mapped[list[Any]] = mapped_column(default=list)
+    url: Mapped[str]
+    licence: Mapped[str]
+    terms: Mapped[str]
+    publisher: Mapped[str]
+    pulled_at: Mapped[float]
 
 
 class CertificateRow(Base):

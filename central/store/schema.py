@@ -25,7 +25,7 @@ from protocol.errors import StorageError
 
 __all__ = ["REVISIONS", "migrate", "prepare", "revision_of"]
 
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 _UNMARKED = (("0003", "promotions"), ("0002", "controls"), ("0001", "sites"))  # before revisions were written down
 _log = logging.getLogger("central.store")
 

@@ -25,6 +25,7 @@ from central.store.models import CuratedRow, ModelRow, PredictionRow, StudyRow
 from central.store.published import serving
 from central.vault.compute import Compute, Here
 from central.vault.lake import Lake, read_tables
+from central.vault.remotes import mentioned, rows_of_remote
 from privacy.envelope import PublicKey
 from protocol.errors import InputError, IntegrityError, StudyRefused
 from protocol.study import parse_study
@@ -79,8 +80,12 @@ class Analysis:
         """
         return self._read(self._study(study_id))
 
+    def remote(self, name: str) -> pa.Table:
+        """The rows of a remote table. Raises: InputError: `input.usage` when there is none."""
+        return rows_of_remote(self._store, self._lake, name)
+
     def sql(self, study_id: str, query: str) -> pa.Table:
-        """The answer to one SQL query over the study's rows, which are the table `features`.
+        """The answer to one SQL query over the study's rows, the table `features`, and remote ones, `remote_NAME`.
 
         DuckDB in memory, with neither files nor network nor extensions, bounded in memory, time and rows.
 
@@ -93,6 +98,8 @@ class Analysis:
         table = self._read(self._study(study_id))
         with _connect() as duck:
             duck.register("features", table)
+            for name, rows_there in mentioned(self._store, self._lake, query).items():
+                duck.register(name, rows_there)
             timer = threading.Timer(_SQL_TIMEOUT_S, duck.interrupt)
             timer.start()
             try:

@@ -44,6 +44,9 @@ _SETTINGS = {
     "distributed.comm.require-encryption": True,
     "distributed.scheduler.allowed-failures": 1,
     "distributed.diagnostics.nvml": False,
+    # Their web pages, which have no password, tell of calls and workers to whoever may open a socket here.
+    "distributed.scheduler.http.routes": [],
+    "distributed.worker.http.routes": [],
 }
 _log = logging.getLogger("central.vault")
 

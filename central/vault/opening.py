@@ -31,6 +31,7 @@ from central.vault.compute import Compute, Here
 from central.vault.contents import Content
 from central.vault.keys import StudyKeys
 from central.vault.lake import Lake
+from central.vault.remotes import Remotes
 from central.vault.withdrawing import Withdrawing
 from privacy.envelope import PublicKey
 from protocol import faults
@@ -99,8 +100,9 @@ class Opener:
         self._unforeseen: Counter[str] = Counter()
         self._withdrawing = Withdrawing(store, landing, lake, state / "exports")
         self._closing = Closing(store, landing, keys, lake, state / "exports")
+        self._remotes = Remotes(store, state.parent, lake)
         self._ahead = Ahead(store, landing, keys, compute or Here(), study_key)
-        self._settle_at = 0.0
+        self._settle_at = time.monotonic()
 
     def run(self, stop: threading.Event, interval_s: float = 0.25) -> None:
         """Open what lands until told to stop; while nothing changes, look every few seconds only."""
@@ -127,9 +129,11 @@ class Opener:
         parcel = self._next()
         if parcel is not None:
             self._attend(parcel)
-        elif time.monotonic() >= self._settle_at:
+        # Also while parcels come without a pause, only less often: studies end, and what is to be erased goes.
+        if time.monotonic() >= self._settle_at + (0.0 if parcel is None else _LOOK_EVERY_S):
             self._closing.step()
-            self._settle_at = time.monotonic() + _SETTLE_EVERY_S
+            self._remotes.step()
+            self._settle_at = time.monotonic() + (_SETTLE_EVERY_S if parcel is None else 0.0)
         return parcel is not None
 
     # -- one parcel ------------------------------------------------------------------------------------------------

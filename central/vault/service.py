@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from central.ipc import Handler
 from central.vault.analysis import Analysis
 from central.vault.keys import StudyKeys
+from central.vault.remotes import PREFIX
 from protocol.errors import InputError
 
 __all__ = ["MAX_QUERY", "MAX_TABLE_BYTES", "handlers", "pack"]
@@ -27,7 +28,8 @@ MAX_TABLE_BYTES = 512 << 20  # of a table in one answer, as compressed Parquet
 def handlers(keys: StudyKeys, analysis: Analysis) -> dict[str, Handler]:
     """The methods of `vault.sock` by name."""
     return {
-        "new_study_key": lambda request: {"key": keys.create(_text(request, "study"))},
+        "new_study_key": lambda request: {"key": keys.create(_study(request))},
+        "remote": lambda request: _parquet(analysis.remote(_text(request, "name"))),
         "table": lambda request: _parquet(analysis.table(_text(request, "study"))),
         "summary": lambda request: analysis.summary(_text(request, "study")),
         "distributions": lambda request: analysis.distributions(_text(request, "study")),
@@ -60,6 +62,14 @@ def _predict(analysis: Analysis, request: dict[str, Any]) -> dict[str, Any]:
         raise InputError("input.usage", "version or alias")
     made = analysis.predict(_text(request, "model"), _text(request, "study"), version=version, alias=alias)
     return {"id": made.id, "model": made.model, "version": made.version, "rows": made.rows, "path": made.path}
+
+
+def _study(request: dict[str, Any]) -> str:
+    """The id of a new study; one of a remote table's part of the lake is none."""
+    study = _text(request, "study")
+    if study.startswith(PREFIX):
+        raise InputError("input.study", f"no study's id begins with {PREFIX}")
+    return study
 
 
 def _text(request: dict[str, Any], name: str, longest: int = 128) -> str:

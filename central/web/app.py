@@ -13,13 +13,14 @@ from starlette.staticfiles import StaticFiles
 from central.identity.principals import Principals
 from central.identity.provider import Provider
 from central.trusted import SignerKeys
-from central.web import api, datasets, decisions, insight, login, models, owned, pages, problems, tokens
-from central.web.auth import SecurityHeaders, TokenAuth
+from central.web import api, datasets, decisions, insight, login, models, owned, pages, problems, remotes, tokens
+from central.web.auth import TokenAuth
 from central.web.centre import Centre
 from central.web.description import describe
 from central.web.events import EventFeed
+from central.web.headers import SecurityHeaders
 from central.web.inference import Inference
-from central.web.pages.render import environment
+from central.web.pages import refusals
 from central.web.repeats import Repeats
 
 __all__ = ["Centre", "create_app"]
@@ -41,12 +42,13 @@ def create_app(centre: Centre) -> FastAPI:
     app.state.principals = principals = Principals(centre.operators, centre.store, centre.identity)
     app.state.provider = provider = None if centre.identity is None else Provider(centre.identity)
     app.state.inference = Inference(centre.store, SignerKeys(centre.signer))
-    problems.install(app)
+    problems.install(app, refusals.shown)
     app.include_router(api.router)
     app.include_router(models.router)
     app.include_router(decisions.router)
     app.include_router(insight.router)
     app.include_router(datasets.router)
+    app.include_router(remotes.router)
     app.include_router(owned.router)
     app.include_router(tokens.router)
 
@@ -57,8 +59,6 @@ def create_app(centre: Centre) -> FastAPI:
     app.include_router(pages.router)
     describe(app)
     app.mount("/static", StaticFiles(directory=_HERE / "static"), name="static")
-    door = environment().get_template("login.html")
-    app.state.door = lambda said="": door.render(name=centre.name, oidc=provider is not None, said=said)
     app.include_router(login.router)
     app.add_middleware(Repeats, store=centre.store)
     app.add_middleware(
@@ -66,7 +66,7 @@ def create_app(centre: Centre) -> FastAPI:
         principals=principals,
         provider=provider,
         web=centre.web,
-        login=app.state.door(),
+        shown=refusals.shown,
         secure=login.is_secure(centre.identity),
     )
     app.add_middleware(SecurityHeaders)  # added last: outermost

@@ -1,7 +1,7 @@
-"""Who may ask: tokens and sessions, the right that each request takes, rates, and the headers of every answer.
+"""Who may ask: tokens and sessions, the right that each request takes, rates.
 
-Two plain ASGI layers around the whole application, so that no route can be forgotten. What answers without a token is
-listed in `permits.OPEN`. Nothing here knows what the routes do.
+A plain ASGI layer around the whole application, so that no route can be forgotten. What answers without a token is
+listed in `permits.OPEN`. Nothing here knows what the routes do, nor how a refusal is shown.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.concurrency import run_in_threadpool
-from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import HTMLResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.datastructures import Headers
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from central.config import WebConfig
 from central.gateway.quota import Rate
@@ -21,53 +22,23 @@ from central.identity.provider import Provider
 from central.identity.rights import Principal
 from central.operators import bearer, is_jwt
 from central.web.permits import is_open, right
-from central.web.problems import problem
+from central.web.problems import Shown, of
 from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused, UnavailableError
 
-__all__ = ["COOKIE", "SecurityHeaders", "TokenAuth", "address", "session_cookie"]
+__all__ = ["COOKIE", "TokenAuth", "address", "entered", "session_cookie"]
 
 COOKIE = "corsia_token"  # an operator's
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 _BURST_S = 20.0
-_HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; object-src 'none'"
-    ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "X-Frame-Options": "DENY",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
-
-
-class SecurityHeaders:
-    """Adds a strict content security policy and its companions to every answer; only static files may be cached."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on, with headers."""
-        cached = str(scope.get("path", "")).startswith("/static/")
-
-        async def with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                for name, value in _HEADERS.items():
-                    headers[name] = value
-                headers["Cache-Control"] = "no-cache" if cached else "no-store"
-            await send(message)
-
-        await self._app(scope, receive, with_headers)
 
 
 class TokenAuth:
     """Lets a request pass whose sender is known and has the right that it takes.
 
     A sender is known by `Authorization: Bearer` (an operator's token, an API token, or an access token of the
-    provider), by the cookie of a session, or by an operator's cookie. `GET /?token=...` with an operator's token sets
-    the latter and redirects to `/`, so that the token leaves the address bar. A request that changes something and
+    provider), by the cookie of a session, or by an operator's cookie. `GET /?token=...` with an operator's token (the
+    link that commands print) sets the latter and redirects to `/`, so that the token leaves the address bar; the form
+    of the door brings it by POST (`login.py`). A request that changes something and
     comes by cookie must carry an `X-Corsia` header, which another site's form cannot send, and no foreign `Origin`.
     The token that came is kept in `request.state.token` for the signer, which checks it again, and who sent it in
     `request.state.principal`. Of a named operator's token only the part for us is kept.
@@ -76,7 +47,7 @@ class TokenAuth:
         principals: who is known; no token is held.
         provider: verifies access tokens that are new here.
         web: rates.
-        login: the page shown to a browser without a token.
+        shown: how a refusal is shown.
         secure: whether browsers come by https.
     """
 
@@ -86,10 +57,10 @@ class TokenAuth:
         principals: Principals,
         provider: Provider | None,
         web: WebConfig,
-        login: str,
+        shown: Shown,
         secure: bool = False,
     ) -> None:
-        self._app, self._login = app, login
+        self._app, self._shown = app, shown
         self._principals, self._provider = principals, provider
         self._session = session_cookie(secure)
         self._calls = Rate(burst=_BURST_S * web.calls_per_s, per_s=web.calls_per_s)
@@ -115,7 +86,7 @@ class TokenAuth:
         try:
             self._failures.take(address(scope))
         except UnavailableError as error:
-            return problem(error)
+            return self._refused(scope, error)
         return None
 
     async def _judge(self, scope: Scope) -> Response | None:
@@ -131,7 +102,7 @@ class TokenAuth:
             if needed := right(scope["method"], scope["path"]):
                 who.check(needed)
         except CorsiaError as error:
-            return problem(error)
+            return self._refused(scope, error)
         return await self._enter(scope, headers) if by_cookie and _query_token(scope) else None
 
     async def _known(self, scope: Scope, headers: Headers) -> bool | None:
@@ -161,18 +132,15 @@ class TokenAuth:
     async def _enter(self, scope: Scope, headers: Headers) -> Response:
         token = _query_token(scope)
         if scope["path"] == "/" and scope["method"] == "GET" and await self._right(token, scope, kind="operator"):
-            answer = RedirectResponse("/", status_code=303)
-            answer.set_cookie(
-                COOKIE, bearer(token), httponly=True, samesite="strict", secure=scope["scheme"] == "https", path="/"
-            )
-            return answer
+            return entered(token, secure=scope["scheme"] == "https")
         try:
             self._failures.take(address(scope))
         except UnavailableError as error:
-            return problem(error)
-        if "text/html" in headers.get("accept", "") and not scope["path"].startswith("/api/"):
-            return HTMLResponse(self._login, status_code=401)
-        return problem(AuthenticationError("auth.token"))
+            return self._refused(scope, error)
+        return self._refused(scope, AuthenticationError("auth.token"))
+
+    def _refused(self, scope: Scope, error: CorsiaError) -> Response:
+        return self._shown(Request(scope), of(error))
 
     async def _right(self, token: str, scope: Scope, kind: str = "") -> bool:
         """Whether somebody is known by a token; then the request carries both on."""
@@ -189,6 +157,13 @@ class TokenAuth:
             return False
         scope.setdefault("state", {}).update(token=bearer(token), operator=who.told, principal=who)
         return True
+
+
+def entered(token: str, *, secure: bool) -> Response:
+    """The way on for an operator whose token has been verified: of it a cookie keeps the part that is for us."""
+    answer = RedirectResponse("/", status_code=303)
+    answer.set_cookie(COOKIE, bearer(token), httponly=True, samesite="strict", secure=secure, path="/")
+    return answer
 
 
 def session_cookie(secure: bool) -> str:

@@ -1,4 +1,4 @@
-"""What sites tell of their data: how many rows about, which columns, which lanes. Never a row."""
+"""What sites tell of their data: its kinds, how many rows about, which columns, which lanes. Never a row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ router = APIRouter(prefix="/api/v1/datasets")
 
 @router.get("")
 def get_datasets(request: Request, page: PageOf) -> list[dict[str, Any]]:
-    """Datasets of which a site tells (its `advertise`), by name and site; `rows` null: it does not say."""
+    """Datasets of which a site tells (its `advertise`), by name and site; `rows` null or `kinds` empty: not said."""
     centre: Centre = request.app.state.centre
     with centre.store.read() as session:
         rows = session.scalars(
@@ -31,6 +31,7 @@ def get_datasets(request: Request, page: PageOf) -> list[dict[str, Any]]:
         {
             "dataset": row.dataset,
             "site": row.site,
+            "kinds": row.kinds,
             "rows": row.rows or None,
             "columns": row.columns,
             "lanes": row.lanes,

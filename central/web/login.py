@@ -1,4 +1,5 @@
 """Log-in by the OpenID provider: authorization code with PKCE for browsers, an exchange for the device flow, log-out.
+And an operator's own token, by the form of the door.
 
 What a log-in needs till the browser comes back (state, nonce, verifier) is in a cookie of its own, so that this process
 keeps nothing of those who never come. The session's cookie is `SameSite=Strict`; a browser that comes from the
@@ -10,25 +11,29 @@ from __future__ import annotations
 import hmac
 import secrets
 from typing import Annotated, Any
+from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse
 
 from central.identity.access import Access
 from central.identity.principals import Principals
 from central.identity.provider import Provider
 from central.identity.settings import IdentityConfig
-from central.web.auth import COOKIE, session_cookie
-from central.web.problems import problem
-from protocol.errors import AuthenticationError, CorsiaError
+from central.web.auth import COOKIE, entered, session_cookie
+from central.web.pages.refusals import door, shown
+from central.web.problems import of
+from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused
 
 __all__ = ["is_secure", "router"]
 
 _WAY_S = 600  # how long a log-in may take
+_MAX_FORM = 16_384
 _ONWARD = (
     '<!doctype html><html lang="en"><meta charset="utf-8"><meta http-equiv="refresh" content="0;url=/">'
-    '<title>Corsia</title><p><a href="/">Corsia</a></p></html>'
+    '<link rel="icon" href="/static/corsia.svg"><title>Corsia</title><p><a href="/">Corsia</a></p></html>'
 )
 router = APIRouter(prefix="/auth")
 Word = Annotated[str, Query(max_length=4096)]
@@ -73,13 +78,44 @@ def get_callback(request: Request, code: Word = "", state: Word = "", iss: Word 
             raise AuthenticationError("auth.provider", "the provider did not let you in")
         session = access.login(provider.redeem(code, nonce=way[1], verifier=way[2]))
     except CorsiaError as refused:
-        status = problem(refused).status_code
-        answer = HTMLResponse(request.app.state.door(f"{refused.message} [{refused.code}]"), status_code=status)
+        answer = door(request, of(refused))
     else:
         answer = HTMLResponse(_ONWARD)
         _set(answer, session_cookie(is_secure(provider.config)), session, provider, samesite="strict")
     answer.delete_cookie(_way_cookie(provider), path="/", secure=is_secure(provider.config), httponly=True)
     return answer
+
+
+@router.post("/enter", include_in_schema=False)
+async def post_enter(request: Request) -> Response:
+    """An operator by the form of the door: the token in the body, where no log of a proxy keeps it."""
+    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+        return shown(request, of(PermissionRefused("permission.role", "come in by this centre's own page")))
+    token = _field(await _body(request), "token")
+    principals: Principals = request.app.state.principals
+    try:
+        if not token or (await run_in_threadpool(principals.identify, token)).kind != "operator":
+            raise AuthenticationError("auth.token")
+    except AuthenticationError as error:
+        return shown(request, of(error))
+    return entered(token, secure=request.url.scheme == "https")
+
+
+async def _body(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > _MAX_FORM:
+            return b""
+    return bytes(body)
+
+
+def _field(body: bytes, name: str) -> str:
+    """A field of a form; empty where it is none."""
+    try:
+        return parse_qs(body.decode("ascii"), max_num_fields=4).get(name, [""])[0].strip()
+    except ValueError:
+        return ""
 
 
 @router.get("/provider")

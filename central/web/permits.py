@@ -19,17 +19,22 @@ OPEN = frozenset(
         ("GET", "/auth/callback"),
         ("GET", "/auth/provider"),
         ("POST", "/auth/device"),
+        ("POST", "/auth/enter"),
     }
 )
 _ONE = "[^/]+"
 _API: tuple[tuple[str, str, str], ...] = (
     ("GET", "me|openapi.json", ANYBODY),
-    ("GET", f"sites|lanes|datasets|events|studies|studies/{_ONE}|runs/{_ONE}|models|models/{_ONE}", "studies:read"),
+    (
+        "GET",
+        f"sites|lanes|datasets|remotes|events|studies|studies/{_ONE}|runs/{_ONE}|models|models/{_ONE}",
+        "studies:read",
+    ),
     ("GET", f"flow|alarms|budgets|runs|runs/{_ONE}/(timeline|budget)|models/{_ONE}/where", "studies:read"),
     ("POST", f"studies|studies/check|runs/{_ONE}/(pause|resume|stop|extend)", "studies:write"),
     ("GET", f"studies/{_ONE}/readers", "studies:read"),
     ("PUT|DELETE", f"studies/{_ONE}/readers/{_ONE}", "studies:write"),
-    ("GET", f"studies/{_ONE}/(table|summary|distributions)", "data:read"),
+    ("GET", f"studies/{_ONE}/(table|summary|distributions)|remotes/{_ONE}/table", "data:read"),
     ("POST", f"studies/{_ONE}/(sql|analyses)|models/{_ONE}/predict", "data:read"),
     ("POST", f"studies/{_ONE}/erasure", OTHERWISE),
     ("GET", f"models/{_ONE}/table", "models:use"),

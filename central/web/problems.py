@@ -1,13 +1,15 @@
 """Errors as `application/problem+json` (RFC 9457), with this product's stable code and hint.
 
-Every answer of 400 and above that the API gives is made here. Unexpected errors give an id to look up in the log,
-never their text.
+Every answer of 400 and above is made here, as a value; how it is shown to who asked, as a document or as a page, is
+the application's word (`pages.refusals`). Unexpected errors give an id to look up in the log, never their text.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -15,10 +17,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from central.web.headers import protect
 from protocol import errors
 from protocol.errors import CorsiaError, InputError
 
-__all__ = ["install", "problem"]
+__all__ = ["Problem", "Shown", "install", "of", "problem"]
 
 log = logging.getLogger(__name__)
 
@@ -37,53 +40,75 @@ _STATUS: dict[type[CorsiaError], int] = {
 _CODE_STATUS = {"study.unknown": 404, "unavailable.rate": 429}
 
 
-def problem(error: CorsiaError, status: int | None = None) -> Response:
-    """A problem document for an error of the product."""
-    number = status or _CODE_STATUS.get(error.code) or _STATUS.get(type(error), 409)
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What went wrong with a request."""
+
+    status: int
+    code: str
+    detail: str
+    hint: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> Response:
+        """The answer for a program."""
+        body = {
+            "type": f"urn:corsia:error:{self.code}",
+            "title": HTTPStatus(self.status).phrase,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "hint": self.hint,
+        }
+        return JSONResponse(body, self.status, self.headers, media_type="application/problem+json")
+
+
+Shown = Callable[[Request, Problem], Response]
+
+
+def of(error: CorsiaError) -> Problem:
+    """What an error of the product is to who asked."""
+    number = _CODE_STATUS.get(error.code) or _STATUS.get(type(error), 409)
     headers = {"WWW-Authenticate": 'Bearer realm="corsia"'} if number == HTTPStatus.UNAUTHORIZED else {}
     if error.retry_s:
         headers["Retry-After"] = str(max(1, round(error.retry_s)))
-    return _answer(number, error.code, error.message, error.hint, headers)
+    return Problem(number, error.code, error.message, error.hint, headers)
 
 
-def install(app: FastAPI) -> None:
-    """Make the application answer every error as a problem document."""
-    app.add_exception_handler(CorsiaError, _on_corsia)
-    app.add_exception_handler(HTTPException, _on_http)
-    app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(Exception, _on_unexpected)
+def problem(error: CorsiaError) -> Response:
+    """A problem document for an error of the product."""
+    return of(error).document()
 
 
-async def _on_corsia(_: Request, error: Exception) -> Response:
-    return problem(error) if isinstance(error, CorsiaError) else await _on_unexpected(_, error)
+def install(app: FastAPI, shown: Shown) -> None:
+    """Make the application answer every error as it is to be shown."""
+
+    async def on_corsia(request: Request, error: Exception) -> Response:
+        return shown(request, of(error) if isinstance(error, CorsiaError) else _unexpected(error))
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        found = Problem(status, "input.usage", HTTPStatus(status).phrase, "see /api/v1/openapi.json")
+        return shown(request, found)
+
+    async def on_validation(request: Request, error: Exception) -> Response:
+        where = "request"
+        if isinstance(error, RequestValidationError) and error.errors():
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])[:200]
+        return shown(request, of(InputError("input.usage", f"not valid: {where}")))
+
+    async def on_unexpected(request: Request, error: Exception) -> Response:
+        answer = shown(request, _unexpected(error))
+        protect(answer.headers)
+        return answer
+
+    app.add_exception_handler(CorsiaError, on_corsia)
+    app.add_exception_handler(HTTPException, on_http)
+    app.add_exception_handler(RequestValidationError, on_validation)
+    app.add_exception_handler(Exception, on_unexpected)
 
 
-async def _on_http(_: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    summary = InputError("input.usage")
-    return _answer(status, summary.code, HTTPStatus(status).phrase, "see /api/v1/openapi.json")
-
-
-async def _on_validation(_: Request, error: Exception) -> Response:
-    where = "request"
-    if isinstance(error, RequestValidationError) and error.errors():
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])[:200]
-    return problem(InputError("input.usage", f"not valid: {where}"))
-
-
-async def _on_unexpected(_: Request, error: Exception) -> Response:
+def _unexpected(error: Exception) -> Problem:
     error_id = secrets.token_hex(4)
     log.error("web.failed", extra={"fields": {"error_id": error_id}}, exc_info=error)
-    return _answer(500, "worker.failed", f"unexpected error {error_id}", "look up the id in logs/web.jsonl")
-
-
-def _answer(status: int, code: str, detail: str, hint: str, headers: dict[str, str] | None = None) -> Response:
-    body = {
-        "type": f"urn:corsia:error:{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "detail": detail,
-        "code": code,
-        "hint": hint,
-    }
-    return JSONResponse(body, status_code=status, media_type="application/problem+json", headers=headers)
+    return Problem(500, "worker.failed", f"unexpected error {error_id}", "look up the id in logs/web.jsonl")

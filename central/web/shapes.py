@@ -63,14 +63,30 @@ class Column(_Shape):
 
 
 class Dataset(_Shape):
-    """What a site tells of a dataset; `rows` is rounded down, or null."""
+    """What a site tells of a dataset; `rows` (persons, of images without a table) is rounded down, or null."""
 
     dataset: str
     site: str
+    kinds: list[str]
     rows: int | None
     columns: list[Column]
     lanes: list[str]
     told_at: float
+
+
+class Remote(_Shape):
+    """A remote table that the centre harvested; one that is erased has no rows."""
+
+    name: str
+    state: str
+    sha256: str
+    rows: int
+    columns: list[str]
+    url: str
+    licence: str
+    terms: str
+    publisher: str
+    pulled_at: float
 
 
 class Lane(_Shape):
@@ -238,6 +254,7 @@ ANSWERS: dict[tuple[str, str], Any] = {
     ("get", "/api/v1/me"): Me,
     ("get", "/api/v1/sites"): list[Site],
     ("get", "/api/v1/datasets"): list[Dataset],
+    ("get", "/api/v1/remotes"): list[Remote],
     ("get", "/api/v1/lanes"): list[Lane],
     ("get", "/api/v1/studies"): list[Brief],
     ("post", "/api/v1/studies"): Submitted,

@@ -82,9 +82,30 @@ def export(
     import json
 
     from central.config import load_config
-    from central.remotes import table_of
+    from central.vault.remotes import original
 
-    data, line = table_of(load_config(config).state_dir, name)
+    data, line = original(load_config(config).state_dir, name)
     out.write_bytes(data)
     out.with_name(f"{out.name}.provenance.json").write_text(json.dumps(line, sort_keys=True, indent=1) + "\n")
     show({"written": str(out), "provenance": line}, json_out, f"wrote {out}: {line['licence']}, {line['publisher']}")
+
+
+@app.command()
+def erase(
+    name: Annotated[str, typer.Argument(help="Of what was pulled; it need not be configured any more.")],
+    config: Config = _DEFAULT,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json_out: Json = False,
+) -> None:
+    """Erase a remote table for good: the vault destroys its key, and it is never pulled again. Its provenance stays.
+
+    Example: corsia central harvest erase weather --yes
+    """
+    from central import remotes
+    from central.config import load_config
+
+    site = load_config(config)
+    if not yes and not typer.confirm(f"Erase the remote table {name} for good?", default=False):
+        raise typer.Abort
+    remotes.erase(site.state_dir, name)
+    show({"erased": name}, json_out, f"{name}: its key is destroyed as soon as the vault runs")

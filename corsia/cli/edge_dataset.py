@@ -130,19 +130,18 @@ def profile(
     site = _load(config)
     _dataset(site, name)
     site.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
-    made = catalogue.profile(site, name)
+    made, told = catalogue.profile(site, name), _told(site, name)
     if html is not None:
         with named_errors():
             write_file(html, catalogue.page(made).encode())
     if json_out:
-        show(made | {"advertised": catalogue.advertised(site, name)}, True, "")
+        show(made | {"advertised": told}, True, "")
         return
     table(f"dataset {name}", ["what", "count"], [[k, n] for k, n in made["counts"].items()])
     columns = ["role", "type", "missing"]
     table("schema", ["column", *columns], [[n, *(one[c] for c in columns)] for n, one in made["schema"].items()])
     table("quality", ["what", "count"], [[line["what"], line["count"]] for line in made["quality"]])
-    told = catalogue.advertised(site, name)
-    typer.echo("the centre may know: " + (json.dumps(told, sort_keys=True) if told else "nothing (advertise = [])"))
+    typer.echo(_said(told))
 
 
 @app.command()
@@ -170,6 +169,22 @@ def check(name: Name, config: Config = _DEFAULT, json_out: Json = False) -> None
 
 
 # --- inside
+
+
+def _told(site: EdgeConfig, name: str) -> dict[str, Any] | None:
+    """The very value that the heartbeat carries; None: not that the dataset is there."""
+    from dataclasses import asdict
+
+    from edge.advertised import advertised
+
+    dataset = site.datasets[name]
+    return asdict(advertised(name, dataset)) if dataset.advertise else None
+
+
+def _said(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "the centre is told nothing, not even that it is there (advertise = [])"
+    return f"the heartbeat tells the centre this, and no more: {json.dumps(told, sort_keys=True)}"
 
 
 def _load(config: Path) -> EdgeConfig:

@@ -69,6 +69,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
         "enrolled": False,
         "certificate_until": "",
         "fingerprint": "",
+        "fleet": "",
     }
     try:
         identity = Identity.load(site.state_dir)
@@ -76,6 +77,7 @@ def site_status(site: EdgeConfig) -> dict[str, Any]:
             "enrolled": True,
             "certificate_until": identity.not_after.isoformat(),
             "fingerprint": identity.key.public.fingerprint,
+            "fleet": site.centre.fleet if site.centre else identity.fleet,
         }
     except CorsiaError as error:
         value["enrolment_code"] = error.code

@@ -16,6 +16,9 @@ from protocol.errors import ConflictError, InputError
 app = typer.Typer(no_args_is_help=True, help="Write a commented configuration or study file.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Force = Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")]
+StateDir = Annotated[
+    Path | None, typer.Option("--state-dir", help="Folder of keys and data; by default `state` beside the file.")
+]
 
 _STUDY = """\
 # A study: who asks for what, why, and what may leave a hospital. Fields: docs/spec/study.md.
@@ -71,6 +74,7 @@ alias = "candidate"
 @app.command()
 def edge(
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("edge.toml"),
+    state_dir: StateDir = None,
     json_out: Json = False,
     force: Force = False,
 ) -> None:
@@ -80,12 +84,13 @@ def edge(
     """
     from corsia.cli.init_edge import init_edge
 
-    init_edge(out, force=force, as_json=json_out)
+    init_edge(out, state_dir, force=force, as_json=json_out)
 
 
 @app.command()
 def central(
     out: Annotated[Path, typer.Option("--out", help="The file to write.")] = Path("central.toml"),
+    state_dir: StateDir = None,
     json_out: Json = False,
     force: Force = False,
 ) -> None:
@@ -95,7 +100,7 @@ def central(
     """
     from corsia.cli.init_central import init_central
 
-    init_central(out, force=force, as_json=json_out)
+    init_central(out, state_dir, force=force, as_json=json_out)
 
 
 @app.command()

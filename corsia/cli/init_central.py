@@ -17,7 +17,7 @@ __all__ = ["init_central"]
 _TEMPLATE = """\
 # The centre of a Corsia consortium. Start it with `corsia central serve --config {file}`.
 name = "{name}"                        # lower-case letters, digits, dashes; names the log for good
-state_dir = "state"                    # keys, database, parcels; relative to this file
+state_dir = {state}                    # keys, database, parcels; relative to this file
 # What takes two operators (docs/operators.md). Without "sites" an invite alone admits a site; with it a second operator
 # is asked as soon as there is one.
 two_person = ["models", "exports", "sites"]
@@ -86,10 +86,16 @@ _IDENTITY = """\
 """
 
 
-def init_central(out: Path, *, force: bool = False, as_json: bool = False) -> None:
+def init_central(out: Path, state_dir: Path | None = None, *, force: bool = False, as_json: bool = False) -> None:
     """Write the configuration and the operator's token; asks for name and address on a terminal.
 
     An existing token is kept, also with `force`: the dashboard's and the researchers' copies go on working.
+
+    Args:
+        out: the file; its folders are made.
+        state_dir: the state folder, written down in full; by default `state` beside the file.
+        force: replace an existing file.
+        as_json: ask nothing and print one JSON object.
 
     Raises:
         ConflictError: `conflict.exists` when the file is there and `force` is not given.
@@ -107,13 +113,14 @@ def init_central(out: Path, *, force: bool = False, as_json: bool = False) -> No
     text = _TEMPLATE.format(
         file=out.name,
         name=name,
+        state=json.dumps(str(state_dir.absolute()) if state_dir else "state"),
         names=", ".join(json.dumps(n) for n in names),
         identity=_identity(issuer, client, address),
     )
     _check(text, out)
     out.write_text(text)
-    state = out.resolve().parent / "state"
-    state.mkdir(mode=0o700, exist_ok=True)
+    state = (state_dir or out.resolve().parent / "state").absolute()
+    state.mkdir(mode=0o700, parents=True, exist_ok=True)
     state.chmod(0o700)
     token = state / "operator.token"
     if not token.exists():

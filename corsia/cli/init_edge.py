@@ -22,7 +22,7 @@ _FILE = """\
 #   corsia edge enroll --config {name} --code JOIN-CODE-FROM-THE-CONSORTIUM
 #   corsia edge run --config {name}
 site = {site}
-state_dir = "state"                   # keys, spool, ledger, journal; relative to this file, mode 0700
+state_dir = {state}                   # keys, spool, ledger, journal; relative to this file, mode 0700
 
 # [centre]                            # the join code brings the address; give it only to override
 # fleet = "centre.example:7443"
@@ -125,6 +125,7 @@ class Answers:
     """What the file is made from."""
 
     site: str = "site-a"
+    state_dir: str = "state"
     dataset: str = "cohort"
     table: str = "data/table.csv"
     dicom: str = ""
@@ -132,8 +133,14 @@ class Answers:
     columns: dict[str, str] = field(default_factory=lambda: {"patient_id": "patient", "age": "quasi", "sex": "quasi"})
 
 
-def init_edge(out: Path, *, force: bool = False, as_json: bool = False) -> None:
+def init_edge(out: Path, state_dir: Path | None = None, *, force: bool = False, as_json: bool = False) -> None:
     """Write a commented configuration; asks when standard input is a terminal and no JSON is wanted.
+
+    Args:
+        out: the file.
+        state_dir: the state folder, written down in full; by default `state` beside the file. The agent makes it.
+        force: replace an existing file.
+        as_json: ask nothing and print one JSON object.
 
     Raises:
         ConflictError: `conflict.exists`.
@@ -141,7 +148,7 @@ def init_edge(out: Path, *, force: bool = False, as_json: bool = False) -> None:
     """
     if out.exists() and not force:
         raise ConflictError("conflict.exists", f"{out} exists; use --force")
-    answers = Answers()
+    answers = Answers(state_dir=str(state_dir.absolute()) if state_dir else "state")
     if sys.stdin.isatty() and not as_json:
         _ask(answers, out.resolve().parent)
     for name in (answers.site, answers.dataset):
@@ -190,6 +197,7 @@ def _render(out: Path, answers: Answers) -> str:
     return _FILE.format(
         name=out.name,
         site=json.dumps(answers.site),
+        state=json.dumps(answers.state_dir),
         dataset=answers.dataset,
         sources="\n".join(sources),
         columns="\n".join(f"{json.dumps(name)} = {json.dumps(role)}" for name, role in columns.items()),

@@ -40,6 +40,5 @@ def rehearse(
     typer.echo(f"memory at most: centre {memory['centre_mb']} MB, an agent {memory['agent_mb']} MB")
     typer.echo(f"recovery: median {told['recovery']['median_s']} s, worst {told['recovery']['worst_s']} s")
     typer.echo(f"{larger['sites']} sites, from these coefficients: centre {larger['centre_memory_mb']} MB at rest,")
-    typer.echo(
-        f"  {larger['heartbeat_cores']} cores for heartbeats, {larger['one_core_s']} s of one core for the lanes"
-    )
+    typer.echo(f"  {larger['heartbeat_cores']} cores for heartbeats, {larger['parcels_cpu_s']} CPU s for the lanes")
+    typer.echo("pictures: " + ", ".join(told["plots"]))

@@ -11,14 +11,20 @@ import shlex
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from edge.batch.channel import Reader
+from protocol.errors import IntegrityError
+
 __all__ = ["PENDING_S", "Placed", "Settings", "condor_submit_text", "place", "srun_command"]
 
+_NODES_END_S = 15.0  # that the node's end has to remove what it made, before its job is cancelled
+_PROOF_S = 10.0  # that whoever dials has to show that it holds the job's key
 PENDING_S = 7 * 86_400.0  # a busy cluster starts a job in its own time; the daemon waits `worker_timeout_s` for it
 
 
@@ -46,9 +52,9 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A node's end: descriptors to read from and to write to."""
+    """A node's end: what comes from it, and the descriptor to write to."""
 
-    inward: int
+    reader: Reader
     outward: int
 
 
@@ -95,32 +101,45 @@ def condor_submit_text(settings: Settings, far: list[str], memory: int) -> str:
 
 @contextmanager
 def place(settings: Settings, key_file: Path, key: bytes, memory: int) -> Iterator[Placed]:
-    """Have the node's end started; it is gone at the end."""
-    with (_slurm if settings.engine == "slurm" else _htcondor)(settings, key_file, memory) as placed:
+    """Have the node's end started; it is gone at the end, and so is a job that still waits.
+
+    Raises:
+        TimeoutError: the cluster did not start it in `PENDING_S`.
+    """
+    with (_slurm if settings.engine == "slurm" else _htcondor)(settings, key_file, key, memory) as placed:
         yield placed
 
 
 @contextmanager
-def _slurm(settings: Settings, key_file: Path, memory: int) -> Iterator[Placed]:
+def _slurm(settings: Settings, key_file: Path, key: bytes, memory: int) -> Iterator[Placed]:
     command = srun_command(settings, far_command(settings, key_file, memory), memory)
     environment = dict(os.environ) | ({"SLURM_CONF": settings.conf} if settings.conf else {})
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0, env=environment
     )
+    if process.stdin is None or process.stdout is None:
+        raise OSError
     try:
-        if process.stdin is None or process.stdout is None:
-            raise OSError
-        yield Placed(process.stdout.fileno(), process.stdin.fileno())
+        yield Placed(Reader(process.stdout.fileno(), key, 1, first_s=PENDING_S), process.stdin.fileno())
     finally:
-        process.terminate()  # srun cancels the step
+        _hang_up(process.stdin.fileno())
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_NODES_END_S)
+        process.terminate()  # of one that has not ended, or has not begun, srun cancels the job
         process.wait(30)
 
 
+def _hang_up(handle: int) -> None:
+    """Close a pipe without giving its number away: a thread may still write to it."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, handle)
+    os.close(nothing)
+
+
 @contextmanager
-def _htcondor(settings: Settings, key_file: Path, memory: int) -> Iterator[Placed]:
+def _htcondor(settings: Settings, key_file: Path, key: bytes, memory: int) -> Iterator[Placed]:
     host, _, port = str(settings.listen).rpartition(":")
-    with socket.create_server((host.strip("[]"), int(port)), backlog=1) as listening:
-        listening.settimeout(PENDING_S)
+    with socket.create_server((host.strip("[]"), int(port)), backlog=16) as listening:
         far = far_command(settings, key_file, memory, f"{host}:{listening.getsockname()[1]}")
         text = condor_submit_text(settings, far, memory)
         submit = Path(f"{key_file}.submit")
@@ -129,12 +148,28 @@ def _htcondor(settings: Settings, key_file: Path, memory: int) -> Iterator[Place
             done = subprocess.run(["condor_submit", "-terse", str(submit)], check=True, capture_output=True, text=True)
         finally:
             submit.unlink(missing_ok=True)
-        connection, _peer = listening.accept()
         try:
-            yield Placed(connection.fileno(), connection.fileno())
+            connection, reader = _dialled(listening, key)
+            with connection:
+                yield Placed(reader, connection.fileno())
+                with suppress(OSError):  # that the node is gone already
+                    connection.shutdown(socket.SHUT_RDWR)
         finally:
-            connection.close()
             subprocess.run(["condor_rm", done.stdout.split(".")[0].strip()], check=False, capture_output=True)
+
+
+def _dialled(listening: socket.socket, key: bytes) -> tuple[socket.socket, Reader]:
+    """The first that shows that it holds the job's key: others dial, too, as scanners of a hospital's network do."""
+    until = time.monotonic() + PENDING_S
+    while True:
+        listening.settimeout(max(0.1, until - time.monotonic()))
+        connection, _peer = listening.accept()
+        connection.settimeout(None)
+        reader = Reader(connection.fileno(), key, 1, first_s=_PROOF_S)
+        with suppress(OSError, IntegrityError):
+            if reader.read() is not None:
+                return connection, reader
+        connection.close()
 
 
 def _mebibytes(size: int) -> int:

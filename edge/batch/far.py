@@ -27,6 +27,7 @@ __all__ = ["main", "serve"]
 def main() -> None:
     """Serve one job."""
     guard()
+    signal.signal(signal.SIGTERM, _leave)  # of a cluster that cancels; the worker's folder is removed as always
     path = Path(sys.argv[1])
     key = path.read_bytes()
     path.unlink()
@@ -45,6 +46,9 @@ def serve(key: bytes, memory: int, threads: int, address: str | None) -> None:
     if len(key) != KEY_BYTES:
         raise SystemExit(2)
     inward, outward, held = _dialled(address)
+    writer, reader = Writer(outward, key, 1), Reader(inward, key, 0)
+    if held is not None:
+        writer.write(b"")  # it is the one that holds the key
     base = Path(tempfile.mkdtemp(prefix="corsia-node-"))
     home = base / "work" / "home"
     home.mkdir(parents=True, mode=0o700)
@@ -61,7 +65,6 @@ def serve(key: bytes, memory: int, threads: int, address: str | None) -> None:
     try:
         if child.stdin is None or child.stdout is None:
             raise SystemExit(2)
-        writer, reader = Writer(outward, key, 1), Reader(inward, key, 0)
         between(child.stdout.fileno(), child.stdin.fileno(), writer, reader, ended)
     finally:
         ended()
@@ -70,6 +73,11 @@ def serve(key: bytes, memory: int, threads: int, address: str | None) -> None:
         if held is not None:
             held.close()
         _give_back()
+
+
+def _leave(_number: int, _frame: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise SystemExit(0)
 
 
 def _give_back() -> None:

@@ -41,8 +41,10 @@ def entity(title: str, timeout_s: float) -> AE:
     """
     try:
         from pynetdicom import AE, _config
+        from pynetdicom.transport import AssociationSocket
     except ImportError:
         raise ConfigurationError("config.extra-missing", "this source needs corsia[sources]") from None
+    AssociationSocket._shutdown_socket = _shut
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     _config.LOG_HANDLER_LEVEL = "none"
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
@@ -80,20 +82,20 @@ def associate(
     if made.is_established:
         return made
     rejected, busy = made.is_rejected, getattr(made.acceptor.primitive, "result", 1) == 2
-    link = made.dul.socket.socket if made.dul.socket is not None else None
     made.abort()
-    if link is not None:
-        link.close()  # which pynetdicom leaves open when nobody answered
     if rejected and not busy:
         raise AuthenticationError("auth.source", "the PACS rejects the association: check aet and calling")
     raise UnavailableError("unavailable.source")
 
 
-def serve(ae: AE, address: str, store: Callable[[Any], int]) -> ThreadedAssociationServer:
+def serve(
+    ae: AE, address: str, store: Callable[[Any], int], *, met: Callable[[Any], None] | None = None
+) -> ThreadedAssociationServer:
     """Take C-STORE and C-ECHO at an address, each association in a thread of its own.
 
     Args:
         store: called with each C-STORE event, gives its status.
+        met: called with each association that is made.
 
     Raises:
         UnavailableError: `unavailable.source` when the address cannot be listened on.
@@ -105,6 +107,8 @@ def serve(ae: AE, address: str, store: Callable[[Any], int]) -> ThreadedAssociat
         ae.add_supported_context(str(context.abstract_syntax), syntaxes())
     ae.add_supported_context(Verification)
     handlers: Any = [(evt.EVT_CONN_OPEN, _at_once), (evt.EVT_C_STORE, store), (evt.EVT_C_ECHO, lambda _event: 0)]
+    if met is not None:
+        handlers.append((evt.EVT_ESTABLISHED, met))
     try:
         server = ae.start_server(place_of(address), block=False, evt_handlers=handlers)
     except OSError:
@@ -112,6 +116,14 @@ def serve(ae: AE, address: str, store: Callable[[Any], int]) -> ThreadedAssociat
     if server is None:
         raise UnavailableError("unavailable.source", "the receiver's address cannot be listened on")
     return server
+
+
+def _shut(wrapper: Any) -> None:
+    """Close a connection also when it is none any more; pynetdicom 3.0 leaves that one open, and forgets it."""
+    if (link := wrapper.socket) is not None:
+        with suppress(OSError):
+            link.shutdown(socket.SHUT_RDWR)
+        link.close()
 
 
 def _at_once(event: Any) -> None:

@@ -17,7 +17,7 @@ from edge.sources import dicom, documents, folder, instance
 from edge.sources.turns import reading_pulled
 from privacy.deid.pseudonym import normalise_id
 
-__all__ = ["Census", "dicom_census", "fhir_census", "files_census"]
+__all__ = ["Census", "dicom_census", "fhir_census", "files_census", "imaged_persons"]
 
 _HEADER_BYTES = 64 << 20
 _BROKEN = (OSError, EOFError, zlib.error, ValueError, RecursionError)
@@ -62,6 +62,17 @@ def dicom_census(root: Path, *, pulled: bool = False) -> Census:
     made.counts = {"imaged persons": len(made.persons), "studies": len(studies), "series": len(series)}
     made.counts |= {f"instances {name}": count for name, count in sorted(modalities.items())}
     return made
+
+
+def imaged_persons(root: Path, *, pulled: bool = False) -> int:
+    """How many patients a folder of DICOM names; reads headers alone, and raises as `dicom_census`."""
+    persons = set[str]()
+    with reading_pulled(root, pulled=pulled):
+        for path in folder.walk(root, Counter()):
+            with folder.open_inside(root, path) as file:
+                patient = None if file is None else dicom.patient_of(file)
+            persons.add(normalise_id(patient or ""))
+    return len(persons - {""})
 
 
 def fhir_census(root: Path, *, pulled: bool = False) -> tuple[Counter[str], Counter[str]]:

@@ -30,19 +30,20 @@ __all__ = ["Reader", "opened"]
 _BATCH = 5000
 _CONNECT_S = 10
 _SYSTEM = "('pg_catalog', 'information_schema')"
-# What a role could change, of all that there is: rows, columns, sequences, new tables; or any role that could do so.
+# What a role could change, of all that there is: rows, columns, new tables, what it owns; so could each that it may
+# take on, be it by `set role` alone.
 _POSTGRES_WRITES = f"""
-select (select rolsuper or rolcreaterole or rolcreatedb from pg_roles where rolname = current_user)
+select exists (select 1 from pg_roles r where pg_has_role(r.oid, 'MEMBER') and (
+  r.rolsuper or r.rolcreaterole or r.rolcreatedb
+  or r.rolname in ('pg_write_all_data', 'pg_write_server_files', 'pg_execute_server_program')
+  or has_database_privilege(r.oid, current_database()::text, 'CREATE')
   or exists (select 1 from pg_class c join pg_namespace n on n.oid = c.relnamespace
     where n.nspname not in {_SYSTEM} and n.nspname not like 'pg\\_toast%' and n.nspname not like 'pg\\_temp%'
     and c.relkind in ('r', 'p', 'v', 'm', 'f')
-    and (has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
-      or has_any_column_privilege(c.oid, 'INSERT, UPDATE')))
+    and (c.relowner = r.oid or has_table_privilege(r.oid, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE, TRIGGER')
+      or has_any_column_privilege(r.oid, c.oid, 'INSERT, UPDATE')))
   or exists (select 1 from pg_namespace n where n.nspname not in {_SYSTEM} and n.nspname not like 'pg\\_t%'
-    and has_schema_privilege(n.oid, 'CREATE'))
-  or has_database_privilege(current_database(), 'CREATE')
-  or exists (select 1 from pg_roles r where r.rolname in ('pg_write_all_data', 'pg_write_server_files',
-    'pg_execute_server_program') and pg_has_role(r.oid, 'MEMBER'))
+    and (n.nspowner = r.oid or has_schema_privilege(r.oid, n.oid, 'CREATE')))))
 """  # noqa: S608 - constants of ours
 
 

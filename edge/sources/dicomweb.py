@@ -60,16 +60,21 @@ class DicomwebOrigin:
         return sum(1 for _ in self._listed("studies", query, _STUDY))
 
     def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad | Gone]:
-        wanted, listed = self._place.modalities, 0
+        wanted, listed, whole = self._place.modalities, 0, True
         for series in self._listed(f"studies/{study}/series", {"includefield": _MODALITY}, _SERIES):
             skip = bool(wanted) and _value(series, _MODALITY) not in wanted
             base = f"studies/{study}/series/{_value(series, _SERIES)}/instances"
-            for one in self._listed(base, {}, _SOP):
-                uid, listed = _value(one, _SOP), listed + 1
-                if not skip and not known.has(uid):
-                    yield self._instance(f"{base}/{uid}", uid)
+            try:
+                for one in self._listed(base, {}, _SOP):
+                    uid, listed = _value(one, _SOP), listed + 1
+                    if not skip and not known.has(uid):
+                        yield self._instance(f"{base}/{uid}", uid)
+            except Refused:  # a PACS that looks into its files to list them, and finds one damaged
+                whole = False
 
-        if told.isdigit() and listed < int(told):  # an answer was lost, or an instance came or went meanwhile
+        if not whole or (
+            told.isdigit() and listed < int(told)
+        ):  # an answer was lost, or an instance came or went meanwhile
             yield Bad(key=f"{study}:listed", reason=REFUSED)
         else:
             yield Gone(f"{study}:listed")  # an earlier list may have been short
@@ -83,7 +88,11 @@ class DicomwebOrigin:
         return instance.part(uid, files[0]) if len(files) == 1 else Bad(key=uid, reason=REFUSED)
 
     def _listed(self, path: str, query: dict[str, str | int], key: str) -> Iterator[dict[str, Any]]:
-        """All matches of a search, page by page; a server that knows no paging answers the same again."""
+        """All matches of a search, page by page; a server that knows no paging answers the same again.
+
+        Raises:
+            Refused: the list of one series; InputError: `input.source` for a longer one.
+        """
         met: set[str] = set()
         while True:
             try:
@@ -91,6 +100,8 @@ class DicomwebOrigin:
             except Refused as refused:
                 if refused.status == 404 and "/" in path:  # deleted since it was listed
                     return
+                if path.endswith("/instances"):
+                    raise
                 raise InputError("input.source", f"the PACS answers a search with status {refused.status}") from None
             matches = _matches(answer.content, answer.status)
             new = [one for one in matches if _value(one, key) not in met]

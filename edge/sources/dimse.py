@@ -1,8 +1,9 @@
 """A PACS by DIMSE: studies, series and instances by C-FIND, the instances of a series by C-GET or C-MOVE.
 
 What is remembered is as with DICOMweb: how many instances each study had. A PACS that does not tell their number has
-each study looked into each time. What C-FIND lists and the retrieval does not bring is asked for again, and at last
-set aside.
+each study looked into each time. One that gives not so many studies at once is asked by spans of StudyDate, where one
+without a date is not found. What C-FIND lists and the retrieval does not bring is asked for again, and at last
+set aside; but while the PACS of a C-MOVE reaches us with nothing at all, that is no record's fault, and it waits.
 
 Source: DICOM PS3.4, annex C (Query/Retrieve), PS3.7, 9.1.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from edge.sources import association, instance
@@ -28,6 +30,8 @@ __all__ = ["DimseOrigin"]
 _PENDING = (0xFF00, 0xFF01)
 _MAX_CONTEXTS = 120
 _AT_ONCE = 512  # instances of one retrieval
+_PROBES = 3
+_BEGINNING, _DAY = date(1900, 1, 1), timedelta(days=1)
 
 
 class DimseOrigin:
@@ -45,10 +49,13 @@ class DimseOrigin:
         self._place = place
         self._inbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._server = None
+        self._reached = 0  # associations that the PACS made with us
+        self._unable = False  # how the last retrieval ended
+        self._studies_met: list[str] = []
         if place.listen is not None:
             ae = association.entity(place.calling, place.timeout_s)
             ae.require_called_aet = True
-            self._server = association.serve(ae, place.listen, self._came)
+            self._server = association.serve(ae, place.listen, self._came, met=self._met)
 
     def close(self) -> None:
         """See `Origin.close`."""
@@ -62,6 +69,7 @@ class DimseOrigin:
         with self._asking() as link:
             found = self._studies(link)
         studies = [(_text(one, "StudyInstanceUID"), _text(one, "NumberOfStudyRelatedInstances")) for one in found]
+        self._studies_met = [uid for uid, _ in studies]
         for uid, count in studies:
             mark = f"{scope}:{uid}"
             if count in ("", "0") or known.mark(mark) != count:
@@ -76,11 +84,29 @@ class DimseOrigin:
         self._inbox.put((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()))
         return 0
 
+    def _met(self, _event: Any) -> None:
+        self._reached += 1
+
     # --- asking
 
     def _studies(self, link: Association) -> list[Dataset]:
-        days = {"StudyDate": self._place.days}
-        return _find(link, "STUDY", {"StudyInstanceUID": "", "NumberOfStudyRelatedInstances": "", **days})
+        asked = {"StudyInstanceUID": "", "NumberOfStudyRelatedInstances": ""}
+        try:
+            return _find(link, "STUDY", asked | {"StudyDate": self._place.days})
+        except _TooMany:
+            first, last = self._place.since or _BEGINNING, self._place.until or datetime.now(UTC).date() + _DAY
+            return list(self._halves(link, asked, first, last))
+
+    def _halves(self, link: Association, asked: dict[str, str], first: date, last: date) -> Iterator[Dataset]:
+        """The studies of a time of which the PACS gives too many at once, in halves, down to single days."""
+        if first >= last:
+            raise UnavailableError("unavailable.source", "the PACS does not list the studies of a single day")
+        middle = first + (last - first) // 2
+        for low, high in ((first, middle), (middle + _DAY, last)):
+            try:
+                yield from _find(link, "STUDY", asked | {"StudyDate": f"{low:%Y%m%d}-{high:%Y%m%d}"})
+            except _TooMany:
+                yield from self._halves(link, asked, low, high)
 
     def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad | Gone]:
         series: dict[str, dict[str, str]] = {}  # series -> instance -> class
@@ -119,15 +145,45 @@ class DimseOrigin:
     # --- retrieving
 
     def _retrieved(self, study: str, series: str, wanted: dict[str, str], *, whole: bool) -> Iterator[Part | Bad]:
-        keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
-        level = "SERIES"
+        """What came of some instances of a series; where one of them ends the retrieval, each of the rest is asked for.
+
+        Raises:
+            UnavailableError: the PACS cannot reach us; as `_files`.
+        """
+        missing, some = dict(wanted), [("SERIES", ""), *(("IMAGE", uid) for uid in wanted)]
         if not whole:
-            level, keys["SOPInstanceUID"] = "IMAGE", "\\".join(wanted)
-        missing = dict(wanted)
-        for uid, data in self._files(_identifier(level, keys), sorted(set(wanted.values()) - {""})):
-            missing.pop(uid, None)
-            yield instance.part(uid, data)  # one that was not listed too: lists are not always whole
+            some[0] = ("IMAGE", "\\".join(wanted))
+        for level, uids in some:
+            if level == "IMAGE" and "\\" not in uids and uids not in missing:
+                continue
+            keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series} | ({"SOPInstanceUID": uids} if uids else {})
+            for uid, data in self._files(_identifier(level, keys), sorted(set(wanted.values()) - {""})):
+                missing.pop(uid, None)
+                yield instance.part(uid, data)  # one that was not listed too: lists are not always whole
+            if not self._unable:
+                break
+            self._check_route(study)
         yield from (Bad(key=uid, reason=REFUSED) for uid in missing)
+
+    def _check_route(self, study: str) -> None:
+        """Whether a retrieval failed because the PACS cannot reach us: it is asked for something of other studies.
+
+        Raises:
+            UnavailableError: nothing whatever comes.
+        """
+        if self._server is None or self._reached:
+            return
+        for other in [uid for uid in self._studies_met if uid != study][:_PROBES]:
+            with self._asking() as link:
+                asked = {"StudyInstanceUID": other, "SeriesInstanceUID": ""}
+                found = _find(link, "SERIES", asked)[:1]
+            for one in found:
+                keys = asked | {"SeriesInstanceUID": _text(one, "SeriesInstanceUID")}
+                for _ in self._files(_identifier("SERIES", keys), ()):
+                    pass  # the site may not want it
+                if self._reached:
+                    return
+        raise UnavailableError("unavailable.source", "the PACS cannot reach the listening address")
 
     def _files(self, identifier: Dataset, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         get = self._place.retrieve == "get"
@@ -149,9 +205,12 @@ class DimseOrigin:
             else:
                 model = sop_class.StudyRootQueryRetrieveInformationModelMove
                 answers = link.send_c_move(identifier, self._place.calling, model)
+            self._unable = False
             for status, _ in answers:
                 yield from self._taken()
-                _check(status)
+                self._unable = _is_unable(status)
+                if not self._unable:
+                    _check(status)
             yield from self._taken()
 
     def _taken(self) -> Iterator[tuple[str, bytes]]:
@@ -200,11 +259,22 @@ def _identifier(level: str, keys: dict[str, str]) -> Dataset:
     return made
 
 
+class _TooMany(UnavailableError):
+    """The PACS has not what it takes to list so much."""
+
+
 def _find(link: Association, level: str, keys: dict[str, str]) -> list[Dataset]:
+    """All matches.
+
+    Raises:
+        _TooMany: the PACS is out of resources; UnavailableError, InputError.
+    """
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
     found = []
     for status, match in link.send_c_find(_identifier(level, keys), Find):
+        if "Status" in status and int(status.Status) >> 8 == 0xA7:
+            raise _TooMany("unavailable.source", "the PACS is out of resources")
         _check(status)
         if match is not None and status.Status in _PENDING:
             found.append(match)
@@ -216,12 +286,18 @@ def _find(link: Association, level: str, keys: dict[str, str]) -> list[Dataset]:
     return found
 
 
+def _is_unable(status: Any) -> bool:
+    """Whether a retrieval ended because the PACS could not do it: of this request, no word on the next one."""
+    code = int(status.Status) if "Status" in status else 0
+    return code == 0xA702 or code >> 12 == 0xC
+
+
 def _check(status: Any) -> None:
     """Raises UnavailableError for a lost association, InputError for a failure; warnings and cancels say nothing."""
     if "Status" not in status:
         raise UnavailableError("unavailable.source", "the association was lost")
     code = int(status.Status)
-    if code in (0xA700, 0xA701, 0xA702):
+    if code >> 8 == 0xA7:
         raise UnavailableError("unavailable.source", "the PACS is out of resources")
     if code not in (0, *_PENDING) and code >> 12 not in (0xB,):
         raise InputError("input.source", f"the PACS answers with status {code:04x}")

@@ -10,6 +10,8 @@ import ssl
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
@@ -25,6 +27,7 @@ __all__ = ["Answer", "Refused", "Web", "client"]
 
 _BUSY = frozenset({408, 425, 429, 502, 503, 504})
 _STEP = 1 << 20
+_LONGEST_WAIT_S = 300.0
 
 
 class Refused(Exception):
@@ -162,11 +165,22 @@ def client(
     )
 
 
+def _wait_s(told: str) -> float:
+    """What `Retry-After` asks for, seconds or a date (RFC 9110, 10.2.3), as far as we follow it."""
+    if told.isascii() and told.isdigit():
+        seconds = float(told)
+    else:
+        try:
+            seconds = (parsedate_to_datetime(told) - datetime.now(UTC)).total_seconds()
+        except (ValueError, TypeError, OverflowError):  # no date, or one without a zone
+            return 0.0
+    return max(0.0, min(seconds, _LONGEST_WAIT_S))
+
+
 def _judge(answer: httpx.Response) -> None:
     status = answer.status_code
     if status in _BUSY:
-        wait = answer.headers.get("Retry-After", "")
-        raise UnavailableError("unavailable.source", retry_s=min(float(wait), 300.0) if wait.isdigit() else 0.0)
+        raise UnavailableError("unavailable.source", retry_s=_wait_s(answer.headers.get("Retry-After", "")))
     if status in (401, 403):
         raise AuthenticationError("auth.source")
     if not 200 <= status < 300:

@@ -155,16 +155,18 @@ class Catalogue(_message.Message):
     def __init__(self, datasets: _Optional[_Iterable[_Union[AdvertisedDataset, _Mapping]]] = ...) -> None: ...
 
 class AdvertisedDataset(_message.Message):
-    __slots__ = ("name", "rows", "columns", "lanes")
+    __slots__ = ("name", "rows", "columns", "lanes", "kinds")
     NAME_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     LANES_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
     name: str
     rows: int
     columns: _containers.RepeatedCompositeFieldContainer[AdvertisedColumn]
     lanes: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[AdvertisedColumn, _Mapping]]] = ..., lanes: _Optional[_Iterable[str]] = ...) -> None: ...
+    kinds: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, name: _Optional[str] = ..., rows: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[AdvertisedColumn, _Mapping]]] = ..., lanes: _Optional[_Iterable[str]] = ..., kinds: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class AdvertisedColumn(_message.Message):
     __slots__ = ("name", "role", "type")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
+from botocore.awsrequest import AWSRequest
 from sqlalchemy import select, text
 
 from central.audit import audit
@@ -340,14 +341,60 @@ def test_only_one_of_many_writers_makes_an_object(bucket: Bucket) -> None:
         assert source.read() == b"%d" % made[0]
 
 
+@pytest.mark.parametrize("call", ["PutObject", "CompleteMultipartUpload"])
+def test_a_service_that_writes_over_is_refused(bucket: Bucket, call: str) -> None:
+    """As services do that do not know the condition: here it is taken out of the request before it is signed."""
+
+    def strip(request: AWSRequest, **_more: object) -> None:
+        del request.headers["If-None-Match"]
+
+    bucket._client.meta.events.register(f"before-sign.s3.{call}", strip)
+    with pytest.raises(ConfigurationError) as caught:
+        bucket.check()
+    assert "conditional" in str(caught.value)
+    assert bucket.names("") == []
+    bucket._client.meta.events.unregister(f"before-sign.s3.{call}", strip)
+    bucket.check()
+    assert bucket.names("") == []
+
+
+def test_a_centre_does_not_move_to_where_another_ones_objects_lie(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """Also not after a move that was broken off, when what it had brought there was erased here meanwhile."""
+    from central.moving import move_objects
+
+    state, blobs = tmp_path / "state", tmp_path / "state" / "blobs"
+    store = Store(state)
+    kept, erased = (store.put_blob("weights", data).digest for data in (b"kept", b"erased"))
+    store.engine.dispose()
+    request.getfixturevalue("s3").put(tmp_path / "new")
+    there = bucket_of(tmp_path / "new")
+    assert there is not None
+    for digest in (kept, erased):
+        there.put_new(f"blobs/{digest}", io.BytesIO((blobs / digest).read_bytes()))
+    (blobs / erased).unlink()
+    with pytest.raises(ConflictError):
+        move_objects(state, tmp_path / "new" / "objects.toml")
+    there.remove(f"blobs/{erased}")
+    there.remove(f"blobs/{kept}")
+    there.put_new(f"blobs/{kept}", io.BytesIO(b"other"))
+    with pytest.raises(ConflictError):
+        move_objects(state, tmp_path / "new" / "objects.toml")
+    assert not (state / "objects.toml").exists()
+    there.remove(f"blobs/{kept}")
+    assert move_objects(state, tmp_path / "new" / "objects.toml") == 1
+
+
 def test_a_bucket_that_keeps_versions_or_a_wrong_key_is_refused(request: pytest.FixtureRequest, tmp_path: Path) -> None:
     server = request.getfixturevalue("s3")
     name = server.put(tmp_path / "versions")
-    server.client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": "Enabled"})
     versions = bucket_of(tmp_path / "versions")
     assert versions is not None
-    with pytest.raises(ConfigurationError):
-        versions.check()
+    for status in ("Enabled", "Suspended"):  # which keeps those that there are
+        server.client().put_bucket_versioning(Bucket=name, VersioningConfiguration={"Status": status})
+        with pytest.raises(ConfigurationError):
+            versions.check()
     server.put(tmp_path / "wrong", secret_key="notthekey")
     wrong = bucket_of(tmp_path / "wrong")
     assert wrong is not None

@@ -83,9 +83,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         )
     try:
         ready = out / "demo.json"
-        until = time.monotonic() + 300
-        while not ready.exists():
-            if process.poll() is not None or time.monotonic() > until:
+        while not ready.exists():  # the demo ends by itself when nothing comes forward any more
+            if process.poll() is not None:
                 pytest.fail(f"the demo did not finish:\n{stderr.read_text()[-4000:]}")
             time.sleep(0.2)
         summary = json.loads(ready.read_text())

@@ -15,7 +15,7 @@ from corsia.leaks import find_leaks, leaks_in
 from corsia.opened import opened
 from tests.e2e.running import Demo
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PROCESSES = tuple(f"central.{name}" for name in ("gateway", "vault", "signer", "federation", "web"))

@@ -17,18 +17,24 @@ from tests.releasekit import ROOT, SMALL, interpreter, tree, wheelhouse
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1500)]
 PAGE = ROOT / "docs" / "quickstart.md"
+# pip as on a machine that knows no index and no other folder of wheels, whatever this one's files say.
+ALONE = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
 BYTES = 4_000_000_000  # the hospital that the page promises to be enough
 
 
-def carried_out(folder: Path, hospital: dict[str, str]) -> dict[str, Any]:
-    """Both seats; the centre always with what it stands on from the environment at hand."""
-    python = interpreter(folder)
-    python.rename(folder / "python3")
-    centre = SMALL | {"PATH": f"{folder}/centre/.venv/bin:{folder}:{os.environ['PATH']}"}
+def here(folder: Path, seat: str) -> dict[str, str]:
+    """An environment of this source for a seat, with what it stands on from the one at hand."""
+    interpreter(folder).rename(folder / "python3")
+    tree(folder / seat)
+    return SMALL | {"PATH": f"{folder}/{seat}/.venv/bin:{folder}:{os.environ['PATH']}"}
+
+
+def carried_out(folder: Path, centre: dict[str, str], hospital: dict[str, str], *options: str) -> dict[str, Any]:
+    """Both seats, each in its environment."""
     for name, env in (("centre", centre), ("hospital", hospital)):
-        tree(folder / name)
+        (folder / name).mkdir(exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(env))
-    command = [*isolated(), sys.executable, "-m", "tests.e2e.quickstart", str(PAGE), str(folder)]
+    command = [*isolated(), sys.executable, "-m", "tests.e2e.quickstart", str(PAGE), str(folder), *options]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -54,9 +60,19 @@ def test_a_hospital_takes_three_steps() -> None:
     assert "docker" not in "".join(found)
 
 
+def test_the_quickstart_where_it_is_installed(tmp_path: Path) -> None:
+    """Every block as it is written but the two that install: `corsia` is that of the environment at hand."""
+    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    made = carried_out(tmp_path, env, env, "--installed")
+    check(made, tmp_path)
+    left_out = [block for _seat, block in blocks(PAGE.read_text()) if "pip install" in block]
+    assert len(left_out) == 2
+    assert len(made["steps"]) == len(blocks(PAGE.read_text())) - 1  # the centre installs and describes in one
+
+
+@pytest.mark.full
 def test_the_quickstart_as_written(tmp_path: Path) -> None:
-    hospital = SMALL | {"PATH": f"{tmp_path}/hospital/.venv/bin:{tmp_path}:{os.environ['PATH']}"}
-    check(carried_out(tmp_path, hospital), tmp_path)
+    check(carried_out(tmp_path, here(tmp_path, "centre"), here(tmp_path, "hospital")), tmp_path)
 
 
 @pytest.mark.full
@@ -66,12 +82,15 @@ def test_the_quickstart_from_nothing_without_an_index(tmp_path: Path) -> None:
     base = Path(sys.base_prefix) / "bin"
     subprocess.run([str(base / "python3"), "-m", "venv", str(tmp_path / "env")], check=True)
     by_hash = ["--no-index", "--find-links", str(house), "--require-hashes", "-r", str(house / "requirements.txt")]
-    subprocess.run([*isolated(), str(tmp_path / "env" / "bin" / "pip"), "install", "-q", *by_hash], check=True)
-    subprocess.run([str(tmp_path / "env" / "bin" / "pip"), "check"], check=True)
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")} | ALONE
+    pip = str(tmp_path / "env" / "bin" / "pip")
+    subprocess.run([*isolated(), pip, "install", "-q", *by_hash], env=bare, check=True)
+    subprocess.run([pip, "check"], check=True)
     subprocess.run([sys.executable, "-m", "pip", "wheel", "-q", "-w", str(house), "hatchling==1.33.0"], check=True)
-    hospital = {"PATH": f"{tmp_path}/hospital/.venv/bin:{base}:/usr/bin:/bin", "PIP_NO_INDEX": "1",
-                "PIP_FIND_LINKS": str(house), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}  # fmt: skip
-    check(carried_out(tmp_path, hospital), tmp_path)
+    tree(tmp_path / "hospital")
+    hospital = ALONE | {"PATH": f"{tmp_path}/hospital/.venv/bin:{base}:/usr/bin:/bin", "PIP_FIND_LINKS": str(house),
+                        "PIP_CONSTRAINT": "", "PIP_EXTRA_INDEX_URL": ""}  # fmt: skip
+    check(carried_out(tmp_path, here(tmp_path, "centre"), hospital), tmp_path)
     installed = subprocess.run([f"{tmp_path}/hospital/.venv/bin/pip", "list", "--format=freeze"],
                                capture_output=True, text=True, check=True).stdout  # fmt: skip
     assert not {"torch", "mlflow", "flwr"} & {line.partition("==")[0] for line in installed.splitlines()}

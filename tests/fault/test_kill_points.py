@@ -32,9 +32,10 @@ print(json.dumps(result.summary))
 _SITES = {"edge.accepted": "site-a", "edge.reserved": "site-b", "edge.sealing": "site-c", "edge.spooled": "site-a",
           "edge.delivering": "site-b", "edge.receipt": "site-c"}  # fmt: skip
 # Where the demo does not lead: an operator's commands (test_federation_kill.py), training with noise
-# (test_training_budget_kill.py), the end of a study or of a consent (test_vault_restart.py, test_agent_withdrawal.py).
+# (test_training_budget_kill.py), the end of a study or of a consent (test_vault_restart.py, test_agent_withdrawal.py),
+# servers of a hospital (tests/contract/test_sources_contract.py).
 _ELSEWHERE = ("edge.drawn", "edge.kept", "edge.withdrawn", "federation.heeded", "federation.paused")
-_DEMO = [p for p in POINTS if p not in _ELSEWHERE and not p.startswith(("erasure.", "withdrawal."))]
+_DEMO = [p for p in POINTS if p not in _ELSEWHERE and not p.startswith(("erasure.", "withdrawal.", "source."))]
 
 
 def run(out: Path, points: list[str]) -> dict[str, Any]:

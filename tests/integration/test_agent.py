@@ -424,7 +424,7 @@ def test_storage_errors_are_not_failures(config: EdgeConfig, office: Office) -> 
 
 def test_a_daemon_tells_its_numbers_and_nobodys_name(tmp_path: Path) -> None:
     from tests.gatewaykit import free_port
-    from tests.unit.test_metrics import asked, samples
+    from tests.unit.test_metrics import asked, documented, samples
 
     plain, port = site_config(tmp_path), free_port()
     config = plain.model_copy(update={"metrics": MetricsConfig(port=port)})
@@ -440,5 +440,6 @@ def test_a_daemon_tells_its_numbers_and_nobodys_name(tmp_path: Path) -> None:
     assert found["corsia_edge_ledger_sound", ()] == 1.0
     assert found["corsia_edge_certificate_seconds", ()] > 0
     assert found["corsia_scrape_failures", ()] == 0.0
+    assert {name for name, _labels in found if name.startswith("corsia_edge_")} == documented("corsia_edge_")
     names = (config.site, *config.datasets, work.id, work.study_digest, study().id, study().title)
     assert not [name for name in names if f'"{name}"'.encode() in text]

@@ -18,9 +18,10 @@ from pydantic import ValidationError
 from edge.batch import command
 from edge.batch.channel import LIFE_S, Reader, Writer, between
 from edge.batch.config import BatchConfig
-from edge.batch.engines import Settings, condor_submit_text, far_command, srun_command
+from edge.batch.engines import Settings, _dialled, condor_submit_text, far_command, srun_command
+from edge.batch.near import _key_file
 from edge.config import EdgeConfig
-from protocol.errors import IntegrityError
+from protocol.errors import ConfigurationError, IntegrityError
 from protocol.study import Lane
 
 ROOT = Path(__file__).parents[2]
@@ -106,6 +107,31 @@ def test_both_directions_are_carried_until_one_end_goes() -> None:
     right.close()
 
 
+def test_only_who_holds_the_jobs_key_is_taken_for_the_node() -> None:
+    """A scanner of the hospital's network that dials first, and one that says something, end nothing."""
+    with socket.create_server(("127.0.0.1", 0), backlog=16) as listening:
+        for said in (b"", b"GET / HTTP/1.0\r\n\r\n", b"\0\0\0\x10" + bytes(16)):
+            with socket.create_connection(listening.getsockname()) as stranger:
+                stranger.sendall(said)
+        with socket.create_connection(listening.getsockname()) as node:
+            writer = Writer(node.fileno(), KEY, 1)
+            writer.write(b"")
+            writer.write(b"hello")
+            connection, reader = _dialled(listening, KEY)
+            with connection:
+                assert reader.read() == b"hello"
+
+
+def test_a_key_is_not_laid_where_others_can_reach(tmp_path: Path) -> None:
+    tmp_path.chmod(0o750)
+    with pytest.raises(ConfigurationError), _key_file(tmp_path, KEY):
+        pass
+    tmp_path.chmod(0o700)
+    with _key_file(tmp_path, KEY) as path:
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert not list(tmp_path.iterdir())
+
+
 def site(**batch: Any) -> EdgeConfig:
     return EdgeConfig.model_validate({"site": "site-a", "batch": batch})
 
@@ -188,10 +214,11 @@ def well(told: dict[str, Any]) -> None:
     assert told["source-failed"] is True
     assert told["running"] >= 1
     assert told["killed"] == "worker.killed"
-    assert told["left"] == 0, "a worker outlived its daemon's end"
+    assert told["left"] == 0, "a worker, or its folder, outlived its daemon's end"
     assert told["keys"] == 0
 
 
+@pytest.mark.full  # its parts are tested above; the same session runs on Slurm below
 def test_a_lane_runs_where_a_pool_would_start_it(tmp_path: Path) -> None:
     """The whole way of HTCondor but the pool: `condor_submit` is replaced by one that starts what it reads."""
     pytest.importorskip("htcondor2", reason="no htcondor bindings")

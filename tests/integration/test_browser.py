@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from central.store.models import LogRow, ModelRow
-from tests.browserkit import Seat, browser, chromium, serious
+from tests.browserkit import Seat, browser, chromium, expect, serious
 from tests.pagekit import COLUMN, XSS, hostile_centre, plain_round
 from tests.webkit import Running
 
@@ -45,12 +45,6 @@ def seat(running: Running, seats: Any) -> Iterator[Seat]:
     yield made
     made.context.close()
     assert made.wrong == []
-
-
-def expect(found: Any) -> Any:
-    from playwright.sync_api import expect as expected
-
-    return expected(found)
 
 
 def test_the_pages_have_no_serious_fault_for_people_who_see_or_hear_otherwise(seat: Seat) -> None:
@@ -89,6 +83,14 @@ def test_curves_move_while_one_looks(running: Running, seat: Seat) -> None:
     expect(page.locator("#curves canvas")).to_be_visible()
     expect(page.locator("#curves details[open] tbody tr")).to_have_count(4)
     expect(page.locator("#rounds tbody tr").first.locator("th")).to_have_text("3")
+
+
+def test_a_models_card_shows_how_it_was_trained(seat: Seat) -> None:
+    page = seat.page("/models/risk")
+    plots = page.locator("figure.chart").filter(has_text="c-index")
+    expect(plots.locator("canvas")).to_be_visible()
+    page.get_by_role("link", name="the run that made it").click()
+    expect(page.locator("#curves canvas").first).to_be_visible()
 
 
 def test_a_run_is_commanded(running: Running, seat: Seat) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -49,6 +51,21 @@ def two() -> Iterator[Compute]:
     made.close()
 
 
+PAGES = ("/info/main/workers.html", "/json/counts.json", "/metrics", "/sitemap.json", "/health", "/status")
+
+
+def told(ip: str, port: int, page: str) -> bool:
+    """Whether a port answers whoever asks, without a certificate."""
+    connection = http.client.HTTPConnection(ip, port, timeout=10)
+    try:
+        connection.request("GET", page)
+        return connection.getresponse().status < 400
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
 def opener(world: World, compute: Compute) -> Opener:
     return Opener(world.store, landing=world.landing, state=world.root / "vault", keys=world.keys, lake=world.lake,
                   study_key=lambda: world.signing.public, compute=compute)  # fmt: skip
@@ -78,19 +95,10 @@ def test_the_lake_is_the_same_wherever_it_was_opened(two: Compute, tmp_path: Pat
     assert [state for state, _code in told[0][0]].count("opened") == 6
 
 
-def test_errors_come_back_by_code_and_a_death_is_told_as_such(two: Compute) -> None:
+def test_errors_come_back_by_code(two: Compute) -> None:
     with pytest.raises(IntegrityError) as caught:
         two.begin(failing, "parcel.chunk").result()
     assert caught.value.code == "parcel.chunk"
-    with pytest.raises(WorkerError):
-        two.begin(dying, 1).result()
-    wanted, until = [2 * n for n in range(20)], time.monotonic() + 300
-    while True:
-        try:
-            assert two.map(doubled, [(n,) for n in range(20)]) == wanted
-            return
-        except UnavailableError:  # nannies that could not start a worker again: the next call begins a new cluster
-            assert time.monotonic() < until
 
 
 def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute) -> None:
@@ -102,8 +110,27 @@ def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute) 
     from central.vault.compute import _keeps_in_memory
 
     assert two.map(_keeps_in_memory, [()] * 6) == [True] * 6
+    mine = psutil.Process()
+    ports = {one.laddr for process in (mine, *mine.children(recursive=True))
+             for one in process.net_connections() if one.status == psutil.CONN_LISTEN}  # fmt: skip
+    assert len(ports) >= 5, "scheduler, nannies, workers"
+    assert [(ip, page) for ip, port in ports for page in PAGES if told(ip, port, page)] == []
+    assert {ip for ip, _port in ports} == {"127.0.0.1"}
     with pytest.raises((OSError, TimeoutError)):
         Client(client.scheduler.address.replace("tls://", "tcp://"), timeout=2, set_as_default=False)
+
+
+@pytest.mark.full
+def test_a_death_is_told_as_such(two: Compute) -> None:
+    with pytest.raises(WorkerError):
+        two.begin(dying, 1).result()
+    wanted, until = [2 * n for n in range(20)], time.monotonic() + 300
+    while True:
+        try:
+            assert two.map(doubled, [(n,) for n in range(20)]) == wanted
+            return
+        except UnavailableError:  # nannies that could not start a worker again: the next call begins a new cluster
+            assert time.monotonic() < until
 
 
 def test_a_configuration_without_certificates_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from tests.servicekit import Postgres, closing_connections, postgres_server
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server() -> Iterator[Postgres]:
     with postgres_server() as made:
         yield made

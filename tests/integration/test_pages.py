@@ -123,13 +123,14 @@ def test_a_reader_chooses_a_language_and_it_is_kept(running: Running) -> None:
 
 def test_what_cannot_be_shown_is_a_page_with_its_code(running: Running) -> None:
     with running.operator() as http:
-        for path in ("/studies/none", "/training/none", "/training/trial", "/data/none"):
+        http.headers["accept"] = "text/html"
+        for path in ("/studies/none", "/training/none", "/training/trial", "/data/none", "/models/none", "/none"):
             answer = http.get(path)
             assert answer.status_code == 404, path
             assert answer.headers["content-type"].startswith("text/html")
-            assert "study.unknown" in answer.text
+            assert ("input.usage" if path in ("/models/none", "/none") else "study.unknown") in answer.text
+        assert "<h1>" in http.get("/studies?page=0").text
         assert http.get("/studies?page=0").status_code == 422
-        assert http.get("/models/none").status_code == 404
 
 
 def test_lists_page_and_filter_on_the_server(running: Running) -> None:

@@ -100,7 +100,10 @@ def test_a_steward_reads_previews_approves_and_pauses(config: EdgeConfig) -> Non
 def test_who_may_open_it(config: EdgeConfig) -> None:
     with served(config) as server:
         with httpx.Client(base_url=f"http://{server.host}", trust_env=False, timeout=120.0) as nobody:
-            assert nobody.get("/").status_code == 401
+            closed = nobody.get("/", headers={"Accept-Language": "it"})
+            assert (closed.status_code, closed.headers["content-type"]) == (401, "text/html; charset=utf-8")
+            assert "stampato da `corsia edge web`" in closed.text
+            assert config.site not in closed.text, "who is not let in is not told whose page this is"
             assert nobody.get("/corsia.css").status_code == 401
             assert nobody.get("/?token=wrong").status_code == 401
             assert nobody.get("/", headers={"Cookie": "corsia_site=wrong"}).status_code == 401

@@ -32,16 +32,16 @@ FULL = pytest.mark.full
 
 
 def instances(count: int, studies: int = 10) -> Iterator[bytes]:
-    """Small images of many studies, each with UIDs of its own."""
-    base = pydicom.dcmread(BytesIO(ct_series({"PatientID": "p", "PatientName": "X"}, seed=1, size=8, slices=1)[0]))
+    """Small images of many studies, each with UIDs of its own: one file, whose names are put in as bytes."""
+    base = pydicom.dcmread(BytesIO(ct_series({"PatientID": "p10", "PatientName": "X"}, seed=1, size=8, slices=1)[0]))
+    base.StudyInstanceUID, base.SeriesInstanceUID = "1.2.3.10", "1.2.3.10.1"
+    base.SOPInstanceUID = base.file_meta.MediaStorageSOPInstanceUID = "1.2.3.10.1.10000"
+    buffer = BytesIO()
+    base.save_as(buffer)
     for at in range(count):
-        study = at % studies
-        base.PatientID = f"p{study}"
-        base.StudyInstanceUID, base.SeriesInstanceUID = f"1.2.3.{study}", f"1.2.3.{study}.1"
-        base.SOPInstanceUID = base.file_meta.MediaStorageSOPInstanceUID = f"1.2.3.{study}.1.{at + 1}"
-        buffer = BytesIO()
-        base.save_as(buffer)
-        yield buffer.getvalue()
+        study = str(10 + at % studies).encode()
+        made = buffer.getvalue().replace(b"1.10000", f"1.{10001 + at}".encode()).replace(b"1.2.3.10", b"1.2.3." + study)
+        yield made.replace(b"p10", b"p" + study)
 
 
 def uids(folder: Path) -> list[str]:
@@ -67,21 +67,34 @@ def web(pacs: Orthanc, folder: Path, **more: object) -> DatasetConfig:
     return DatasetConfig.model_validate({"dicomweb": {"url": pacs.url, "auth_file": auth, **more}})
 
 
-@pytest.mark.parametrize("count", [1000, pytest.param(5000, marks=FULL)])
-def test_nothing_is_lost_while_the_pacs_is_restarted(tmp_path: Path, count: int) -> None:
+def dimse(pacs: Orthanc, how: str = "get", **more: object) -> DatasetConfig:
+    place: dict[str, object] = {"address": f"127.0.0.1:{pacs.dicom_port}", "aet": "ORTHANC", "calling": "EDGE"}
+    if how == "move":
+        place |= {"retrieve": "move", "listen": f"127.0.0.1:{pacs.move_port}"}
+    return DatasetConfig.model_validate({"dimse": place | more})
+
+
+@pytest.mark.parametrize(
+    ("how", "count"),
+    [
+        ("web", 1000), ("get", 300), ("move", 300), pytest.param("web", 5000, marks=FULL),
+        pytest.param("get", 5000, marks=FULL), pytest.param("move", 1000, marks=FULL),
+    ],
+)  # fmt: skip
+def test_nothing_is_lost_while_the_pacs_is_restarted(tmp_path: Path, how: str, count: int) -> None:
     pacs = Orthanc(tmp_path / "pacs")
     pacs.start()
     sent = list(instances(count))
-    for data in sent:
-        pacs.put(data)
-    place = next(places(web(pacs, tmp_path)))
+    pacs.put(*sent)
+    place = next(places(web(pacs, tmp_path) if how == "web" else dimse(pacs, how)))
     done: list[Tally] = []
     puller = threading.Thread(target=lambda: done.append(pull(tmp_path / "m", place)))
     puller.start()
     looking = Mirror(tmp_path / "m")
-    for share, how in ((5, signal.SIGTERM), (2, signal.SIGKILL)):
-        until(lambda: looking.status()["records"] >= count // share or not puller.is_alive(), "part of the pull", 300)  # noqa: B023
-        pacs.stop(how)
+    for share, with_what in ((5, signal.SIGTERM), (2, signal.SIGKILL)):
+        until(lambda: looking.status()["records"] >= count // share or not puller.is_alive(), "part of the pull", 600)  # noqa: B023
+        assert puller.is_alive(), "the PACS is restarted under the pull, not after it"
+        pacs.stop(with_what)
         pacs.start()
     puller.join()
     pacs.stop()
@@ -101,7 +114,7 @@ def test_what_comes_and_goes_at_the_pacs(pacs: Orthanc, tmp_path: Path) -> None:
     for data in sent[4:]:
         pacs.put(data)
     assert pull(tmp_path / "m", place).kept == 2
-    pacs.delete("1.2.3.0.1.1")
+    pacs.delete("1.2.3.10.1.10001")
     assert pull(tmp_path / "m", place).gone == 0
     assert pull(tmp_path / "m", place, full=True).gone == 1
     assert uids(tmp_path / "m" / "records") == named(sent[1:])
@@ -124,6 +137,86 @@ def test_a_wrong_password_and_a_wrong_title_are_told_apart_from_silence(pacs: Or
     silent = dimse | {"address": f"127.0.0.1:{free_port()}"}
     with pytest.raises(UnavailableError, match=r"unavailable\.source"):
         pull(tmp_path / "m", next(places(DatasetConfig.model_validate({"dimse": silent}))))
+
+
+def test_a_pacs_that_cannot_reach_us_is_asked_later_and_nothing_is_set_aside(pacs: Orthanc, tmp_path: Path) -> None:
+    sent = list(instances(4, studies=2))
+    for data in sent:
+        pacs.put(data)
+    elsewhere = dimse(pacs, "move", listen=f"127.0.0.1:{free_port()}", patience_s=0)
+    with pytest.raises(UnavailableError, match=r"unavailable\.source"):
+        pull(tmp_path / "m", next(places(elsewhere)))
+    assert pull(tmp_path / "m", next(places(dimse(pacs, "move")))).kept >= len(sent)
+    looking = Mirror(tmp_path / "m")
+    assert looking.status()["isolated"] == {}
+    assert set(named(sent)) <= set(uids(looking.records))
+    looking.close()
+
+
+def test_what_the_pacs_lists_and_cannot_give_is_set_aside_by_itself(tmp_path: Path) -> None:
+    pacs = Orthanc(tmp_path / "pacs")
+    sent = list(instances(6, studies=2))
+    try:
+        pacs.start()
+        for data in sent:
+            pacs.put(data)
+        pacs.lose("1.2.3.11.1.10004")
+        pacs.stop()  # which forgets what it has in memory
+        pacs.start()
+        ways = {"web": web(pacs, tmp_path, patience_s=20), "get": dimse(pacs, patience_s=20)}
+        ways["move"] = dimse(pacs, "move", patience_s=20)
+        for how, dataset in ways.items():
+            pull(tmp_path / how, next(places(dataset)))
+    finally:
+        pacs.stop()
+    for how in ways:
+        looking = Mirror(tmp_path / how)
+        assert looking.status()["isolated"] == {"refused": 1}, how
+        assert looking.status()["complete"]
+        rest = sent[::2] if how == "web" else [*sent[:3], *sent[4:]]  # Orthanc does not list that series by QIDO
+        assert uids(looking.records) == named(rest), how
+        looking.close()
+
+
+@contextmanager
+def stingy(studies: int, most: int, day: int) -> Iterator[str]:
+    """A PACS that lists studies, `day` of them a day, and gives up where they are more than `most`."""
+    from pynetdicom import AE, evt
+    from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
+
+    def found(event: evt.Event) -> Iterator[tuple[int, pydicom.Dataset | None]]:
+        low, _, high = str(event.identifier.get("StudyDate", "")).partition("-")
+        dates = [(f"1.2.3.{at}", f"20{10 + at // day // 12:02d}{1 + at // day % 12:02d}07") for at in range(studies)]
+        inside = [uid for uid, when in dates if (not low or low <= when) and (not high or when <= high)]
+        for uid in inside[:most]:
+            one = pydicom.Dataset()
+            one.QueryRetrieveLevel, one.StudyInstanceUID, one.NumberOfStudyRelatedInstances = "STUDY", uid, 1
+            yield 0xFF00, one
+        if len(inside) > most:
+            yield 0xA700, None
+
+    ae, port = AE(ae_title="STINGY"), free_port()
+    ae.add_supported_context(Find)
+    server = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_FIND, found)])
+    assert server is not None
+    yield f"127.0.0.1:{port}"
+    server.shutdown()
+
+
+def test_a_pacs_that_lists_not_so_many_at_once_is_asked_by_time(tmp_path: Path) -> None:
+    def count(address: str, **more: object) -> int:
+        place = {"address": address, "aet": "STINGY", "calling": "EDGE", **more}
+        origin = next(places(DatasetConfig.model_validate({"dimse": place}))).dial(lambda: False)
+        try:
+            return origin.count()
+        finally:
+            origin.close()
+
+    with stingy(40, most=5, day=3) as address:
+        assert count(address) == 40
+        assert count(address, since="2010-02-01", until="2010-04-30") == 9
+    with stingy(40, most=2, day=3) as address, pytest.raises(UnavailableError, match=r"unavailable\.source"):
+        count(address)
 
 
 # --- pushed by modalities

@@ -26,6 +26,10 @@ grant usage on schema ward to reader; grant select on ward.cohort to reader;
 create role writer login password 'writer-SECRET' in role reader; grant insert on ward.cohort to writer;
 create role changer login password 'changer-SECRET' in role reader; grant update (age) on ward.cohort to changer;
 create role maker login password 'maker-SECRET' in role reader; grant create on schema ward to maker;
+create role hands; grant insert on ward.cohort to hands;
+create role sleeper login password 'sleeper-SECRET' noinherit in role reader, hands;
+create role keeper login password 'keeper-SECRET' in role reader;
+create table ward.own (id text); alter table ward.own owner to keeper; revoke all on ward.own from keeper;
 create role all_writer login password 'all-SECRET' in role reader, pg_write_all_data;
 """
 
@@ -45,7 +49,7 @@ def place(server: Postgres, folder: Path, user: str = "reader", password: str = 
     return Database(url_file=private(folder / f"url-{user}", url), relation="ward.cohort")
 
 
-@pytest.mark.parametrize("user", ["owner", "writer", "changer", "maker", "all_writer"])
+@pytest.mark.parametrize("user", ["owner", "writer", "changer", "maker", "sleeper", "keeper", "all_writer"])
 def test_who_may_write_is_refused(server: Postgres, tmp_path: Path, user: str) -> None:
     with pytest.raises(PermissionRefused, match=r"permission\.source"), database.opened(place(server, tmp_path, user)):
         pass

@@ -13,6 +13,7 @@ from sqlalchemy import select
 from central.gateway import catalogue as gateway
 from central.store import Store
 from central.store.models import AdvertisedRow
+from corsia.synthetic import ct_series
 from edge.advertised import Catalogue, advertised
 from edge.config import DatasetConfig
 from edge.messages import catalogue_message
@@ -62,6 +63,32 @@ def test_only_what_is_named_is_told(tmp_path: Path) -> None:
     assert advertised("lung", dataset(tmp_path, 27, advertise=("counts",))).columns == ()
 
 
+def test_kinds_alone_read_nothing_and_tell_name_kinds_and_lanes(tmp_path: Path) -> None:
+    config = dataset(tmp_path, 27, advertise=("kinds",))
+    (tmp_path / "table.csv").unlink()
+    told = advertised("lung", config)
+    assert told == AdvertisedDataset(name="lung", rows=0, columns=(), lanes=("extract",), kinds=("table",))
+    assert advertised("lung", dataset(tmp_path, 27)).kinds == ()
+
+
+def test_of_images_without_a_table_the_persons_are_counted(tmp_path: Path) -> None:
+    for at in range(13):
+        for number, data in enumerate(ct_series({"PatientID": f"CANARY{at}"}, seed=at, size=4, slices=3)):
+            (tmp_path / f"{at}-{number}.dcm").write_bytes(data)
+    (tmp_path / "readme.txt").write_text("CANARY")
+    told = {least: _images(tmp_path, least).rows for least in (10, 13, 14)}
+    assert told == {10: 10, 13: 10, 14: 0}
+    assert _images(tmp_path, 10, advertise=("kinds",)) == AdvertisedDataset(
+        name="ct", rows=0, columns=(), lanes=("extract",), kinds=("dicom",)
+    )
+
+
+def _images(folder: Path, least: int, *, advertise: tuple[str, ...] = TOLD) -> AdvertisedDataset:
+    rules = {"lanes": ["extract"], "require_consent": False, "min_cohort": least}
+    one = DatasetConfig.model_validate({"dicom": folder, "policy": rules, "advertise": advertise})
+    return advertised("ct", one)
+
+
 def test_a_table_that_cannot_be_read_is_told_without_rows(tmp_path: Path) -> None:
     config = dataset(tmp_path, 30)
     (tmp_path / "table.csv").write_bytes(b"\xff\xfe\x00")
@@ -92,7 +119,7 @@ def test_only_where_the_policy_says_so_and_once(tmp_path: Path) -> None:
 
 def test_the_centre_puts_each_word_in_place_of_the_one_before(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    told = advertised("lung", dataset(tmp_path, 30))
+    told = advertised("lung", dataset(tmp_path, 30, advertise=("kinds", *TOLD)))
     message = catalogue_message([told])
     assert message is not None
     assert gateway.read(message) == (told,), "there and back"
@@ -102,6 +129,7 @@ def test_the_centre_puts_each_word_in_place_of_the_one_before(tmp_path: Path) ->
             gateway.write(session, "site-b", (told,))
         with store.read() as session:
             rows = session.scalars(select(AdvertisedRow).order_by(AdvertisedRow.site)).all()
+        assert all(row.kinds == ["table"] for row in rows)
         assert [row.site for row in rows] == ["site-a"] * len(datasets) + ["site-b"]
     store.engine.dispose()
 
@@ -112,7 +140,8 @@ def column(**changes: Any) -> dict[str, Any]:
 
 WRONG: list[dict[str, Any]] = [
     {"name": ""}, {"name": "A"}, {"name": "../x"}, {"name": "x" * 64}, {"rows": 1 << 62}, {"lanes": ["dance"]},
-    {"lanes": ["train"] * 9}, column(name=""), column(name="a\x00"), column(name="a" * 129), column(type="<b>"),
+    {"lanes": ["train"] * 9}, {"kinds": ["dance"]},
+    {"kinds": ["table", "table"]}, column(name=""), column(name="a\x00"), column(name="a" * 129), column(type="<b>"),
     column(role="<b>"), column(role=""),
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from corsia.cli import app
 from corsia.synthetic import ct_series
-from edge.catalogue import advertised
+from edge.advertised import advertised
 from edge.config import load
 
 RUN = CliRunner()
@@ -88,17 +89,20 @@ def test_a_profile_counts_and_tells_of_nobody(site: Path) -> None:
     assert (site / "report.html").stat().st_mode & 0o077 == 0
 
 
-def test_the_centre_knows_what_the_site_chose(site: Path) -> None:
+def test_a_person_is_shown_the_very_value_that_the_centre_is_told(site: Path) -> None:
     added()
-    assert run("profile", "cohort")["advertised"] == {}
+    assert run("profile", "cohort")["advertised"] is None
     text = (site / "edge.toml").read_text()
     (site / "edge.toml").write_text(
-        text.replace("[datasets.cohort]", '[datasets.cohort]\nadvertise = ["counts", "schema"]')
+        text.replace("[datasets.cohort]", '[datasets.cohort]\nadvertise = ["kinds", "counts", "schema"]')
     )
-    told = advertised(load(site / "edge.toml"), "cohort")
-    assert told["counts"] == {"rows": 40, "persons": 40}  # three imaged persons are too few to be told
-    assert "id_paziente" not in told["schema"]
-    assert told["schema"]["valore"] == {"role": "value", "type": "float"}
+    shown = run("profile", "cohort")["advertised"]
+    told = advertised("cohort", load(site / "edge.toml").datasets["cohort"])
+    assert shown == json.loads(json.dumps(asdict(told)))
+    assert (shown["name"], shown["rows"], shown["kinds"], shown["lanes"]) == ("cohort", 40, ["table", "dicom"], [])
+    assert {"name": "valore", "role": "value", "type": "number"} in shown["columns"]
+    plain = RUN.invoke(app, ["edge", "dataset", "profile", "cohort"]).stdout
+    assert json.dumps(shown, sort_keys=True) in plain
 
 
 def test_check_says_what_cannot_be_read(site: Path) -> None:

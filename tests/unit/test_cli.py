@@ -138,3 +138,19 @@ def test_init_study_asks_a_person_and_writes_what_he_says(tmp_path: Path, monkey
           missing=None, categorical=None, json_out=False, force=False)  # fmt: skip
     made = parse_study(path.read_bytes())
     assert (made.lane.value, made.sites, made.dataset.name) == ("harvest", ("nord", "sud"), "lung")
+
+
+def test_the_state_folder_of_a_service_is_written_down_by_init(tmp_path: Path) -> None:
+    from central.config import load_config as central_config
+    from corsia.cli.init_edge import init_edge
+    from edge.config import load as edge_config
+
+    etc, lib = tmp_path / "etc", tmp_path / "var" / "lib"
+    init_central(etc / "central.toml", lib / "corsia-central", as_json=True)
+    init_edge(etc / "edge.toml", lib / "corsia-edge", as_json=True)
+    config = central_config(etc / "central.toml")
+    assert config.state_dir == lib / "corsia-central"
+    assert config.token_path.stat().st_mode & 0o777 == 0o600
+    assert config.state_dir.stat().st_mode & 0o777 == 0o700
+    assert edge_config(etc / "edge.toml").state_dir == lib / "corsia-edge"
+    assert sorted(path.name for path in etc.iterdir()) == ["central.toml", "edge.toml"], "no state beside the files"

@@ -9,6 +9,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ def path(tmp_path: Path) -> Iterator[Path]:
     path, stop = folder / "x.sock", threading.Event()
     thread = threading.Thread(target=ipc.serve, args=(path, HANDLERS, stop))
     thread.start()
-    until = time.monotonic() + 5
-    while not path.exists():
+    until = time.monotonic() + 60
+    while True:  # the file is there a moment before it is listened to
+        with suppress(UnavailableError):
+            ipc.call(path, "ping")
+            break
         assert time.monotonic() < until
         time.sleep(0.01)
     yield path

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import http.client
 import logging
+import re
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from central.gateway.metrics import read
+from central.store.models import RunRow
 from protocol.errors import ConflictError
 from protocol.metrics import Gauge, Metrics
 from tests.vaultkit import World
@@ -23,6 +27,12 @@ def samples(text: bytes) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]
         for family in text_string_to_metric_families(text.decode())
         for sample in family.samples
     }
+
+
+def documented(prefix: str) -> set[str]:
+    """The names on the page that operators write alarms by."""
+    page = (Path(__file__).parents[2] / "docs" / "metrics.md").read_text()
+    return {name for name in re.findall(r"corsia_[a-z_]+", page) if name.startswith(prefix)}
 
 
 def asked(port: int, path: str) -> tuple[int, bytes]:
@@ -100,11 +110,23 @@ def test_it_listens_on_loopback_alone_and_tells_a_taken_port(serving: tuple[Metr
         again.bind(("127.0.0.1", serving[1]))
 
 
+def test_an_asker_that_hangs_up_leaves_no_word(serving: tuple[Metrics, int], capfd: pytest.CaptureFixture[str]) -> None:
+    with socket.create_connection(("127.0.0.1", serving[1])) as rude:
+        rude.sendall(b"GET /met")
+        rude.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # a reset, not an end
+    assert asked(serving[1], "/healthz") == (200, b"ok\n")
+    while any(thread.name.endswith("(process_request_thread)") for thread in threading.enumerate()):
+        time.sleep(0.01)
+    assert capfd.readouterr().err == ""
+
+
 def test_the_centres_numbers_are_counts_without_names(state_folder: Path) -> None:
     world = World(state_folder)
     world.submit()
     world.land(world.batch())
     world.drain()
+    with world.store.begin() as session:
+        session.add(RunRow(id="r" * 32, study_digest=world.digest(), updated_at=0.0))
     found = samples(Metrics(lambda: read(world.store, ["site-a"], 1)).text())
     assert found["corsia_sites", (("state", "enrolled"),)] == 2.0
     assert found["corsia_sites", (("state", "connected"),)] == 1.0
@@ -113,5 +135,11 @@ def test_the_centres_numbers_are_counts_without_names(state_folder: Path) -> Non
     assert found["corsia_studies", (("lane", "harvest"), ("state", "open"))] == 1.0
     assert found["corsia_log_leaves", ()] == 1.0
     assert found["corsia_scrape_failures", ()] == 0.0
+    assert found["corsia_runs", (("state", "running"),)] == 1.0
+    told = {name for name, _labels in found if name.startswith("corsia_")} | {
+        "corsia_events_total",
+        "corsia_errors_total",
+    }
+    assert told == documented("corsia_") - documented("corsia_edge_")
     words = {value for _name, labels in found for _label, value in labels}
-    assert words <= {"enrolled", "connected", "records", "opened", "harvest", "open"}
+    assert words <= {"enrolled", "connected", "records", "opened", "harvest", "open", "running"}

@@ -14,10 +14,11 @@ import yaml
 
 from corsia.cli import app
 from protocol.errors import CODES
-from tests.releasekit import ROOT, program
+from tests.releasekit import PACKAGES, ROOT, program
 from tests.unit.test_supply import loaded
 
 DOCS = ROOT / "docs"
+READ = {".py", ".sh", ".yaml", ".Dockerfile"}
 
 
 @pytest.mark.parametrize("page", ["commands", "settings"])
@@ -64,6 +65,16 @@ def test_every_metric_is_documented() -> None:
     assert {name for name in names if not {name, f"{name}_total"} & told} == set()  # a counter's name ends so
 
 
+def test_every_variable_of_the_environment_is_documented() -> None:
+    """Those that product or deployment read by a name of ours; tests' own fault points are no setting."""
+    read = [*(f for part in (*PACKAGES, "deploy") for f in (ROOT / part).rglob("*") if f.suffix in READ)]
+    names = {name for file in read for name in re.findall(r"\bCORSIA_[A-Z_]+\b", file.read_text())}
+    assert len(names) > 30
+    pages = [*DOCS.rglob("*.md"), *(ROOT / "deploy").rglob("README.md")]
+    told = {name for page in pages for name in re.findall(r"`(CORSIA_[A-Z_]+)`", page.read_text())}
+    assert names - told == {"CORSIA_FAULTS"}
+
+
 def test_every_page_is_reached_from_the_site_once() -> None:
     nav = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     pages = sorted(str(page.relative_to(DOCS)) for page in DOCS.rglob("*.md"))
@@ -77,7 +88,6 @@ def test_every_page_is_reached_from_the_site_once() -> None:
     assert navigation.expand([{"A": ["a.md"]}, {"C": ["*.md"]}], ["a.md"]) == [{"A": ["a.md"]}]
 
 
-@pytest.mark.full
 def test_the_site_builds_strictly_and_asks_nobody(tmp_path: Path) -> None:
     command = [program("mkdocs"), "build", "--quiet", "--strict", "--site-dir", str(tmp_path / "site")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

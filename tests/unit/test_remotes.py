@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import pytest
 from pydantic import ValidationError
 
+from central.reach import is_public
 from central.remotes import Pull, Remote, harvest, provenance, table_of
 from protocol.errors import IntegrityError
 from tests.uplinkkit import Authority
@@ -69,7 +70,8 @@ def _server(tmp_path: Path) -> Iterator[Server]:
 
 
 def remote(server: Server, tmp_path: Path, **more: Any) -> Remote:
-    said = {"url": server.url, "licence": "CC-BY-4.0", "publisher": "Weather office", "ca_file": tmp_path / "ca.pem"}
+    said = {"url": server.url, "licence": "CC-BY-4.0", "publisher": "Weather office", "ca_file": tmp_path / "ca.pem",
+            "private": True}  # fmt: skip
     return Remote.model_validate(said | more)
 
 
@@ -119,6 +121,8 @@ def test_it_is_asked_for_when_it_is_due_and_sent_when_it_has_changed(server: Ser
         (CSV, {}, 200, {"agreed_until": date(2026, 2, 1)}, "config.invalid"),
         (CSV, {}, 200, {"ca_file": None}, "unavailable.source"),
         (CSV, {}, 200, {"format": "parquet"}, "input.source"),
+        (CSV, {"Location": "http://127.0.0.1/weather.csv"}, 301, {}, "unavailable.source"),
+        (CSV, {}, 200, {"private": False}, "config.invalid"),
     ],
 )
 def test_what_is_not_the_table_is_not_kept(
@@ -130,6 +134,37 @@ def test_what_is_not_the_table_is_not_kept(
     assert (told.state, told.code) == ("failed", code)
     assert table_of(tmp_path / "state", "weather")[0] == CSV  # the last good one stands
     assert lines(tmp_path)[-1]["code"] == code
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.1", "224.0.0.1",
+        "::1", "fe80::1", "fc00::1", "::ffff:10.0.0.1", "::ffff:169.254.169.254", "2002:7f00:1::", "64:ff9b::a00:1",
+    ],
+)  # fmt: skip
+def test_inner_addresses_are_no_public_ones(address: str) -> None:
+    assert not is_public(address)
+
+
+def test_public_addresses_are() -> None:
+    assert all(map(is_public, ("193.206.84.1", "2001:760::1", "::ffff:193.206.84.1")))
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.1", "2130706433", "0x7f000001", "[::1]", "127.0.0.1"])
+@pytest.mark.parametrize("proxy", ["", "http://127.0.0.1:9"])
+def test_no_way_of_writing_an_inner_address_is_gone_to(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, proxy: str
+) -> None:
+    for name in ("https_proxy", "HTTPS_PROXY", "no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    if proxy:
+        monkeypatch.setenv("HTTPS_PROXY", proxy)
+    url = f"https://{host}:{server.server.server_port}/weather.csv"
+    told = once(tmp_path, remote(server, tmp_path, url=url, private=False))
+    assert (told.state, told.code) in (("failed", "config.invalid"), ("failed", "unavailable.source"))
+    assert told.code == "config.invalid" or proxy, "refused before anything is asked"
+    assert server.asked == []
 
 
 def test_only_https_and_only_with_a_licence() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -110,13 +114,13 @@ def test_two_writers_and_a_reader_do_not_meet(tmp_path: Path) -> None:
     assert (tmp_path / "m" / "incoming" / "half").exists()
 
 
+def lines(**records: str) -> Part:
+    data = "".join(f"{key}:{value}\n" for key, value in records.items()).encode()
+    return Part(keys=tuple(records), data=data, suffix=".ndjson", lines=True)
+
+
 def test_lines_that_come_anew_leave_their_old_file(tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "m")
-
-    def lines(**records: str) -> Part:
-        data = "".join(f"{key}:{value}\n" for key, value in records.items()).encode()
-        return Part(keys=tuple(records), data=data, suffix=".ndjson", lines=True)
-
     mirror.keep([lines(a="1", b="1", c="1"), lines(d="1")])
     mirror.keep([lines(b="2"), Gone("d")])
     with reading(mirror.root):
@@ -128,6 +132,23 @@ def test_lines_that_come_anew_leave_their_old_file(tmp_path: Path) -> None:
     mirror.tidy()
     assert files(mirror) == [b"a:3\n", b"b:2\n", b"c:3\n"]
     assert mirror.status()["records"] == 3
+
+
+def test_killed_while_a_file_is_written_anew_no_line_is_lost_or_there_twice(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "m")
+    mirror.keep([lines(a="1", b="1")])
+    mirror.keep([lines(b="2")])
+    mirror.close()
+    code = (
+        "import sys; from pathlib import Path; from edge.sources.mirror import Mirror; Mirror(Path(sys.argv[1])).tidy()"
+    )
+    env = {**os.environ, "CORSIA_FAULTS": f"source.tidied={tmp_path / 'killed'}"}
+    done = subprocess.run([sys.executable, "-c", code, str(mirror.root)], cwd=Path(__file__).parents[2], env=env)
+    assert done.returncode == -signal.SIGKILL
+    mirror = Mirror(tmp_path / "m")
+    mirror.tidy()
+    assert files(mirror) == [b"a:1\n", b"b:2\n"]
+    assert mirror.status()["records"] == 2
 
 
 def test_the_bound_refuses_and_drops_nothing(tmp_path: Path) -> None:

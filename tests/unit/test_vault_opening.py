@@ -302,6 +302,21 @@ def test_a_study_with_a_rejected_part_has_failed(world: World) -> None:
     assert world.state() == "failed"
 
 
+def test_a_study_ends_while_others_parcels_keep_coming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large consortium's vault is never idle: what is over must close, and be erased, all the same."""
+    monkeypatch.setattr("central.vault.opening._LOOK_EVERY_S", 0.0)
+    world = World(tmp_path)
+    world.submit("over", sites=["site-a"])
+    world.finish(study_id="over", state="refused")
+    world.submit(sites=["site-b"])
+    for part in range(3):
+        world.land(world.batch(site="site-b", part=part, last=False), site="site-b")
+    opener = world.opener()
+    assert opener.step()
+    assert world.state("over") == "failed"
+    assert world.state() == "open"
+
+
 def test_an_inference_study_is_done_without_parcels(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.submit("score", lane="infer", pipeline={"name": "infer"}, model={"name": "m"}, output={})

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from starlette.routing import Route
 
@@ -23,6 +24,8 @@ MAY: dict[str, set[Role]] = {
     "GET /api/v1/openapi.json": ALL,
     "GET /api/v1/sites": ALL,
     "GET /api/v1/datasets": ALL,
+    "GET /api/v1/remotes": ALL,
+    "GET /api/v1/remotes/{}/table": {OP, RE},
     "GET /api/v1/lanes": ALL,
     "GET /api/v1/events": ALL,
     "GET /api/v1/studies": ALL,
@@ -108,6 +111,66 @@ def routes(made: Hall) -> list[tuple[str, str]]:
 
 def form(method: str, path: str) -> str:
     return f"{'GET' if method == 'HEAD' else method} {re.sub('{[^}]*}', '{}', path)}"
+
+
+def is_page(answer: httpx.Response) -> bool:
+    """A whole page for a reader; a problem document otherwise, and nothing else."""
+    kind = answer.headers["content-type"]
+    assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    if kind == "application/problem+json":
+        assert answer.json()["status"] == answer.status_code
+        return False
+    assert kind == "text/html; charset=utf-8"
+    assert answer.text.count("<h1>") == answer.text.count("</html>") == 1
+    return True
+
+
+def test_every_refusal_is_a_page_in_a_browser_and_a_document_elsewhere(made: Hall) -> None:
+    reading, browser = made.headers("steward"), {"Accept": "text/html,*/*;q=0.8", "Accept-Language": "it"}
+    pages = 0
+    for method, path in routes(made):
+        if method == "HEAD" or path == "/healthz" or path.startswith("/auth/"):
+            continue
+        filled, page = re.sub("{[^}]*}", "1", path), not path.startswith("/api/")
+        answer = made.http.request(method, filled, headers=browser)
+        assert (answer.status_code, is_page(answer)) == (401, page), (method, path)
+        assert answer.headers["www-authenticate"].startswith("Bearer")
+        assert not page or 'action="/auth/enter"' in answer.text
+        if Role.STEWARD not in MAY[form(method, path)]:
+            answer = made.http.request(method, filled, headers=reading | browser)
+            assert (answer.status_code, is_page(answer)) == (403, page), (method, path)
+            assert not page or ("permission.role" in answer.text and "I tuoi ruoli qui: steward" in answer.text)
+        pages += page
+    assert pages > 12
+    for path in ("/nothing", "/studies/none", "/training/none", "/models/none", "/studies?page=x"):
+        answer = made.http.get(path, headers=made.headers("operator") | browser)
+        assert is_page(answer), path
+        assert answer.status_code in (404, 422), path
+        assert not is_page(made.http.get(path, headers=made.headers("operator"))), path
+
+
+def test_an_operator_comes_in_by_the_form_of_the_door(tmp_path: Path) -> None:
+    with hall(tmp_path) as made:
+        comes_in(made)
+
+
+def comes_in(made: Hall) -> None:
+    page = {"Accept": "text/html"}
+    wrong: list[tuple[bytes, dict[str, str], int]] = [
+        (b"", {}, 401), (b"token=wrong", {}, 401), (b"\xff\xfe", {}, 401), (b"token=" + b"x" * 20_000, {}, 401),
+        (b"a=1&" * 50, {}, 401), (f"token={made.session('operator')}".encode(), {}, 401),
+        (f"token={made.operator}".encode(), {"Sec-Fetch-Site": "cross-site"}, 403),
+    ]  # fmt: skip
+    for body, headers, status in wrong:
+        answer = made.http.post("/auth/enter", content=body, headers=page | headers)
+        assert (answer.status_code, is_page(answer)) == (status, True), body[:40]
+        assert 'role="alert"' in answer.text
+        assert "set-cookie" not in answer.headers
+    entered = made.http.post("/auth/enter", content=f"token={made.operator}".encode())
+    assert (entered.status_code, entered.headers["location"]) == (303, "/")
+    cookie = entered.headers["set-cookie"]
+    assert {"HttpOnly", "Secure", "SameSite=strict"} <= set(cookie.split("; "))
+    assert made.http.get("/", headers={"Cookie": cookie.partition(";")[0]}).status_code == 200
 
 
 def test_every_route_against_every_role(made: Hall) -> None:

@@ -27,7 +27,7 @@ SOURCES = [
 # Sections whose names are values of the product, asked for by `named`, or by a name that is put together.
 LISTS = {
     "state", "lane", "network", "dp", "basis", "word", "level", "alarm", "phase", "step", "ended", "wish", "answer",
-    "leaf", "count", "manifest", "field", "hint", "prose", "nav", "time",
+    "leaf", "count", "manifest", "field", "hint", "prose", "nav", "time", "closed",
 }  # fmt: skip
 
 

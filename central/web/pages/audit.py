@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse
 
 from central.web import account, leaves, views
-from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
+from central.web.pages.render import CentreOf, PageNumber, page, paged
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _ENTRIES, _STUDIES = 25, 25
 
 

@@ -4,27 +4,29 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
 from central import ipc
 from central.web import curated, views
 from central.web.owned import Owned
-from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
+from central.web.pages.render import CentreOf, PageNumber, page, paged
+from central.web.remotes import listed
 from protocol.study import parse_study
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _MOST = 50
 
 
 @router.get("/data")
 def tables(request: Request, centre: CentreOf, number: PageNumber = 1) -> HTMLResponse:
-    """Studies that brought rows, files or documents."""
+    """Studies that brought rows, files or documents; on the first page the remote tables too."""
     with centre.store.read() as session:
         found = curated.listed(session, _MOST + 1, (number - 1) * _MOST)
-    return page(request, "tables.html", listed=paged(found, number, _MOST))
+        remotes = listed(session) if number == 1 else []
+    return page(request, "tables.html", listed=paged(found, number, _MOST), remotes=remotes)
 
 
 @router.get("/data/{study_id}")

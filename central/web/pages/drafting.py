@@ -6,21 +6,21 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import tomli_w
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, JSONResponse, Response
 
 from central.web import views
 from central.web.centre import Centre
 from central.web.draft import check, from_form
-from central.web.pages.render import CentreOf, page, page_router
+from central.web.pages.render import CentreOf, page
 from protocol.errors import InputError
 from protocol.study import MAX_STUDY_BYTES, Lane
 from protocol.words import chosen
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _MAX_FIELDS = 2000
 _BASES = ("scientific-research", "public-interest", "consent", "legal-obligation")
 _STRATEGIES = ("fedavg", "fedavgm", "fedprox", "fedadam", "fedadagrad", "fedyogi", "fedmedian", "krum", "newton")

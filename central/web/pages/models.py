@@ -6,19 +6,22 @@ import json
 from itertools import groupby
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import APIRouter, Query, Request
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse
 
+from central.store.models import StudyRow
 from central.store.published import newest
-from central.web import views
-from central.web.pages.render import CentreOf, PageNumber, may, page, page_router, paged
+from central.web import runs, views
+from central.web.pages.render import CentreOf, PageNumber, may, page, paged
 from central.web.where import where
 from protocol.study import CHAMPION
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _MOST = 50
 _PLAIN = (
     "study_id", "sites", "rounds", "rounds_run", "ended", "strategy", "features", "outcome", "metrics", "masked",
@@ -34,6 +37,13 @@ def models(request: Request, centre: CentreOf, number: PageNumber = 1) -> HTMLRe
     named = [{"name": name, "versions": list(held)} for name, held in groupby(found, key=lambda one: one["name"])]
     start = (number - 1) * _MOST
     return page(request, "models.html", listed=paged(named[start : start + _MOST + 1], number, _MOST))
+
+
+def _curves(session: Session, digest: str) -> list[dict[str, Any]]:
+    """How the metrics over all sites went in the run that made a version; none where the run is gone."""
+    study = session.scalar(select(StudyRow.id).where(StudyRow.digest == digest))
+    run = views.run(session, study) if study else None
+    return runs.series(run) if run else []
 
 
 @router.get("/models/{name}")
@@ -52,6 +62,7 @@ def model(
         asked = views.promotions(session, name)
         proposals = asked if may(request, "GET", f"/api/v1/models/{name}/promotions") else []
         places = where(session, name)
+        trained = _curves(session, row.study_digest)
     shown = next(one for one in versions if one["version"] == row.version)
     manifest: dict[str, Any] = json.loads(centre.store.get_blob(row.manifest))["manifest"]
     held = next((one for one in versions if one["alias"] == CHAMPION), None)
@@ -64,6 +75,7 @@ def model(
         proposals=proposals,
         waiting=[one for one in proposals if one["state"] == "open"],
         places=places,
+        curves=trained,
         champion=held,
         weights=manifest.get("weights", {}),
         signing=centre.web.sign_in_browser and may(request, "POST", f"/api/v1/models/{name}/promotions"),

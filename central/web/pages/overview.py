@@ -5,15 +5,15 @@ from __future__ import annotations
 from itertools import groupby
 from typing import Any
 
-from fastapi import Request
+from fastapi import APIRouter, Request
 from starlette.responses import HTMLResponse
 
 from central.web import flow, runs, views
-from central.web.pages.render import CentreOf, page, page_router
+from central.web.pages.render import CentreOf, page
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _STUDIES, _RUNS = 8, 4
 
 

@@ -6,24 +6,21 @@ Everything that a template shows is escaped; no markup is made in Python.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
-from fastapi.routing import APIRoute
+from fastapi import Depends, Query, Request
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse
 
 from central.identity.rights import Principal
 from central.web.centre import Centre
 from central.web.permits import ANYBODY, right
-from central.web.problems import problem
-from protocol.errors import CorsiaError
 from protocol.words import LANGUAGES, chosen, words
 
-__all__ = ["COOKIE", "CentreOf", "PageNumber", "environment", "may", "page", "page_router", "paged"]
+__all__ = ["COOKIE", "CentreOf", "PageNumber", "environment", "may", "page", "paged"]
 
 COOKIE = "corsia_language"
 _TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -63,7 +60,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 
     Args:
         values: what the template shows, besides `t`, `named`, `ago`, `lang`, `languages`, `path`, `centre_name`,
-            `mlflow_uri`, `operator` and `may` (a method and a path), which every page has.
+            `mlflow_uri`, `operator` (who he is in records), `reader` (his name) and `may` (a method and a path),
+            which every page has. Who is not known has no name and may nothing.
     """
     wished = request.query_params.get("lang", "") or request.cookies.get(COOKIE, "")
     say = words(chosen(wished, request.headers.get("accept-language", "")))
@@ -77,7 +75,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "path": request.url.path,
         "centre_name": centre.name,
         "mlflow_uri": mlflow_uri(centre),
-        "operator": str(request.state.operator),
+        "operator": str(getattr(request.state, "operator", "")),
+        "reader": who.name if (who := _who(request)) else "",
         "may": lambda method, path: may(request, method, path),
         "now": time.time(),
     }
@@ -90,8 +89,13 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 
 def may(request: Request, method: str, path: str) -> bool:
     """Whether who asks has the right that another request would take."""
-    who: Principal = request.state.principal
-    return right(method, path) in (ANYBODY, *who.scopes)
+    who = _who(request)
+    return who is not None and right(method, path) in (ANYBODY, *who.scopes)
+
+
+def _who(request: Request) -> Principal | None:
+    found: Principal | None = getattr(request.state, "principal", None)
+    return found
 
 
 def mlflow_uri(centre: Centre) -> str:
@@ -155,27 +159,3 @@ def paged(rows: list[Any], number_: int, most: int) -> Mapping[str, Any]:
         "previous": number_ - 1 if number_ > 1 else None,
         "next": number_ + 1 if more else None,
     }
-
-
-class PageRoute(APIRoute):
-    """A route whose refusals are pages too: the status and code of `problems`, in words and not as a document."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's own handler, with its errors shown."""
-        inner = super().get_route_handler()
-
-        async def shown(request: Request) -> Response:
-            try:
-                return await inner(request)
-            except CorsiaError as error:
-                status = problem(error).status_code
-                return page(
-                    request, "error.html", status=status, code=error.code, detail=error.message, hint=error.hint
-                )
-
-        return shown
-
-
-def page_router() -> APIRouter:
-    """A router of pages."""
-    return APIRouter(route_class=PageRoute)

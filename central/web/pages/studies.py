@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse
 
 from central.web import account, timeline, views
-from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
+from central.web.pages.render import CentreOf, PageNumber, page, paged
 from protocol.errors import CODES
 from protocol.prose import prose
 from protocol.study import Lane, parse_study
@@ -16,7 +16,7 @@ from protocol.words import words
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _MOST = 50
 _PARCELS = 200
 _STATES = ("open", "done", "failed", "closed", "erased")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from fastapi import Query, Request
+from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse
 
 from central.web import runs, timeline, views
-from central.web.pages.render import CentreOf, PageNumber, page, page_router, paged
+from central.web.pages.render import CentreOf, PageNumber, page, paged
 from protocol.errors import StudyRefused
 from protocol.study import Study, parse_study
 
 __all__ = ["router"]
 
-router = page_router()
+router = APIRouter()
 _MOST, _COMPARED, _EXCHANGES = 50, 6, 24
 
 

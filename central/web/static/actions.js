@@ -18,6 +18,11 @@ const corsiaApi = (() => {
     return value;
   }
 
+  // Of a request that htmx made and that was refused nothing is shown: who has no session any more comes to the door.
+  document.addEventListener("htmx:responseError", (event) => {
+    if (event.detail.xhr.status === 401) location.reload();
+  });
+
   function tell(good, text = "") {
     const told = document.getElementById("told");
     if (!told) return;
@@ -53,6 +58,7 @@ const corsiaApi = (() => {
     try {
       if (draft) await submitDraft(form, draft);
       else await corsiaApi.ask("POST", api, fields(form));
+      if (api && said(form, "next")) { location.assign(said(form, "next")); return; }
       corsiaApi.tell(true);
       dispatchEvent(new Event("corsia:changed"));
     } catch (error) {

@@ -179,4 +179,13 @@ def test_a_flood_leaves_the_others_their_place(centre: Running, sites: tuple[Sit
     assert set(done) <= refusals | {"", "UNAVAILABLE", "RESOURCE_EXHAUSTED"}, set(done)  # gRPC's own: come again later
     assert any(done), "what is larger than a parcel may be was not refused"
     assert pid(centre) == before
-    eventually(lambda: hostile.first().study_digest)
+
+    def let_in() -> str:
+        try:
+            return hostile.first().study_digest
+        except grpc.RpcError as error:
+            if error.code().name in ("UNAVAILABLE", "RESOURCE_EXHAUSTED"):  # its own streams are being taken down
+                return ""
+            raise
+
+    eventually(let_in, timeout_s=60)
