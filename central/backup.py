@@ -20,6 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from central.config import CentralConfig, read_config
+from central.lapsed import Lapsed, end, lapsed
 from central.objects import Bucket, bucket_of
 from central.store.copying import save
 from central.store.engine import database_url, open_engine
@@ -54,6 +55,7 @@ class Checked:
     revision: str
     log_size: int
     parcels: int
+    lapsed: Lapsed  # what a restore does not bring back
 
 
 def recovery_key(state_dir: Path, out: Path) -> PublicKey:
@@ -99,7 +101,7 @@ def verify(source: Path, key: SecretKey, sender: PublicKey) -> Checked:
         StorageError: `storage.newer`; `storage.failed`, also where there is no file system in memory.
     """
     with _named(), in_memory() as folder:
-        names = {"corsia.db", "gateway/log.pub"}
+        names = {"corsia.db", "gateway/log.pub", "signer/invites.db", "operators.json"}
         head, members = opened(
             source, kind=KIND, key=key, sender=sender, keep=lambda name: folder / name if name in names else None
         )
@@ -108,6 +110,8 @@ def verify(source: Path, key: SecretKey, sender: PublicKey) -> Checked:
 
 def restore(source: Path, config_path: Path, state_dir: Path | None, key: SecretKey, sender: PublicKey) -> Checked:
     """Put a backup back into an empty state folder, whole or not at all. The keys are put back apart.
+
+    Tokens, sessions, readers' rights and unused join codes do not come back (`central.lapsed`).
 
     Args:
         source: the backup.
@@ -127,6 +131,7 @@ def restore(source: Path, config_path: Path, state_dir: Path | None, key: Secret
             raise ConfigurationError(
                 "config.invalid", "its central.toml has another state_dir: put that file there first"
             )
+        end(folder)
         _write(folder / HELD, b"corsia central keys restore\n")
         _write(folder / "operator.token", secrets.token_urlsafe(32).encode() + b"\n")
         if state_dir is None:
@@ -232,7 +237,7 @@ def _checked(folder: Path, head: Head, members: list[Member]) -> Checked:
     parcels = sum(name.endswith(".parcel") for name in digests)
     return Checked(
         name=head.name, at=head.at, version=head.version, files=len(members), revision=str(revision), log_size=size,
-        parcels=parcels,
+        parcels=parcels, lapsed=lapsed(folder),
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 
 from central.identity.rights import READING, SCOPES, Principal, scopes_of
 from central.identity.settings import IdentityConfig
@@ -57,18 +57,23 @@ class Access:
         """A new session of somebody who has just logged in; returns its secret, for a cookie.
 
         Raises:
-            PermissionRefused: `permission.role` when no group of his has a role; nothing is kept of him.
+            PermissionRefused: `permission.role` when no group of his has a role; nothing is kept of who was not known,
+                and what was given before to who was opens nothing until a group has a role again.
         """
         end = time.time() + 3600.0 * self._config.session_hours
-        return self._give(person, SESSION, BROWSER, end=end)
+        if not self._config.roles.of(person.groups):
+            self._update(person)
+        return self._give(person, SESSION, BROWSER, end=end, at=time.time())
 
-    def accept(self, person: Account, token: str, until: float, *, reading: bool) -> None:
+    def accept(self, person: Account, token: str, *, issued: float, until: float, reading: bool) -> None:
         """Remember an access token of the provider that was verified, till it ends. Raises as `login`.
 
         Args:
+            issued: when the provider made it; what it told before the owner's last log-in changes nothing of him.
             reading: it was made for anybody: good for reading alone.
         """
-        self._give(person, "", BEARER, end=until, secret=token, scopes=sorted(READING) if reading else ())
+        scopes = sorted(READING) if reading else ()
+        self._give(person, "", BEARER, end=until, at=min(issued, time.time()), secret=token, scopes=scopes)
 
     def make_token(self, owner: Principal, label: str, scopes: Sequence[str], days: float) -> dict[str, Any]:
         """A new API token of somebody; `token` in the answer is shown once and kept nowhere.
@@ -161,24 +166,29 @@ class Access:
         with self._store.read() as session:
             return session.get(EntitlementRow, (study_digest, account)) is not None
 
+    def _update(self, person: Account) -> None:
+        """Note the groups of somebody who is known."""
+        with self._store.begin() as session:
+            session.execute(update(AccountRow).where(*_is(person)).values(groups=list(person.groups)))
+
     def _give(
-        self, person: Account, prefix: str, kind: str, *, end: float, secret: str = "", scopes: Sequence[str] = ()
-    ) -> str:
+        self, person: Account, prefix: str, kind: str, *, end: float, at: float, secret: str = "",
+        scopes: Sequence[str] = (),
+    ) -> str:  # fmt: skip
         if not self._config.roles.of(person.groups):
             raise PermissionRefused("permission.role", "none of your groups has a role at this centre")
         secret, now = secret or prefix + secrets.token_urlsafe(32), time.time()
         with self._store.begin() as session:
             session.execute(delete(AccessRow).where(AccessRow.expires_at <= now))
-            row = session.scalar(
-                select(AccountRow).where(AccountRow.issuer == person.issuer, AccountRow.subject == person.subject)
-            )
+            row = session.scalar(select(AccountRow).where(*_is(person)))
             if row is None:
                 row = AccountRow(
-                    id=secrets.token_hex(16), issuer=person.issuer, subject=person.subject, created_at=now, login_at=now
+                    id=secrets.token_hex(16), issuer=person.issuer, subject=person.subject, created_at=now, login_at=at
                 )
                 session.add(row)
                 session.flush()
-            row.name, row.groups, row.login_at = person.name[:_WORD_LENGTH], list(person.groups), now
+            if at >= row.login_at:
+                row.name, row.groups, row.login_at = person.name[:_WORD_LENGTH], list(person.groups), at
             if session.get(AccessRow, _digest(secret)) is None:
                 session.add(
                     AccessRow(
@@ -199,6 +209,10 @@ def shown(row: AccessRow) -> dict[str, Any]:
         "expires_at": row.expires_at,
         "used_at": row.used_at or None,
     }
+
+
+def _is(person: Account) -> tuple[ColumnElement[bool], ...]:
+    return AccountRow.issuer == person.issuer, AccountRow.subject == person.subject
 
 
 def _digest(secret: str) -> str:

@@ -14,6 +14,7 @@ import hashlib
 import threading
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -26,7 +27,7 @@ from central.identity.access import Account
 from central.identity.settings import ANY_AUDIENCE, IdentityConfig, group, secure
 from protocol.errors import AuthenticationError, UnavailableError
 
-__all__ = ["Provider", "challenge"]
+__all__ = ["Bearer", "Provider", "challenge"]
 
 _TIMEOUT_S = 10.0
 _MAX_BYTES = 1 << 20
@@ -40,6 +41,16 @@ _MAX_GROUPS = 1000
 def challenge(verifier: str) -> str:
     """The PKCE challenge of a verifier, by S256."""
     return base64.urlsafe_b64encode(hashlib.sha256(verifier.encode()).digest()).rstrip(b"=").decode()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bearer:
+    """An access token that was verified; times are Unix seconds. `anybody`: made for no centre in particular."""
+
+    person: Account
+    issued: float
+    until: float
+    anybody: bool
 
 
 class Provider:
@@ -125,8 +136,8 @@ class Provider:
             claims |= self._told(access_token, str(claims["sub"]))
         return _account(claims)
 
-    def access(self, token: str) -> tuple[Account, float, bool]:
-        """Who an access token speaks for, until when (Unix seconds), and whether it is made for anybody at all.
+    def access(self, token: str) -> Bearer:
+        """Who an access token speaks for, and how long.
 
         Raises:
             AuthenticationError: `auth.token` where the provider's access tokens are not taken; `auth.provider`.
@@ -138,7 +149,12 @@ class Provider:
         audience = _audience(claims)
         if self.config.audience not in audience and ANY_AUDIENCE not in audience:
             raise AuthenticationError("auth.provider", "the access token is made for somebody else")
-        return _account(claims), float(claims["exp"]), self.config.audience not in audience
+        return Bearer(
+            person=_account(claims),
+            issued=float(claims["iat"]),
+            until=float(claims["exp"]),
+            anybody=self.config.audience not in audience,
+        )
 
     def described(self) -> dict[str, Any]:
         """What command line and notebook need to log in: issuer, client and scopes; nothing secret."""

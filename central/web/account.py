@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from central.store.models import AssignmentRow, CuratedRow, ParcelRow, StudyRow
+from central.web.paging import older
 from central.web.timeline import last_rounds, spent
 from protocol.assignment import AssignmentKind
 from protocol.parcel import ContentType
@@ -119,15 +120,17 @@ def _terms(document: bytes) -> _Terms:
     )
 
 
-def budgets(session: Session, limit: int = 50, offset: int = 0) -> list[dict[str, Any]]:
+def budgets(
+    session: Session, limit: int = 50, offset: int = 0, *, after: tuple[float, str] | None = None
+) -> list[dict[str, Any]]:
     """What each study promised and has spent of privacy, newest first; without noise `epsilon` is None (no bound)."""
-    rows = session.scalars(
-        select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
-    ).all()
+    query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
+    rows = session.scalars(query if after is None else query.where(older(after))).all()
     costs = _spent(session, rows)
     named = ("dataset", "sites", "k", "min_cohort", "dp", "masked", "epsilon", "delta")
     return [
-        {"study": row.id, "title": row.title, "lane": row.lane, "state": row.state, "spent": costs[row.digest]}
+        {"study": row.id, "title": row.title, "lane": row.lane, "state": row.state, "created_at": row.created_at}
+        | {"spent": costs[row.digest]}
         | {name: getattr(_terms(row.document), name) for name in named}
         for row in rows
     ]

@@ -112,13 +112,8 @@ def get_lanes(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
 @router.get("/studies")
 def get_studies(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """Studies, newest first."""
-    after = None
-    if page.after is not None:
-        if len(page.after) != 2 or isinstance(page.after[0], str) or not isinstance(page.after[1], str):
-            raise InputError("input.usage", "cursor: not one that this list gave")
-        after = (-page.after[0], page.after[1])
     with centre.store.read() as session:
-        found = views.studies(session, page.limit + 1, after=after)
+        found = views.studies(session, page.limit + 1, after=page.newest())
     return page.cut(found, lambda row: (-row["created_at"], row["id"]))
 
 

@@ -6,6 +6,7 @@ listed in `permits.OPEN`. Nothing here knows what the routes do, nor how a refus
 
 from __future__ import annotations
 
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import parse_qs, urlsplit
 
@@ -123,10 +124,11 @@ class TokenAuth:
             return False
         self._failures.take(address(scope))  # to verify it may take a question to the provider
         try:
-            person, until, anybody = await run_in_threadpool(self._provider.access, token)
+            told = await run_in_threadpool(self._provider.access, token)
         except AuthenticationError:
             return False
-        await run_in_threadpool(self._principals.access.accept, person, token, until, reading=anybody)
+        keep = partial(self._principals.access.accept, issued=told.issued, until=told.until, reading=told.anybody)
+        await run_in_threadpool(keep, told.person, token)
         return await self._right(token, scope)
 
     async def _enter(self, scope: Scope, headers: Headers) -> Response:

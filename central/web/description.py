@@ -37,6 +37,7 @@ _FILES = {
     "sql": "application/vnd.apache.parquet",
     "parcel": "application/octet-stream",
     "events": "text/event-stream",
+    "export": "text/csv",
 }
 _KEY = {
     "name": "Idempotency-Key",

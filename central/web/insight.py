@@ -7,50 +7,50 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Response
-from starlette.responses import JSONResponse, PlainTextResponse
+from fastapi import APIRouter, Depends, Query
+from starlette.responses import PlainTextResponse
 
 from central import ipc
 from central.web import account, flow, leaves, runs, timeline, views
 from central.web.api import CentreOf, draft_of
 from central.web.draft import check
 from central.web.owned import Owned
+from central.web.paging import PageOf
 from central.web.where import where
 
 __all__ = ["router"]
 
 router = APIRouter(prefix="/api/v1")
-Limit = Annotated[int, Query(ge=1, le=1000)]
-Offset = Annotated[int, Query(ge=0, le=10**9)]
 Language = Annotated[Literal["en", "it"], Query()]
 
 
 @router.get("/flow")
-def get_flow(centre: CentreOf) -> list[dict[str, Any]]:
+def get_flow(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """What moved in each lane within the last minute, and bytes of the last half hour by minute."""
     with centre.store.read() as session:
-        return flow.flow(session)
+        return page.numbered(flow.flow(session))
 
 
 @router.get("/alarms")
-def get_alarms(centre: CentreOf) -> list[dict[str, Any]]:
+def get_alarms(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """What somebody should look at, the worst first."""
     with centre.store.read() as session:
-        return flow.alarms(session)
+        return page.numbered(flow.alarms(session))
 
 
 @router.get("/runs")
-def get_runs(centre: CentreOf, limit: Limit = 100, offset: Offset = 0) -> list[dict[str, Any]]:
-    """Federated runs, newest first."""
+def get_runs(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """Federated runs, of the newest study first."""
     with centre.store.read() as session:
-        return runs.listed(session, limit, offset)
+        found = runs.listed(session, page.limit + 1, after=page.newest())
+    return page.cut(found, lambda row: (-row["created_at"], row["study"]))
 
 
 @router.get("/runs/{study_id}/timeline")
-def get_timeline(study_id: str, centre: CentreOf) -> list[dict[str, Any]]:
+def get_timeline(study_id: str, centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """A run's newest exchanges with its sites: who answered when, who was late, dropped or slow."""
     with centre.store.read() as session:
-        return timeline.timeline(session, study_id)
+        return page.numbered(timeline.timeline(session, study_id))
 
 
 @router.get("/runs/{study_id}/budget")
@@ -74,34 +74,45 @@ def get_distributions(study_id: str, _: Owned, centre: CentreOf) -> dict[str, An
 
 
 @router.get("/models/{name}/where")
-def get_where(name: str, centre: CentreOf) -> list[dict[str, Any]]:
+def get_where(name: str, centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """At which sites a model was asked to run, by which study, and how that stands."""
     with centre.store.read() as session:
-        return where(session, name)
+        return page.numbered(where(session, name))
 
 
 @router.get("/budgets")
-def get_budgets(centre: CentreOf, limit: Limit = 50, offset: Offset = 0) -> dict[str, Any]:
-    """What studies promised and spent of privacy, and what came from each site over all studies."""
+def get_budgets(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """What each study promised and has spent of privacy, newest first."""
     with centre.store.read() as session:
-        return {"studies": account.budgets(session, limit, offset), "sites": account.of_sites(session)}
+        found = account.budgets(session, page.limit + 1, after=page.newest())
+    return page.cut(found, lambda row: (-row["created_at"], row["study"]))
 
 
-@router.get("/account", response_model=list[dict[str, Any]])
-def get_account(centre: CentreOf, form: Annotated[Literal["json", "csv"], Query()] = "json") -> Response:
+@router.get("/budgets/sites")
+def get_budgets_of_sites(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """What came from each site over all studies, and what that cost of privacy at most, by name."""
+    with centre.store.read() as session:
+        return page.of(account.of_sites(session), lambda row: (row["site"],))
+
+
+@router.get("/account")
+def get_account(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
     """One line a study and site for a data protection officer: grounds, what left, what it cost, where it is logged."""
     with centre.store.read() as session:
-        if form == "json":
-            return JSONResponse(list(account.account(session)))
+        return page.numbered(list(account.account(session)))
+
+
+@router.get("/account/export")
+def get_account_export(centre: CentreOf) -> PlainTextResponse:
+    """All lines of the account as one CSV file."""
+    with centre.store.read() as session:
         text = account.account_csv(session)
     headers = {"Content-Disposition": 'attachment; filename="corsia-account.csv"'}
     return PlainTextResponse(text, media_type="text/csv; charset=utf-8", headers=headers)
 
 
 @router.get("/log/entries")
-def get_entries(
-    centre: CentreOf, limit: Limit = 50, before: Annotated[int | None, Query(ge=0, le=2**62)] = None
-) -> list[dict[str, Any]]:
-    """The log's leaves as a list, newest first, below index `before`."""
+def get_entries(centre: CentreOf, page: PageOf) -> list[dict[str, Any]]:
+    """The log's leaves as a list, newest first."""
     with centre.store.read() as session:
-        return leaves.leaves(session, limit, before)
+        return page.cut(leaves.leaves(session, page.limit + 1, page.below()), lambda row: (-row["index"],))

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Query, Request, Response
+from sqlalchemy import ColumnElement, and_, or_
 
+from central.store.models import StudyRow
 from protocol.errors import InputError
 
-__all__ = ["Page", "PageOf"]
+__all__ = ["Page", "PageOf", "older"]
 
 _Row = TypeVar("_Row")
 Place = tuple[float | str, ...]
@@ -43,6 +45,22 @@ class Page:
         later = rows if self.after is None else [row for row in rows if self._is_later(place(row))]
         return self.cut(later[: self.limit + 1], place)
 
+    def newest(self) -> tuple[float, str] | None:
+        """After which row the page of a list that goes from the newest to the oldest begins: its time and its id."""
+        if self.after is None:
+            return None
+        if len(self.after) != 2 or isinstance(self.after[0], str) or not isinstance(self.after[1], str):
+            raise _bad()
+        return -self.after[0], self.after[1]
+
+    def below(self) -> int | None:
+        """Below which number the page of a list that goes from the highest to the lowest begins."""
+        if self.after is None:
+            return None
+        if len(self.after) != 1 or not isinstance(self.after[0], int):
+            raise _bad()
+        return -self.after[0]
+
     def numbered(self, rows: Sequence[_Row]) -> list[_Row]:
         """The page of a list that has no order but its own; rows that come before the cursor shift those after it."""
         return [row for _, row in self.of(list(enumerate(rows)), lambda pair: (pair[0],))]
@@ -60,6 +78,12 @@ class Page:
             return place > (self.after or ())
         except TypeError:  # the cursor is another list's
             raise _bad() from None
+
+
+def older(after: tuple[float, str]) -> ColumnElement[bool]:
+    """Which studies come after the one of this time and id in a list from the newest to the oldest."""
+    at, name = after
+    return or_(StudyRow.created_at < at, and_(StudyRow.created_at == at, StudyRow.id > name))
 
 
 def _page(

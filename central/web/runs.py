@@ -9,21 +9,23 @@ from sqlalchemy.orm import Session
 
 from central.store.models import RunRow, StudyRow
 from central.web import views
+from central.web.paging import older
 
 __all__ = ["listed", "newest", "series"]
 
 _NO_CURVE = ("rows", "answers", "num-examples", "sites")
 
 
-def listed(session: Session, limit: int = 100, offset: int = 0) -> list[dict[str, Any]]:
-    """Runs, newest study first: study, title, state, round, phase, code."""
-    rows = session.execute(
+def listed(
+    session: Session, limit: int = 100, offset: int = 0, *, after: tuple[float, str] | None = None
+) -> list[dict[str, Any]]:
+    """Runs, newest study first: study, title, state, round, phase, code; those after the study of a time and id."""
+    query = (
         select(RunRow, StudyRow)
         .join(StudyRow, StudyRow.digest == RunRow.study_digest)
         .order_by(StudyRow.created_at.desc(), StudyRow.id)
-        .limit(limit)
-        .offset(offset)
     )
+    rows = session.execute((query if after is None else query.where(older(after))).limit(limit).offset(offset))
     return [
         {
             "study": study.id,
@@ -32,6 +34,7 @@ def listed(session: Session, limit: int = 100, offset: int = 0) -> list[dict[str
             "round": run.round,
             "phase": run.phase,
             "code": run.code,
+            "created_at": study.created_at,
             "updated_at": run.updated_at,
         }
         for run, study in rows

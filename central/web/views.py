@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from central import erasure, withdrawals
@@ -31,6 +31,7 @@ from central.store.models import (
     SiteRow,
     StudyRow,
 )
+from central.web.paging import older
 from privacy.envelope import PublicKey
 from protocol.assignment import AssignmentKind, State
 from protocol.errors import StudyRefused
@@ -88,8 +89,7 @@ def studies(
     """
     query = select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id).limit(limit).offset(offset)
     if after is not None:
-        at, name = after
-        query = query.where(or_(StudyRow.created_at < at, and_(StudyRow.created_at == at, StudyRow.id > name)))
+        query = query.where(older(after))
     query = query.where(StudyRow.lane == lane) if lane else query
     query = query.where(StudyRow.state == state) if state else query
     if search:

@@ -79,7 +79,8 @@ def verify(source: In, key: Key, sender: Sender = None, json_out: Json = False) 
 def restore(source: In, key: Key, sender: Sender = None, config: Config = _DEFAULT, json_out: Json = False) -> None:
     """Put a backup back into an empty state folder; the keys come back by `corsia central keys restore`.
 
-    Where there is no central.toml, the backup's is written.
+    Where there is no central.toml, the backup's is written. API tokens, sessions, readers' rights and unused join codes
+    end: some may have been taken back since, which the backup cannot know.
 
     Example: corsia central restore centre.corsia --key centre.recovery --config central.toml
     """
@@ -89,7 +90,7 @@ def restore(source: In, key: Key, sender: Sender = None, config: Config = _DEFAU
 
     state_dir = load_config(config).state_dir if config.exists() else None
     made = put_back(source, config, state_dir, read_key(key), sender_of(key, sender))
-    _tell(made, json_out, "restored, with a new operator's token; next: corsia central keys restore")
+    _tell(made, json_out, "restored, with a new operator's token; next: corsia central keys restore", _ended(made))
 
 
 @app.command()
@@ -187,7 +188,20 @@ def keys_restore(
     show({"keys": count}, json_out, f"{count} keys are back; destroy the opened shares")
 
 
-def _tell(made: Checked, json_out: bool, word: str) -> None:
+def _ended(made: Checked) -> str:
+    """What a restore has left out, and who is in again."""
+    gone = made.lapsed
+    said = (
+        f"\nnot brought back: {gone.tokens} API tokens, {gone.sessions} sessions, {gone.readers} readers' rights,"
+        f" {gone.invites} unused join codes; who had them logs in, makes or asks for them anew"
+    )
+    if gone.operators:
+        names = ", ".join(gone.operators)
+        said += f"\noperators who are in again: {names}; who has left since: corsia central operator remove NAME"
+    return said
+
+
+def _tell(made: Checked, json_out: bool, word: str, more: str = "") -> None:
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(made.at))
     text = f"{word}: {made.name} as of {at} UTC, {made.files} files, {made.parcels} parcels\n"
-    show(asdict(made), json_out, text + f"schema {made.revision}, log of {made.log_size} leaves")
+    show(asdict(made), json_out, text + f"schema {made.revision}, log of {made.log_size} leaves" + more)

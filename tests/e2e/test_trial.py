@@ -18,7 +18,7 @@ import pytest
 
 from corsia.leaks import find_leaks
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 SITES = ("bari", "forli", "pavia")
 
 

@@ -20,8 +20,12 @@ from central.backup import backup, is_held, recovery_key, restore, verify
 from central.config import load_config
 from central.escrow import Share, escrow, open_share
 from central.escrow import restore as keys_restore
+from central.identity.access import Access, Account
+from central.lapsed import Lapsed
+from central.operators import Operators
+from central.signer.invites import Invites
 from central.store import Store
-from central.store.models import CuratedRow, ModelRow
+from central.store.models import AccessRow, AccountRow, CuratedRow, EntitlementRow, ModelRow
 from central.store.schema import REVISIONS
 from central.supervisor import Supervisor
 from central.vault import StudyKeys
@@ -31,6 +35,7 @@ from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_
 from privacy.folders import copy_database
 from protocol.errors import ConfigurationError, ConflictError, CorsiaError, InputError, IntegrityError
 from tests.gatewaykit import Centre, Site
+from tests.identitykit import ISSUER, identity
 
 
 @dataclass
@@ -51,6 +56,20 @@ class Made:
     def secrets(self) -> dict[str, bytes]:
         found = [*self.state.rglob("*.key"), self.state / "operator.token"]
         return {str(path.relative_to(self.state)): path.read_bytes().strip() for path in found}
+
+
+def let_in(centre: Centre, digest: str) -> None:
+    """People with a session, a token and a reader's right, an invited site, and a second operator."""
+    access = Access(centre.store, identity())
+    for name in ("anna", "bruno"):
+        session = access.login(Account(issuer=ISSUER, subject=name, name=name, groups=("researcher",)))
+        owner = access.find(session)
+        access.make_token(owner, "program", ["log:read"], 1)
+        with centre.store.begin() as database:
+            giver = database.query(AccountRow).filter(AccountRow.subject == "anna").one().id
+            database.add(EntitlementRow(study_digest=digest, account=owner.account, given_by=giver, given_at=1.0))
+    Invites(centre.config.state_dir / "signer" / "invites.db").make("site-b")
+    Operators(centre.config).add("carla")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +97,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
                                  manifest=blob.digest, manifest_size=7, weights=blob.digest, weights_size=7,
                                  created_at=1.0))  # fmt: skip
         site.deliver(site.parcel(digest, centre.keys["lung"]), assignment.id)
+        let_in(centre, digest)
         recovery_key(centre.config.state_dir, root / "K")
         backup(centre.config, centre.path, root / "b")  # while the gateway runs
         key, sender = read_key(root / "K"), read_public(root / "K.sender")
@@ -144,6 +164,30 @@ def test_data_and_keys_come_back_by_two_ways(made: Made, tmp_path: Path, monkeyp
     site = store.site("site-a")
     assert site is not None
     assert PublicKey.from_base64(site.identity) == made.site.key.public
+
+
+def test_what_may_have_been_taken_back_since_does_not_come_back(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tokens, sessions, a reader's right, a join code; who submitted a study still reads it."""
+    toml = tmp_path / "central.toml"
+    held = Lapsed(tokens=2, sessions=2, readers=1, invites=1, operators=("carla",))
+    assert verify(made.archive, made.key, made.sender).lapsed == held
+    with pytest.raises(SystemExit) as status:
+        main(["central", "restore", str(made.archive), "--key", str(made.root / "K"), "--config", str(toml)])
+    assert status.value.code == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "not brought back: 2 API tokens, 2 sessions, 1 readers' rights, 1 unused join codes" in said
+    assert "operators who are in again: carla" in said
+    state = load_config(toml).state_dir
+    with Store(state).read() as session:
+        assert session.query(AccessRow).count() == 0
+        assert session.query(AccountRow).count() == 2
+        assert [row.account == row.given_by for row in session.query(EntitlementRow)] == [True]
+    with closing(sqlite3.connect(state / "signer" / "invites.db")) as database:
+        assert database.execute("SELECT COUNT(*) FROM invites WHERE used_at IS NULL").fetchone() == (0,)
+    with made.centre.store.read() as session:
+        assert session.query(AccessRow).count() == 4, "the centre that was backed up goes on"
 
 
 def test_no_escrow_brings_a_destroyed_or_a_replaced_key_back(made: Made, tmp_path: Path) -> None:

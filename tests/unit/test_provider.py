@@ -160,10 +160,10 @@ def test_groups_that_the_token_does_not_tell_are_asked_for(peer: Peer) -> None:
 
 def test_an_access_token_is_for_our_audience(peer: Peer) -> None:
     ours = provider(peer)
-    _person, until, anybody = ours.access(peer.token(aud="https://corsia.example"))
-    assert until > time.time()
-    assert anybody is False
-    assert ours.access(peer.token(aud=[ANY_AUDIENCE]))[2] is True
+    told = ours.access(peer.token(aud="https://corsia.example"))
+    assert told.issued <= time.time() < told.until
+    assert told.anybody is False
+    assert ours.access(peer.token(aud=[ANY_AUDIENCE])).anybody is True
     for audience in ("corsia", "cli", "https://corsia.example/", None):
         with pytest.raises(AuthenticationError):
             ours.access(peer.token(aud=audience))

@@ -4,12 +4,25 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from central.store.models import AdvertisedRow, DecisionRow, ModelRow, PromotionRow, RepeatedRow, SiteRow, StudyRow
+from central.store.models import (
+    AdvertisedRow,
+    AssignmentRow,
+    DecisionRow,
+    LogRow,
+    ModelRow,
+    ParcelRow,
+    PromotionRow,
+    RepeatedRow,
+    RunRow,
+    SiteRow,
+    StudyRow,
+)  # fmt: skip
 from central.web.repeats import takes_key
 from privacy.envelope import SecretKey
 from protocol.study import dump_study, parse_study, study_digest
@@ -41,6 +54,17 @@ def fill(made: Hall) -> None:
                 StudyRow(id=wanted["id"], digest=study_digest(document), lane=wanted["lane"], title="T",
                          document=document, signature=b"", created_at=float(n // 2))
             )  # fmt: skip
+            session.flush()
+            session.add(RunRow(id=f"r{n}", study_digest=study_digest(document), state="done", updated_at=1.0))
+            session.add(LogRow(index=n, leaf=json.dumps({"kind": "model", "id": f"m{n}"}).encode()))
+            session.add(
+                AssignmentRow(id=f"a{n}", site=f"site-{n % 3}", kind="study", study_digest=study_digest(document),
+                              document=document, signature=b"", created_at=1.0, updated_at=1.0)
+            )  # fmt: skip
+            session.add(
+                ParcelRow(id=f"p{n}", site=f"site-{n}", study_digest=study_digest(document), assignment_id=f"a{n}",
+                          content_type="table", digest="d", size_bytes=1, log_index=n, landed_at=1.0)
+            )  # fmt: skip
             session.add(AdvertisedRow(site=f"site-{n}", dataset="lung", rows=10, columns=[], lanes=[], told_at=1.0))
             session.add(
                 ModelRow(name="risk", version=n + 1, alias="candidate", serial=n, study_digest="", manifest="m",
@@ -63,7 +87,24 @@ def _document(wanted: dict[str, Any]) -> bytes:
 
 
 LISTS = ("/sites", "/lanes", "/studies", "/models", "/models/risk/promotions", "/decisions?kind=admit&subject=site-1",
-         "/tokens", "/studies/fed/readers", "/datasets")  # fmt: skip
+         "/tokens", "/studies/fed/readers", "/datasets", "/flow", "/alarms", "/runs", "/runs/fed/timeline", "/budgets",
+         "/budgets/sites", "/account", "/log/entries", "/models/risk/where")  # fmt: skip
+
+
+def test_every_list_comes_in_pages_and_is_tested_here(made: Hall) -> None:
+    described = made.http.get("/api/v1/openapi.json", headers=made.headers("operator")).json()["paths"]
+    lists = {path for path, calls in described.items() if "get" in calls and _is_list(calls["get"])}
+    assert lists == {
+        path for path, calls in described.items()
+        if {"limit", "cursor"} <= {one["name"] for one in calls.get("get", {}).get("parameters", ())}
+    }  # fmt: skip
+    tested = {re.sub("(?<=/)(risk|fed)(?=/|$)", "{}", path.partition("?")[0]) for path in LISTS}
+    assert {re.sub("{[^}]*}", "{}", path) for path in lists} == {f"/api/v1{path}" for path in tested}
+
+
+def _is_list(call: dict[str, Any]) -> bool:
+    content = call["responses"]["200"].get("content", {})
+    return bool(content.get("application/json", {}).get("schema", {}).get("type") == "array")
 
 
 @pytest.mark.parametrize("path", LISTS)
