@@ -350,8 +350,7 @@ def _told(folder: Path, write: Callable[[], None]) -> None:
     try:
         write()
     except OSError as error:
-        full = error.errno in (28, 122)
-        raise StorageError("storage.full" if full else "storage.failed", f"{folder}: {error.strerror}") from None
+        raise StorageError.of(error, f"{folder}: {error.strerror}") from None
 
 
 @contextmanager
