@@ -157,24 +157,29 @@ def typed(series: pd.Series[Any], name: str, form: Format, *, decimal_comma: boo
 
 
 def _rows(file: TextIO, delimiter: str, before: int = 0) -> Iterator[list[str]]:
-    """Header and rows, all of one width; lines without content are passed over, and so are delimiters at a line's end.
+    """Header and rows, all of one width; lines without any content are passed over.
+
+    Where the first row ends in one delimiter more than the header, each row must: in one that does not, or has two, a
+    cell may hold a delimiter that nobody quoted, and what follows it would be read as another column.
 
     Args:
         before: lines read already.
     """
-    width = 0
+    width, more = 0, None
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     for row in reader:
         if not any(cell.strip() for cell in row):
             continue
-        width, line = width or len(row), reader.line_num + before
-        if len(row) > width and not any(cell.strip() for cell in row[width:]):
-            del row[width:]
-        if len(row) != width:
+        line = reader.line_num + before
+        if not width:
+            width = len(row)
+        elif more is None:
+            more = int(len(row) == width + 1 and not row[width].strip())
+        if len(row) != width + (more or 0) or any(cell.strip() for cell in row[width:]):
             raise InputError("input.table", f"line {line} has {len(row)} fields, the header has {width}")
         if any("\0" in cell for cell in row):
             raise InputError("input.table", f"line {line} holds binary data")
-        yield row
+        yield row[:width]
 
 
 def _delimiter(path: Path, columns: Sequence[str], form: Format) -> str:

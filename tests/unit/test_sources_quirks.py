@@ -15,11 +15,11 @@ ROLES = {"codice": "patient", "età": "quasi", "glicemia": "value", "visita": "d
 LINES = [
     "codice;età;glicemia;visita",
     "A001;61;5,4;2024-02-01;",
-    "A002;47;12,25;2024-02-29;;",
-    "A003;;n.d.;",
+    "A002;47;12,25;2024-02-29;",
+    "A003;;n.d.;;",
     "",
     ";;;;",
-    "A004;39;1.234,5;2024-03-01",
+    "A004;39;1.234,5;2024-03-01;",
 ]
 
 
@@ -39,10 +39,11 @@ def test_an_italian_export_is_read_as_it_is_meant(tmp_path: Path) -> None:
         tabular.read(dataset(path), list(ROLES), {"codice", "visita"})  # not UTF-8, and nobody guesses
 
 
-def test_a_cell_too_many_is_no_delimiter_too_many(tmp_path: Path) -> None:
+@pytest.mark.parametrize("last", ["A2;61;5,4;2024-02-01", "A2;61;5,4;2024-02-01;;", "A2;61;5;4;2024-02-01"])
+def test_a_row_that_ends_otherwise_than_the_first_is_refused(tmp_path: Path, last: str) -> None:
     path = tmp_path / "t.csv"
-    path.write_text("\n".join([LINES[0], "A001;61;5,4;2024-02-01;x"]))
-    with pytest.raises(InputError, match="line 2 has 5 fields"):
+    path.write_text("\n".join([LINES[0], "A001;61;5,4;2024-02-01;", last]))
+    with pytest.raises(InputError, match="line 3 has"):
         tabular.read(dataset(path), list(ROLES), {"codice", "visita"})
 
 
