@@ -52,7 +52,7 @@ proto: $(STAMP) ## make protocol/v1/*_pb2*.py from fleet.proto
 	@$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. protocol/v1/fleet.proto
 
 docs: $(STAMP) ## the site of docs/ in site/, strict: a dead link or an undocumented name ends it
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --clean
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --clean
 
 SEAT ?= edge
 wheelhouse: $(STAMP) ## SEAT=edge|central|extras: build/wheelhouse-SEAT, from which a site without an index installs

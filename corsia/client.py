@@ -69,7 +69,7 @@ def connect(
         InputError: `input.usage` for what is no address.
         UnavailableError: `unavailable.centre`.
 
-    Example:
+    Examples:
         >>> connect("http://127.0.0.1:1", token="t")
         Traceback (most recent call last):
         protocol.errors.UnavailableError: the centre does not answer at http://127.0.0.1:1 [unavailable.centre]
@@ -130,7 +130,7 @@ class Hub:
     def sites(self) -> Listing:
         """Enrolled sites with their last heartbeat.
 
-        Example:
+        Examples:
             >>> [site["name"] for site in hub.sites]
             ['site-a', 'site-b']
         """
@@ -141,7 +141,7 @@ class Hub:
     def datasets(self) -> Listing:
         """What sites tell of their data: about how many rows, which columns. Never a row.
 
-        Example:
+        Examples:
             >>> [row["dataset"] for row in hub.datasets if (row["rows"] or 0) >= 20]
             ['lung']
         """
@@ -152,7 +152,7 @@ class Hub:
     def remotes(self) -> Listing:
         """Public or agreed tables that the centre harvested by itself, each with its licence and publisher.
 
-        Example:
+        Examples:
             >>> [(row["name"], row["licence"]) for row in hub.remotes]
             [('weather', 'CC-BY-4.0')]
         """
@@ -171,7 +171,7 @@ class Hub:
     def lanes(self) -> Listing:
         """Totals of each lane.
 
-        Example:
+        Examples:
             >>> [lane["lane"] for lane in hub.lanes]
             ['harvest', 'anonymize', 'extract', 'train', 'infer']
         """
@@ -203,7 +203,7 @@ class Hub:
         Raises:
             StudyRefused: `study.unknown`, also for a study of another lane.
 
-        Example:
+        Examples:
             >>> hub.features("lung").to_pandas().groupby("site")["age"].count().to_dict()
             {'site-a': 6, 'site-b': 6}
         """

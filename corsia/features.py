@@ -113,7 +113,7 @@ class FeatureTable(StudyTable):
         Raises:
             InputError: `input.usage` with the reason.
 
-        Example:
+        Examples:
             >>> query = "SELECT site, count(*) AS n FROM features GROUP BY site ORDER BY site"
             >>> answer = hub.features("lung").sql(query)
             >>> answer.to_pandas().to_dict("list")

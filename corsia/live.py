@@ -23,7 +23,7 @@ __all__ = ["Progress", "curves", "follow", "in_notebook"]
 class Progress:
     """How far a run is: its rounds with their metrics, and the last that was heard.
 
-    Example:
+    Examples:
         >>> from corsia.runs import RunEvent
         >>> seen = Progress("heart")
         >>> seen.take(RunEvent(kind="round.finished", seq=1, at=0.0, fields={"round": 1, "metrics": {"auc": 0.71}}))

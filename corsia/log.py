@@ -28,7 +28,7 @@ class Verified:
         checkpoints: how many signed ones were compared.
         pending: leaves after the newest checkpoint.
 
-    Example:
+    Examples:
         >>> print(Verified(origin="corsia/demo", key="SHA256:ab", pinned=False, entries=9, checkpoints=5, pending=0))
         corsia/demo: 9 entries under 5 checkpoints verified, 0 pending; the key is the centre's own word
     """
@@ -119,7 +119,7 @@ class Log:
         Raises:
             IntegrityError: `log.proof`.
 
-        Example:
+        Examples:
             >>> hub.log.verify()
             <log corsia/consortium: ... entries under ... checkpoints verified, 0 pending; the key is ... own word>
         """
@@ -140,7 +140,7 @@ class Log:
     def proof(self, index: int, log_key: str | None = None) -> Inclusion:
         """The inclusion proof of one leaf, verified here. Args and Raises as `verify`.
 
-        Example:
+        Examples:
             >>> hub.log.proof(0)
             <entry 0 of ...: parcel, ... hashes>
         """

@@ -84,7 +84,7 @@ class Model:
             IntegrityError: `model.manifest`.
             WorkerError: `worker.killed` when the model takes too long.
 
-        Example:
+        Examples:
             >>> import pandas as pd
             >>> frame = pd.DataFrame({"age": [40.0, 80.0], "count": [1.0, 1.0]}, index=["x", "y"])
             >>> scores = hub.models["risk"].predict(frame)
@@ -187,7 +187,7 @@ class Models:
     def list(self) -> Listing:
         """Every published version, newest first.
 
-        Example:
+        Examples:
             >>> [(row["name"], row["version"]) for row in hub.models.list()]
             [('risk', 1)]
         """

@@ -41,7 +41,7 @@ class RunEvent:
         site: whom it is about, or empty.
         fields: ids, codes and numbers.
 
-    Example:
+    Examples:
         >>> print(RunEvent(kind="round.answered", seq=7, at=0.0, site="site-a", fields={"answered": 2, "asked": 3}))
         round.answered site-a answered=2 asked=3
     """

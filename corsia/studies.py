@@ -91,7 +91,7 @@ class StudyHandle:
     def status(self) -> Status:
         """Where it stands now.
 
-        Example:
+        Examples:
             >>> hub.studies["lung"].status().sites
             {'site-a': 'received', 'site-b': 'received'}
         """
@@ -166,7 +166,7 @@ class Studies:
             StudyRefused: `study.exists`, `study.expired`.
             PermissionRefused: `permission.site`.
 
-        Example:
+        Examples:
             >>> study = hub.studies.submit(draft)  # or Path("study.toml"), or its text
             >>> study.status().state
             'open'
@@ -181,7 +181,7 @@ class Studies:
     def list(self) -> Listing:
         """All studies, newest first.
 
-        Example:
+        Examples:
             >>> [row["id"] for row in hub.studies.list() if row["lane"] == "extract"]
             ['lung']
         """
@@ -217,7 +217,7 @@ class StudyTable:
     def to_pandas(self) -> pd.DataFrame:
         """As a DataFrame; dates are datetime64.
 
-        Example:
+        Examples:
             >>> list(hub.table("lung").to_pandas().columns)
             ['site', 'provenance', 'age', 'sex']
         """

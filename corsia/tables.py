@@ -30,7 +30,7 @@ class Listing(list[dict[str, Any]]):
     def to_pandas(self) -> pd.DataFrame:
         """All records as a DataFrame.
 
-        Example:
+        Examples:
             >>> Listing([{"name": "site-a", "rows": 40}], ("name",)).to_pandas().to_dict("list")
             {'name': ['site-a'], 'rows': [40]}
         """
@@ -41,7 +41,7 @@ class Listing(list[dict[str, Any]]):
     def __repr__(self) -> str:
         """One line a record, as many as fit on a screen.
 
-        Example:
+        Examples:
             >>> Listing([{"name": "site-a", "alive": True, "rows": 40}], ("name", "alive"))
             name    alive
             site-a  yes
@@ -61,7 +61,7 @@ class Listing(list[dict[str, Any]]):
 def brief(counts: Mapping[str, Any]) -> str:
     """A few counts on one line.
 
-    Example:
+    Examples:
         >>> brief({"rows": 12, "withheld": 2})
         'rows 12, withheld 2'
     """
@@ -71,7 +71,7 @@ def brief(counts: Mapping[str, Any]) -> str:
 def html_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """An HTML table of escaped cells.
 
-    Example:
+    Examples:
         >>> html_table(["name"], [["<b>"]])
         '<table><thead><tr><th>name</th></tr></thead><tbody><tr><td>&lt;b&gt;</td></tr></tbody></table>'
     """
