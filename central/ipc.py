@@ -118,10 +118,13 @@ def stopped(folder: Path) -> Iterator[None]:
     """Hold a centre's state folder; its processes must not run, under a supervisor or alone.
 
     Raises:
-        ConflictError: `conflict.running`; `conflict.state` when there is no such folder.
+        ConflictError: `conflict.running`; `conflict.state` when there is no such folder, or it is another user's: what
+            root makes in it, the centre's own user could not read, and the centre would not start.
     """
     if not folder.is_dir():
         raise ConflictError("conflict.state", "the state folder is not there: run `corsia init central`")
+    if os.geteuid() != (owner := folder.stat().st_uid):
+        raise ConflictError("conflict.state", f"run this as the state folder's own user: sudo -u '#{owner}' corsia ...")
     with ExitStack() as stack:
         for lock in _LOCKS:
             if (folder / lock).parent.is_dir():

@@ -42,9 +42,10 @@ from protocol.errors import (
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Pull", "Remote", "erase", "harvest", "kept_of", "provenance", "table_of"]
+__all__ = ["REMOTE_PREFIX", "Pull", "Remote", "erase", "harvest", "kept_of", "provenance", "table_of"]
 
 GENESIS = "0" * 64
+REMOTE_PREFIX = "remote--"  # of its part of the lake; no study may be called so
 _STEP = 1 << 20
 
 
@@ -349,8 +350,7 @@ def _told(folder: Path, write: Callable[[], None]) -> None:
     try:
         write()
     except OSError as error:
-        full = error.errno in (28, 122)
-        raise StorageError("storage.full" if full else "storage.failed", f"{folder}: {error.strerror}") from None
+        raise StorageError.of(error, f"{folder}: {error.strerror}") from None
 
 
 @contextmanager

@@ -379,4 +379,4 @@ def _named_errors() -> Iterator[None]:
         full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
         raise StorageError("storage.full" if full else "storage.failed") from error
     except OSError as error:
-        raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+        raise StorageError.of(error) from error

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from errno import EDQUOT, EFBIG, ENOSPC
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -26,8 +25,7 @@ def named_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (ENOSPC, EDQUOT, EFBIG)
-        raise StorageError("storage.full" if full else "storage.failed") from error
+        raise StorageError.of(error) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

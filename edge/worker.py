@@ -217,7 +217,7 @@ class Worker:
                 env=environment(self._home, self._limits.worker_threads),
             )
         except OSError as error:
-            raise StorageError("storage.full" if error.errno == 28 else "storage.failed") from error
+            raise StorageError.of(error) from error
         for pipe in (self._child.stdin, self._child.stdout):
             if pipe is not None:
                 os.set_blocking(pipe.fileno(), False)

@@ -24,7 +24,6 @@ __all__ = ["PARTIAL", "Outcome", "Settings", "Worker", "read_regular", "storage_
 
 PARTIAL = ".part"
 MAX_FILE_BYTES = 4 << 30
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ARCHIVES = (b"PK\3\4", b"\x1f\x8b", b"7z\xbc\xaf", b"Rar!", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 
 
@@ -190,8 +189,7 @@ def write_file(path: Path, data: bytes, *, rename: bool = False) -> None:
 
 def storage_error(error: OSError) -> StorageError:
     """The project's error for one of the disk."""
-    full = error.errno in _FULL
-    return StorageError("storage.full" if full else "storage.failed", error.strerror or "the disk refused")
+    return StorageError.of(error, error.strerror or "the disk refused")
 
 
 def read_regular(path: str) -> bytes:

@@ -119,13 +119,11 @@ def _gone_wrong(work: Work, run: Path, at: int, how: str) -> None:
 
 
 def sweep(work: Work, folder: Path, stride: int = 1, ways: tuple[str, ...] = HOW) -> None:
-    """Disturb every `stride`-th step, in each way another share of them."""
+    """Disturb every `stride`-th step, in each way another share, and in each the last: all was told by then."""
     steps, expected = undisturbed(work, folder)
     assert len(steps) >= 10, steps
     for number, how in enumerate(way for way in ways if work.forks or way != "kill"):
-        places = range(1 + number % stride, len(steps) + 1, stride)
-        assert places, f"nothing of {len(steps)} steps was disturbed by {how}"
-        for at in places:
+        for at in sorted({*range(1 + number % stride, len(steps) + 1, stride), len(steps)}):
             assert disturbed(work, folder, at, how) == expected, (how, at, steps[at - 1])
 
 

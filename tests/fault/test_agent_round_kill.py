@@ -79,6 +79,7 @@ def conversation(plan: Study, rows: pd.DataFrame) -> tuple[dict[str, bytes], dic
         return said[phase]
 
     Rounds(plan, LocalGrid({"site-a": listening}), MemoryCheckpoints()).run()
+    assert not [phase for phase in PHASES if message_from_bytes(said[phase]).has_error()]
     return asked, said
 
 

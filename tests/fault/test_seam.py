@@ -27,16 +27,26 @@ from tests.fault.sweep import Work, sweep
 
 
 class SpoolRun:
+    """What a release or a receipt returned for is told to the world outside, and is there for ever."""
+
     def __init__(self, run: Path) -> None:
-        self.spool = Spool(run / "state" / "spool", 10_000)
+        self.run, self.spool = run, Spool(run / "state" / "spool", 10_000)
         self.spool.recover()
+        assert self.told("released") <= {entry.parcel_id for _, entry in self.spool.entries()}
+        assert self.told("sent") <= {entry.parcel_id for entry, _ in self.spool.receipts()}
+
+    def told(self, what: str, *parcel_ids: str) -> set[str]:
+        path = self.run / what
+        with path.open("a") as file:
+            file.writelines(f"{parcel_id}\n" for parcel_id in parcel_ids)
+        return set(path.read_text().split())
 
     def work(self) -> None:
         if not self.spool.released("a"):
             self.spool.discard("a")
             for number in (1, 2):
                 self.spool.hold(_meta(), _writer(bytes([number]) * 3000))
-            self.spool.release("a")
+            self.told("released", *(entry.parcel_id for entry in self.spool.release("a")))
         for folder, entry in self.spool.entries():
             if folder == "bad":
                 self.spool.retry(entry.parcel_id)
@@ -46,6 +56,7 @@ class SpoolRun:
                 self.spool.bad(again, "parcel.signature")
                 again = self.spool.sending(self.spool.retry(entry.parcel_id))
             self.spool.sent(again, _receipt(again.parcel_id, again.digest))
+            self.told("sent", again.parcel_id)
 
     def close(self) -> None:
         pass

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from protocol.errors import StorageError
-from tests.fault.sweep import HOW, Work, sweep
+from tests.fault.sweep import HOW, Work, disturbed, sweep, undisturbed
 
 FILES = 4  # three steps and more each: more than a sweep demands
 
@@ -110,5 +110,7 @@ def test_what_fails_undisturbed_too_is_no_measure(memory: Path, how: str) -> Non
 
 
 def test_a_step_that_is_never_reached_is_no_fault(memory: Path) -> None:
-    with pytest.raises(AssertionError, match="nothing of"):
-        sweep(work(), memory, stride=1000, ways=("cut",) * 999)
+    steps, _ = undisturbed(work(), memory)
+    for how in HOW:
+        with pytest.raises(AssertionError, match="not reached"):
+            disturbed(work(), memory, len(steps) + 1, how)

@@ -115,7 +115,9 @@ def test_a_round_is_paid_once_and_drawn_once(tmp_path: Path, point: str) -> None
     if kept:
         assert [path.read_bytes() for path in (config.state_dir / "draws").glob("*")] == kept
     one, two = (opened(tmp_path, office, made) for made in (first, second))
+    assert one.keys() == two.keys() != set()
     assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert any(array.any() for array in one.values()), "noise that is nothing would show nothing"
 
 
 def opened(folder: Path, office: Office, made: Assignment) -> dict[str, np.ndarray]:

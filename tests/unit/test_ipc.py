@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import struct
 import threading
@@ -120,3 +121,13 @@ def test_one_server_a_socket_and_a_dead_one_leaves_no_obstacle(path: Path, tmp_p
         dead.bind(str(stale))
     stop.set()
     ipc.serve(stale, {}, stop)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder to another user")
+def test_root_makes_nothing_in_another_users_state_folder(tmp_path: Path) -> None:
+    with ipc.stopped(tmp_path):
+        pass
+    os.chown(tmp_path, 12345, -1)
+    with pytest.raises(ConflictError, match="#12345"), ipc.stopped(tmp_path):
+        pytest.fail("it went on")
+    assert list(tmp_path.iterdir()) == []

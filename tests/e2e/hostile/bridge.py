@@ -31,11 +31,14 @@ class Bridge(rpc.AssignmentsServicer, rpc.DeliveryServicer, rpc.ModelsServicer):
         self.office, self.wire = office, Wire(office)
         self.opened: dict[str, tuple[pb.OpenRequest, bytearray]] = {}
         self.fetched: Callable[[str], Iterator[bytes]] | None = None
-        self.pushed: list[pb.Assignment] = []  # messages as no honest gateway makes them, before all others
+        self.pushed: list[pb.Assignment] = []  # as no honest gateway makes them: one a stream, at its head
+        self.streams: list[Wire] = []  # of all times; to close one is to end it
 
     def Watch(self, request: pb.WatchRequest, context: grpc.ServicerContext) -> Iterator[pb.Assignment]:
-        yield from self.pushed
         connection = Wire(self.office)
+        self.streams.append(connection)
+        if self.pushed:
+            yield self.pushed.pop()
         context.add_callback(connection.closed.set)
         for assignment in connection.watch():
             yield wire.assignment_message(assignment, {})

@@ -31,6 +31,7 @@ from protocol.study import Study
 from protocol.v1 import fleet_pb2 as pb
 from tests.agentkit import Office, site_config, study
 from tests.e2e.hostile.bridge import Bridge, agent, listening
+from tests.gatewaykit import eventually
 from tests.integration.test_agent_training import evaluate_message, prepare_message, training_study
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
@@ -70,6 +71,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     path.write_text(tomli_w.dumps(value))
     config = load(path)
     with listening(config) as bridge, agent(path) as process:
+        eventually(lambda: bridge.streams or process.poll() is not None, 60)
         yield Place(config, bridge, process)
 
 
@@ -183,7 +185,7 @@ def test_a_poisoned_model(place: Place, trained: tuple[Study, Assignment]) -> No
 
 
 def test_assignments_that_are_no_assignments(place: Place) -> None:
-    """Pushed at the head of every new stream; the honest one behind them still arrives."""
+    """Each pushed at the head of a stream, which the site gives up; the honest one behind them still arrives."""
     kind = pb.ASSIGNMENT_KIND_STUDY
     bad = [
         pb.Assignment(id="../../etc/passwd", kind=kind, study_digest="ab" * 32, document=b"x", signature=b"y"),
@@ -197,6 +199,15 @@ def test_assignments_that_are_no_assignments(place: Place) -> None:
     for one in bad:
         with pytest.raises(InputError):
             assignment_of(one)
+    before, known = len(place.bridge.streams), place.log().count("watch.failed")
+    place.bridge.pushed = list(bad)
+    place.bridge.streams[-1].closed.set()
+    until = time.monotonic() + 60
+    while len(place.bridge.streams) <= before + len(bad):
+        assert time.monotonic() < until, "it did not come back after each of them"
+        time.sleep(0.1)
+    assert place.bridge.pushed == []
+    assert place.log().count("watch.failed") - known >= len(bad)
     deep = b"a." * 20_000 + b"a = 1\n"  # TOML that would take gigabytes
     digest = hashlib.sha256(deep).hexdigest()
     bomb = Assignment(
@@ -220,6 +231,7 @@ def test_a_receipt_of_a_forked_log_is_not_believed(place: Place) -> None:
     office = place.office
     spool = place.config.state_dir / "spool"
     honest, thief = office.keys.other_key, SecretKey.generate()
+    assert "log.proof" not in place.log(), "else it is no sign of what follows"
     kept, office.tree = office.tree, Tree()
     office.keys.other_key = thief  # another log key than the one pinned
     office.fail["report"] = unanswered  # else a heartbeat finds it before anything is sent
