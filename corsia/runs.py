@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from corsia.live import Progress, curves, follow
-from protocol.errors import UnavailableError
+from protocol.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,6 +147,16 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run of {self.study}>"
+
+    def _repr_html_(self) -> str:
+        """State, and a row a finished round."""
+        try:
+            told = self.status()
+        except InputError:
+            return f"<p>{html.escape(repr(self))}: not begun</p>"
+        seen = Progress(self.study, {int(done["round"]): _finite(done["metrics"]) for done in told["rounds"]})
+        seen.last = str(told["state"])
+        return seen._repr_html_()
 
 
 def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:

@@ -149,6 +149,9 @@ class StudyHandle:
     def __repr__(self) -> str:
         return f"<study {self.id}>"
 
+    def _repr_html_(self) -> str:
+        return self.status()._repr_html_()
+
 
 class Studies:
     """`hub.studies`: iterate, pick one by id, submit."""

@@ -10,9 +10,10 @@ from typing import Any
 
 import matplotlib.image
 import pytest
+from sqlalchemy import select
 
 import corsia
-from central.store.models import AdvertisedRow, SiteRow
+from central.store.models import AdvertisedRow, RemoteRow, RoundRow, RunRow, SiteRow, StudyRow
 from corsia.live import Progress, follow
 from corsia.runs import RunEvent
 from privacy.envelope import read_key
@@ -41,6 +42,11 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
             session.add(
                 AdvertisedRow(site="site-a", dataset="lung", rows=40, columns=columns, lanes=["train"], told_at=1.0)
             )
+            session.add(
+                RemoteRow(name="weather", state="curated", sha256="0" * 64, path="", rows=2, columns=["day", "heat"],
+                          url="https://weather.example/heat.csv", licence="CC-BY-4.0", terms="", publisher="Office",
+                          pulled_at=1.0)
+            )  # fmt: skip
         made.sign_checkpoint()
         yield made
 
@@ -73,6 +79,21 @@ def test_what_others_have_written_shows_as_text(running: Running, hub: corsia.Hu
     assert "&lt;script&gt;" in shown[2]
     assert "site-a" in repr(hub.datasets)
     assert running.token not in "".join([*shown, repr(hub), repr(hub.models["risk"])])
+
+
+def test_a_study_and_its_run_show_how_they_stand(running: Running, hub: corsia.Hub) -> None:
+    study = hub.studies["fed"]
+    assert "<b>open</b>" in study._repr_html_()
+    assert "not begun" in study.run._repr_html_()
+    with running.world.store.begin() as session:
+        digest = session.scalar(select(StudyRow.digest).where(StudyRow.id == "fed"))
+        session.add(RunRow(id="r", study_digest=digest, state="paused", round=1, updated_at=1.0))
+        metrics = {"auc": 0.8125, XSS: 1.0}
+        session.add(RoundRow(run="r", round=1, arrays="", metrics=metrics, sites=[], started_at=1.0, finished_at=2.0))
+    shown = study.run._repr_html_()
+    assert "<b>paused</b>" in shown
+    assert "0.8125" in shown
+    assert "<script" not in shown
 
 
 def test_a_run_shows_itself_as_it_goes(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:

@@ -7,7 +7,6 @@ import io
 import json
 import re
 import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -257,7 +256,9 @@ def _emit(running: Running, kind: str) -> None:
         running.world.store.emit(session, kind, study="trial", rows=1)
 
 
-def _read(running: Running, count: int, params: dict[str, Any], **headers: str) -> list[dict[str, Any]]:
+def _read(
+    running: Running, count: int, params: dict[str, Any], *, begun: threading.Event | None = None, **headers: str
+) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     with (
         running.operator() as http,
@@ -265,6 +266,8 @@ def _read(running: Running, count: int, params: dict[str, Any], **headers: str) 
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
         for line in answer.iter_lines():
+            if begun is not None and line.startswith(": from "):  # the stream knows its place
+                begun.set()
             if line.startswith("data: "):
                 found.append(json.loads(line[6:]))
             if len(found) == count:
@@ -273,14 +276,16 @@ def _read(running: Running, count: int, params: dict[str, Any], **headers: str) 
 
 
 def test_events_come_live_and_none_is_missed(running: Running) -> None:
+    begun = threading.Event()
+
     def later() -> None:
-        time.sleep(0.5)
+        assert begun.wait(60)
         _emit(running, "test.one")
         _emit(running, "test.two")
 
     thread = threading.Thread(target=later)
     thread.start()
-    live = _read(running, 2, {})
+    live = _read(running, 2, {}, begun=begun)
     thread.join()
     assert [event["kind"] for event in live] == ["test.one", "test.two"]
     again = _read(running, 1, {}, **{"Last-Event-ID": str(live[0]["seq"])})

@@ -18,6 +18,7 @@ from central.store.models import (
     ModelRow,
     ParcelRow,
     PromotionRow,
+    RemoteRow,
     RepeatedRow,
     RunRow,
     SiteRow,
@@ -65,6 +66,10 @@ def fill(made: Hall) -> None:
                 ParcelRow(id=f"p{n}", site=f"site-{n}", study_digest=study_digest(document), assignment_id=f"a{n}",
                           content_type="table", digest="d", size_bytes=1, log_index=n, landed_at=1.0)
             )  # fmt: skip
+            session.add(
+                RemoteRow(name=f"r{n}", state="curated", sha256="", path="", rows=1, url="", licence="CC0-1.0",
+                          terms="", publisher="", pulled_at=1.0)
+            )  # fmt: skip
             session.add(AdvertisedRow(site=f"site-{n}", dataset="lung", rows=10, columns=[], lanes=[], told_at=1.0))
             session.add(
                 ModelRow(name="risk", version=n + 1, alias="candidate", serial=n, study_digest="", manifest="m",
@@ -88,7 +93,7 @@ def _document(wanted: dict[str, Any]) -> bytes:
 
 LISTS = ("/sites", "/lanes", "/studies", "/models", "/models/risk/promotions", "/decisions?kind=admit&subject=site-1",
          "/tokens", "/studies/fed/readers", "/datasets", "/flow", "/alarms", "/runs", "/runs/fed/timeline", "/budgets",
-         "/budgets/sites", "/account", "/log/entries", "/models/risk/where")  # fmt: skip
+         "/budgets/sites", "/account", "/log/entries", "/models/risk/where", "/remotes")  # fmt: skip
 
 
 def test_every_list_comes_in_pages_and_is_tested_here(made: Hall) -> None:
