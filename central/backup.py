@@ -213,6 +213,9 @@ def _named_by(database: sqlite3.Connection) -> Iterator[tuple[str, str]]:
     batches = "SELECT c.path FROM curated c JOIN studies s ON s.digest = c.study_digest WHERE s.state NOT IN ('erased')"
     for (path,) in database.execute(batches):
         yield f"vault/lake/{path}", ""
+    if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'remotes'").fetchone():  # since revision 0006
+        for (path,) in database.execute("SELECT path FROM remotes WHERE state = 'curated'"):
+            yield f"vault/lake/{path}", ""
     blobs = "SELECT manifest FROM models UNION SELECT weights FROM models"
     for (digest,) in database.execute(blobs):
         yield f"blobs/{digest}", str(digest)

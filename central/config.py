@@ -25,7 +25,7 @@ from protocol.errors import AuthenticationError, ConfigurationError
 from protocol.events import configure
 from protocol.process import guard
 from protocol.study import Slug
-from protocol.validation import first_fault
+from protocol.validation import first_fault, unread
 
 __all__ = [
     "PROCESSES",
@@ -270,7 +270,7 @@ def load_config(path: Path) -> CentralConfig:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError("config.missing", f"{path}: {type(error).__name__}") from None
+        raise ConfigurationError("config.missing", f"{path}: {unread(error)}") from None
     config = read_config(text, path)
     keys_guarded(config.state_dir, config.keys.passphrase_file)
     return config

@@ -22,12 +22,13 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from cryptography.x509 import load_pem_x509_certificate
-from sqlalchemy import select
+from sqlalchemy import inspect, select
 
 from central.backup import HELD
 from central.erasure import ERASED
+from central.remotes import REMOTE_PREFIX
 from central.store.engine import is_made, reading
-from central.store.models import StudyRow
+from central.store.models import RemoteRow, StudyRow
 from privacy.archive import Head, opened, sealed
 from privacy.envelope import ParcelInfo, PublicKey, SecretKey, new_parcel_id, read_public, seal, unseal, write_public
 from privacy.envelope.keyfile import at_rest, read_secret
@@ -237,11 +238,15 @@ def _new(path: Path) -> int:
 
 
 def _erased(state_dir: Path) -> set[str]:
-    """The studies that the database calls erased: a mark beside the keys may be missing in an older backup."""
+    """The studies, and parts of remote tables, that the database calls erased: an older backup may lack the marks."""
     if not is_made(state_dir):
         return set()
     with reading(state_dir) as database:
-        return set(database.execute(select(StudyRow.id).where(StudyRow.state == ERASED)).scalars())
+        found = set(database.execute(select(StudyRow.id).where(StudyRow.state == ERASED)).scalars())
+        if inspect(database).has_table(RemoteRow.__tablename__):  # an older version's database has none
+            names = database.execute(select(RemoteRow.name).where(RemoteRow.state == ERASED)).scalars()
+            found |= {f"{REMOTE_PREFIX}{name}" for name in names}
+        return found
 
 
 def _is_retired(secret: bytes, target: Path) -> bool:

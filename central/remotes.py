@@ -42,9 +42,10 @@ from protocol.errors import (
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Pull", "Remote", "erase", "harvest", "kept_of", "provenance", "table_of"]
+__all__ = ["REMOTE_PREFIX", "Pull", "Remote", "erase", "harvest", "kept_of", "provenance", "table_of"]
 
 GENESIS = "0" * 64
+REMOTE_PREFIX = "remote--"  # of its part of the lake; no study may be called so
 _STEP = 1 << 20
 
 

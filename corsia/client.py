@@ -20,6 +20,8 @@ from urllib.parse import quote
 
 from corsia.features import Answer, FeatureTable
 from corsia.live import in_notebook
+from corsia.log import Log
+from corsia.login import check_address
 from corsia.models import Model, Models
 from corsia.statistics import Statistics
 from corsia.studies import Studies, StudyTable
@@ -64,6 +66,7 @@ def connect(
     Raises:
         AuthenticationError: `auth.token`, `auth.provider`.
         ConfigurationError: `config.key-mode` when others can read a named operator's token file.
+        InputError: `input.usage` for what is no address.
         UnavailableError: `unavailable.centre`.
 
     Example:
@@ -103,48 +106,11 @@ def _at_hand() -> bool:
     return in_notebook() or (sys.stdin is not None and sys.stdin.isatty() and sys.stderr.isatty())
 
 
-class Log:
-    """`hub.log`: the centre's append-only log, checked on this side."""
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def export(self) -> dict[str, Any]:
-        """Origin, log key, leaves and signed checkpoints."""
-        return dict(self._hub.request("GET", "/log"))
-
-    def verify(self, log_key: str | None = None) -> dict[str, Any]:
-        """Recompute the whole log here and check every checkpoint's signature.
-
-        Args:
-            log_key: the log's public key (base64) as a site pinned it; without it the centre's own word is taken.
-
-        Raises:
-            IntegrityError: `log.proof`.
-
-        Example:
-            >>> hub.log.verify()["verified"]
-            True
-        """
-        from privacy.transparency import verify_log
-
-        export = self.export()
-        return dict(verify_log(export if log_key is None else export | {"log_key": log_key}))
-
-    def proof(self, index: int) -> dict[str, Any]:
-        """The inclusion proof of one leaf.
-
-        Example:
-            >>> sorted(hub.log.proof(0))
-            ['checkpoint', 'index', 'leaf', 'log_key', 'origin', 'proof']
-        """
-        return dict(self._hub.request("GET", f"/log/proof/{int(index)}"))
-
-
 class Hub:
     """A connection to one centre. Made by `connect`."""
 
     def __init__(self, url: str, token: str, *, timeout_s: float = 60.0) -> None:
+        check_address(url)
         try:
             import httpx
         except ImportError:

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from protocol.errors import AuthenticationError, ConfigurationError, StorageError, UnavailableError, from_code
+from protocol.errors import (
+    AuthenticationError,
+    ConfigurationError,
+    InputError,
+    StorageError,
+    UnavailableError,
+    from_code,
+)
 
 __all__ = ["forget", "keep", "login", "saved"]
 
@@ -28,6 +35,16 @@ _TIMEOUT_S = 30.0
 _SLOWER_S = 5.0  # section 3.5: on `slow_down`
 _LONGEST_S = 1800.0
 Say = Callable[[str, str], None]
+
+
+def check_address(url: str) -> None:
+    """Refuse what is no centre's address.
+
+    Raises:
+        InputError: `input.usage`.
+    """
+    if not url.startswith(("http://", "https://")):
+        raise InputError("input.usage", "a centre's address begins with http:// or https://")
 
 
 def saved(url: str) -> Path:
@@ -93,6 +110,7 @@ def login(
         import httpx
     except ImportError:
         raise ConfigurationError("config.extra-missing", "corsia[demo] or corsia[central] is needed") from None
+    check_address(url)
     base = url.rstrip("/")
     try:
         with httpx.Client(timeout=_TIMEOUT_S, trust_env=base.startswith("https://")) as http:

@@ -637,7 +637,11 @@ CODES: dict[str, Code] = {
     ),
     "storage.failed": Code(StorageError, "a file cannot be written or read", "check the disk and its rights"),
     # transient
-    "unavailable.centre": Code(UnavailableError, "the centre does not answer", "none: it is retried"),
+    "unavailable.centre": Code(
+        UnavailableError,
+        "the centre does not answer",
+        "a daemon tries again by itself; else check the address, and at the centre that `corsia central serve` runs",
+    ),
     "unavailable.rate": Code(
         UnavailableError,
         "this site asks more often than the centre lets one site",

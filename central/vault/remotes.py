@@ -19,16 +19,15 @@ import pyarrow as pa
 from sqlalchemy import select
 
 from central.forms import framed
-from central.remotes import kept_of, provenance, table_of
+from central.remotes import REMOTE_PREFIX, erase, kept_of, provenance, table_of
 from central.store import Store
 from central.store.models import RemoteRow
 from central.vault.contents import Entry
 from central.vault.lake import Lake
 from protocol.errors import CorsiaError, InputError, IntegrityError
 
-__all__ = ["PREFIX", "Remotes", "mentioned", "original", "rows_of_remote"]
+__all__ = ["Remotes", "mentioned", "original", "rows_of_remote"]
 
-PREFIX = "remote--"  # of its part of the lake; no study may be called so
 _TABLE, _ORIGINAL, _PROVENANCE = "table.parquet", "original", "provenance.json"
 _log = logging.getLogger("central.vault.remotes")
 
@@ -68,14 +67,16 @@ class Remotes:
         line = kept_of(lines)
         with self._store.read() as session:
             row = session.get(RemoteRow, name)
-        if line and (row is None or row.sha256 != line["sha256"]):
+        if row is not None and row.state == "erased":  # of a backup: the mark beside its pulls is not in it
+            erase(self._state, name)
+        elif line and (row is None or row.sha256 != line["sha256"]):
             self._curate(name)
 
     def _curate(self, name: str) -> None:
         data, line = table_of(self._state, name)
         table, told = framed(data, line["format"]), json.dumps(line, sort_keys=True).encode()
         entries = [Entry(name=_TABLE, data=table), Entry(name=_ORIGINAL, data=data), Entry(name=_PROVENANCE, data=told)]
-        path = self._lake.write(PREFIX + name, line["sha256"], entries)
+        path = self._lake.write(REMOTE_PREFIX + name, line["sha256"], entries)
         with self._store.begin() as session:
             session.merge(
                 RemoteRow(
@@ -88,12 +89,12 @@ class Remotes:
         _log.info("remote.curated", extra={"fields": {"dataset": name, "count": table.num_rows}})
 
     def _erase(self, name: str) -> None:
-        self._lake.destroy_key(PREFIX + name)
+        self._lake.destroy_key(REMOTE_PREFIX + name)
         with self._store.begin() as session:
             row = session.get(RemoteRow, name)
             if row is not None:
                 row.state, row.path, row.rows, row.columns = "erased", "", 0, []
-        self._lake.drop(PREFIX + name)
+        self._lake.drop(REMOTE_PREFIX + name)
         _log.info("remote.erased", extra={"fields": {"dataset": name}})
 
 
@@ -127,7 +128,7 @@ def original(state_dir: Path, name: str) -> tuple[bytes, dict[str, Any]]:
     line = kept_of(provenance(state_dir / "harvested" / name))
     if not line or (state_dir / "harvested" / name / line["sha256"]).exists():
         return table_of(state_dir, name)
-    path = f"{PREFIX}{name}/{line['sha256']}"
+    path = f"{REMOTE_PREFIX}{name}/{line['sha256']}"
     lake = Lake.of(state_dir / "vault")
     if json.loads(lake.read(f"{path}/{_PROVENANCE}"))["sha256"] != line["sha256"]:
         raise IntegrityError("lake.damaged", f"{name}: the lake holds other bytes than its provenance says")

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from central.ipc import Handler
+from central.remotes import REMOTE_PREFIX
 from central.vault.analysis import Analysis
 from central.vault.keys import StudyKeys
-from central.vault.remotes import PREFIX
 from protocol.errors import InputError
 
 __all__ = ["MAX_QUERY", "MAX_TABLE_BYTES", "handlers", "pack"]
@@ -67,8 +67,8 @@ def _predict(analysis: Analysis, request: dict[str, Any]) -> dict[str, Any]:
 def _study(request: dict[str, Any]) -> str:
     """The id of a new study; one of a remote table's part of the lake is none."""
     study = _text(request, "study")
-    if study.startswith(PREFIX):
-        raise InputError("input.study", f"no study's id begins with {PREFIX}")
+    if study.startswith(REMOTE_PREFIX):
+        raise InputError("input.study", f"no study's id begins with {REMOTE_PREFIX}")
     return study
 
 

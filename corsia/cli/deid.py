@@ -17,6 +17,7 @@ from corsia.cli.deid_link import link
 from corsia.cli.deid_table import table, write_file
 from privacy.envelope.keyfile import read_seed
 from protocol.errors import InputError
+from protocol.validation import unread
 
 app = typer.Typer(no_args_is_help=True, help="De-identify DICOM, text, tables and FHIR at this machine.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -134,5 +135,4 @@ def _read(path: Path | None) -> str:
     try:
         return (sys.stdin.buffer.read() if path is None else path.read_bytes()).decode("utf-8-sig")
     except (OSError, UnicodeError) as error:
-        reason = type(error).__name__
-        raise InputError("input.usage", f"{path or 'standard input'} cannot be read: {reason}") from None
+        raise InputError("input.usage", f"{path or 'standard input'} cannot be read: {unread(error)}") from None

@@ -15,6 +15,7 @@ import typer
 from privacy.deid.folders import write_private
 from privacy.envelope.keyfile import read_seed
 from protocol.errors import ConflictError, InputError
+from protocol.validation import unread
 
 __all__ = ["link"]
 
@@ -39,7 +40,7 @@ def link(
     try:
         lines = ids.read_text("utf-8-sig").splitlines()
     except (OSError, UnicodeError) as error:
-        raise InputError("input.usage", f"{ids} cannot be read: {type(error).__name__}") from None
+        raise InputError("input.usage", f"{ids} cannot be read: {unread(error)}") from None
     ring = KeyRing(read_seed(key), [read_seed(one) for one in retired or ()])
     if study is not None:
         ring = ring.of_study(study)

@@ -55,6 +55,7 @@ from corsia.tablefile import clear, read_table, write_file, write_table
 from privacy.envelope.keyfile import read_seed
 from protocol import toml
 from protocol.errors import DisclosureRefused, InputError, StorageError
+from protocol.validation import unread
 
 if TYPE_CHECKING:
     from privacy.deid.table import TableSpec
@@ -156,7 +157,9 @@ def read_spec(path: Path) -> tuple[TableSpec, str]:
 
     try:
         value = toml.read(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError("input.usage", f"{path} cannot be read: {unread(error)}") from None
+    except ValueError as error:
         raise InputError("input.usage", f"{path}: {error}") from None
     _shape(value, path)
     roles = {name: "value" if role == "sensitive" else role for name, role in value["columns"].items()}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from protocol.errors import InputError
+from protocol.validation import unread
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -75,7 +76,7 @@ def _settings(path: Path | None) -> Settings:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError("input.usage", f"{path}: cannot be read ({type(error).__name__})") from None
+        raise InputError("input.usage", f"{path}: cannot be read: {unread(error)}") from None
     return Settings.from_toml(text)
 
 

@@ -17,14 +17,14 @@ from typing import Any
 from edge.sources.fhirserver import FHIR_JSON, Lines, moment
 from edge.sources.origin import Bad, Gone, Known, Page, Part
 from edge.sources.places import FhirServer
-from edge.sources.web import Answer, Refused, Web
+from edge.sources.web import Answer, Refused, Web, wait_s
 from protocol.errors import InputError, UnavailableError
 
 __all__ = ["FhirExport"]
 
 _NONE = "-"  # no export is under way
 _PART_BYTES = 32 << 20
-_LONGEST_WAIT_S = 60.0
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.1, 60.0
 
 
 class FhirExport:
@@ -92,8 +92,8 @@ class FhirExport:
                 raise InputError("input.source", f"the export failed with status {refused.status}") from None
             if answer.status != 202:
                 return _manifest(answer.content)
-            wait = answer.headers.get("Retry-After", "")
-            self._wait(min(float(wait) if wait.isdigit() else 1.0, _LONGEST_WAIT_S))
+            told = answer.headers.get("Retry-After", "")
+            self._wait(max(_SHORTEST_WAIT_S, min(wait_s(told) if told else 1.0, _LONGEST_WAIT_S)))
 
     def _wait(self, seconds: float) -> None:
         until = time.monotonic() + seconds

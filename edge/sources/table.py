@@ -157,13 +157,19 @@ def typed(series: pd.Series[Any], name: str, form: Format, *, decimal_comma: boo
 
 
 def _rows(file: TextIO, delimiter: str, before: int = 0) -> Iterator[list[str]]:
-    """Header and rows, all of one width; lines without any content are passed over. `before`: lines read already."""
+    """Header and rows, all of one width; lines without content are passed over, and so are delimiters at a line's end.
+
+    Args:
+        before: lines read already.
+    """
     width = 0
     reader = csv.reader(file, delimiter=delimiter, strict=True)
     for row in reader:
         if not any(cell.strip() for cell in row):
             continue
         width, line = width or len(row), reader.line_num + before
+        if len(row) > width and not any(cell.strip() for cell in row[width:]):
+            del row[width:]
         if len(row) != width:
             raise InputError("input.table", f"line {line} has {len(row)} fields, the header has {width}")
         if any("\0" in cell for cell in row):

@@ -23,7 +23,7 @@ from protocol.errors import AuthenticationError, ConfigurationError, InputError,
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Answer", "Refused", "Web", "client"]
+__all__ = ["Answer", "Refused", "Web", "client", "wait_s"]
 
 _BUSY = frozenset({408, 425, 429, 502, 503, 504})
 _STEP = 1 << 20
@@ -165,7 +165,7 @@ def client(
     )
 
 
-def _wait_s(told: str) -> float:
+def wait_s(told: str) -> float:
     """What `Retry-After` asks for, seconds or a date (RFC 9110, 10.2.3), as far as we follow it."""
     if told.isascii() and told.isdigit():
         seconds = float(told)
@@ -180,7 +180,7 @@ def _wait_s(told: str) -> float:
 def _judge(answer: httpx.Response) -> None:
     status = answer.status_code
     if status in _BUSY:
-        raise UnavailableError("unavailable.source", retry_s=_wait_s(answer.headers.get("Retry-After", "")))
+        raise UnavailableError("unavailable.source", retry_s=wait_s(answer.headers.get("Retry-After", "")))
     if status in (401, 403):
         raise AuthenticationError("auth.source")
     if not 200 <= status < 300:

@@ -1,8 +1,7 @@
 """Carries out docs/quickstart.md as two people would, each in a folder of its own, and says what it took.
 
-    python -m tests.e2e.quickstart PAGE FOLDER [--installed]
+    python -m tests.e2e.quickstart PAGE FOLDER
 
-With --installed the lines that make an environment are left out: the commands are in the path already.
 Run inside a network namespace (the page uses the default ports); the environment of each seat's commands is in
 FOLDER/centre.json and FOLDER/hospital.json. Prints one JSON object.
 """
@@ -89,12 +88,6 @@ def blocks(page: str) -> list[tuple[str, str]]:
     return found
 
 
-def without_installing(block: str) -> str:
-    """A block without its lines on environments and pip."""
-    kept = [line for line in block.splitlines(True) if not re.match(r"python3 -m venv|pip install", line)]
-    return "".join(kept)
-
-
 def main() -> None:
     """Do it."""
     page, folder = Path(sys.argv[1]).read_text(), Path(sys.argv[2])
@@ -113,8 +106,6 @@ def main() -> None:
     steps, said = [], ""
     try:
         for name, block in blocks(page):
-            if "--installed" in sys.argv[3:] and not (block := without_installing(block)):
-                continue
             said = seats[name].carry_out(block)
             if "central invite" in block:
                 seats["hospital"].env["JOIN_CODE"] = said.strip()

@@ -29,12 +29,12 @@ def here(folder: Path, seat: str) -> dict[str, str]:
     return SMALL | {"PATH": f"{folder}/{seat}/.venv/bin:{folder}:{os.environ['PATH']}"}
 
 
-def carried_out(folder: Path, centre: dict[str, str], hospital: dict[str, str], *options: str) -> dict[str, Any]:
+def carried_out(folder: Path, centre: dict[str, str], hospital: dict[str, str]) -> dict[str, Any]:
     """Both seats, each in its environment."""
     for name, env in (("centre", centre), ("hospital", hospital)):
         (folder / name).mkdir(exist_ok=True)
         (folder / f"{name}.json").write_text(json.dumps(env))
-    command = [*isolated(), sys.executable, "-m", "tests.e2e.quickstart", str(PAGE), str(folder), *options]
+    command = [*isolated(), sys.executable, "-m", "tests.e2e.quickstart", str(PAGE), str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=1400)
     assert done.returncode == 0, done.stderr[-4000:] + done.stdout[-2000:]
     return dict(json.loads(done.stdout.splitlines()[-1]))
@@ -60,17 +60,6 @@ def test_a_hospital_takes_three_steps() -> None:
     assert "docker" not in "".join(found)
 
 
-def test_the_quickstart_where_it_is_installed(tmp_path: Path) -> None:
-    """Every block as it is written but the two that install: `corsia` is that of the environment at hand."""
-    env = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    made = carried_out(tmp_path, env, env, "--installed")
-    check(made, tmp_path)
-    left_out = [block for _seat, block in blocks(PAGE.read_text()) if "pip install" in block]
-    assert len(left_out) == 2
-    assert len(made["steps"]) == len(blocks(PAGE.read_text())) - 1  # the centre installs and describes in one
-
-
-@pytest.mark.full
 def test_the_quickstart_as_written(tmp_path: Path) -> None:
     check(carried_out(tmp_path, here(tmp_path, "centre"), here(tmp_path, "hospital")), tmp_path)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from central.store.models import LogRow, ModelRow
+from central.store.models import LogRow, ModelRow, RunRow
 from tests.browserkit import Seat, browser, chromium, expect, serious
 from tests.pagekit import COLUMN, XSS, hostile_centre, plain_round
 from tests.webkit import Running
@@ -104,6 +104,15 @@ def test_a_run_is_commanded(running: Running, seat: Seat) -> None:
     expect(page.locator("#state")).not_to_contain_text("pause is asked for")
     page.get_by_text("Stop…").click()
     expect(page.get_by_role("button", name="Stop the run")).to_be_visible()
+    with running.world.store.begin() as session:
+        row = session.query(RunRow).filter(RunRow.study_digest == running.world.digest("fed")).one()
+        row.state = "done"
+    page.evaluate("dispatchEvent(new Event('corsia:changed'))")
+    expect(page.locator("#control button")).to_have_count(0)  # what is over is not commanded; the page saw it end
+    with running.world.store.begin() as session:
+        session.get_one(RunRow, row.id).state = "running"
+    page.evaluate("dispatchEvent(new Event('corsia:changed'))")
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
 
 
 def test_names_of_others_are_text(seat: Seat) -> None:

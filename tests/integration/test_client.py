@@ -142,11 +142,20 @@ def test_features_are_of_lane_three(hub: corsia.Hub) -> None:
 def test_the_log_is_verified_on_this_side(running: Running, hub: corsia.Hub) -> None:
     hub.studies.submit(draft("logged"))
     running.sign_checkpoint()
-    assert hub.log.verify()["verified"] is True
-    assert hub.log.verify(running.log_key.public.to_base64())["entries"] == len(hub.log.export()["leaves"])
+    found, own = hub.log.verify(), running.log_key.public
+    assert (found.pinned, found.key, found.pending) == (False, own.fingerprint, 0)
+    pinned = hub.log.verify(own.to_base64())
+    assert (pinned.pinned, pinned.entries) == (True, len(hub.log.export()["leaves"]))
+    assert "the key is the one given" in repr(pinned)
+    assert own.fingerprint in pinned._repr_html_()
     with pytest.raises(IntegrityError):
         hub.log.verify(running.world.public().to_base64())
-    assert hub.log.proof(0)["index"] == 0
+    with pytest.raises(IntegrityError):
+        hub.log.proof(0, running.world.public().to_base64())
+    one = hub.log.proof(0, own.to_base64())
+    assert (one.index, one.size) == (0, pinned.entries)
+    assert f"entry 0 of {one.size}" in repr(one)
+    assert f"<td>{one.size}</td>" in one._repr_html_()
 
 
 def test_lists_show_themselves_escaped(running: Running, hub: corsia.Hub) -> None:

@@ -19,7 +19,7 @@ from privacy.envelope import read_key
 from tests.vaultkit import draft, publish, rows, table
 from tests.webkit import Running, running_centre
 
-MODULES = ("client", "features", "live", "models", "runs", "studies", "tables")
+MODULES = ("client", "features", "live", "log", "models", "runs", "studies", "tables")
 XSS = "<script>alert(1)</script>"
 COLUMNS = [{"name": "age", "dtype": "float"}, {"name": "sex", "dtype": "string"}]
 

@@ -51,7 +51,7 @@ def two() -> Iterator[Compute]:
     made.close()
 
 
-PAGES = ("/info/main/workers.html", "/json/counts.json", "/metrics", "/sitemap.json", "/health", "/status")
+PAGES = ("/info/main/workers.html", "/json/counts.json", "/metrics", "/health", "/status")
 
 
 def told(ip: str, port: int, page: str) -> bool:

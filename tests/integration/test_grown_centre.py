@@ -8,12 +8,14 @@ from pathlib import Path
 import grpc
 import pytest
 
+from central.config import MetricsConfig
 from central.store.changes import Changes
 from central.store.models import ParcelRow
 from privacy.envelope import read_public
 from privacy.transparency import verify_receipt
-from tests.gatewaykit import Centre, eventually
+from tests.gatewaykit import Centre, eventually, free_port
 from tests.servicekit import Postgres, closing_connections, postgres_server
+from tests.unit.test_metrics import asked, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 
@@ -27,7 +29,9 @@ def server() -> Iterator[Postgres]:
 def test_parcels_land_and_a_database_that_goes_and_comes_loses_none(server: Postgres, tmp_path: Path) -> None:
     server.put(tmp_path / "state")
     with closing_connections():
-        centre = Centre(tmp_path).start()
+        centre, port = Centre(tmp_path), free_port()
+        centre.config = centre.config.model_copy(update={"metrics": MetricsConfig(port=port)})
+        centre.start()
         try:
             site = centre.enrol("site-a")
             centre.enrol("site-b").close()
@@ -38,10 +42,17 @@ def test_parcels_land_and_a_database_that_goes_and_comes_loses_none(server: Post
             first = site.parcel(digest, centre.keys["lung"], b"x" * 300_000)
             receipt = site.deliver(first, assignment.id)
             assert verify_receipt(receipt, key, centre.config.log_origin).size > receipt.index
+            told = samples(asked(port, "/metrics")[1])
+            assert told["corsia_sites", (("state", "enrolled"),)] == 2.0
+            assert sum(value for (name, _labels), value in told.items() if name == "corsia_parcels") == 1.0
+            assert told["corsia_scrape_failures", ()] == 0.0
             second = site.parcel(digest, centre.keys["lung"], b"y" * 300_000)
             server.control("stop")
             with pytest.raises(grpc.RpcError):
                 site.deliver(second, assignment.id)
+            away = samples(asked(port, "/metrics")[1])
+            assert away["corsia_scrape_failures", ()] >= 1.0
+            assert ("corsia_sites", (("state", "enrolled"),)) not in away
             server.control("start")
             again = eventually(lambda: _delivered(site, second, assignment.id), 60)
             assert again.index == receipt.index + 1

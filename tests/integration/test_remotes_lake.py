@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 import corsia
+from central.escrow import _erased
 from central.remotes import provenance
 from central.store.models import RemoteRow
 from central.vault.analysis import Analysis
@@ -103,7 +104,8 @@ def test_a_remote_table_comes_into_the_lake_and_ends_with_its_key(site: Site) ->
             "name": "weather-it", "state": "curated", "licence": "CC-BY-4.0", "publisher": "Weather office", "rows": 2,
             "columns": ["day", "area", "heat"], "sha256": hashlib.sha256(CSV).hexdigest(),
         }  # fmt: skip
-        shown = running.client(Authorization=f"Bearer {running.token}").get("/data").text
+        with running.client(Authorization=f"Bearer {running.token}") as browser:
+            shown = browser.get("/data").text
         assert all(word in shown for word in ("Remote tables", "weather-it", "CC-BY-4.0", "Weather office"))
         assert list(hub.remote("weather-it").to_pandas()["heat"]) == [4.5, 6.1]
         kept = Analysis(world.store, world.lake, world.public)
@@ -163,4 +165,20 @@ def test_what_cannot_be_trusted_is_never_in_the_lake(site: Site) -> None:
     world.drain()
     with world.store.read() as session:
         assert session.query(RemoteRow).count() == 0
+    world.store.engine.dispose()
+
+
+def test_an_erased_table_stays_so_where_its_provenance_is_lost(site: Site) -> None:
+    world = World(site.root / "state")
+    assert site.pull() == ("kept", "")
+    world.drain()
+    assert RUN.invoke(app, site.words("erase", "weather-it", "--yes")).exit_code == 0
+    world.drain()
+    (site.root / "state" / "harvested" / "weather-it" / "provenance.jsonl").unlink()  # as after a restored backup
+    (site.root / "state" / "vault" / "lake-keys" / "remote--weather-it.erased").unlink()
+    assert site.pull() == ("kept", "")
+    world.drain()
+    assert not plain(site.root / "state")
+    assert site.pull() == ("failed", "study.erased")
+    assert "remote--weather-it" in _erased(site.root / "state")
     world.store.engine.dispose()

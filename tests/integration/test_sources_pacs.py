@@ -28,7 +28,7 @@ from protocol.errors import AuthenticationError, UnavailableError
 from tests.sourcekit import LOGIN, Orthanc, free_port, need, private, until
 
 ROOT = Path(__file__).parents[2]
-FULL = pytest.mark.full
+FULL = (pytest.mark.full, pytest.mark.timeout(1800))
 
 
 def instances(count: int, studies: int = 10) -> Iterator[bytes]:
@@ -81,8 +81,11 @@ def dimse(pacs: Orthanc, how: str = "get", **more: object) -> DatasetConfig:
         pytest.param("get", 5000, marks=FULL), pytest.param("move", 1000, marks=FULL),
     ],
 )  # fmt: skip
-def test_nothing_is_lost_while_the_pacs_is_restarted(tmp_path: Path, how: str, count: int) -> None:
+def test_nothing_is_lost_while_the_pacs_is_restarted(
+    tmp_path: Path, how: str, count: int, request: pytest.FixtureRequest
+) -> None:
     pacs = Orthanc(tmp_path / "pacs")
+    request.addfinalizer(pacs.stop)
     pacs.start()
     sent = list(instances(count))
     pacs.put(*sent)
@@ -92,12 +95,11 @@ def test_nothing_is_lost_while_the_pacs_is_restarted(tmp_path: Path, how: str, c
     puller.start()
     looking = Mirror(tmp_path / "m")
     for share, with_what in ((5, signal.SIGTERM), (2, signal.SIGKILL)):
-        until(lambda: looking.status()["records"] >= count // share or not puller.is_alive(), "part of the pull", 600)  # noqa: B023
+        until(lambda: looking.status()["records"] >= count // share or not puller.is_alive(), "part of the pull", 1200)  # noqa: B023
         assert puller.is_alive(), "the PACS is restarted under the pull, not after it"
         pacs.stop(with_what)
         pacs.start()
     puller.join()
-    pacs.stop()
     assert done, "the pull failed"
     assert done[0].kept == count
     assert looking.status()["isolated"] == {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import click
 import pytest
 import typer
 
-from corsia.cli import COMMANDS, NOUNS, app
+from corsia.cli import COMMANDS, NOUNS, app, main
 from corsia.cli.init_central import init_central
 from protocol.errors import CODES, CorsiaError
 
@@ -96,6 +97,63 @@ def test_a_command_ends_with_its_status_and_says_what_to_do(arguments: list[str]
         assert code is not None, done.stderr
         assert CODES[code[1]].error.exit_status == status
         assert "Traceback" not in done.stderr
+
+
+WRONG = [
+    ("no such noun", "nothing", 2, "No such command 'nothing'"),
+    ("no such verb", "study list", 2, "No such command 'list'"),
+    ("no such option", "study submit --help-me", 2, "No such option"),
+    ("no number", "demo --sites x", 2, "not a valid integer"),
+    ("too many", "demo --sites 9 --out d", 11, "2 to 4 training hospitals"),
+    ("a study that is not there", "study validate none.toml", 11, "No such file"),
+    ("a study that is no TOML", "study validate bad.toml", 11, "not TOML"),
+    ("a study without a field", "study validate empty.toml", 11, "id: Field required"),
+    ("no configuration", "central invite a --config none.toml", 10, "No such file or directory"),
+    ("a setting that is none", "central serve --config odd.toml", 10, "nonsense: there is no such field here"),
+    ("a name that is none", "edge status --config name.toml", 10, "lower-case letters, digits and dashes"),
+    ("no address", "model show x --url ftp://x --token-file token", 11, "begins with http://"),
+    ("no centre", "study ls --url http://127.0.0.1:1 --token-file token", 21, "corsia central serve"),
+    ("a key that is open", "parcel open junk out --key junk --verify junk", 10, "chmod 600"),
+    ("a parcel that is none", "parcel inspect junk", 19, "not a parcel"),
+    ("a folder for a text", "deid text .", 11, "Is a directory"),
+    ("a table's rules that are not there", "deid table empty.toml o.csv --spec none", 11, "No such file"),
+    ("an image that is none", "extract radiomics junk junk", 11, "cannot be read as a volume"),
+    ("settings that are not there", "extract radiomics junk junk --settings none", 11, "No such file"),
+    ("a table that is empty", "init study --from-csv empty.toml --outcome y --out s.toml", 11, "is empty"),
+    ("a place that is not there", "init edge --out none/edge.toml", 20, "No such file or directory"),
+    ("a log that is none", "log verify --file junk", 19, "not JSON"),
+    ("a folder that is no state", "log verify --state .", 11, "neither of an enrolled site"),
+]
+
+
+@pytest.mark.parametrize(("line", "status", "said"), [case[1:] for case in WRONG], ids=[case[0] for case in WRONG])
+def test_what_a_stranger_gets_wrong_is_told_in_words(
+    line: str,
+    status: int,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Code, cause and next step; never a traceback, nor the name of a class of Python's."""
+    monkeypatch.chdir(tmp_path)
+    Path("bad.toml").write_text('id = ="x"\n')
+    Path("empty.toml").touch()
+    Path("token").write_text("token")
+    Path("odd.toml").write_text('name = "c"\nnonsense = 1\n')
+    Path("name.toml").write_text('site = "Site A"\nstate_dir = "s"\n')
+    Path("junk").write_bytes(bytes(range(256)))
+    with pytest.raises(SystemExit) as ended:
+        main([*line.split(), "--json"] if status >= 10 and "deid text" not in line else line.split())
+    told = capsys.readouterr()
+    text = " ".join((told.out + told.err).replace("│", " ").split())
+    assert ended.value.code == status, text
+    assert said in text
+    assert not re.search(r"Traceback|[a-z]Error\b|Errno", text), text
+    if status >= 10 and told.out.strip():
+        found = json.loads(told.out.splitlines()[-1])["error"]
+        assert CODES[found["code"]].error.exit_status == status
+        assert found["hint"]
 
 
 def test_classes_of_errors_are_documented() -> None:

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 import typer
 
@@ -59,6 +60,43 @@ def test_commands_that_a_page_names_exist(page: Path) -> None:
         if command is None or (verb and hasattr(command, "commands") and verb not in command.commands):
             unknown.append(f"{noun} {verb}")
     assert unknown == []
+
+
+@cache
+def called(*words: str) -> Any:
+    """The command or group of these words after `corsia`; None where there is none."""
+    if not words:
+        return typer.main.get_command(app)
+    above = called(*words[:-1])
+    return above.get_command(click.Context(above), words[-1]) if isinstance(above, click.Group) else None
+
+
+def options(page: Path) -> list[tuple[str, str]]:
+    """(`corsia` and its words, option) of each call that a page shows, in a line or between backticks."""
+    found = []
+    for call in re.findall(r"\bcorsia ((?:[a-z]+(?:-[a-z]+)* ?){1,3}[^`\n]*)", page.read_text()):
+        words: tuple[str, ...] = ()
+        for word in re.split(r"[|;&#]|\$\(", call)[0].split():
+            if name := re.match(r"--[a-z-]+", word):
+                known = {opt for param in called(*words).params for opt in (*param.opts, *param.secondary_opts)}
+                if name[0] not in known | {"--help"}:
+                    found.append((" ".join(("corsia", *words)), name[0]))
+            elif called(*words, word):
+                words = *words, word
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_options_that_a_page_names_exist(page: Path) -> None:
+    assert options(page) == []
+
+
+def test_an_option_that_is_none_is_found(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "`corsia edge status --nonsense` and\n\n    sudo corsia init edge --out x --state x | grep --quiet y\n"
+    )
+    assert options(page) == [("corsia edge status", "--nonsense"), ("corsia init edge", "--state")]
 
 
 def test_each_arrow_of_the_threat_model_has_its_letters_and_its_tests() -> None:

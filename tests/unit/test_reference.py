@@ -14,6 +14,7 @@ import yaml
 
 from corsia.cli import app
 from protocol.errors import CODES
+from protocol.study import Study
 from tests.releasekit import PACKAGES, ROOT, program
 from tests.unit.test_supply import loaded
 
@@ -63,6 +64,17 @@ def test_every_metric_is_documented() -> None:
             elif word.startswith("_") and last:
                 told.add(last.rpartition("_")[0] + word)
     assert {name for name in names if not {name, f"{name}_total"} & told} == set()  # a counter's name ends so
+
+
+def test_every_field_of_a_study_is_on_its_page() -> None:
+    page = (DOCS / "spec" / "study.md").read_text()
+    shown = re.findall(r"^```toml\n(.*?)^```", page, re.M | re.S)
+    prose = re.sub(r"^```.*?^```", "", page, flags=re.M | re.S)
+    told = set(re.findall(r"\w+", " ".join([*shown, *re.findall(r"`([^`]+)`", prose)])))
+    fields = [(path, field.alias or path.rpartition(".")[2]) for path, field, _said in
+              loaded("docs/reference.py").fields(Study)]  # fmt: skip
+    assert len(fields) > 80
+    assert [path for path, name in fields if name not in told] == []
 
 
 def test_every_variable_of_the_environment_is_documented() -> None:
