@@ -25,7 +25,7 @@ from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal
 from privacy.transparency import verify_receipt
 from protocol.assignment import RoundPhase
 from protocol.chunk import Chunk
-from protocol.errors import StorageError
+from protocol.errors import StorageError, from_code
 from protocol.medium import read_receipt
 from protocol.parcel import canonical_json
 from protocol.v1 import fleet_pb2 as pb
@@ -54,7 +54,7 @@ def submitted(run: Path) -> World:
     return made
 
 
-# --- landing: one parcel in pieces, one that comes along with its announcement, each asked for again
+# --- landing: one parcel in pieces, one that comes along with its announcement, two carried together; asked for again
 
 
 class _Site:
@@ -75,22 +75,34 @@ class LandingRun:
         self.delivery.recover()
 
     def work(self) -> None:
-        for number, path in enumerate(sorted(self.run.glob("*.parcel"))):
+        paths = sorted(self.run.glob("*.parcel"))
+        for number, path in enumerate(paths[:2]):
             raw = path.read_bytes()
             about = json.loads(path.with_suffix(".json").read_text())
             opened = self.delivery.Open(pb.OpenRequest(**about, data=raw if number else b""), _Site())
             if not opened.committed and opened.offset < len(raw):
                 self.delivery.Upload(_chunks(about["parcel_id"], raw, opened.offset), _Site())
             receipt = self.delivery.Commit(pb.CommitRequest(parcel_id=about["parcel_id"]), _Site())
-            value = {"parcel_id": receipt.parcel_id, "digest": receipt.digest, "index": receipt.index,
-                     "proof": list(receipt.proof), "checkpoint": receipt.checkpoint}  # fmt: skip
-            told = path.with_suffix(".receipt")
-            if told.exists():  # once given, a receipt's place never changes
-                assert json.loads(told.read_text())["index"] == receipt.index
-            told.write_bytes(canonical_json(value))
+            _tell(path, receipt, receipt.checkpoint)
+        asked = [pb.OpenRequest(**json.loads(path.with_suffix(".json").read_text()), data=path.read_bytes())
+                 for path in paths[2:]]  # fmt: skip
+        reply = self.delivery.Carry(pb.CarryRequest(parcels=asked), _Site())
+        for path, carried in zip(paths[2:], reply.parcels, strict=True):
+            if carried.code:
+                raise from_code(carried.code)
+            _tell(path, carried.receipt, reply.checkpoint)
 
     def close(self) -> None:
         self.store.engine.dispose()
+
+
+def _tell(path: Path, receipt: Any, checkpoint: str) -> None:
+    value = {"parcel_id": receipt.parcel_id, "digest": receipt.digest, "index": receipt.index,
+             "proof": list(receipt.proof), "checkpoint": checkpoint}  # fmt: skip
+    told = path.with_suffix(".receipt")
+    if told.exists():  # once given, a receipt's place never changes
+        assert json.loads(told.read_text())["index"] == receipt.index
+    told.write_bytes(canonical_json(value))
 
 
 def _chunks(parcel_id: str, raw: bytes, offset: int) -> Iterator[Chunk]:
@@ -101,7 +113,7 @@ def _chunks(parcel_id: str, raw: bytes, offset: int) -> Iterator[Chunk]:
 def landing_prepare(run: Path) -> None:
     made = submitted(run)
     study, key = made.digest(), made.keys.load("trial").public
-    for _ in range(2):
+    for _ in range(4):
         info = ParcelInfo(parcel_id=new_parcel_id(), study=study, site="site-a", content_type="records")
         target = io.BytesIO()
         seal([b"x" * 100], target, info=info, recipients=[key], signer=SITE)
@@ -250,7 +262,10 @@ def _kept(found: Any) -> bool:
 
 
 WORKS = {
-    "landing": (Work(landing_prepare, LandingRun, landing_outcome, lambda found: found == ([0, 1], 2, 2), DISK), 9),
+    "landing": (
+        Work(landing_prepare, LandingRun, landing_outcome, lambda found: found == ([0, 1, 2, 3], 4, 4), DISK),
+        9,
+    ),
     "opening": (Work(opening_prepare, OpeningRun, opening_outcome, _opened, (*DISK, OSError)), 9),
     "checkpoint": (Work(checkpoint_prepare, CheckpointRun, checkpoint_outcome, _kept, DISK), 9),
 }
