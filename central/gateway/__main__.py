@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -25,7 +25,6 @@ from central.gateway.delivery import Delivery
 from central.gateway.enrolment import Enrolment
 from central.gateway.landed import Landed
 from central.gateway.landing import Landing
-from central.gateway.metrics import read
 from central.gateway.models import Models
 from central.gateway.receipts import Log, open_log_key
 from central.gateway.server import Keys, build_enrolment_server, build_fleet_server
@@ -34,7 +33,9 @@ from central.store.changes import Changes
 from central.succession import finish
 from protocol.errors import CorsiaError, UnavailableError
 from protocol.heap import keep_buffers
-from protocol.metrics import Metrics
+
+if TYPE_CHECKING:
+    from protocol.metrics import Metrics
 
 __all__ = ["Gateway", "main"]
 
@@ -88,9 +89,7 @@ class Gateway:
         """Serve until the stop event; then end streams and finish calls under way."""
         background = threading.Thread(target=self._background, name="background", daemon=True)
         background.start()
-        metrics = Metrics(lambda: read(self._store, self._admission.connected(), self._log.state()["size"]))
-        if self._config.metrics.port is not None:
-            metrics.start(self._config.metrics.port)
+        metrics = None if self._config.metrics.port is None else self._metrics(self._config.metrics.port)
         self._fleet.start()
         self._enrolment.start()
         gateway = self._config.gateway
@@ -100,12 +99,21 @@ class Gateway:
             ipc.serve(self._config.socket("gateway"), handlers, self._stop)
         finally:
             self._stop.set()
-            metrics.stop()
+            if metrics is not None:
+                metrics.stop()
             self._admission.end()
             ended = [self._fleet.stop(3.0), self._enrolment.stop(3.0)]
             for event in ended:
                 event.wait(5.0)
             background.join(5.0)
+
+    def _metrics(self, port: int) -> Metrics:
+        from central.gateway.metrics import read  # it takes memory, and most centres ask for none
+        from protocol.metrics import Metrics
+
+        made = Metrics(lambda: read(self._store, self._admission.connected(), self._log.state()["size"]))
+        made.start(port)
+        return made
 
     def _status(self, _params: dict[str, object]) -> dict[str, object]:
         return {"connected": self._admission.connected(), "log": self._log.state()}

@@ -15,13 +15,16 @@ import sqlite3
 import threading
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import Engine
 
 from central.stopping import POLL_S as STOP_S
 from central.stopping import wait_for
 from central.store.engine import is_postgresql
-from central.store.notices import Notices
+
+if TYPE_CHECKING:
+    from central.store.notices import Notices
 
 __all__ = ["Changes"]
 
@@ -43,7 +46,11 @@ class Changes:
     def __init__(self, engine: Engine, stop: threading.Event | None = None) -> None:
         url, self._stop = engine.url, stop
         self._path = Path(url.database) if url.drivername.startswith("sqlite") and url.database else None
-        self._notices = Notices(url) if is_postgresql(url) else None
+        self._notices: Notices | None = None
+        if is_postgresql(url):
+            from central.store.notices import Notices  # with its driver, of which SQLite's process needs nothing
+
+            self._notices = Notices(url)
         self._connection: sqlite3.Connection | None = None
         self._seen: int | None = None
         self._watch: int | None = None

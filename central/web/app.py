@@ -11,7 +11,6 @@ from fastapi import FastAPI
 from starlette.staticfiles import StaticFiles
 
 from central.identity.principals import Principals
-from central.identity.provider import Provider
 from central.trusted import SignerKeys
 from central.web import api, datasets, decisions, insight, login, models, owned, pages, problems, remotes, tokens
 from central.web.auth import TokenAuth
@@ -40,7 +39,12 @@ def create_app(centre: Centre) -> FastAPI:
     app.state.centre = centre
     app.state.feed = EventFeed(centre.store, centre.stop)
     app.state.principals = principals = Principals(centre.operators, centre.store, centre.identity)
-    app.state.provider = provider = None if centre.identity is None else Provider(centre.identity)
+    provider = None
+    if centre.identity is not None:
+        from central.identity.provider import Provider  # only where people log in by one: it takes memory
+
+        provider = Provider(centre.identity)
+    app.state.provider = provider
     app.state.inference = Inference(centre.store, SignerKeys(centre.signer))
     problems.install(app, refusals.shown)
     app.include_router(api.router)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.concurrency import run_in_threadpool
@@ -19,12 +20,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from central.config import WebConfig
 from central.gateway.quota import Rate
 from central.identity.principals import Principals
-from central.identity.provider import Provider
 from central.identity.rights import Principal
 from central.operators import bearer, is_jwt
 from central.web.permits import is_open, right
 from central.web.problems import Shown, of
 from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused, UnavailableError
+
+if TYPE_CHECKING:
+    from central.identity.provider import Provider
 
 __all__ = ["COOKIE", "TokenAuth", "address", "entered", "session_cookie"]
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hmac
 import secrets
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qs
 
 from fastapi import APIRouter, Query, Request, Response
@@ -20,12 +20,14 @@ from starlette.responses import HTMLResponse, RedirectResponse
 
 from central.identity.access import Access
 from central.identity.principals import Principals
-from central.identity.provider import Provider
 from central.identity.settings import IdentityConfig
 from central.web.auth import COOKIE, entered, session_cookie
 from central.web.pages.refusals import door, shown
 from central.web.problems import of
 from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused
+
+if TYPE_CHECKING:
+    from central.identity.provider import Provider
 
 __all__ = ["is_secure", "router"]
 
