@@ -12,13 +12,13 @@ import http.client
 import ipaddress
 import os
 import socket
-import stat
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urlsplit
 from urllib.request import proxy_bypass_environment  # type: ignore[attr-defined]
 
+from edge.secret import read_secret
 from protocol.errors import AuthenticationError, ConfigurationError, InputError
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["DIRECT", "Route", "is_loopback", "place_of"]
 
-MAX_CREDENTIALS = 1024
 _VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 _REFUSED = (401, 403, 407)
 
@@ -121,16 +120,7 @@ def is_loopback(address: str) -> bool:
 
 
 def _credentials(path: Path) -> str:
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & ~0o600:
-                raise ConfigurationError("config.key-mode", f"{path}: the proxy's credentials are for 0600 or stricter")
-            text = file.read(MAX_CREDENTIALS + 1).decode()
-    except OSError as error:
-        raise ConfigurationError("config.missing", f"{path}: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ConfigurationError("config.invalid", f"{path}: not text") from None
-    line = text.strip()
-    if not 0 < line.find(":") or "\n" in line or len(text) > MAX_CREDENTIALS:
+    line = read_secret(path)
+    if not 0 < line.find(":"):
         raise ConfigurationError("config.invalid", f"{path}: one line, USER:PASSWORD")
     return line

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from edge.secret import read_secret
 from edge.sources.places import Database
-from edge.sources.secret import read_secret
 from protocol.errors import (
     AuthenticationError,
     ConfigurationError,

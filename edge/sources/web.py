@@ -15,9 +15,9 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
+from edge.secret import read_secret
 from edge.sources.folder import MAX_FILE_BYTES
 from edge.sources.places import HttpPlace
-from edge.sources.secret import read_secret
 from protocol.errors import AuthenticationError, ConfigurationError, InputError, UnavailableError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""One line of a private file: credentials for a place at the hospital. They stand in no log, error or message."""
+"""One line of a private file: credentials for a place at the hospital or its proxy; in no log, error or message."""
 
 from __future__ import annotations
 
