@@ -12,10 +12,10 @@ import ssl
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.x509.oid import NameOID
 
 from edge.route import DIRECT, Route, is_loopback, place_of
+from privacy.certificates import MALFORMED
 from protocol.errors import AuthenticationError, UnavailableError
 
 __all__ = ["check_answers", "is_loopback", "presented_certificates"]
@@ -70,7 +70,11 @@ def check_answers(address: str, ca_pem: bytes, route: Route, timeout_s: float) -
     chain = presented_certificates(address, timeout_s, route, oldest=ssl.TLSVersion.TLSv1_2)
     if not chain:
         return
-    leaf, host = x509.load_der_x509_certificate(chain[0]), place_of(address)[0]
+    host = place_of(address)[0]
+    try:
+        leaf = x509.load_der_x509_certificate(chain[0])
+    except MALFORMED:  # the channel itself refuses it
+        return
     if _names(leaf, host) and not _issued_by(leaf, x509.load_pem_x509_certificate(ca_pem)):
         found = leaf.issuer.get_attributes_for_oid(NameOID.COMMON_NAME)
         issuer = str(found[0].value)[:64] if found else "unnamed"
@@ -83,7 +87,7 @@ def _names(leaf: x509.Certificate, host: str) -> bool:
     """Whether a certificate is for a host, as TLS clients judge it (RFC 9525: a wildcard is one whole label)."""
     try:
         names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
+    except MALFORMED:
         return False
     try:
         return ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
@@ -95,7 +99,7 @@ def _names(leaf: x509.Certificate, host: str) -> bool:
 def _issued_by(leaf: x509.Certificate, authority: x509.Certificate) -> bool:
     try:
         leaf.verify_directly_issued_by(authority)
-    except (InvalidSignature, ValueError, TypeError):
+    except MALFORMED:
         return False
     return True
 

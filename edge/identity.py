@@ -21,7 +21,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -31,6 +30,7 @@ from edge.handshake import presented_certificates
 from edge.heads import Heads
 from edge.route import DIRECT, Route
 from edge.storage import named_errors, read_json, sync_folder, write_file
+from privacy.certificates import MALFORMED
 from privacy.envelope import PublicKey, SecretKey, read_key
 from privacy.envelope.keyfile import at_rest, read_secret
 from protocol.errors import AuthenticationError, ConflictError, InputError, IntegrityError
@@ -42,6 +42,7 @@ __all__ = ["Identity", "enrol", "renew"]
 _SITE = re.compile(r"^[a-z0-9][a-z0-9-]{0,62}\Z")
 _CLOCK_SKEW = timedelta(minutes=5)
 _FILES = ("trust.json", "trust.sig", "tls.pem")
+_NO_TRUST: tuple[type[Exception], ...] = (InputError, *MALFORMED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -292,7 +293,7 @@ def _pinned_ca(presented: list[bytes], pin: bytes) -> bytes:
         if hashlib.sha256(der).digest() == pin:
             try:
                 certificate = x509.load_der_x509_certificate(der)
-            except ValueError:
+            except MALFORMED:
                 break
             return certificate.public_bytes(serialization.Encoding.PEM)
     raise AuthenticationError("auth.fingerprint", "the server does not present the CA that the join code pins")
@@ -313,7 +314,7 @@ def _verified_trust(raw: bytes, signature: bytes, ca_pin: bytes, study_pin: byte
             raise AuthenticationError("auth.fingerprint", "another CA than the one pinned")
     except IntegrityError:
         raise AuthenticationError("auth.fingerprint", "the trust bundle's signature does not verify") from None
-    except (InputError, ValueError):
+    except _NO_TRUST:
         raise AuthenticationError("auth.fingerprint", "the trust bundle is malformed") from None
     return trust
 
@@ -330,7 +331,7 @@ def _verified_leaf(
         spki = leaf.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound, x509.DuplicateExtension):
+    except MALFORMED:
         raise AuthenticationError("auth.certificate", "the certificate is malformed or of another CA") from None
     if names.get_values_for_type(x509.UniformResourceIdentifier) != [site_uri(site)] or spki != public:
         raise AuthenticationError("auth.certificate", "the certificate is not for this site's name and key")
@@ -363,6 +364,6 @@ def _channel_key(state_dir: Path, chain: bytes) -> bytes:
             path = state_dir / name
             if path.is_file() and _public(raw := read_secret(path)) == spki:
                 return raw
-    except (ValueError, TypeError):
+    except MALFORMED:
         raise AuthenticationError("auth.certificate", "the stored certificate or its key is damaged") from None
     raise AuthenticationError("auth.certificate", "no stored key fits the certificate")

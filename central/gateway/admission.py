@@ -19,6 +19,7 @@ from central.config import LimitsConfig
 from central.gateway.quota import Calls
 from central.gateway.register import Peer, Register
 from central.store import Store
+from privacy.certificates import MALFORMED
 from protocol.errors import AuthenticationError, CorsiaError, UnavailableError
 from protocol.trust import site_of_uri
 
@@ -199,7 +200,7 @@ def _read_certificate(pem: bytes) -> Peer:
     try:
         certificate = x509.load_pem_x509_certificate(pem)
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (ValueError, x509.ExtensionNotFound):
+    except MALFORMED:
         raise AuthenticationError("auth.certificate") from None
     uris = names.get_values_for_type(x509.UniformResourceIdentifier)
     site = site_of_uri(uris[0]) if len(uris) == 1 and len(names) == 1 else None

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -24,6 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from privacy.certificates import MALFORMED
 from privacy.envelope import SecretKey, read_key, write_key, write_public
 from privacy.envelope.keyfile import at_rest, read_secret
 from protocol.durable import sync_folder
@@ -148,7 +148,7 @@ def _csr_key(csr_der: bytes) -> ec.EllipticCurvePublicKey:
         if not isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1):
             raise ValueError("curve")
         return key
-    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+    except MALFORMED:
         raise AuthenticationError("auth.certificate", "the certificate request is not valid") from None
 
 
