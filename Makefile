@@ -29,11 +29,11 @@ TOGETHER := tests/integration tests/fault tests/e2e
 
 test: $(STAMP) services ## every contract and fault point at small size (the README's)
 	@$(BIN)/pytest -q -n 2 -m "not full" $(ALONE)
-	@$(BIN)/pytest -q -n 2 --dist loadgroup -m "not full" $(TOGETHER)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not full" $(TOGETHER)
 
 test-full: $(STAMP) services ## the same at the sizes the issues name
 	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 $(ALONE)
-	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 --dist loadgroup $(TOGETHER)
+	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 --dist loadfile $(TOGETHER)
 
 check: $(STAMP) lint supply ## lint, types, imports, licences, unit tests
 	@$(BIN)/pytest -q -n 2 -m "not full" tests/unit tests/contract

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from xdist.scheduler import LoadFileScheduling
 
 from tests.e2e.running import demo
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 _SKIPPED: list[str] = []
+_OVER_THE_DEMO = ("tests/e2e/test_demo.py", "tests/e2e/test_dashboard.py", "tests/fault/test_kill_points.py")
 
 
 @pytest.fixture(scope="session")
@@ -60,14 +62,23 @@ def state_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With `--dist loadgroup`: a file stays together, and so do all tests of the one demo.
-
-    Those that look at the demo's processes and folders come first: its warm workers close when nobody uses them.
-    """
+    """Those that look at the demo's processes and folders come first: its warm workers close when nobody uses them."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/test_demo.py"))
-    for item in items:
-        whose = "demo" if "demo" in getattr(item, "fixturenames", ()) else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(whose))
+
+
+class _Together(LoadFileScheduling):
+    """A file stays on one worker, and so do the files that share the one demo.
+
+    `--dist loadgroup` would say the same, but xdist 3.8 cannot tell groups to pytest 9.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return "demo" if file in _OVER_THE_DEMO else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Together | None:
+    return _Together(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

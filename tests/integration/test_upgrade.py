@@ -267,9 +267,9 @@ def test_a_wheelhouse_that_was_changed_installs_nothing(ward: Ward, houses: dict
         (victim,) = copy.glob(harm)
         with victim.open("ab") as file:
             file.write(b"\n")
-        before = sorted((ward.folder / "opt" / "releases").iterdir())
+        before = sorted((ward.folder / "opt").glob("releases/*"))
         assert "damaged or was changed" in install(ward, copy, ok=False)
-        assert sorted((ward.folder / "opt" / "releases").iterdir()) == before
+        assert sorted((ward.folder / "opt").glob("releases/*")) == before
 
 
 def test_a_wrong_call_of_the_wheelhouse_says_what_there_is(tmp_path: Path) -> None:
