@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -42,13 +44,22 @@ QUIET = {
 
 _PATIENCE_S = 600.0  # no measure: of a machine that is busy with other things
 _MOST_STARTS = 10
+_FIRST_PORT, _PORT_TRIES = 10_000, 100
 
 
 def free_port() -> int:
-    """A port that is free on loopback now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that is free on loopback now and that the kernel deals out to nobody: a server can be started on it anew.
+
+    Source: ip(7), `ip_local_port_range`.
+    """
+    dealt = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first = int(dealt.read_text().split()[0]) if dealt.is_file() else _FIRST_PORT
+    choices = range(_FIRST_PORT, first)
+    for port in [*(secrets.choice(choices) for _ in range(_PORT_TRIES if choices else 0)), 0]:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return int(probe.getsockname()[1])
+    raise UnavailableError("unavailable.process", "no port is free on loopback")
 
 
 @dataclass

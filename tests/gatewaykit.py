@@ -6,7 +6,6 @@ import hashlib
 import io
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -31,6 +30,7 @@ from central.gateway.__main__ import Gateway
 from central.signer import Signer
 from central.store import Store
 from corsia.cli.init_central import init_central
+from corsia.fleet import free_port
 from edge.uplink import Uplink
 from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal
 from protocol.assignment import Assignment
@@ -66,12 +66,6 @@ TRAINING = {
     "pipeline": {"name": "train"},
     "training": {"learner": "survival", "features": ["age"], "outcome": ["time"], "publish": {"model": "lung-model"}},
 }
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def eventually(check: Callable[[], Any], timeout_s: float = 10.0) -> Any:

@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from central.identity.settings import IdentityConfig, RolesConfig
-from tests.webkit import free_port
+from corsia.fleet import free_port
 
 __all__ = ["AUDIENCE", "People", "Provided", "provided", "settings"]
 

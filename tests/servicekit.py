@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import event
 from sqlalchemy.pool import Pool
 
-from tests.gatewaykit import free_port
+from corsia.fleet import free_port
 
 __all__ = ["S3", "Postgres", "closing_connections", "postgres_server", "s3_server"]
 

@@ -24,6 +24,8 @@ from pathlib import Path
 
 import pytest
 
+from corsia.fleet import free_port
+
 LOGIN = "edge:edge-SECRET-7f3a"
 PASSWORD = LOGIN.partition(":")[2]
 _BASIC = "Basic " + b64encode(LOGIN.encode()).decode()
@@ -37,12 +39,6 @@ def need(program: str, package: str) -> str:
     if found is None:
         pytest.skip(f"no {program}: sudo apt-get install -y --no-install-recommends {package}")
     return found
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(ready: Callable[[], bool], what: str, seconds: float = 60.0) -> None:

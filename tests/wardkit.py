@@ -19,9 +19,10 @@ from central.config import load_config, operator_token
 from central.store import Store
 from central.store.models import AssignmentRow, StudyRow
 from corsia.cli.init_central import init_central
+from corsia.fleet import free_port
 from protocol.assignment import State
 from tests.agentkit import site_config, study
-from tests.gatewaykit import eventually, free_port
+from tests.gatewaykit import eventually
 
 # The centre without federation and web, which start slowly and have no part in this.
 _CENTRE = """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from central.vault.exports import Exports
 from central.vault.service import handlers, pack
 from central.web import Centre
 from central.web.__main__ import serve
+from corsia.fleet import free_port
 from privacy.envelope import PublicKey, SecretKey, read_key, write_key, write_public
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
 from tests.vaultkit import World
@@ -63,12 +63,6 @@ class Running:
             state = Checkpoint(origin=self.centre.log_origin, size=tree.size, root=tree.root(), time=int(time.time()))
             if not session.scalar(select(func.count()).where(CheckpointRow.size == tree.size)):
                 session.add(CheckpointRow(size=tree.size, text=sign_checkpoint(state, self.log_key)))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

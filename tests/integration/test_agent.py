@@ -423,7 +423,7 @@ def test_storage_errors_are_not_failures(config: EdgeConfig, office: Office) -> 
 
 
 def test_a_daemon_tells_its_numbers_and_nobodys_name(tmp_path: Path) -> None:
-    from tests.gatewaykit import free_port
+    from corsia.fleet import free_port
     from tests.unit.test_metrics import asked, documented, samples
 
     plain, port = site_config(tmp_path), free_port()

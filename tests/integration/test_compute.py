@@ -25,8 +25,8 @@ from pydantic import ValidationError
 from central.config import ComputeConfig
 from central.vault import Analysis, Opener
 from central.vault.compute import Compute, Here, OnDask, compute_of
+from corsia.fleet import free_port
 from protocol.errors import ConfigurationError, IntegrityError, UnavailableError, WorkerError
-from tests.gatewaykit import free_port
 from tests.vaultkit import World, rows, table
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")

@@ -11,9 +11,10 @@ import pytest
 from central.config import MetricsConfig
 from central.store.changes import Changes
 from central.store.models import ParcelRow
+from corsia.fleet import free_port
 from privacy.envelope import read_public
 from privacy.transparency import verify_receipt
-from tests.gatewaykit import Centre, eventually, free_port
+from tests.gatewaykit import Centre, eventually
 from tests.servicekit import Postgres, closing_connections, postgres_server
 from tests.unit.test_metrics import asked, samples
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from central.registry import Registry
-from tests.gatewaykit import free_port
+from corsia.fleet import free_port
 from tests.integration.test_registry_mlflow import NAME, release, weights
 
 __all__ = ["weights"]

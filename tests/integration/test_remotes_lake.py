@@ -19,8 +19,9 @@ from central.store.models import RemoteRow
 from central.vault.analysis import Analysis
 from central.vault.service import handlers
 from corsia.cli import app
+from corsia.fleet import free_port
 from protocol.errors import InputError
-from tests.sourcekit import free_port, until
+from tests.sourcekit import until
 from tests.uplinkkit import Authority
 from tests.vaultkit import World
 from tests.webkit import running_centre

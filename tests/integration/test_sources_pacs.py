@@ -17,6 +17,7 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from corsia.fleet import free_port
 from corsia.synthetic import ct_series
 from edge.config import DatasetConfig
 from edge.sources import association
@@ -25,7 +26,7 @@ from edge.sources.places import Receiver
 from edge.sources.pulling import places, pull
 from edge.sources.receiver import Listening
 from protocol.errors import AuthenticationError, UnavailableError
-from tests.sourcekit import LOGIN, Orthanc, free_port, need, private, until
+from tests.sourcekit import LOGIN, Orthanc, need, private, until
 
 ROOT = Path(__file__).parents[2]
 FULL = (pytest.mark.full, pytest.mark.timeout(1800))

@@ -17,8 +17,9 @@ from central import ipc
 from central.config import CentralConfig, load_config
 from central.supervisor import environment
 from corsia.cli.init_central import init_central
+from corsia.fleet import free_port
 from protocol.errors import UnavailableError
-from tests.gatewaykit import draft, eventually, free_port
+from tests.gatewaykit import draft, eventually
 
 # Signer and gateway alone: the others have tests of their own, and start slowly.
 _RUN = """

@@ -21,9 +21,10 @@ import pytest
 from central import ipc
 from central.config import load_config
 from corsia.cli.init_central import init_central
+from corsia.fleet import free_port
 from privacy.envelope import SecretKey, new_parcel_id
 from protocol.v1 import fleet_pb2 as pb
-from tests.gatewaykit import Centre, Site, code_of, draft, eventually, free_port
+from tests.gatewaykit import Centre, Site, code_of, draft, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
