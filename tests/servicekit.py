@@ -161,8 +161,8 @@ def s3_server() -> Iterator[S3]:
     server = S3(f"http://127.0.0.1:{s3_port}", "AKTEST", identity["credentials"][0]["secretKey"])  # type: ignore[index]
     command = [
         found, "-logtostderr=true", "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3",
-        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-master.volumeSizeLimitMB=64", "-volume.max=200",
-        "-s3.iam=false", *sorted(ports),
+        f"-s3.config={folder / 's3.json'}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+        "-master.volumeSizeLimitMB=64", "-volume.max=200", "-s3.iam=false", *sorted(ports),
     ]  # fmt: skip
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log)
