@@ -45,6 +45,7 @@ QUIET = {
 _PATIENCE_S = 600.0  # no measure: of a machine that is busy with other things
 _MOST_STARTS = 10
 _FIRST_PORT, _PORT_TRIES = 10_000, 100
+_given: set[int] = set()  # its server may not listen yet
 
 
 def free_port() -> int:
@@ -58,7 +59,10 @@ def free_port() -> int:
     for port in [*(secrets.choice(choices) for _ in range(_PORT_TRIES if choices else 0)), 0]:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
-            return int(probe.getsockname()[1])
+            found = int(probe.getsockname()[1])
+            if found not in _given:
+                _given.add(found)
+                return found
     raise UnavailableError("unavailable.process", "no port is free on loopback")
 
 
