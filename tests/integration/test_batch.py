@@ -233,6 +233,7 @@ def test_a_lane_runs_where_a_pool_would_start_it(tmp_path: Path) -> None:
     well(outcome(session, PATH=f"{tools}:{os.environ['PATH']}"))
 
 
+@pytest.mark.full
 def test_a_lane_runs_on_a_real_slurm(tmp_path: Path) -> None:
     if os.getuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "srun", "munged", "ip"))):
         pytest.skip(SLURM)
