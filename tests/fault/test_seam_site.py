@@ -179,7 +179,7 @@ def _told(item: Item) -> str:
 
 def _work() -> Work:
     made = SiteWork()
-    return Work(made.prepare, made.start, made.outcome, whole, (*PASSING, sqlite3.Error), forks=False)
+    return Work(made.prepare, made.start, made.outcome, whole, (*PASSING, sqlite3.Error), forks=False, fewer=2)
 
 
 def whole(found: Any) -> bool:
