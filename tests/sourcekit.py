@@ -175,14 +175,15 @@ def fhir_server(folder: Path, *words: str) -> Iterator[str]:
     with (folder.parent / "fhir.log").open("ab") as log:
         process = subprocess.Popen(command, cwd=Path(__file__).parents[1], stdout=log, stderr=log)
     try:
-        until(lambda: _answers(port), "the FHIR server")
+        until(lambda: answers(port), "the FHIR server")
         yield f"http://127.0.0.1:{port}/fhir"
     finally:
         process.kill()
         process.wait()
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether somebody listens there."""
     try:
         socket.create_connection(("127.0.0.1", port), timeout=1).close()
     except OSError:

@@ -21,7 +21,7 @@ from central.vault.service import handlers
 from corsia.cli import app
 from corsia.fleet import free_port
 from protocol.errors import InputError
-from tests.sourcekit import until
+from tests.sourcekit import answers, until
 from tests.uplinkkit import Authority
 from tests.vaultkit import World
 from tests.webkit import running_centre
@@ -71,19 +71,9 @@ def _site(tmp_path: Path) -> Iterator[Site]:
     made = Site(tmp_path)
     words = [sys.executable, "-m", "tests.https_process", str(tmp_path), str(made.port)]
     with subprocess.Popen(words, cwd=ROOT) as process:
-        until(lambda: _answers(made.port), "the HTTPS server")
+        until(lambda: answers(made.port), "the HTTPS server")
         yield made
         process.kill()
-
-
-def _answers(port: int) -> bool:
-    import socket
-
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=1).close()
-    except OSError:
-        return False
-    return True
 
 
 def plain(folder: Path) -> list[str]:
