@@ -60,7 +60,7 @@ def test_what_is_carried_is_sealed_and_in_order() -> None:
     raw = sent(b"rows of Bardellini", b"", b"more")
     assert b"Bardellini" not in raw
     assert read(raw) == [b"rows of Bardellini", b"", b"more"]
-    first = 4 + 16 + 18
+    first = 4 + 16 + 1 + 18
     for wrong in (raw[first:], raw[:first] * 2, raw[:-1], raw[:10] + bytes([raw[10] ^ 1]) + raw[11:],
                   b"\xff\xff\xff\xff" + raw[4:], b"\0\0\0\x01x"):  # fmt: skip
         with pytest.raises(IntegrityError):
@@ -105,6 +105,29 @@ def test_both_directions_are_carried_until_one_end_goes() -> None:
         assert not end.is_alive()
     left.close()
     right.close()
+
+
+def test_a_nodes_end_does_not_go_before_all_that_it_said_has_come() -> None:
+    """A cluster that ends a job throws away what its pipes still hold: the daemon's end hangs up first."""
+    here, there = socket.socketpair()
+    plain_in, from_worker = os.pipe()
+    to_worker, plain_out = os.pipe()
+    gone = threading.Event()
+    writer, reader = Writer(there.fileno(), KEY, 1), Reader(there.fileno(), KEY, 0)
+    node = threading.Thread(target=between, args=(plain_in, plain_out, writer, reader, gone.set))
+    node.start()
+    os.write(from_worker, b"done")
+    os.close(from_worker)  # the worker has ended
+    coming = Reader(here.fileno(), KEY, 1)
+    assert coming.read() == b"done"
+    assert coming.read() is None
+    assert not gone.wait(0.5)
+    here.shutdown(socket.SHUT_RDWR)
+    assert gone.wait(4 * LIFE_S)
+    node.join(4 * LIFE_S)
+    for end in (here, there):
+        end.close()
+    os.close(to_worker)
 
 
 def test_only_who_holds_the_jobs_key_is_taken_for_the_node() -> None:
@@ -233,7 +256,6 @@ def test_a_lane_runs_where_a_pool_would_start_it(tmp_path: Path) -> None:
     well(outcome(session, PATH=f"{tools}:{os.environ['PATH']}"))
 
 
-@pytest.mark.full
 def test_a_lane_runs_on_a_real_slurm(tmp_path: Path) -> None:
     if os.getuid() != 0 or not all(map(shutil.which, ("slurmctld", "slurmd", "srun", "munged", "ip"))):
         pytest.skip(SLURM)
