@@ -38,6 +38,7 @@ from protocol.errors import (
 if TYPE_CHECKING:
     import httpx
 
+    from corsia.answers import Me
     from privacy.envelope import SecretKey
 
 __all__ = ["Hub", "Log", "Model", "Models", "connect"]
@@ -78,7 +79,7 @@ def connect(
         token = _found(url, token_file, _at_hand() if interactive is None else interactive)
     hub = Hub(url, token, timeout_s=timeout_s)
     try:
-        hub.me = dict(hub.request("GET", "/me"))
+        hub.me = hub.request("GET", "/me")
     except CorsiaError:
         hub.close()
         raise
@@ -118,7 +119,7 @@ class Hub:
         from central.operators import bearer
 
         self.url, self.token = url.rstrip("/"), token
-        self.me: dict[str, Any] = {}  # who this is at the centre, and what he may
+        self.me: Me = {"operator": "", "name": "", "account": "", "roles": [], "scopes": []}  # told by `connect`
         self._http: httpx.Client = httpx.Client(
             base_url=f"{self.url}/api/v1",
             headers={"Authorization": f"Bearer {bearer(token)}"},  # a named operator's seal stays here
@@ -291,8 +292,8 @@ class Hub:
         return f"<corsia hub at {self.url}>"
 
     def _repr_html_(self) -> str:
-        who = html.escape(str(self.me.get("name", "")))
-        roles = html.escape(", ".join(self.me.get("roles", ())))
+        who = html.escape(self.me["name"])
+        roles = html.escape(", ".join(self.me["roles"]))
         return f"<p>Corsia at <b>{html.escape(self.url)}</b>, as {who} ({roles})</p>{self.lanes._repr_html_()}"
 
     def _send(self, method: str, path: str, more: dict[str, Any]) -> httpx.Response:

@@ -20,6 +20,7 @@ from protocol.errors import InputError, UnavailableError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from corsia.answers import RunOrders, RunStatus
     from corsia.client import Hub
 
 __all__ = ["Run", "RunEvent"]
@@ -68,15 +69,16 @@ class Run:
         self.study = study_id
         self._path = f"/runs/{quote(study_id, safe='')}"
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> RunStatus:
         """State, phase, what the operator asked for, rounds with their metrics.
 
         Raises:
             InputError: `input.usage` before the federation has begun it.
         """
-        return dict(self._hub.request("GET", self._path))
+        told: RunStatus = self._hub.request("GET", self._path)
+        return told
 
-    def pause(self) -> dict[str, Any]:
+    def pause(self) -> RunOrders:
         """Ask nothing more of the sites once the exchange under way is over; returns what is wanted now.
 
         Raises:
@@ -84,15 +86,15 @@ class Run:
         """
         return self._ask("pause")
 
-    def resume(self) -> dict[str, Any]:
+    def resume(self) -> RunOrders:
         """Let a paused run go on. Raises as `pause`."""
         return self._ask("resume")
 
-    def stop(self, *, discard: bool = False) -> dict[str, Any]:
+    def stop(self, *, discard: bool = False) -> RunOrders:
         """End the run; the model of its last finished round is published, or with `discard` none. Raises as `pause`."""
         return self._ask("stop", {"discard": discard})
 
-    def extend(self, rounds: int) -> dict[str, Any]:
+    def extend(self, rounds: int) -> RunOrders:
         """Raise the number of rounds in all, up to `training.max_rounds`. Raises as `pause`, and:
 
         Raises:
@@ -142,8 +144,9 @@ class Run:
                 raise UnavailableError("unavailable.centre", f"the run has not ended after {timeout_s:g} s")
             time.sleep(_AGAIN_S)
 
-    def _ask(self, command: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        return dict(self._hub.request("POST", f"{self._path}/{command}", json=body or {}))
+    def _ask(self, command: str, body: dict[str, Any] | None = None) -> RunOrders:
+        orders: RunOrders = self._hub.request("POST", f"{self._path}/{command}", json=body or {})
+        return orders
 
     def __repr__(self) -> str:
         return f"<run of {self.study}>"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
+    from corsia.answers import TableSummary
     from corsia.client import Hub
 
 __all__ = ["Status", "Studies", "StudyHandle", "StudyTable"]
@@ -227,9 +228,15 @@ class StudyTable:
         frame: pd.DataFrame = self.to_arrow().to_pandas(date_as_object=False)
         return frame
 
-    def summary(self) -> dict[str, Any]:
-        """Statistics per column; small groups are None."""
-        return dict(self.hub.request("GET", f"/studies/{quote(self.study, safe='')}/summary"))
+    def summary(self) -> TableSummary:
+        """Statistics per column; small groups are None.
+
+        Examples:
+            >>> hub.table("lung").summary()["rows"]
+            12
+        """
+        told: TableSummary = self.hub.request("GET", f"/studies/{quote(self.study, safe='')}/summary")
+        return told
 
 
 def _text_of(study: str | Path) -> bytes:

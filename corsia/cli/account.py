@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -55,7 +55,7 @@ def show(url: Url, json_out: Json = False) -> None:
     from corsia.client import connect
 
     with connect(url, interactive=False) as hub:
-        value: dict[str, Any] = hub.me
+        value = hub.me
     if json_out:
         typer.echo(json.dumps(value))
         return

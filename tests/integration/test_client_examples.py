@@ -14,6 +14,7 @@ from sqlalchemy import select
 
 import corsia
 from central.store.models import AdvertisedRow, RemoteRow, RoundRow, RunRow, SiteRow, StudyRow
+from corsia.answers import ColumnSummary, Me, RoundStatus, RunStatus, TableSummary
 from corsia.live import Progress, follow
 from corsia.runs import RunEvent
 from privacy.envelope import read_key
@@ -91,9 +92,19 @@ def test_a_study_and_its_run_show_how_they_stand(running: Running, hub: corsia.H
         metrics = {"auc": 0.8125, XSS: 1.0}
         session.add(RoundRow(run="r", round=1, arrays="", metrics=metrics, sites=[], started_at=1.0, finished_at=2.0))
     shown = study.run._repr_html_()
+    told = study.run.status()
+    assert set(told) == set(RunStatus.__annotations__)
+    assert set(told["rounds"][0]) == set(RoundStatus.__annotations__)
     assert "<b>paused</b>" in shown
     assert "0.8125" in shown
     assert "<script" not in shown
+
+
+def test_answers_have_the_fields_that_their_types_name(hub: corsia.Hub) -> None:
+    assert set(hub.me) == set(Me.__annotations__)
+    summary = hub.table("lung").summary()
+    assert set(summary) == set(TableSummary.__annotations__)
+    assert {key for column in summary["columns"] for key in column} == set(ColumnSummary.__annotations__)
 
 
 def test_a_run_shows_itself_as_it_goes(capsys: pytest.CaptureFixture[str], tmp_path: Any) -> None:
