@@ -23,17 +23,17 @@ services: # system packages that some tests use: installed as root on Debian wit
 demo: $(STAMP) ## four lanes over three hospitals, as real processes
 	@$(BIN)/corsia demo --sites 3 --out demo-out
 
-# Two at once; of what starts processes, one file at a time on each core (tests/conftest.py).
+# Two at once; of what starts processes, one file at a time on each core (tests/conftest.py), the long ones first.
 ALONE    := tests/unit tests/property tests/contract
-TOGETHER := tests/integration tests/fault tests/e2e
+TOGETHER := --dist loadfile --no-loadscope-reorder tests/e2e tests/fault tests/integration
 
 test: $(STAMP) services ## every contract and fault point at small size (the README's)
 	@$(BIN)/pytest -q -n 2 -m "not full" $(ALONE)
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not full" $(TOGETHER)
+	@$(BIN)/pytest -q -n 2 -m "not full" $(TOGETHER)
 
 test-full: $(STAMP) services ## the same at the sizes the issues name
 	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 $(ALONE)
-	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 --dist loadfile $(TOGETHER)
+	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 $(TOGETHER)
 
 check: $(STAMP) lint supply ## lint, types, imports, licences, unit tests
 	@$(BIN)/pytest -q -n 2 -m "not full" tests/unit tests/contract
