@@ -9,12 +9,18 @@ from http import HTTPStatus
 from pathlib import Path
 
 import pytest
+from markupsafe import escape
 
 from central.web.pages.render import environment
+from corsia.sitedesk import Desk
+from edge.gate import Check
+from edge.policy import Rule
+from edge.preview import Preview
 from protocol.assignment import MaskStep, RoundPhase, State
 from protocol.errors import CODES
 from protocol.study import Lane, parse_study
 from protocol.words import LANGUAGES, chosen, words
+from tests.agentkit import site_config
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "protocol" / "words.toml"
@@ -193,3 +199,34 @@ def test_what_pages_say_in_a_codes_place_is_said_somewhere() -> None:
     assert [
         text for text in tomllib.loads(ERRORS.read_text())["also"] if f'"{text}"' not in said and text not in phrases
     ] == []
+
+
+def test_a_refused_preview_is_told_in_italian_but_for_the_rules_own_words(tmp_path: Path) -> None:
+    hint = CODES["policy.lane"].hint
+    said = "<i>lane</i> 'train' is not in the policy's lanes"
+    rule = Rule(name="lane", asked="train", site="harvest", effective="", ok=False, reason=said, code="policy.lane")
+    spent = Check(rule="memory", ok=False, reason=CODES["gate.differencing"].summary)
+    made = Preview(
+        study="s", digest="d", lane="train", allowed=False, code="policy.lane", reason=said, hint=hint,
+        rules=[rule], gate=[spent],
+    )  # fmt: skip
+    desk = Desk(site_config(tmp_path), "mark")
+    english, italian = (
+        desk._page("preview.html", one, made=made, digest="d", counts=[]).text.partition("<main")[2]
+        for one in LANGUAGES
+    )
+    words_of_rule = f'<span lang="en">{escape(said)}</span>'
+    assert english.count(words_of_rule) == italian.count(words_of_rule) == 2
+    assert f'<small lang="en">{escape(hint)}</small>' in english
+    assert f'<small lang="it">{escape(words("it").error("policy.lane")[1])}</small>' in italian
+    assert f'<span lang="it">{escape(words("it").error("gate.differencing")[0])}</span>' in italian
+
+
+def test_a_judged_draft_keeps_what_is_wrong_with_it_and_escapes_it() -> None:
+    shown = environment().get_template("draft-judged.html")
+    for detail, expected in (
+        (CODES["input.study"].summary, '<span lang="it">il file dello studio non è valido</span>'),
+        ("title: <script>", '<span lang="en">title: &lt;script&gt;</span>'),
+    ):
+        judged = {"ok": False, "code": "input.study", "detail": detail, "words": []}
+        assert expected in shown.render(t=words("it"), told=words("it").told, judged=judged, toml="")
