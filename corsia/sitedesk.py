@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from corsia import steward
 from corsia.cli.edge_status import site_status
-from protocol.errors import CODES, CorsiaError, InputError, StudyRefused
+from protocol.errors import CorsiaError, InputError, StudyRefused
 from protocol.prose import prose
 from protocol.study import parse_study
 from protocol.words import LANGUAGES, words
@@ -103,10 +103,9 @@ class Desk:
         document, line = self._found(digest)
         study = parse_study(document)
         decision = decide(study, self._site, registry.INSTALLED, plugins.installed(self._site, study))
-        code = CODES.get(line["code"])
         return self._page(
             "study.html", language, study=study, digest=digest, line=line, said=prose(study, words(language)),
-            rules=decision.rules, allowed=decision.allowed, reason=code.summary if code else "",
+            rules=decision.rules, allowed=decision.allowed,
             document=document.decode(),
         )  # fmt: skip
 
@@ -150,8 +149,8 @@ class Desk:
     def _page(self, template: str, language: str, *, status_code: int = 200, **values: Any) -> Answer:
         say = words(language)
         common = {
-            "t": say, "named": say.named, "lang": language, "languages": LANGUAGES, "site": self._site.site,
-            "mark": self._mark,
+            "t": say, "named": say.named, "told": say.told, "lang": language, "languages": LANGUAGES,
+            "site": self._site.site, "mark": self._mark,
         }  # fmt: skip
         return Answer(status_code, self._pages.get_template(template).render(common | values))
 

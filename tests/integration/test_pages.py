@@ -8,7 +8,10 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from markupsafe import escape
 
+from protocol.errors import CODES
+from protocol.words import words
 from tests.pagekit import COLUMN, XSS, hostile_centre
 from tests.vaultkit import draft
 from tests.webkit import Running
@@ -131,6 +134,34 @@ def test_what_cannot_be_shown_is_a_page_with_its_code(running: Running) -> None:
             assert ("input.usage" if path in ("/models/none", "/none") else "study.unknown") in answer.text
         assert "<h1>" in http.get("/studies?page=0").text
         assert http.get("/studies?page=0").status_code == 422
+
+
+def test_what_went_wrong_is_told_in_the_readers_language(running: Running) -> None:
+    unknown, say = CODES["study.unknown"], words("it")
+    english, italian = ({"Accept": "text/html", "Accept-Language": one} for one in ("en", "it"))
+    with running.operator() as http:
+        page = http.get("/studies/none", headers=english).text
+        assert f'<strong lang="en">{unknown.summary}</strong>' in page
+        assert f'<p class="hint" lang="en">{unknown.hint}</p>' in page
+        for path, detail, hint in (
+            ("/studies/none", *say.error("study.unknown")[:2]),
+            ("/none", "Non trovato", "vedi /api/v1/openapi.json"),
+        ):
+            page = http.get(path, headers=italian).text.partition("<main")[2]
+            assert 'lang="en"' not in page, path
+            assert f'<strong lang="it">{escape(detail)}</strong>' in page
+            assert f'<p class="hint" lang="it">{escape(hint)}</p>' in page
+        page = http.get("/studies?page=0", headers=italian).text
+        assert '<strong lang="en">not valid: query.page</strong>' in page, "what is said of the one case stays English"
+        assert f'<p class="hint" lang="it">{say.error("input.usage")[1]}</p>' in page
+        summary, hint, _ = say.error("policy.lane")
+        page = http.get("/studies/fed", headers=italian).text
+        assert f'<span lang="it">{escape(summary)}</span> <small lang="it">{escape(hint)}</small>' in page
+        document = http.get("/api/v1/studies/none", headers=italian).json()
+        assert (document["detail"], document["hint"]) == (unknown.summary, unknown.hint)
+    with running.client() as nobody:
+        page = nobody.post("/auth/enter", data={"token": "none"}, headers=italian).text
+        assert f'<strong lang="it">{escape(say.error("auth.token")[0])}</strong>' in page
 
 
 def test_lists_page_and_filter_on_the_server(running: Running) -> None:

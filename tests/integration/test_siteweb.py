@@ -16,12 +16,14 @@ from typing import Any
 
 import httpx
 import pytest
+from markupsafe import escape
 
 from corsia.siteweb import SiteServer
 from edge.config import EdgeConfig
 from edge.journal import Journal
 from edge.ledger import Ledger
 from protocol.assignment import State
+from protocol.words import words
 from tests.agentkit import enrolled, running, site_config, study
 from tests.browserkit import Seat, browser, chromium, serious
 
@@ -129,6 +131,11 @@ def test_who_may_open_it(config: EdgeConfig) -> None:
             assert http.post("/pause", content=b"x" * 5000).status_code == 403
             for path in ("/nothing", f"/study/{'0' * 64}", "/study/../../etc/passwd"):
                 assert http.get(path).status_code == 404, path
+            said = http.get("/nothing", headers={"Accept-Language": "it"}).text.partition("<main")[2]
+            assert '<strong lang="it">questa pagina non esiste</strong> <code>study.unknown</code>' in said
+            assert f'<p class="hint" lang="it">{escape(words("it").error("study.unknown")[1])}</p>' in said
+            one = http.get(f"/study/{'0' * 64}", headers={"Accept-Language": "it"}).text
+            assert '<strong lang="en">no study &#39;000' in one, "of the one case alone"
             assert act(http, server, f"/approve/{'0' * 64}").status_code == 404
             assert http.request("DELETE", "/").status_code == 501
     assert server.server_address[0] == "127.0.0.1"

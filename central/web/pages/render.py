@@ -59,9 +59,9 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     """A template in the reader's language.
 
     Args:
-        values: what the template shows, besides `t`, `named`, `ago`, `lang`, `languages`, `path`, `centre_name`,
-            `mlflow_uri`, `operator` (who he is in records), `reader` (his name) and `may` (a method and a path),
-            which every page has. Who is not known has no name and may nothing.
+        values: what the template shows, besides `t`, `named`, `told`, `ago`, `lang`, `languages`, `path`,
+            `centre_name`, `mlflow_uri`, `operator` (who he is in records), `reader` (his name) and `may` (a method and
+            a path), which every page has. Who is not known has no name and may nothing.
     """
     wished = request.query_params.get("lang", "") or request.cookies.get(COOKIE, "")
     say = words(chosen(wished, request.headers.get("accept-language", "")))
@@ -69,6 +69,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     common: dict[str, Any] = {
         "t": say,
         "named": say.named,
+        "told": say.told,
         "ago": lambda at: ago(at, say),
         "lang": say.language,
         "languages": LANGUAGES,

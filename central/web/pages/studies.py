@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import HTMLResponse
 
 from central.web import account, timeline, views
 from central.web.pages.render import CentreOf, PageNumber, page, paged
-from protocol.errors import CODES
 from protocol.prose import prose
 from protocol.study import Lane, parse_study
 from protocol.words import words
@@ -52,16 +51,9 @@ def study(request: Request, study_id: str, centre: CentreOf) -> HTMLResponse:
         "study.html",
         study=found,
         said={language: prose(document, words(language)) for language in ("en", "it")},
-        approvals=[_approval(one) for one in found["assignments"]],
+        approvals=found["assignments"],
         left=left,
         burn=burn,
         parcels=found["parcels"][-_PARCELS:],
         more_parcels=max(0, len(found["parcels"]) - _PARCELS),
     )
-
-
-def _approval(assignment: dict[str, Any]) -> dict[str, Any]:
-    """A site's word: its state, and why, where a code says so."""
-    code = CODES.get(assignment["code"])
-    reason = {"reason": code.summary, "hint": code.hint} if code else {"reason": "", "hint": ""}
-    return assignment | reason
