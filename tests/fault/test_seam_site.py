@@ -8,7 +8,6 @@ has it, and one whose answer is lost.
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -189,7 +188,7 @@ def _told(item: Item) -> str:
 
 def _work() -> Work:
     made = SiteWork()
-    return Work(made.prepare, made.start, made.outcome, whole, (*PASSING, sqlite3.Error), forks=False)
+    return Work(made.prepare, made.start, made.outcome, whole, PASSING, forks=False)
 
 
 def whole(found: Any) -> bool:
