@@ -8,10 +8,7 @@ centre's receipts. Nothing is decided here on what may leave.
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +22,7 @@ from edge.storage import named_errors
 from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public
 from privacy.folders import in_memory, make_recovery_key, placed, staged
-from protocol.errors import AuthenticationError, ConfigurationError, IntegrityError, StorageError
+from protocol.errors import AuthenticationError, ConfigurationError, IntegrityError
 
 __all__ = ["Checked", "backup", "recovery_key", "restore", "verify"]
 
@@ -76,7 +73,7 @@ def backup(site: str, state_dir: Path, out: Path) -> tuple[str, int]:
     if not (state_dir / RECOVERY).is_file():
         raise ConfigurationError("config.missing", "no recovery key: make one by `corsia edge recovery-key --out K`")
     recipient = read_public(state_dir / RECOVERY)
-    with _named(), staged(state_dir) as staging:
+    with named_errors(), staged(state_dir) as staging:
         take(state_dir, staging)
         head = Head(kind=KIND, name=site, at=round(time.time(), 3), version=version("corsia"))
         digest, files = sealed(staging, out, head, recipient=recipient, signer=signer)
@@ -92,7 +89,7 @@ def verify(source: Path, key: SecretKey, sender: PublicKey) -> Checked:
         BudgetExceeded: `budget.ledger`.
         StorageError: `storage.failed`, also where this machine has no file system in memory.
     """
-    with _named(), in_memory() as folder:
+    with named_errors(), in_memory() as folder:
 
         def keep(name: str) -> Path | None:
             return folder / name if name in _CHECKED or name.startswith("spool/meta/") else None
@@ -126,7 +123,7 @@ def restore(source: Path, site: str, state_dir: Path, key: SecretKey, sender: Pu
         )
         return checked
 
-    with _named():
+    with named_errors():
         state_dir.parent.mkdir(parents=True, exist_ok=True)
         return placed(state_dir, fill)
 
@@ -160,12 +157,3 @@ def _checked(folder: Path, head: Head, members: list[Member]) -> Checked:
         site=head.name, at=head.at, version=head.version, files=len(members), journal_lines=lines, ledger_rows=rows,
         parcels=len(parcels), journal_head=journal.head(), ledger_head=ledger_head,
     )  # fmt: skip
-
-
-@contextmanager
-def _named() -> Iterator[None]:
-    with named_errors():
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise StorageError("storage.failed") from error

@@ -24,7 +24,7 @@ from edge.storage import named_errors
 from edge.totals import GENESIS, Totals
 from privacy.dp.accountant import Curve
 from privacy.dp.budget import Budget
-from protocol.errors import BudgetExceeded, ConflictError, StorageError
+from protocol.errors import BudgetExceeded, ConflictError
 
 __all__ = ["GENESIS", "YEAR_S", "Ledger", "Limits", "Spend", "Total"]
 
@@ -46,7 +46,7 @@ class Ledger:
         self._lock = threading.RLock()
         self._verified = False
         self._totals = Totals()
-        with named_errors(), _sqlite_errors():
+        with _ledger_errors():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
             try:
@@ -151,7 +151,7 @@ class Ledger:
         Raises:
             BudgetExceeded: `budget.bytes`.
         """
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             self._check(dataset, study, bytes, limits)
 
     def afford(self, dataset: str, study: str, cost: Curve, limits: Limits) -> None:
@@ -160,7 +160,7 @@ class Ledger:
         Raises:
             BudgetExceeded: `budget.epsilon`.
         """
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             since = time.time() - YEAR_S
             others = [s for s in self._caught_up().spends(dataset, since) if s.study != study]
             spent = total_of(others).cost
@@ -170,28 +170,28 @@ class Ledger:
 
     def total(self, dataset: str, since: float = 0.0, *, study: str | None = None) -> Total:
         """What a dataset has spent since a time (Unix seconds), by all studies or by one."""
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             return total_of(self._spends(dataset, since, study))
 
     def year(self, dataset: str, epsilon: float, delta: float) -> Budget:
         """What the noised releases of 365 days leave of a limit."""
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             return self._year(self._spends(dataset, time.time() - YEAR_S, None), epsilon, delta)
 
     def spends(self) -> list[Spend]:
         """Every key's spend, oldest first."""
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             keys = [str(row[0]) for row in self._db.execute("SELECT key FROM ledger GROUP BY key ORDER BY MIN(seq)")]
             return [spend for key in keys if (spend := self._spend(key)) is not None]
 
     def spend(self, key: str) -> Spend | None:
         """One key's spend, or None."""
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             return self._spend(key)
 
     def head(self) -> str:
         """The last row's hash (hex), 64 zeros when empty."""
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             return self._last()[1]
 
     def memory(self, dataset: str) -> bytes | None:
@@ -200,7 +200,7 @@ class Ledger:
         Raises:
             BudgetExceeded: `budget.ledger` when it is not the one that the chain names.
         """
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             return self._memory(dataset)
 
     def verify(self, remembered: str | None = None) -> int:
@@ -213,12 +213,12 @@ class Ledger:
         Raises:
             BudgetExceeded: `budget.ledger`.
         """
-        with self._lock, _sqlite_errors():
+        with self._lock, _ledger_errors():
             return self._verify(remembered)
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _sqlite_errors():
+        with _ledger_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -335,15 +335,15 @@ class Ledger:
 
 
 @contextmanager
-def _sqlite_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        name = getattr(error, "sqlite_errorname", "")
-        if name == "SQLITE_FULL":
-            raise StorageError("storage.full") from error
-        if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or name == "SQLITE_ERROR":  # a table that is gone
-            raise BudgetExceeded("budget.ledger", "the ledger's file is damaged") from error
-        raise StorageError("storage.failed") from error
-    except (TypeError, ValueError) as error:  # a tampered column of another type
-        raise BudgetExceeded("budget.ledger", "the ledger holds a value that it never wrote") from error
+def _ledger_errors() -> Iterator[None]:
+    """As `named_errors`, but for damage: what is no ledger any more is no failure of the disk."""
+    with named_errors():
+        try:
+            yield
+        except sqlite3.Error as error:
+            name = getattr(error, "sqlite_errorname", "")
+            if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or name == "SQLITE_ERROR":  # a table that is gone
+                raise BudgetExceeded("budget.ledger", "the ledger's file is damaged") from error
+            raise
+        except (TypeError, ValueError) as error:  # a tampered column of another type
+            raise BudgetExceeded("budget.ledger", "the ledger holds a value that it never wrote") from error

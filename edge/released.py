@@ -47,7 +47,7 @@ class Released:
     def __init__(self, state_dir: Path) -> None:
         self._lock = threading.RLock()
         path, key = state_dir / "released.db", state_dir / "released.key"
-        with named_errors(), _sqlite_errors():
+        with named_errors():
             self._key = kept_secret(key, lambda: secrets.token_bytes(_KEY_BYTES))
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
@@ -82,7 +82,7 @@ class Released:
 
     def studies(self) -> list[str]:
         """Digests of the studies of which somebody was noted."""
-        with self._lock, _sqlite_errors():
+        with self._lock, named_errors():
             return [str(row[0]) for row in self._db.execute("SELECT DISTINCT study FROM released ORDER BY study")]
 
     def among(self, study: str, names: Iterable[str]) -> dict[str, bool]:
@@ -92,7 +92,7 @@ class Released:
             names: one person's: the id, and the pseudonym in this study.
         """
         found: dict[str, bool] = {}
-        with self._lock, _sqlite_errors():
+        with self._lock, named_errors():
             for name, sure in ((UNKNOWN, False), *((one, True) for one in names)):
                 query = "SELECT parcel FROM released WHERE subject = ? AND study = ?"
                 found |= {str(row[0]): sure for row in self._db.execute(query, (self._hash(study, name), study))}
@@ -101,7 +101,7 @@ class Released:
     def count(self, study: str, parcels: Iterable[str]) -> int | None:
         """How many different persons are in these parcels of a study; None when that is not known of one of them."""
         wanted = {"", *parcels}
-        with self._lock, _sqlite_errors():
+        with self._lock, named_errors():
             rows = self._db.execute("SELECT parcel, subject FROM released WHERE study = ?", (study,)).fetchall()
         persons = {bytes(subject) for parcel, subject in rows if parcel in wanted}
         return None if not persons or self._hash(study, UNKNOWN) in persons else len(persons)
@@ -112,7 +112,7 @@ class Released:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with _sqlite_errors():
+        with named_errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield
@@ -121,12 +121,3 @@ class Released:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-
-
-@contextmanager
-def _sqlite_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
-        raise StorageError("storage.full" if full else "storage.failed") from error

@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from edge.schema import STATE, bring_forward
+from edge.storage import named_errors
 from protocol.assignment import Assignment, AssignmentKind, Blob, RoundInstruction, State
-from protocol.errors import IntegrityError, StorageError, StudyRefused
+from protocol.errors import IntegrityError, StudyRefused
 
 __all__ = ["MAX_DOCUMENT_BYTES", "MAX_OPEN", "Accepted", "Record", "SiteState"]
 
@@ -64,7 +65,7 @@ class SiteState:
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
-        with _named_errors():
+        with named_errors():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
             self._db = sqlite3.connect(path, timeout=30.0, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
@@ -140,7 +141,7 @@ class SiteState:
 
     def record(self, assignment_id: str) -> Record | None:
         """One assignment, or None."""
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             return self._record(assignment_id)
 
     def open(self, kind: AssignmentKind | None = None) -> list[Record]:
@@ -159,7 +160,7 @@ class SiteState:
 
     def counts(self) -> dict[tuple[str, str], int]:
         """How many assignments there are by kind and state."""
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             found = self._db.execute("SELECT kind, state, COUNT(*) FROM assignments GROUP BY kind, state").fetchall()
         return {(kind, state): count for kind, state, count in found}
 
@@ -238,7 +239,7 @@ class SiteState:
 
     def claimed(self, study: str, phase: str, round_: int) -> int | None:
         """The attempt to which a round is bound, or None."""
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             row = self._db.execute(
                 "SELECT attempt FROM claims WHERE study = ? AND run = ? AND round = ?", (study, phase, round_)
             ).fetchone()
@@ -248,7 +249,7 @@ class SiteState:
 
     def accepted(self, name: str | None = None) -> list[Accepted]:
         """Manifests accepted here, by model and alias, the newest serial last; of one model or all."""
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             rows = self._db.execute(
                 "SELECT name, alias, serial, version, digest, rollback, at FROM accepted WHERE ? IS NULL OR name = ?"
                 " ORDER BY name, alias, serial",
@@ -284,7 +285,7 @@ class SiteState:
 
     def fact(self, name: str) -> str | None:
         """A remembered value, or None."""
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
         return str(row[0]) if row else None
 
@@ -297,7 +298,7 @@ class SiteState:
 
     def approval(self, study_digest: str) -> tuple[str, str, str] | None:
         """(decision, approver, code digest) of a study, or None."""
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             row = self._db.execute(
                 "SELECT decision, approver, code_digest FROM approvals WHERE study_digest = ?", (study_digest,)
             ).fetchone()
@@ -318,7 +319,7 @@ class SiteState:
         return next(iter(self._select("id = ?", (assignment_id,))), None)
 
     def _select(self, where: str, values: tuple[object, ...], order: str = "ORDER BY number") -> list[Record]:
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             rows = self._db.execute(
                 f"SELECT {_COLUMNS} FROM assignments WHERE {where} {order}",  # noqa: S608 - texts of this module
                 values,
@@ -333,7 +334,7 @@ class SiteState:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._lock, _named_errors():
+        with self._lock, named_errors():
             if self._db.in_transaction:  # within `together`, by this very thread
                 yield
                 return
@@ -369,14 +370,3 @@ def _record_of(row: tuple[object, ...]) -> Record:
 
 def _marks(values: tuple[str, ...]) -> str:
     return ", ".join("?" for _ in values)
-
-
-@contextmanager
-def _named_errors() -> Iterator[None]:
-    try:
-        yield
-    except sqlite3.Error as error:
-        full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
-        raise StorageError("storage.full" if full else "storage.failed") from error
-    except OSError as error:
-        raise StorageError.of(error) from error

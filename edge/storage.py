@@ -1,4 +1,4 @@
-"""Durable small files and the names of the disk's errors: what spool, journal, ledger and identity stand on.
+"""Durable small files and the names of the disk's and SQLite's errors: what spool, journal, ledger, identity stand on.
 
 A file written here is whole under its name or not there at all, also after a power cut. This module knows nothing
 of what the bytes mean.
@@ -7,6 +7,7 @@ of what the bytes mean.
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import FileIO
@@ -20,12 +21,15 @@ __all__ = ["TEMPORARY", "CountedFile", "named_errors", "read_json", "sync_folder
 
 
 @contextmanager
-def named_errors() -> Iterator[None]:
-    """Turn the system's errors into `storage.full` or `storage.failed`."""
+def named_errors(message: str = "") -> Iterator[None]:
+    """Turn the system's and SQLite's errors into `storage.full` or `storage.failed`, told with a message."""
     try:
         yield
     except OSError as error:
-        raise StorageError.of(error) from error
+        raise StorageError.of(error, message) from error
+    except sqlite3.Error as error:
+        full = getattr(error, "sqlite_errorname", "") == "SQLITE_FULL"
+        raise StorageError("storage.full" if full else "storage.failed", message) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

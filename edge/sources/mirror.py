@@ -17,7 +17,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -369,11 +369,5 @@ def _sum(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-@contextmanager
-def _named() -> Iterator[None]:
-    with named_errors():
-        try:
-            yield
-        except sqlite3.Error as error:
-            full = "full" in str(error)
-            raise StorageError("storage.full" if full else "storage.failed", "what is known of a source") from None
+def _named() -> AbstractContextManager[None]:
+    return named_errors("what is known of a source")

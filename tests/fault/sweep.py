@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import signal
 from collections.abc import Callable
@@ -19,6 +20,8 @@ __all__ = ["Process", "Work", "disturbed", "sweep", "undisturbed"]
 
 HOW = ("cut", "lost", "fail", "stuck", "kill")
 _ERRORS = (errno.ENOSPC, errno.EIO, errno.EROFS)
+# ids, digests and temporary names, which each run draws anew; not the number of a parcel
+_DRAWN = re.compile(r"\b(?!\d{12}-)[0-9a-f]{8,}\b|(?<= \.)[a-z0-9_]{8}(?= |$)")
 
 
 class Process(Protocol):
@@ -43,7 +46,6 @@ class Work:
             that are equal to it would show nothing.
         errors: what may come out when the disk fails.
         forks: the world outside is on the disk, so that a child of the test can do the work and be killed.
-        fewer: by how many steps a run may be shorter than the undisturbed one, where threads do it: 0 where one does.
     """
 
     prepare: Callable[[Path], None]
@@ -52,11 +54,13 @@ class Work:
     whole: Callable[[Any], bool]
     errors: tuple[type[Exception], ...] = (StorageError,)
     forks: bool = True
-    fewer: int = 0
 
 
 def undisturbed(work: Work, folder: Path) -> tuple[list[str], Any]:
-    """The steps of the work and its outcome; the folder `prepared` is what `disturbed` begins with."""
+    """The steps of the work and its outcome; the folder `prepared` is what `disturbed` begins with.
+
+    A step is told without what is drawn in the names of its files, so that every run has the same.
+    """
     (folder / "prepared" / "state").mkdir(parents=True)
     work.prepare(folder / "prepared")
     run = _fresh(folder, "whole")
@@ -64,20 +68,22 @@ def undisturbed(work: Work, folder: Path) -> tuple[list[str], Any]:
         _through(work, run)
     found = work.outcome(run)
     assert work.whole(found), f"undisturbed it does not come out right: {found}"
-    return seam.steps, found
+    return _named(seam.steps), found
 
 
-def disturbed(work: Work, folder: Path, at: int, how: str) -> Any:
+def disturbed(work: Work, folder: Path, steps: list[str], at: int, how: str) -> Any:
     """The outcome when step `at` went wrong: `cut`, `lost` (a cut, and what was not synced is lost), `fail`, `stuck`,
     `kill` (a child of this process is, by SIGKILL).
 
-    After a cut or a kill another process starts; after an error the same process goes on.
+    After a cut or a kill another process starts; after an error the same process goes on, unless that was in its end.
+    Up to there the run took the steps of the undisturbed one: else another step than `steps` tells was disturbed.
     """
     run = _fresh(folder, f"{how}-{at}")
     if how == "kill":
         _killed(work, run, at)
     else:
-        _gone_wrong(work, run, at, how)
+        taken = _gone_wrong(work, run, at, how)
+        assert taken == steps[:at], f"this run took other steps than the undisturbed one, up to {at}"
     found = work.outcome(run)
     shutil.rmtree(run)
     return found
@@ -95,7 +101,7 @@ def _killed(work: Work, run: Path, at: int) -> None:
         _through(work, run)
 
 
-def _gone_wrong(work: Work, run: Path, at: int, how: str) -> None:
+def _gone_wrong(work: Work, run: Path, at: int, how: str) -> list[str]:
     mode = {"cut": Mode.CUT, "lost": Mode.CUT, "fail": Mode.FAIL, "stuck": Mode.STUCK}[how]
     seam = Seam(run / "state", at, mode, _ERRORS[at % 3] if how == "fail" else _ERRORS[1 + at % 2])
     started: list[Process] = []
@@ -106,7 +112,8 @@ def _gone_wrong(work: Work, run: Path, at: int, how: str) -> None:
             started[0].work()
             if closed := mode is Mode.CUT or not seam.struck:  # the last steps may be those of its end
                 started[0].close()
-        assert seam.struck or at - work.fewer <= len(seam.steps) < at, f"step {at} was not reached"
+        assert seam.struck, f"step {at} was not reached"
+        taken = _named(seam.steps[:at])
         if mode is not Mode.CUT:
             seam.heal()
             process = started[0] if started and not closed else work.start(run)
@@ -119,6 +126,7 @@ def _gone_wrong(work: Work, run: Path, at: int, how: str) -> None:
             seam.lose()
         with Seam(run / "state"):
             _through(work, run)
+    return taken
 
 
 def sweep(work: Work, folder: Path, stride: int = 1, ways: tuple[str, ...] = HOW) -> None:
@@ -127,13 +135,17 @@ def sweep(work: Work, folder: Path, stride: int = 1, ways: tuple[str, ...] = HOW
     assert len(steps) >= 10, steps
     for number, how in enumerate(way for way in ways if work.forks or way != "kill"):
         for at in sorted({*range(1 + number % stride, len(steps) + 1, stride), len(steps)}):
-            assert disturbed(work, folder, at, how) == expected, (how, at, steps[at - 1])
+            assert disturbed(work, folder, steps, at, how) == expected, (how, at, steps[at - 1])
 
 
 def _through(work: Work, run: Path) -> None:
     process = work.start(run)
     process.work()
     process.close()
+
+
+def _named(steps: list[str]) -> list[str]:
+    return [_DRAWN.sub("*", step) for step in steps]
 
 
 def _fresh(folder: Path, name: str) -> Path:

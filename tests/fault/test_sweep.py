@@ -44,6 +44,8 @@ class Careless:
             (self.run / "state" / "0").write_text("other")
 
     def make(self, path: Path, data: bytes) -> None:
+        if self.without == "same" and self.run.name != "whole":
+            sync(path.parent)
         made = path if self.without == "temporary" else path.with_suffix(".tmp")
         handle = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
@@ -113,4 +115,10 @@ def test_a_step_that_is_never_reached_is_no_fault(memory: Path) -> None:
     steps, _ = undisturbed(work(), memory)
     for how in HOW:
         with pytest.raises(AssertionError, match="not reached"):
-            disturbed(work(), memory, len(steps) + 1, how)
+            disturbed(work(), memory, steps, len(steps) + 1, how)
+
+
+@pytest.mark.parametrize("how", [way for way in HOW if way != "kill"])
+def test_a_run_of_other_steps_is_not_taken_for_the_undisturbed_one(memory: Path, how: str) -> None:
+    with pytest.raises(AssertionError, match="other steps"):
+        sweep(work("same"), memory, ways=(how,))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from edge.journal import Journal
-from edge.storage import TEMPORARY, write_files
+from edge.storage import TEMPORARY, named_errors, write_files
 from protocol.durable import sync_files, sync_folder
+from protocol.errors import StorageError
 from protocol.heap import keep_buffers
 
 
@@ -42,6 +45,19 @@ def test_a_group_that_cannot_be_written_changes_nothing(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="directory"):
         write_files(tmp_path, {"a": b"new", "b": b"2"})
     assert (tmp_path / "a").read_bytes() == b"old"
+
+
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [("INSERT INTO held VALUES (zeroblob(1000000))", "storage.full"), ("SELECT * FROM gone", "storage.failed")],
+)
+def test_a_database_says_full_as_a_file_does(tmp_path: Path, statement: str, code: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "x.db", isolation_level=None)) as database:
+        database.execute("CREATE TABLE held (bytes BLOB)")
+        database.execute("PRAGMA max_page_count = 10")
+        with pytest.raises(StorageError) as caught, named_errors("what is held"):
+            database.execute(statement)
+    assert (caught.value.code, caught.value.message) == (code, "what is held")
 
 
 def test_lines_appended_together_are_one_chain_and_none_when_one_is_wrong(tmp_path: Path) -> None:
