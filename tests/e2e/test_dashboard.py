@@ -56,9 +56,9 @@ def ready(demo: Demo) -> int:
 
 
 @contextmanager
-def person(seats: Any, name: str, button: str = "Sign in with your institution", **settings: Any) -> Iterator[Any]:
+def person(seats: Any, name: str, button: str = "Sign in with your institution", **more: Any) -> Iterator[Any]:
     """The page of somebody who has just logged in, in a browser of his own; nothing may go wrong in it."""
-    made: Seat = seats(**settings)
+    made: Seat = seats(**more)
     page = signed_in(made, name, button)
     expect(page.locator("footer")).to_contain_text(f" {name.capitalize()}.")
     made.refused(401)  # the door itself
@@ -123,7 +123,7 @@ def test_two_operators_promote_its_model(demo: Demo, operator: Any, seats: Any) 
     made = demo.inside(sys.executable, "-m", "corsia", "central", "operator", "add", "proposer", *config)
     assert made.returncode == 0, made.stderr
     page, sent = operator, list[Any]()
-    page.on("request", sent.append)
+    page.on("request", lambda request: sent.append(request))
     page.goto(f"{demo.url}/models/{_MODEL}")
     expect(page.get_by_text("candidate").first).to_be_visible(timeout=_LONG_MS)
     page.get_by_label("Your token file").set_input_files(demo.out / "centre" / "state" / "operator.token")
@@ -133,7 +133,7 @@ def test_two_operators_promote_its_model(demo: Demo, operator: Any, seats: Any) 
     page.get_by_role("button", name="Sign and propose").click()
     expect(page.get_by_text("proposer proposes that version 1 become champion.")).to_be_visible()
     with person(seats, "fulvia") as page:
-        page.on("request", sent.append)
+        page.on("request", lambda request: sent.append(request))
         page.goto(f"{demo.url}/models/{_MODEL}")
         page.locator("form.approve").get_by_label("Your token file").set_input_files(other)
         page.get_by_role("button", name="Sign and approve").click()
