@@ -36,18 +36,21 @@ _LONG_MS = 900_000  # no measure: a run of several hospitals on a machine that i
 
 @pytest.fixture(scope="module")
 def seats(demo: Demo, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Browsers. The centre is told of the provider as who runs it would: by its file, and started again with that."""
+    """Browsers. The centre is told of the provider as who runs it would: by its file, and started again with that; it
+    stays so, since these are the last who look at the demo's centre.
+    """
     chromium()
     folder, config = tmp_path_factory.mktemp("provider"), demo.out / "centre" / "central.toml"
     with provided(folder, demo.url, demo.entering()) as provider:
         identity = settings(provider, folder).model_dump(mode="json", exclude_unset=True)
         starts, end = ready(demo), time.monotonic() + _LONG_MS / 1000
-        with started_with(demo, config, config.read_text() + tomli_w.dumps({"identity": identity})):
-            while ready(demo) == starts:
-                assert time.monotonic() < end
-                time.sleep(0.1)
-            with browser(demo.url, demo.entering(), tmp_path_factory.mktemp("browser")) as made:
-                yield made
+        config.write_text(config.read_text() + tomli_w.dumps({"identity": identity}))
+        restart(demo, config)
+        while ready(demo) == starts:
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        with browser(demo.url, demo.entering(), tmp_path_factory.mktemp("browser")) as made:
+            yield made
 
 
 def ready(demo: Demo) -> int:
@@ -146,30 +149,21 @@ def test_two_operators_promote_its_model(demo: Demo, operator: Any, seats: Any) 
 
 @contextmanager
 def by_hand(demo: Demo, site: str) -> Iterator[Path]:
-    """A hospital whose steward decides each study."""
+    """A hospital whose steward decides each study; its daemon starts again with that, and as before afterwards."""
     path = demo.out / "sites" / site / "edge.toml"
     before = path.read_text()
-    after = before.replace('approve = "auto"', 'approve = "manual"')
-    assert after != before
-    with started_with(demo, path, after):
-        yield path
-
-
-@contextmanager
-def started_with(demo: Demo, config: Path, text: str) -> Iterator[None]:
-    """A hospital's daemon, or the centre, starts again with another file, and as before afterwards."""
-    before = config.read_text()
-    config.write_text(text)
-    restart(demo, config)
+    path.write_text(before.replace('approve = "auto"', 'approve = "manual"'))
+    assert path.read_text() != before
+    restart(demo, path)
     try:
-        yield
+        yield path
     finally:
-        config.write_text(before)
-        restart(demo, config)
+        path.write_text(before)
+        restart(demo, path)
 
 
 def restart(demo: Demo, config: Path) -> None:
-    """End what runs by a file; the demo starts it again."""
+    """End a hospital's daemon, or the centre; the demo starts it again."""
     for process in psutil.Process(demo.process.pid).children(recursive=True):
         if process.cmdline()[-4:-1] in _RUNNING and process.cmdline()[-1] == str(config):
             process.send_signal(signal.SIGTERM)
