@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -165,10 +165,11 @@ def by_hand(demo: Demo, site: str) -> Iterator[Path]:
 def restart(demo: Demo, config: Path) -> None:
     """End a hospital's daemon, or the centre; the demo starts it again."""
     for process in psutil.Process(demo.process.pid).children(recursive=True):
-        if process.cmdline()[-4:-1] in _RUNNING and process.cmdline()[-1] == str(config):
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-            return
+        with suppress(psutil.NoSuchProcess):  # a worker may end while we look
+            if process.cmdline()[-4:-1] in _RUNNING and process.cmdline()[-1] == str(config):
+                process.send_signal(signal.SIGTERM)
+                process.wait()
+                return
     raise AssertionError(f"nothing runs by {config}")
 
 
