@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
-__all__ = ["Seat", "browser", "chromium", "expect", "serious", "shot"]
+__all__ = ["Seat", "browser", "by_tab", "chromium", "expect", "serious", "shot"]
 
 AXE = Path(__file__).parent / "vendor" / "axe-core" / "axe.min.js"
 _BOUND_MS = 240_000  # no measure: the machine may be busy
+_MOST_TABS = 40
 _PICTURES = Path(__file__).parents[1] / "docs" / "img"
 _STILL = """() => {
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
@@ -49,6 +50,12 @@ class Seat:
     def enter(self, token: str) -> None:
         page = self.page(f"/?token={token}")
         page.close()
+
+    def refused(self, status: int) -> None:
+        """Chromium writes each refused page on its console; there must be such a line, and no other."""
+        lines = [one for one in self.wrong if f"status of {status}" in one]
+        assert lines
+        self.wrong[:] = [one for one in self.wrong if one not in lines]
 
     def _said(self, said: Any) -> None:
         if said.type == "error":
@@ -107,6 +114,16 @@ def browser(url: str, prefix: Sequence[str] = (), folder: Path | None = None) ->
             yield seat
         finally:
             started.close()
+
+
+def by_tab(page: Any, target: Any) -> None:
+    """Come to something by the Tab key, as who has no mouse."""
+    expect(target).to_be_visible()
+    for _ in range(_MOST_TABS):
+        if target.evaluate("node => node === document.activeElement"):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError("the keyboard does not lead there")
 
 
 def serious(page: Any) -> list[str]:

@@ -7,11 +7,13 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import httpx
@@ -19,11 +21,13 @@ import pytest
 
 from central.identity.settings import IdentityConfig, RolesConfig
 from corsia.fleet import free_port
+from tests.browserkit import Seat, by_tab
 
-__all__ = ["AUDIENCE", "People", "Provided", "provided", "settings"]
+__all__ = ["AUDIENCE", "People", "Provided", "provided", "settings", "signed_in"]
 
 AUDIENCE = "https://corsia.example"
 _HOME = Path(__file__).parents[1] / "build" / "oidc"
+_PORT = "from corsia.fleet import free_port; print(free_port())"
 _HOW = "SERVICES=1 sh .ci/services"
 _ROLES = RolesConfig(operator=("/hbd/admins",), researcher=("hbd",), steward=("hbd/stewards",), dpo=("hbd/dpo",))
 
@@ -49,37 +53,55 @@ def settings(made: Provided, folder: Path, **changes: object) -> IdentityConfig:
 
 
 @contextmanager
-def provided(folder: Path) -> Iterator[Provided]:
-    """Start the provider; skips where it is not installed."""
+def provided(folder: Path, centre: str = "", prefix: Sequence[str] = ()) -> Iterator[Provided]:
+    """Start the provider; skips where it is not installed.
+
+    Args:
+        centre: where people come from; else a place that is free.
+        prefix: a command to start it with, as one that enters a network namespace.
+    """
     node, modules = shutil.which("node"), _HOME / "node_modules"
     if node is None or not (modules / "oidc-provider").is_dir():
         pytest.skip(f"no OpenID provider: {_HOW}")
     shutil.copy(Path(__file__).parent / "oidc" / "op.mjs", folder / "op.mjs")
     (folder / "node_modules").symlink_to(modules)
-    port, centre = free_port(), f"http://127.0.0.1:{free_port()}"
+    centre = centre or f"http://127.0.0.1:{free_port()}"
+    port = int(subprocess.check_output([*prefix, sys.executable, "-c", _PORT])) if prefix else free_port()
     environment = {"PATH": os.environ["PATH"], "PORT": str(port), "CALLBACK": f"{centre}/auth/callback"}
     with (folder / "op.log").open("w") as log:
         process = subprocess.Popen(
-            [node, "op.mjs"], cwd=folder, env=environment | {"AUDIENCE": AUDIENCE}, stdout=log, stderr=log
+            [*prefix, node, "op.mjs"], cwd=folder, env=environment | {"AUDIENCE": AUDIENCE}, stdout=log, stderr=log
         )
     try:
         issuer = f"http://127.0.0.1:{port}"
-        _until_ready(issuer, process, folder / "op.log")
+        _until_listening(process, folder / "op.log")
         yield Provided(issuer, centre)
     finally:
         process.terminate()
         process.wait()
 
 
-def _until_ready(issuer: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def _until_listening(process: subprocess.Popen[bytes], log: Path) -> None:
     end = time.monotonic() + 60
     while time.monotonic() < end and process.poll() is None:
-        try:
-            if httpx.get(f"{issuer}/.well-known/openid-configuration", trust_env=False).is_success:
-                return
-        except httpx.HTTPError:
-            time.sleep(0.05)
+        if any(line.startswith("issuer ") for line in log.read_text().splitlines()):
+            return
+        time.sleep(0.05)
     raise AssertionError(f"the provider did not start: {log.read_text()[-2000:]}")
+
+
+def signed_in(seat: Seat, person: str, button: str = "Sign in with your institution") -> Any:
+    """From the door through the provider's pages, by keyboard alone, in Chromium."""
+    page = seat.page("/")
+    by_tab(page, page.get_by_role("link", name=button))
+    page.keyboard.press("Enter")
+    for field, text in (("Enter any login", person), ("and password", "any")):
+        by_tab(page, page.get_by_placeholder(field))
+        page.keyboard.type(text)
+    page.keyboard.press("Enter")
+    by_tab(page, page.get_by_role("button", name="Continue"))
+    page.keyboard.press("Enter")
+    return page
 
 
 class People:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.browserkit import Seat, browser, chromium, expect, serious
-from tests.oidckit import provided, settings
+from tests.oidckit import provided, settings, signed_in
 from tests.webkit import Running, running_centre
 
 
@@ -29,24 +29,6 @@ def seats(running: Running) -> Iterator[Any]:
         yield made
 
 
-def signed_in(seat: Seat, person: str, button: str = "Sign in with your institution") -> Any:
-    """From the door through the provider's pages, as somebody with a keyboard and a mouse."""
-    page = seat.page("/")
-    page.get_by_role("link", name=button).click()
-    page.get_by_placeholder("Enter any login").fill(person)
-    page.get_by_placeholder("and password").fill("any")
-    page.get_by_role("button", name="Sign-in").click()
-    page.get_by_role("button", name="Continue").click()
-    return page
-
-
-def refused(seat: Seat, status: int) -> None:
-    """Chromium writes each refused page on its console; there must be such a line, and no other."""
-    lines = [one for one in seat.wrong if f"status of {status}" in one]
-    assert lines
-    seat.wrong[:] = [one for one in seat.wrong if one not in lines]
-
-
 def test_a_researcher_signs_in_reads_what_is_hers_and_signs_out(seats: Any) -> None:
     seat: Seat = seats(locale="it-IT")
     page = signed_in(seat, "bice", "Accedi con il tuo istituto")
@@ -54,17 +36,17 @@ def test_a_researcher_signs_in_reads_what_is_hers_and_signs_out(seats: Any) -> N
     expect(page.locator("footer")).to_contain_text("Accesso come Bice.")
     expect(page.get_by_role("link", name="Modelli")).to_be_visible()
     expect(page.get_by_role("link", name="Verifica", exact=True)).to_have_count(0)
-    refused(seat, 401)  # the door itself
+    seat.refused(401)  # the door itself
     page.goto(f"{seat.url}/audit")
     expect(page.locator("h1")).to_have_text("Non è aperto a te")
     expect(page.get_by_text("I tuoi ruoli qui: researcher")).to_be_visible()
     assert serious(page) == []
-    refused(seat, 403)
+    seat.refused(403)
     page.get_by_role("button", name="Esci").click()
     expect(page.locator("h1")).to_have_text("Accedi")
     page.goto(f"{seat.url}/studies")
     expect(page.locator("h1")).to_have_text("Accedi")
-    refused(seat, 401)
+    seat.refused(401)
     seat.context.close()
     assert seat.wrong == []
 
@@ -74,14 +56,14 @@ def test_a_name_of_the_provider_is_text_and_who_has_no_role_stays_outside(seats:
     page = signed_in(carla, "carla")
     page.on("dialog", lambda dialog: carla.wrong.append(f"a dialog: {dialog.message}"))
     expect(page.locator("footer")).to_contain_text("Signed in as <script>alert(1)</script>.")
-    refused(carla, 401)
+    carla.refused(401)
     carla.context.close()
     eva: Seat = seats()
     page = signed_in(eva, "eva")
     expect(page.get_by_role("alert")).to_contain_text("permission.role")
     expect(page.get_by_role("link", name="Sign in with your institution")).to_be_visible()
-    refused(eva, 401)
-    refused(eva, 403)
+    eva.refused(401)
+    eva.refused(403)
     eva.context.close()
     assert carla.wrong == eva.wrong == []
 
@@ -102,6 +84,6 @@ def test_an_operator_comes_in_at_the_door_and_his_seal_stays_outside(running: Ru
     assert any(f"token={name}.{secret}" in one for one in sent)
     assert not any(seal in one for one in sent), "what signs stays on this machine"
     assert not any(secret in one.split()[0] for one in sent), "no secret is in an address"
-    refused(seat, 401)
+    seat.refused(401)
     seat.context.close()
     assert seat.wrong == []

@@ -14,6 +14,7 @@ Object.assign(jwk, { kid: 'rsa1', use: 'sig', alg: 'RS256' });
 
 const users = {
   anna: { name: 'Anna', email: 'anna@example.org', groups: ['hbd', 'hbd/admins'] },
+  fulvia: { name: 'Fulvia', groups: ['hbd/admins'] },
   carla: { name: '<script>alert(1)</script>', groups: ['hbd/stewards'] },
   dario: { name: 'Dario', groups: ['hbd/dpo'] },
   bice: { name: 'Bice', groups: ['hbd'] },

@@ -60,8 +60,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
 
     Args:
         values: what the template shows, besides `t`, `named`, `told`, `ago`, `lang`, `languages`, `path`,
-            `centre_name`, `mlflow_uri`, `operator` (who he is in records), `reader` (his name) and `may` (a method and
-            a path), which every page has. Who is not known has no name and may nothing.
+            `centre_name`, `mlflow_uri`, `operator` (his name, if a token file let him in), `reader` (his name) and
+            `may` (a method and a path), which every page has. Who is not known has no name and may nothing.
     """
     wished = request.query_params.get("lang", "") or request.cookies.get(COOKIE, "")
     say = words(chosen(wished, request.headers.get("accept-language", "")))
@@ -76,8 +76,8 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         "path": request.url.path,
         "centre_name": centre.name,
         "mlflow_uri": mlflow_uri(centre),
-        "operator": str(getattr(request.state, "operator", "")),
-        "reader": who.name if (who := _who(request)) else "",
+        "operator": who.name if (who := _who(request)) and not who.account else "",
+        "reader": who.name if who else "",
         "may": lambda method, path: may(request, method, path),
         "now": time.time(),
     }

@@ -6,8 +6,8 @@ const corsiaApi = (() => {
   const HEADERS = { "X-Corsia": "1" };
 
   // The answer's value; a refusal is thrown with the server's words and code.
-  async function ask(method, path, body) {
-    const headers = { ...HEADERS, Accept: "application/json" };
+  async function ask(method, path, body, more = {}) {
+    const headers = { ...HEADERS, Accept: "application/json", ...more };
     if (body !== undefined) headers["Content-Type"] = "application/json";
     const sent = body === undefined ? undefined : typeof body === "string" ? body : JSON.stringify(body);
     const answer = await fetch(path, { method, headers, body: sent, credentials: "same-origin" });
