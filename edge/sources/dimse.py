@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import queue
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["DimseOrigin"]
 
 _PENDING = (0xFF00, 0xFF01)
+_CANCELLED = 0xFE00  # by the PACS itself: it has given as many matches as it gives at once
 _MAX_CONTEXTS = 120
 _AT_ONCE = 512  # instances of one retrieval
 _PROBES = 3
@@ -201,10 +202,10 @@ class DimseOrigin:
 
             if get:
                 model = sop_class.StudyRootQueryRetrieveInformationModelGet
-                answers = link.send_c_get(identifier, model)
+                answers = association.ask(link.send_c_get, identifier, model)
             else:
                 model = sop_class.StudyRootQueryRetrieveInformationModelMove
-                answers = link.send_c_move(identifier, self._place.calling, model)
+                answers = association.ask(link.send_c_move, identifier, self._place.calling, model)
             self._unable = False
             for status, _ in answers:
                 yield from self._taken()
@@ -246,7 +247,8 @@ def _released(link: Association) -> Iterator[Association]:
     except BaseException:
         link.abort()
         raise
-    link.release()
+    with suppress(UnavailableError):  # what was asked for is here
+        link.release()
 
 
 def _identifier(level: str, keys: dict[str, str]) -> Dataset:
@@ -272,9 +274,12 @@ def _find(link: Association, level: str, keys: dict[str, str]) -> list[Dataset]:
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
     found = []
-    for status, match in link.send_c_find(_identifier(level, keys), Find):
-        if "Status" in status and int(status.Status) >> 8 == 0xA7:
-            raise _TooMany("unavailable.source", "the PACS is out of resources")
+    for status, match in association.ask(link.send_c_find, _identifier(level, keys), Find):
+        code = int(status.Status) if "Status" in status else None
+        if code is not None and (code >> 8 == 0xA7 or code == _CANCELLED):
+            raise _TooMany("unavailable.source", "the PACS is out of resources, or lists not so much")
+        if code is not None and code >> 12 == 0xC:  # of this moment, no word on the request
+            raise UnavailableError("unavailable.source", "the PACS cannot list now")
         _check(status)
         if match is not None and status.Status in _PENDING:
             found.append(match)
@@ -293,7 +298,7 @@ def _is_unable(status: Any) -> bool:
 
 
 def _check(status: Any) -> None:
-    """Raises UnavailableError for a lost association, InputError for a failure; warnings and cancels say nothing."""
+    """Raises UnavailableError for a lost association, InputError for a failure; warnings say nothing."""
     if "Status" not in status:
         raise UnavailableError("unavailable.source", "the association was lost")
     code = int(status.Status)
