@@ -38,12 +38,14 @@ class Peer:
 
     Attributes:
         asked: how often what was asked for.
+        lost: an instance that it lists and cannot give.
         hangs_up: told of each list that was sent whole, says whether to abort then.
     """
 
     def __init__(self, files: list[bytes], mood: Mood = lambda _what, _event: 0) -> None:
         self.held = [pydicom.dcmread(BytesIO(data)) for data in files]
         self.asked: Counter[str] = Counter()
+        self.lost = ""
         self.hangs_up: Callable[[str], bool] = lambda _level: False
         self.listen = f"127.0.0.1:{free_port()}"
         self._mood, self._level = mood, ""
@@ -78,9 +80,9 @@ class Peer:
     def _given(self, event: evt.Event, status: int) -> Iterator[Any]:
         matching = [] if status else self._matching(event.identifier)
         yield max(1, len(matching))
-        if status:
-            yield status, None
-        yield from ((0xFF00, one) for one in matching)
+        yield from ((0xFF00, one) for one in matching if one.SOPInstanceUID != self.lost)
+        if status or any(one.SOPInstanceUID == self.lost for one in matching):
+            yield status or 0xC000, None
 
     def _matching(self, identifier: Dataset) -> list[Dataset]:
         asked = {key: str(identifier.get(key) or "") for key in LEVELS.values()}
@@ -204,3 +206,28 @@ def test_a_pull_goes_on_where_the_pacs_hung_up(tmp_path: Path, how: str) -> None
         pull(tmp_path / "m", next(places(config(peer, address, how))))
     assert whole(tmp_path / "m", files)
     assert peer.asked["STUDY"] == 4  # none of the three went by unseen
+
+
+@pytest.mark.parametrize("how", ["get", "move"])
+def test_nothing_is_set_aside_while_the_pacs_gives_nothing_at_all(tmp_path: Path, how: str) -> None:
+    """It lists all that it has, and for more rounds than a record is asked for can give none of it."""
+    files = list(instances(6, studies=3))
+    peer = Peer(files, lambda what, _event: 0xC000 if what == how.upper() and peer.asked["STUDY"] <= 4 else 0)
+    with serving(peer) as address:
+        pull(tmp_path / "m", next(places(config(peer, address, how))))
+    assert whole(tmp_path / "m", files)
+    assert peer.asked["STUDY"] == 5
+
+
+@pytest.mark.parametrize("how", ["get", "move"])
+def test_what_alone_is_not_given_is_set_aside(tmp_path: Path, how: str) -> None:
+    files = list(instances(6, studies=3))
+    peer = Peer(files)
+    peer.lost = named(files)[0]
+    with serving(peer) as address:
+        pull(tmp_path / "m", next(places(config(peer, address, how))))
+    looking = Mirror(tmp_path / "m")
+    assert looking.status()["isolated"] == {"refused": 1}
+    assert looking.status()["complete"]
+    assert uids(looking.records) == named(files)[1:]
+    looking.close()
