@@ -33,7 +33,7 @@ _LEVELS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": 
 _CANCELLED = 0xFE00  # by the PACS itself: it has given as many matches as it gives at once
 _MAX_CONTEXTS = 120
 _AT_ONCE = 512  # instances of one retrieval
-_PROBES = 3
+_PROBES = 8
 _BEGINNING, _DAY = date(1900, 1, 1), timedelta(days=1)
 
 
