@@ -190,7 +190,7 @@ def test_an_association_that_ends_between_two_requests_is_a_place_that_does_not_
         link.abort()
 
 
-@pytest.mark.parametrize("how", ["get", "move"])
+@pytest.mark.parametrize("how", [pytest.param("get", marks=pytest.mark.full), "move"])
 def test_a_pull_goes_on_where_the_pacs_hung_up(tmp_path: Path, how: str) -> None:
     """After a list of series that it has sent; a list of studies and one of instances it fails outright."""
     files = list(instances(12, studies=4))
@@ -208,7 +208,7 @@ def test_a_pull_goes_on_where_the_pacs_hung_up(tmp_path: Path, how: str) -> None
     assert peer.asked["STUDY"] == 4  # none of the three went by unseen
 
 
-@pytest.mark.parametrize("how", ["get", "move"])
+@pytest.mark.parametrize("how", [pytest.param("move", marks=pytest.mark.full), "get"])
 def test_nothing_is_set_aside_while_the_pacs_gives_nothing_at_all(tmp_path: Path, how: str) -> None:
     """It lists all that it has, and for more rounds than a record is asked for can give none of it."""
     files = list(instances(6, studies=3))
@@ -219,7 +219,7 @@ def test_nothing_is_set_aside_while_the_pacs_gives_nothing_at_all(tmp_path: Path
     assert peer.asked["STUDY"] == 5
 
 
-@pytest.mark.parametrize("how", ["get", "move"])
+@pytest.mark.parametrize("how", [pytest.param("get", marks=pytest.mark.full), "move"])
 def test_what_alone_is_not_given_is_set_aside(tmp_path: Path, how: str) -> None:
     files = list(instances(6, studies=3))
     peer = Peer(files)
