@@ -10,19 +10,20 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from protocol.errors import AuthenticationError, ConfigurationError, UnavailableError
+from edge.sources import checkpoint
+from protocol.errors import AuthenticationError, ConfigurationError, InputError, UnavailableError
 
 if TYPE_CHECKING:
     from pynetdicom import AE
     from pynetdicom.association import Association
     from pynetdicom.transport import ThreadedAssociationServer
 
-__all__ = ["associate", "entity", "place_of", "serve", "syntaxes"]
+__all__ = ["ask", "associate", "entity", "place_of", "serve", "syntaxes"]
 
 _MAX_PDU = 1 << 17
 
@@ -78,7 +79,8 @@ def associate(
     more: dict[str, Any] = {"ext_neg": list(roles)} if roles else {}
     if ca_file is not None:
         more["tls_args"] = (_trusting(ca_file), host)
-    made = ae.associate(host, port, ae_title=aet, evt_handlers=[(evt.EVT_CONN_OPEN, _at_once), *handlers], **more)
+    ours = [(evt.EVT_CONN_OPEN, _at_once), *checkpoint.handlers()]
+    made = ae.associate(host, port, ae_title=aet, evt_handlers=[*ours, *handlers], **more)
     if made.is_established:
         return made
     rejected, busy = made.is_rejected, getattr(made.acceptor.primitive, "result", 1) == 2
@@ -86,6 +88,21 @@ def associate(
     if rejected and not busy:
         raise AuthenticationError("auth.source", "the PACS rejects the association: check aet and calling")
     raise UnavailableError("unavailable.source")
+
+
+def ask(send: Callable[..., Iterator[Any]], *what: object) -> Iterator[Any]:
+    """The answers to a request, sent by a method of an association.
+
+    Raises:
+        UnavailableError: `unavailable.source`, the association was lost before it could be asked.
+        InputError: `input.source`, the PACS has not agreed to be asked so.
+    """
+    try:
+        return send(*what)
+    except RuntimeError:  # the other side has ended it
+        raise UnavailableError("unavailable.source", "the association was lost") from None
+    except ValueError:
+        raise InputError("input.source", "the PACS does not take this kind of request") from None
 
 
 def serve(

@@ -2,28 +2,32 @@
 
 What is remembered is, for each study, how many instances it had: QIDO knows no "changed since", so every study is
 listed each time, and only one whose number differs is looked into. Dates are asked for as ranges, ids exactly, since
-servers understand wildcards each in their own way.
+servers understand wildcards each in their own way. What is listed and not given is asked for again, and at last set
+aside; but while the PACS gives nothing at all, of other studies neither, that is no record's fault, and it waits.
 
 Source: DICOM PS3.18, 10.4 (Retrieve), 10.6 (Search); multipart/related by RFC 2387.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 from edge.sources import instance
 from edge.sources.origin import REFUSED, Bad, Gone, Known, Page, Part
 from edge.sources.places import Dicomweb
 from edge.sources.web import Refused, Web
-from protocol.errors import InputError
+from protocol.errors import InputError, UnavailableError
 
 __all__ = ["DicomwebOrigin", "parts_of"]
 
 _JSON = "application/dicom+json"
 _FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 _LIMIT = 200
+_PROBES = 8
 _STUDY, _SERIES, _SOP, _COUNT, _MODALITY = "0020000D", "0020000E", "00080018", "00201208", "00080060"
 _UID = re.compile(r"^[0-9.]{1,64}\Z")
 
@@ -37,6 +41,7 @@ class DicomwebOrigin:
 
     def __init__(self, place: Dicomweb) -> None:
         self._place, self._web = place, Web(place)
+        self._gave = False
 
     def close(self) -> None:
         """See `Origin.close`."""
@@ -45,10 +50,7 @@ class DicomwebOrigin:
     def pages(self, known: Known) -> Iterator[Page]:
         """A page a study. See `Origin.pages`."""
         scope = f"{self._place.url} {sorted(self._place.modalities)}"
-        query: dict[str, str | int] = {"includefield": _COUNT}
-        if self._place.days:
-            query["StudyDate"] = self._place.days
-        for study in self._listed("studies", query, _STUDY):
+        for study in self._listed("studies", self._bounds() | {"includefield": _COUNT}, _STUDY):
             uid, count = _value(study, _STUDY), _value(study, _COUNT)
             mark = f"{scope}:{uid}"
             if count in ("", "0") or known.mark(mark) != count:
@@ -56,8 +58,10 @@ class DicomwebOrigin:
 
     def count(self) -> int:
         """How many studies there are within the site's bounds; raises as `pages`."""
-        query: dict[str, str | int] = {"StudyDate": self._place.days} if self._place.days else {}
-        return sum(1 for _ in self._listed("studies", query, _STUDY))
+        return sum(1 for _ in self._listed("studies", self._bounds(), _STUDY))
+
+    def _bounds(self) -> dict[str, str | int]:
+        return {"StudyDate": self._place.days} if self._place.days else {}
 
     def _instances(self, study: str, told: str, known: Known) -> Iterator[Part | Bad | Gone]:
         wanted, listed, whole = self._place.modalities, 0, True
@@ -68,7 +72,7 @@ class DicomwebOrigin:
                 for one in self._listed(base, {}, _SOP):
                     uid, listed = _value(one, _SOP), listed + 1
                     if not skip and not known.has(uid):
-                        yield self._instance(f"{base}/{uid}", uid)
+                        yield self._instance(study, f"{base}/{uid}", uid)
             except Refused:  # a PACS that looks into its files to list them, and finds one damaged
                 whole = False
 
@@ -79,13 +83,36 @@ class DicomwebOrigin:
         else:
             yield Gone(f"{study}:listed")  # an earlier list may have been short
 
-    def _instance(self, path: str, uid: str) -> Part | Bad:
+    def _instance(self, study: str, path: str, uid: str) -> Part | Bad:
         try:
             answer = self._web.get(path, accept=_FILE)
         except Refused:
+            self._check_place(study)
             return Bad(key=uid, reason=REFUSED)
+        self._gave = True
         files = parts_of(answer.content, answer.headers.get("Content-Type", ""))
         return instance.part(uid, files[0]) if len(files) == 1 else Bad(key=uid, reason=REFUSED)
+
+    def _check_place(self, study: str) -> None:
+        """Whether an instance was refused because the PACS gives nothing now: it is asked for one of other studies.
+
+        Raises:
+            UnavailableError: nothing whatever comes.
+        """
+        if self._gave:
+            return
+        others = [
+            uid for one in self._listed("studies", self._bounds(), _STUDY) if (uid := _value(one, _STUDY)) != study
+        ]
+        for other in random.sample(others, min(_PROBES, len(others))):  # not the same each time
+            with suppress(Refused, StopIteration):
+                path = f"studies/{other}"
+                for level, tag in (("series", _SERIES), ("instances", _SOP)):
+                    path += f"/{level}/{_value(next(self._listed(f'{path}/{level}', {}, tag)), tag)}"
+                self._web.get(path, accept=_FILE)
+                return
+        if others:
+            raise UnavailableError("unavailable.source", "the PACS gives nothing now")
 
     def _listed(self, path: str, query: dict[str, str | int], key: str) -> Iterator[dict[str, Any]]:
         """All matches of a search, page by page; a server that knows no paging answers the same again.

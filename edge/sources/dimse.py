@@ -3,7 +3,7 @@
 What is remembered is as with DICOMweb: how many instances each study had. A PACS that does not tell their number has
 each study looked into each time. One that gives not so many studies at once is asked by spans of StudyDate, where one
 without a date is not found. What C-FIND lists and the retrieval does not bring is asked for again, and at last
-set aside; but while the PACS of a C-MOVE reaches us with nothing at all, that is no record's fault, and it waits.
+set aside; but while the PACS gives nothing at all, of other studies neither, that is no record's fault, and it waits.
 
 Source: DICOM PS3.4, annex C (Query/Retrieve), PS3.7, 9.1.
 """
@@ -11,8 +11,9 @@ Source: DICOM PS3.4, annex C (Query/Retrieve), PS3.7, 9.1.
 from __future__ import annotations
 
 import queue
+import random
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ if TYPE_CHECKING:
 __all__ = ["DimseOrigin"]
 
 _PENDING = (0xFF00, 0xFF01)
+_LEVELS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
+_CANCELLED = 0xFE00  # by the PACS itself: it has given as many matches as it gives at once
 _MAX_CONTEXTS = 120
 _AT_ONCE = 512  # instances of one retrieval
-_PROBES = 3
+_PROBES = 8
 _BEGINNING, _DAY = date(1900, 1, 1), timedelta(days=1)
 
 
@@ -49,7 +52,7 @@ class DimseOrigin:
         self._place = place
         self._inbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
         self._server = None
-        self._reached = 0  # associations that the PACS made with us
+        self._reached = self._gave = 0  # associations that the PACS made with us, instances that came
         self._unable = False  # how the last retrieval ended
         self._studies_met: list[str] = []
         if place.listen is not None:
@@ -81,6 +84,7 @@ class DimseOrigin:
             return len(self._studies(link))
 
     def _came(self, event: Any) -> int:
+        self._gave += 1
         self._inbox.put((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()))
         return 0
 
@@ -148,7 +152,7 @@ class DimseOrigin:
         """What came of some instances of a series; where one of them ends the retrieval, each of the rest is asked for.
 
         Raises:
-            UnavailableError: the PACS cannot reach us; as `_files`.
+            UnavailableError: the PACS gives nothing at all; as `_files`.
         """
         missing, some = dict(wanted), [("SERIES", ""), *(("IMAGE", uid) for uid in wanted)]
         if not whole:
@@ -162,28 +166,29 @@ class DimseOrigin:
                 yield instance.part(uid, data)  # one that was not listed too: lists are not always whole
             if not self._unable:
                 break
-            self._check_route(study)
+            self._check_place(study)
         yield from (Bad(key=uid, reason=REFUSED) for uid in missing)
 
-    def _check_route(self, study: str) -> None:
-        """Whether a retrieval failed because the PACS cannot reach us: it is asked for something of other studies.
+    def _check_place(self, study: str) -> None:
+        """Whether a retrieval failed because the PACS gives nothing now: it is asked for one instance of other studies.
 
         Raises:
-            UnavailableError: nothing whatever comes.
+            UnavailableError: nothing whatever comes, or the PACS does not reach us.
         """
-        if self._server is None or self._reached:
-            return
-        for other in [uid for uid in self._studies_met if uid != study][:_PROBES]:
+        others = [uid for uid in self._studies_met if uid != study]
+        for other in random.sample(others, min(_PROBES, len(others))):  # not the same each time
+            if self._gave:
+                return
+            keys = {"StudyInstanceUID": other}
             with self._asking() as link:
-                asked = {"StudyInstanceUID": other, "SeriesInstanceUID": ""}
-                found = _find(link, "SERIES", asked)[:1]
-            for one in found:
-                keys = asked | {"SeriesInstanceUID": _text(one, "SeriesInstanceUID")}
-                for _ in self._files(_identifier("SERIES", keys), ()):
+                for level, keyword in list(_LEVELS.items())[1:]:
+                    if found := _find(link, level, keys | {keyword: ""}):
+                        keys[keyword] = _text(found[0], keyword)
+            if len(keys) == len(_LEVELS):
+                for _ in self._files(_identifier("IMAGE", keys), ()):
                     pass  # the site may not want it
-                if self._reached:
-                    return
-        raise UnavailableError("unavailable.source", "the PACS cannot reach the listening address")
+        if not self._gave and (others or (self._server is not None and not self._reached)):
+            raise UnavailableError("unavailable.source", "the PACS gives nothing now, or cannot reach us")
 
     def _files(self, identifier: Dataset, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
         get = self._place.retrieve == "get"
@@ -201,10 +206,10 @@ class DimseOrigin:
 
             if get:
                 model = sop_class.StudyRootQueryRetrieveInformationModelGet
-                answers = link.send_c_get(identifier, model)
+                answers = association.ask(link.send_c_get, identifier, model)
             else:
                 model = sop_class.StudyRootQueryRetrieveInformationModelMove
-                answers = link.send_c_move(identifier, self._place.calling, model)
+                answers = association.ask(link.send_c_move, identifier, self._place.calling, model)
             self._unable = False
             for status, _ in answers:
                 yield from self._taken()
@@ -246,7 +251,8 @@ def _released(link: Association) -> Iterator[Association]:
     except BaseException:
         link.abort()
         raise
-    link.release()
+    with suppress(UnavailableError):  # what was asked for is here
+        link.release()
 
 
 def _identifier(level: str, keys: dict[str, str]) -> Dataset:
@@ -272,15 +278,18 @@ def _find(link: Association, level: str, keys: dict[str, str]) -> list[Dataset]:
     from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelFind as Find
 
     found = []
-    for status, match in link.send_c_find(_identifier(level, keys), Find):
-        if "Status" in status and int(status.Status) >> 8 == 0xA7:
-            raise _TooMany("unavailable.source", "the PACS is out of resources")
+    for status, match in association.ask(link.send_c_find, _identifier(level, keys), Find):
+        code = int(status.Status) if "Status" in status else None
+        if code is not None and (code >> 8 == 0xA7 or code == _CANCELLED):
+            raise _TooMany("unavailable.source", "the PACS is out of resources, or lists not so much")
+        if code is not None and code >> 12 == 0xC:  # of this moment, no word on the request
+            raise UnavailableError("unavailable.source", "the PACS cannot list now")
         _check(status)
         if match is not None and status.Status in _PENDING:
             found.append(match)
         elif status.Status in _PENDING:
             raise UnavailableError("unavailable.source", "an answer cannot be read")
-    wanted = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}[level]
+    wanted = _LEVELS[level]
     if any(not _text(one, wanted) for one in found):
         raise InputError("input.source", "the PACS lists something without its UID")
     return found
@@ -293,7 +302,7 @@ def _is_unable(status: Any) -> bool:
 
 
 def _check(status: Any) -> None:
-    """Raises UnavailableError for a lost association, InputError for a failure; warnings and cancels say nothing."""
+    """Raises UnavailableError for a lost association, InputError for a failure; warnings say nothing."""
     if "Status" not in status:
         raise UnavailableError("unavailable.source", "the association was lost")
     code = int(status.Status)
