@@ -24,7 +24,7 @@ demo: $(STAMP) ## four lanes over three hospitals, as real processes
 	@$(BIN)/corsia demo --sites 3 --out demo-out
 
 # Two at once; of what starts processes, one file at a time on each core (tests/conftest.py), the long ones first.
-ALONE    := tests/unit tests/property tests/contract
+ALONE    := tests/property tests/contract tests/unit
 TOGETHER := --dist loadfile --no-loadscope-reorder tests/e2e tests/fault tests/integration
 
 test: $(STAMP) services ## every contract and fault point at small size (the README's)
