@@ -62,8 +62,12 @@ def state_folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pat
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those that look at the demo's processes and folders come first: its warm workers close when nobody uses them."""
-    items.sort(key=lambda item: not item.nodeid.startswith("tests/e2e/test_demo.py"))
+    """Those that look at the demo's processes and folders come first: its warm workers close when nobody uses them.
+
+    After them those of full size, so that no core is left alone with one of them at the end.
+    """
+    demo_file = "tests/e2e/test_demo.py"
+    items.sort(key=lambda item: (not item.nodeid.startswith(demo_file), item.get_closest_marker("full") is None))
 
 
 class _Together(LoadFileScheduling):
