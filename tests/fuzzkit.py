@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from protocol.errors import CODES, CorsiaError
 
-COUNT = 10_000 if os.environ.get("CORSIA_FULL") else 500
+COUNT = 10_000 if os.environ.get("CORSIA_FULL") else 500  # inputs of a parser
+TRIPS = min(COUNT, 2_000)  # of values of our own making
 FLOOR_BYTES, TIMES = 24 << 20, 64  # what a parser may take besides, and for each byte that it is given
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from contextlib import suppress
 from dataclasses import replace
 
@@ -18,10 +17,10 @@ from central.federation.flower import identify
 from pipelines import flower, frames, replies
 from pipelines.flower import ARRAYS, CONFIG, METRICS, RecordDict
 from protocol.errors import InputError
+from tests.fuzzkit import COUNT, TRIPS
 from tests.vectors.make_message import HERE, TYPES, Forge, declared, vectors
 
 identify(1)
-EXAMPLES = 500 if not os.environ.get("CORSIA_FULL") else 10_000
 VECTORS = sorted(path.stem for path in HERE.glob("*.bin"))
 
 
@@ -57,7 +56,7 @@ ARRAY = st.sampled_from(sorted(frames.DTYPES)).flatmap(
 RECORD = st.dictionaries(st.text(max_size=12), ARRAY, max_size=5)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=TRIPS, deadline=None)
 @given(RECORD, RECORD, st.dictionaries(st.text(max_size=8), st.integers(-(2**63), 2**63 - 1) | st.floats(), max_size=3))
 def test_there_and_back(first: dict, second: dict, metrics: dict) -> None:
     content = {ARRAYS: flower.array_record(first), "more": flower.array_record(second)}
@@ -76,7 +75,7 @@ def test_there_and_back(first: dict, second: dict, metrics: dict) -> None:
     assert flower.message_head(io.BytesIO(raw)).metadata.message_id == "m"
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=COUNT, deadline=None)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
     for made in (raw, Forge(arrays=(), raw_edit=lambda _: raw).build()):
@@ -89,7 +88,7 @@ def test_any_bytes_are_read_or_refused(raw: bytes) -> None:
 GOOD = Forge(arrays=TYPES).build()
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=COUNT, deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.integers(0, 255), st.booleans())
 def test_a_changed_or_missing_byte_changes_the_value_or_is_refused(at: int, value: int, cut: bool) -> None:
     raw = bytearray(GOOD)
@@ -101,7 +100,7 @@ def test_a_changed_or_missing_byte_changes_the_value_or_is_refused(at: int, valu
         assert flower.message_to_bytes(flower.message_from_bytes(bytes(raw))) == bytes(raw)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=COUNT, deadline=None)
 @given(
     st.lists(st.integers(-3, 2**31 - 1), max_size=6), st.sampled_from([*sorted(frames.DTYPES), "object", "<f4", "O"])
 )

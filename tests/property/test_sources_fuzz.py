@@ -19,7 +19,7 @@ from pipelines.features.cases import Cases, radiomic
 from pipelines.features.radiomics import Settings
 from privacy.deid.pseudonym import Pseudonymizer
 from protocol.errors import CorsiaError
-from tests.fuzzkit import COUNT
+from tests.fuzzkit import COUNT, TRIPS
 
 FUZZ = settings(max_examples=COUNT, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 CELL = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), min_size=1, max_size=12).filter(
@@ -49,7 +49,7 @@ def test_any_csv_like_text(tmp_path: Path, raw: str) -> None:
     read(tmp_path / "t", b"id;a\n" + raw.encode())
 
 
-@FUZZ
+@settings(FUZZ, max_examples=TRIPS)
 @given(cells=st.lists(st.tuples(CELL, CELL), max_size=6), delimiter=st.sampled_from(",;\t"), bom=st.booleans())
 def test_what_is_written_is_read(tmp_path: Path, cells: list[tuple[str, str]], delimiter: str, bom: bool) -> None:
     text = io.StringIO(newline="")

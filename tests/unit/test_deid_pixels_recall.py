@@ -58,7 +58,7 @@ def test_recall(record_property: Callable[[str, object], None]) -> None:
 
 @pytest.mark.full
 def test_recall_in_large(record_property: Callable[[str, object], None]) -> None:
-    floors(scenes(300, seed=2), record_property)
+    floors(scenes(150, seed=2), record_property)
 
 
 @pytest.mark.parametrize("name", GROUNDS)
