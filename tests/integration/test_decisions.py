@@ -427,7 +427,7 @@ def test_the_seal_of_a_token_never_leaves_its_machine(running: Running, tmp_path
             pass
 
     server = HTTPServer(("127.0.0.1", 0), Listener)
-    serving = threading.Thread(target=server.serve_forever)
+    serving = threading.Thread(target=server.serve_forever, args=(0.01,))
     serving.start()
     url = f"http://127.0.0.1:{server.server_port}"
     done = CliRunner().invoke(study_app, ["ls", "--url", url, "--token-file", str(tmp_path / "alice"), "--json"])

@@ -18,19 +18,25 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").r
 _GROUPS = tuple("account demo init doctor central edge study deid extract parcel log model bench".split())
 
 
+@cache
+def scripts() -> set[str]:
+    """Names of the project's Python files, wherever they lie."""
+    folders = [folder for folder in ROOT.iterdir() if folder.is_dir() and folder.name not in (".venv", "build")]
+    return {path.name for folder in folders for path in folder.rglob("*.py")}
+
+
 def tokens(page: Path) -> list[str]:
     return re.findall(r"`([^`\n]+)`", page.read_text())
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_that_a_page_names_exist(page: Path) -> None:
-    names = {p.name for p in ROOT.rglob("*.py") if ".venv" not in p.parts}
     missing = []
     for token in tokens(page):
         if not re.fullmatch(r"[A-Za-z0-9_./*-]+", token) or "NAME" in token:
             continue
         if token.endswith(".py"):
-            found = list(ROOT.glob(token)) if "/" in token else [n for n in names if n == token]
+            found = list(ROOT.glob(token)) if "/" in token else token in scripts()
             if not found:
                 missing.append(token)
         elif token.startswith(("tests/", "docs/", "notebooks/")) and not list(ROOT.glob(token)):

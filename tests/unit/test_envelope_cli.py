@@ -359,7 +359,7 @@ class _Centre(BaseHTTPRequestHandler):
 
 def test_log_from_the_centre(tmp_path: Path, run: Run) -> None:
     server = HTTPServer(("127.0.0.1", 0), _Centre)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}/"

@@ -58,7 +58,7 @@ class Server:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
         self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
         self.url = f"https://127.0.0.1:{self.server.server_port}/weather.csv"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
 
 
 @pytest.fixture(name="server")

@@ -34,7 +34,7 @@ class Busy(BaseHTTPRequestHandler):
 @pytest.fixture(name="web", scope="module")
 def _web() -> Iterator[Web]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Busy)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     made = Web(FhirServer.model_validate({"url": f"http://127.0.0.1:{server.server_port}/fhir"}))
     yield made
     made.close()
