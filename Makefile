@@ -36,7 +36,7 @@ test-full: $(STAMP) services ## the same at the sizes the issues name
 	@CORSIA_FULL=1 $(BIN)/pytest -q -n 2 $(TOGETHER)
 
 check: $(STAMP) lint supply ## lint, types, imports, licences, unit tests
-	@$(BIN)/pytest -q -n 2 -m "not full" tests/unit tests/contract
+	@$(BIN)/pytest -q -n 2 -m "not full and not slow" tests/unit
 
 supply: $(STAMP) # licences of what we stand on; known vulnerabilities where an advisory source is given (.ci/audit.py)
 	@$(BIN)/python docs/licences.py --check

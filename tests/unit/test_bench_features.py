@@ -21,6 +21,7 @@ def test_image_is_the_one_told() -> None:
     assert np.array_equal(bench_features.image(24)[0], bench_features.image(24)[0])
 
 
+@pytest.mark.slow
 def test_radiomics_part_without_peers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bench_features, "bench_vcf", lambda repeats: {"repeats": repeats})
     result = bench_features.bench_features(size=24, repeats=1, peers=tmp_path, data=tmp_path)

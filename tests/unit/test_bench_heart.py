@@ -50,6 +50,7 @@ def test_folds_hold_training_rows_alone_each_of_them_once() -> None:
         assert all(fold[name].drop(columns="split").equals(train) for fold in folds)
 
 
+@pytest.mark.slow
 @here
 def test_the_selection_never_sees_a_test_row() -> None:
     frames = heart.hospitals(DATA)
@@ -61,6 +62,7 @@ def test_the_selection_never_sees_a_test_row() -> None:
     assert bench_heart.select(frames, grid) == bench_heart.select(spoilt, grid)
 
 
+@pytest.mark.slow
 @here
 def test_the_object_has_the_keys_of_the_contract() -> None:
     result = bench_heart.bench_heart(DATA, seeds=(42,), noise_seeds=(0,), grid=((0.01, 0.003),))

@@ -115,6 +115,7 @@ def test_check_says_what_cannot_be_read(site: Path) -> None:
     assert [one["code"] for one in line["checks"] if not one["ok"]] == ["input.column-missing"]
 
 
+@pytest.mark.slow
 def test_an_excel_table_and_a_redcap_dictionary(site: Path) -> None:
     from openpyxl import Workbook
 

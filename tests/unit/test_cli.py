@@ -54,6 +54,7 @@ def test_every_option_says_what_it_is() -> None:
     assert silent == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_nouns_and_verbs(shell: str) -> None:
     def complete(line: str) -> set[str]:
@@ -75,6 +76,7 @@ def test_exit_statuses_are_those_of_the_page() -> None:
     assert told == {code: entry.error.exit_status for code, entry in CODES.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [

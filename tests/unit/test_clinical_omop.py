@@ -154,6 +154,7 @@ def test_ancestors_without_the_table_are_one_clear_error() -> None:
         read(zipped(tables), ancestors={("atc", "C10AA")})
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SAMPLE.is_file(), reason="the OMOP sample is not there")
 def test_the_sample_gives_what_sql_gives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import duckdb

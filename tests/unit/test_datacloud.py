@@ -254,6 +254,7 @@ def played(tmp_path: Path) -> Any:
     return play
 
 
+@pytest.mark.slow
 def test_the_role_changes_nothing_the_second_time(played: Any) -> None:
     ok, changed, said = played()
     assert ok, said

@@ -171,6 +171,7 @@ def test_a_full_disk_stops_and_the_next_run_goes_on(
     assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 def test_a_full_disk_under_a_process_is_told(source: Path, tmp_path: Path) -> None:
     """The limit on file size is the process's own disk full."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000)); "
@@ -200,6 +201,7 @@ def arguments(source: Path, tmp_path: Path, *more: str, before: str = "") -> lis
     return [sys.executable, "-c", start, "deid", "dicom", str(source), str(tmp_path / "out"), "--key", str(key), *more]
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again(tmp_path: Path) -> None:
     source = tmp_path / "in"
     source.mkdir()

@@ -36,6 +36,7 @@ def test_a_plain_slice_is_readable_and_pydicom_leaves_all(tmp_path: Path) -> Non
     assert _run("no-such-tool", None, ["x", "y"], 120.0) == {"error": "CalledProcessError"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["one-core", "all-cores", "engine"])
 def test_ours_does_every_file_and_leaves_nothing(tmp_path: Path, mode: str) -> None:
     planted = plant()

@@ -148,6 +148,7 @@ def left(output: bytes, tokens: list[str]) -> list[str]:
     return [token for token in tokens if token.lower().encode() in lower]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("syntax", "options"),
     [

@@ -83,6 +83,7 @@ def test_the_engine_resolves_by_type() -> None:
     assert clean[UNHEARD_OF].FrameContentSequence[0].StationName == "ANON"
 
 
+@pytest.mark.slow
 def test_the_data_file_is_small_and_made_by_the_generator() -> None:
     text = (FOLDER / "types.json").read_text("utf-8")
     assert len(text) < 300_000

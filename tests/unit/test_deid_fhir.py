@@ -101,6 +101,7 @@ def _readable(value: Any) -> str:
     return whole + "".join(base64.b64decode(d).decode() for d in data)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SYNTHEA.is_dir(), reason="no ../shared/data/fhir_synthea_hiv")
 def test_synthea_bundles_hold_nobody_and_still_hang_together() -> None:
     paths = sorted(SYNTHEA.glob("*.json.gz"))

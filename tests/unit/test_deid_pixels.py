@@ -195,6 +195,7 @@ def test_palette() -> None:
     assert one.PhotometricInterpretation == "PALETTE COLOR"
 
 
+@pytest.mark.slow
 @needs_ocr
 @pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless])
 @pytest.mark.parametrize("wide", [False, True])

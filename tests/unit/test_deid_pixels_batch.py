@@ -86,6 +86,7 @@ def kinds() -> dict[str, Dataset]:
     }
 
 
+@pytest.mark.slow
 def test_every_coding_comes_out_without_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, held = tmp_path / "in", tmp_path / "held"
     source.mkdir()

@@ -52,6 +52,7 @@ def floors(drawn: list[Scene], record: Callable[[str, object], None]) -> None:
         assert rate(f"legible, turned {turn}", lambda scene, turn=turn: legible(scene) and scene.turn == turn) >= 0.85
 
 
+@pytest.mark.slow
 def test_recall(record_property: Callable[[str, object], None]) -> None:
     floors(scenes(32, small=True), record_property)
 

@@ -23,6 +23,7 @@ def table() -> dict[str, dict[str, float]]:
     return score(corpus(scoring.MATERIAL, 396, seed=7), find)[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("entity", [*DIRECT, "facility"])
 def test_direct_identifiers_are_found_and_little_else(table: dict[str, dict[str, float]], entity: str) -> None:
     assert table[entity]["n"] >= 20

@@ -106,6 +106,7 @@ def _calls(engine: TextEngine, note: str) -> int:
     return count
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("piece", ["Rossi Mario, ", "Aa ", "sig. rossi ", "12/03/2021 ", "Cognome|Nome\nRossi|Ada\n"])
 def test_work_grows_with_the_length_and_not_faster(piece: str) -> None:
     engine = TextEngine("it")

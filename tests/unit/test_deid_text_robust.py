@@ -40,6 +40,7 @@ def test_the_view_maps_back(text: str) -> None:
     assert places == sorted(places)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize(
     "piece", ["a", "1/", "De ", "Rossi, ", "via ", "a@", "A.", "12-", "<b>&egrave;", "1 ", "\n", "x.it/"]

@@ -52,6 +52,7 @@ def ours(parts: list[Part], delta: float) -> float:
     return accountant.compose(accountant.sampled_gaussian(*part) for part in parts).epsilon(delta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parts", "delta"), RUNS, ids=[name for name, _, _ in RUNS])
 def test_our_epsilon_is_a_bound_and_close_to_the_tight_ones(name: str, parts: list[Part], delta: float) -> None:
     del name
@@ -61,6 +62,7 @@ def test_our_epsilon_is_a_bound_and_close_to_the_tight_ones(name: str, parts: li
     assert other <= mine * 1.001
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1.0, 0.1])
 def test_what_a_sample_level_study_promises_is_confirmed(rate: float) -> None:
     plan = private("sample", rounds=10, local_steps=3, parameters={"private": {"bounds": BOUNDS, "rate": rate}})

@@ -39,6 +39,7 @@ def one_step(rows: int, source: Stream | None, *, inputs: int = 100, outputs: in
     return plain.weight.detach().numpy().ravel().astype(np.float64)
 
 
+@pytest.mark.slow
 def test_noise_is_of_the_size_that_was_asked_for() -> None:
     moved = one_step(4, stream("noise"))
     assert stats.kstest(moved / (2.0 * 0.5 / 10), "norm").pvalue > 1e-4

@@ -340,6 +340,7 @@ def test_codes_are_named_as_such(say: Say, tmp_path: Path) -> None:
     assert say(*write(tmp_path, frames), "--outcome", "esito", "--categorical", "xx", "--force")[0] == 11
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("outcome", "metric", "least"),
     [

@@ -181,6 +181,7 @@ def test_a_process_that_cannot_start_is_told_at_once() -> None:
     assert not torch.distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_two_processes_share_each_batch() -> None:
     """As one process up to rounding, the same bytes each round; divergence keeps its code, a death gets one."""
     alone = share(first(), {}, 5, "cpu", 0, 1)

@@ -7,6 +7,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 _FOREIGN = ("torch", "mlflow", "flwr", "ray", "sqlalchemy", "fastapi", "uvicorn", "duckdb", "radiomics", "SimpleITK",
             "lifelines", "safetensors", "skimage")  # fmt: skip
@@ -49,6 +51,7 @@ print("ok")
 """
 
 
+@pytest.mark.slow
 def test_the_edge_runs_lanes_1_and_2_without_the_other_seats_packages() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", _CODE], cwd=ROOT, capture_output=True, text=True, timeout=120

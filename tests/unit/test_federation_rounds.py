@@ -156,6 +156,7 @@ def hidden(plan: Study) -> Study:
     return Study.model_validate(raw | {"privacy": raw["privacy"] | {"secure_aggregation": True}})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("masks", [False, True], ids=["plain", "masked"])
 def test_training_that_diverges_everywhere_is_one_clear_error(masks: bool) -> None:
     plan = study(learning_rate=100.0, local_steps=200, rounds=3, max_norm=50.0)

@@ -72,6 +72,7 @@ class Interrupted(MemoryCheckpoints):
             raise Crash
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_resumed_after_a_crash_ends_in_the_same_bytes(name: str) -> None:
     plan = plan_for(name)
@@ -85,6 +86,7 @@ def test_a_run_resumed_after_a_crash_ends_in_the_same_bytes(name: str) -> None:
     assert resumed.metrics["auc"] > 0.6
 
 
+@pytest.mark.slow
 def test_the_strategies_differ() -> None:
     made = {name: vector(run(plan_for(name, rounds=1))) for name in NAMES}
     assert len({value.tobytes() for value in made.values()}) == len(NAMES)
@@ -168,6 +170,7 @@ def test_only_qfedavg_is_told_the_loss() -> None:
     assert len(run(plan, sites).sites) == 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fedmedian", "fedtrimmedavg", "krum", "multikrum", "bulyan"])
 def test_the_robust_ones_withstand_an_update_that_is_far_off(name: str) -> None:
     def change(arrays: flower.Arrays, metrics: dict[str, float]) -> None:

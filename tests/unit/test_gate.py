@@ -163,6 +163,7 @@ def test_nothing_hides_in_metadata() -> None:
     assert pq.read_schema(BytesIO(item.data)).metadata is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("lane", "item", "code"),
     [

@@ -136,6 +136,7 @@ def test_linear_equals_pooled_plink2(regenie: dict, how: str, missing: str) -> N
     np.testing.assert_allclose(found["p"], truth["P"], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SPLITS)
 def test_logistic_equals_pooled_plink2(regenie: dict, how: str) -> None:
     plan = Plan(variants=regenie["variants"], covariates=("V1", "V2", "V3"), trait="logistic", guard=OPEN)

@@ -213,6 +213,7 @@ assert texture.textures(levels, 1, levels > 0, frozenset({"3D_comb"}))["rlm_sre_
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["nowhere", "full"])
 def test_works_where_nothing_can_be_kept(tmp_path: Path, where: str) -> None:
     """No folder to keep compiled kernels in, or one that writes fail in: compiled anew, with the same result."""

@@ -166,6 +166,7 @@ def _trained(consortium: dict[str, TrainingData]) -> Any:
     return train_locally(study(), consortium)
 
 
+@pytest.mark.slow
 def test_a_classifier_learns_over_sites_and_gives_the_same_bytes_again(
     consortium: dict[str, TrainingData], trained: Any
 ) -> None:
@@ -183,6 +184,7 @@ def test_normalisation_is_that_of_the_pooled_patients(consortium: dict[str, Trai
     assert trained.preprocessing["scale"][0] == pytest.approx(np.sqrt(per[:, 1].mean() - mean**2))
 
 
+@pytest.mark.slow
 def test_masked_and_plain_give_the_same_model(consortium: dict[str, TrainingData], trained: Any) -> None:
     plan = study(max_norm=100.0)
     plan = plan.model_copy(update={"privacy": Privacy(secure_aggregation=True, max_examples=1000)})

@@ -89,6 +89,7 @@ def test_calls_run_side_by_side(path: Path) -> None:
     assert time.monotonic() - began < 2.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "raw",
     [b"", b"\xff", struct.pack(">I", 2**32 - 1), struct.pack(">I", 5) + b"hello", struct.pack(">I", 2) + b"[]"],

@@ -210,6 +210,7 @@ def centre(folder: Path, parcels: int = 3) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_every_parcel_and_every_batch_has_its_leaf(tmp_path: Path, run: Run) -> None:
     good = run("log", "verify", "--state", centre(tmp_path / "good"))
     assert (good[0], good[1]["parcels"], good[1]["files"], good[1]["batches"]) == (0, 3, 3, 1)

@@ -60,6 +60,7 @@ def test_held_out_rows_do_not_reach_training() -> None:
     assert lung._trained({k: frames[k] for k in pick}, plan) == lung._trained({k: changed[k] for k in pick}, plan)
 
 
+@pytest.mark.slow
 def test_the_benchmarks_line_has_its_shape() -> None:
     lines: list[str] = []
     result = bench.bench_lung(lines.append, seeds=2, sites=2)

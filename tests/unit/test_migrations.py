@@ -82,6 +82,7 @@ def test_an_older_database_comes_forward_with_its_rows(state_folder: Path, marke
     assert schema.migrate(old, state_folder) is None
 
 
+@pytest.mark.slow
 def test_the_steps_lead_to_what_the_models_say(state_folder: Path, request: pytest.FixtureRequest) -> None:
     """Fails where somebody changed `models.py` and wrote no step: see `central/store/schema.py`."""
     old = first(state_folder)

@@ -118,6 +118,7 @@ def test_an_odd_value_of_one_person_names_no_other_anew() -> None:
     assert np.abs(one - other).sum() == 2  # P0 alone has moved
 
 
+@pytest.mark.slow
 def test_the_whole_costs_what_it_is_said_to_cost() -> None:
     frame = people(100)
     wanted = 5.0

@@ -70,6 +70,7 @@ def test_the_run_costs_what_was_asked_and_the_guarantee_says_the_same(learner: s
     assert said["unit"].startswith("one patient")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("learner", "changes"),
     [
@@ -134,6 +135,7 @@ class Listening:
         return self.said[-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("learner", ["cnn", "unet"])
 def test_over_the_grid_nothing_but_the_number_of_patients_leaves_without_noise(learner: str) -> None:
     plan = private(learner)
@@ -160,6 +162,7 @@ def test_over_the_grid_nothing_but_the_number_of_patients_leaves_without_noise(l
             assert not any((one[name] == two[name]).any() for name in one)
 
 
+@pytest.mark.slow
 def test_under_masks_too_no_run_gives_the_same_model_twice() -> None:
     plan = private(masked=True)
     held = {site: data(plan, site) for site in SITES}
@@ -168,6 +171,7 @@ def test_under_masks_too_no_run_gives_the_same_model_twice() -> None:
     assert not (flat(one.model) == flat(two.model)).any()
 
 
+@pytest.mark.slow
 def test_it_learns_where_the_budget_is_wide() -> None:
     """At this epsilon noise is below 0.05 of a clipping length: what is tested is that the rest is right."""
     parameters = {"private": {"clip": 1.0, "rate": 0.5}, "augment": {}}

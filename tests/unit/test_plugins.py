@@ -58,6 +58,7 @@ def asked(key: str = KEY, learner: str = "wide-net", **parameters: object) -> St
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_plug_in_is_found_without_being_imported(root: Path) -> None:
     (root / "empty").mkdir()
     (root / "notes.txt").write_text("no folder")

@@ -38,6 +38,7 @@ def test_a_run_without_numbers_has_no_picture_of_them(metrics: list[tuple[int, d
     assert made == {}
 
 
+@pytest.mark.slow
 def test_many_rounds_many_sites_and_many_weights_are_drawn() -> None:
     rounds = [(n, {"auc": 0.5 + n / 1000, "loss": math.inf if n == 3 else 1 / n}) for n in range(1, 301)]
     sites = [f"site-{i:02d}" for i in range(51)]

@@ -154,6 +154,7 @@ def run(*arguments: Any) -> dict[str, Any]:
     return dict(json.loads(result.stdout.splitlines()[-1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nii.gz", "nrrd", "mha"])
 def test_mask_volume_on_a_dicom_series(case: Any, tmp_path: Path, files: list[bytes], kind: str) -> None:
     folder, volume, region = case

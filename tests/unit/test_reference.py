@@ -100,6 +100,7 @@ def test_every_page_is_reached_from_the_site_once() -> None:
     assert navigation.expand([{"A": ["a.md"]}, {"C": ["*.md"]}], ["a.md"]) == [{"A": ["a.md"]}]
 
 
+@pytest.mark.slow
 def test_the_site_builds_strictly_and_asks_nobody(tmp_path: Path) -> None:
     command = [program("mkdocs"), "build", "--strict", "--site-dir", str(tmp_path / "site")]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"

@@ -156,6 +156,7 @@ def settled(config: CentralConfig, kind: str, old: PublicKey) -> bool:
     return key.public != old
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["study-signing", "log"])
 def test_a_power_cut_at_any_step_leaves_one_key_and_its_signatures(tmp_path: Path, kind: str) -> None:
     before = CentralConfig(name="c", state_dir=tmp_path / "before")

@@ -253,6 +253,7 @@ def test_up_to_64_sites_nothing_has_changed() -> None:
 # -- sums
 
 
+@pytest.mark.slow
 def test_the_sum_is_exact_over_dropouts_at_every_step() -> None:
     gone = {step: NAMES[3 * at : 3 * at + 2] for at, step in enumerate(("advertise", "share", "mask", "sign"))}
     made = Round().advertise(gone["advertise"]).share(gone["share"]).mask(gone["mask"]).sign(gone["sign"])
@@ -349,6 +350,7 @@ def test_a_sybil_roster_is_refused() -> None:
         session(roster={f"s{i}": str(i) for i in range(1001)})
 
 
+@pytest.mark.slow
 def test_shares_of_strangers_and_of_other_receivers_are_refused() -> None:
     made = Round().advertise()
     victims = ["site-00", "site-01", "site-02", "site-03"]
@@ -390,6 +392,7 @@ def signed() -> Round:
     return Round().advertise().share().mask(lost=["site-69"]).sign()
 
 
+@pytest.mark.slow
 def test_a_second_survivor_set_is_refused(signed: Round) -> None:
     member, survivors = signed.members["site-00"], signed.hub.survivors()
     assert member.sign(survivors) == signed.hub.words["site-00"]
@@ -455,6 +458,7 @@ def test_the_self_mask_or_the_root_never_both(signed: Round) -> None:
         assert refused.value.code == "masks.share"
 
 
+@pytest.mark.slow
 def test_whoever_has_signed_answers_no_other_attempt_under_whatever_name(signed: Round) -> None:
     """Nobody's shares are out yet, and a smaller set is refused all the same: 23 sites may hold one site's shares."""
     for changes in ({"attempt": 1}, {"run": "another/train"}):
@@ -497,6 +501,7 @@ def test_a_bundle_for_others_than_were_drawn_is_left_out() -> None:
     assert refused.value.code == "masks.share"
 
 
+@pytest.mark.slow
 def test_a_vector_without_its_word_is_left_out() -> None:
     made = Round().advertise()
     made.share(only=NAMES[:47]).mask(only=())

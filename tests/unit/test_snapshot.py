@@ -109,6 +109,7 @@ def test_every_moment_is_whole_and_never_spent_too_little(tmp_path: Path) -> Non
     assert parcels > 0
 
 
+@pytest.mark.slow
 def test_a_release_under_way_is_waited_for(tmp_path: Path) -> None:
     """A mark that stays, as of a daemon that was killed: no backup of half a release."""
     state_dir, into = tmp_path / "state", tmp_path / "into"

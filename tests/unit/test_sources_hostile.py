@@ -40,6 +40,7 @@ def deflated_bomb(size: int, *, preamble: bool = True, lie: bool = False) -> byt
     return (head if preamble else head[132:]) + packer.compress(body) + packer.flush()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lie", [False, True])
 @pytest.mark.parametrize("preamble", [False, True])
 def test_a_deflated_bomb_is_set_aside_without_being_unpacked(
@@ -116,6 +117,7 @@ def patients_of(s: object) -> list[str]:
     return [file.name for file in s.files()]  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_a_parquet_column_of_repeats_is_no_bomb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One long word in a dictionary page, and a thousand indices in a few bytes; a constant in no bytes at all."""
     import pyarrow as pa
@@ -133,6 +135,7 @@ def test_a_parquet_column_of_repeats_is_no_bomb(tmp_path: Path, monkeypatch: pyt
             table.read(path, ["id"], {"id"})
 
 
+@pytest.mark.slow
 def test_a_packed_volume_is_measured_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A NIfTI of a few kilobytes that unpacks to 64 MiB of zeros, and one that only says so."""
     import gzip

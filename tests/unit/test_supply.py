@@ -91,6 +91,7 @@ def test_a_vulnerable_pin_fails_and_no_source_is_said_plainly(tmp_path: Path) ->
         assert not damaged.stderr
 
 
+@pytest.mark.slow
 def test_a_service_that_cannot_be_asked_is_said_in_a_line() -> None:
     nowhere = "http://127.0.0.1:9"  # nobody listens: no registry is asked
     done = audit(CORSIA_AUDIT="online", HTTPS_PROXY=nowhere, https_proxy=nowhere, NO_PROXY="", no_proxy="")

@@ -112,6 +112,7 @@ def _is_list(call: dict[str, Any]) -> bool:
     return bool(content.get("application/json", {}).get("schema", {}).get("type") == "array")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", LISTS)
 def test_pages_make_up_the_whole_list(made: Hall, path: str) -> None:
     headers, url = made.headers("operator"), f"/api/v1{path}"

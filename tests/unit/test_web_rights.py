@@ -175,6 +175,7 @@ def comes_in(made: Hall) -> None:
     assert made.http.get("/", headers={"Cookie": cookie.partition(";")[0]}).status_code == 200
 
 
+@pytest.mark.slow
 def test_every_route_against_every_role(made: Hall) -> None:
     people = {role: made.headers(role.value) for role in Role}
     known = routes(made)

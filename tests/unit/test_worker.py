@@ -86,6 +86,7 @@ def make(tmp_path: Path) -> Iterator[Make]:
     assert not (tmp_path / "work").exists() or list((tmp_path / "work").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_cohorts_are_told_and_malformed_ones_end_the_worker(make: Make) -> None:
     outcome = make("gate.cohort(['a', 'b'], {'age': 3})\ngate.cohort([], {})").run(JOB, Rows(), lambda _item: None)
     assert [(told.persons, told.numbers) for told in outcome.cohorts] == [(("a", "b"), {"age": 3}), ((), {})]
@@ -94,6 +95,7 @@ def test_cohorts_are_told_and_malformed_ones_end_the_worker(make: Make) -> None:
             make(f"gate._pipe.tell({data!r}, op='cohort', numbers={numbers!r})").run(JOB, Rows(), lambda _item: None)
 
 
+@pytest.mark.slow
 def test_every_numeric_library_has_the_sites_threads(make: Make) -> None:
     body = "import numba, torch\ngate.withhold('threads-%d-%d' % (numba.get_num_threads(), torch.get_num_threads()))"
     assert make(body, worker_threads=1).run(JOB, Rows(), lambda _item: None).withheld == {"threads-1-1": 1}
@@ -127,6 +129,7 @@ def test_rows_and_files_go_in_and_results_come_out(make: Make) -> None:
     assert withheld == {"consent": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "error", "code"),
     [
@@ -170,6 +173,7 @@ def test_a_failure_crosses_as_its_code_only(make: Make, body: str, error: type[C
     assert not worker.alive
 
 
+@pytest.mark.slow
 def test_silence_is_ended(make: Make) -> None:
     started = time.monotonic()
     with pytest.raises(WorkerError) as caught:
@@ -178,12 +182,14 @@ def test_silence_is_ended(make: Make) -> None:
     assert time.monotonic() - started < 10
 
 
+@pytest.mark.slow
 def test_a_stop_ends_the_wait(make: Make) -> None:
     stop = time.monotonic() + 1.0
     with pytest.raises(Stopped):
         run(make("time.sleep(60)", should_stop=lambda: time.monotonic() > stop))
 
 
+@pytest.mark.slow
 def test_what_a_lane_prints_goes_nowhere(tmp_path: Path) -> None:
     script = tmp_path / "child.py"
     script.write_text(
@@ -302,6 +308,7 @@ def test_an_answer_beyond_its_limit_is_not_read(make: Make) -> None:
     assert not worker.alive
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("size", "code"), [(1 << 62, "worker.failed"), (7_000_000_000, "worker.killed")])
 def test_a_frame_that_only_claims_its_size_takes_no_memory(make: Make, size: int, code: str) -> None:
     """A child that announces more than it may hold is ended; one that announces and then says nothing costs nothing."""
