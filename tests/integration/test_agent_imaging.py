@@ -159,6 +159,7 @@ def test_images_train_at_the_site_and_the_model_scores_its_folder(folder: Path) 
     assert list((config.state_dir / "work").glob("*")) == []
 
 
+@pytest.mark.full  # its twin that always runs: tests/unit/test_engine.py
 def test_two_processes_of_one_worker_share_the_batches(folder: Path) -> None:
     """Inside the namespace without network; up to rounding the model of one process, and the same bytes again."""
     import numpy as np

@@ -246,6 +246,7 @@ print("sha256", hashlib.sha256(join_arrays(reached.model, reached.preprocessing)
 """
 
 
+@pytest.mark.full  # Ray takes long to start; the other grids are compared always
 def test_flowers_simulation_gives_the_same_bytes(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="extra `simulate` is not installed")
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | {"HOME": str(tmp_path)}

@@ -52,6 +52,7 @@ def run(plan: Study) -> Checkpoint:
     return Rounds(plan, Silent(handlers), MemoryCheckpoints()).run()
 
 
+@pytest.mark.full  # its parts always run: tests/unit/test_secagg_graph.py
 def test_seventy_sites_train_as_without_masks_over_dropouts_at_every_step() -> None:
     plan = study(sites=SITES, rounds=1, quorum=0.8, local_steps=1)
     hidden = run(masked(plan, max_examples=1000))

@@ -218,6 +218,7 @@ def tables(ward: Ward) -> str:
         return str(database.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
+@pytest.mark.full  # the way of a site always runs, above
 def test_upgrade_and_rollback_of_the_centre_over_a_change_of_its_tables(centre: Ward, houses: dict[str, Path]) -> None:
     state, recovery = load_config(centre.central).state_dir, centre.folder / "recovery"
     centre.shell('corsia central recovery-key --out "$KEY" --config "$CENTRAL"', KEY=str(recovery))
