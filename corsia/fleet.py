@@ -44,7 +44,8 @@ QUIET = {
 
 _PATIENCE_S = 600.0  # no measure: of a machine that is busy with other things
 _MOST_STARTS = 10
-_FIRST_PORT, _PORT_TRIES = 10_000, 100
+# Browsers refuse to open 10080 and others below it ("bad port", https://fetch.spec.whatwg.org).
+_FIRST_PORT, _PORT_TRIES = 10_081, 100
 _given: set[int] = set()  # its server may not listen yet
 
 
