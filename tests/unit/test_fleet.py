@@ -1,0 +1,22 @@
+"""The ports that a demo's servers get."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+
+import pytest
+
+from corsia.fleet import free_port
+
+
+def test_no_port_is_one_that_browsers_refuse_and_none_is_given_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def in_order(choices: Sequence[int]) -> int:
+        return choices[next(counted)]
+
+    counted = itertools.count()
+    monkeypatch.setattr(secrets, "choice", in_order)
+    given = [free_port() for _ in range(3)]
+    assert min(given) > 10_080
+    assert len(set(given)) == 3
