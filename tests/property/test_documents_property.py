@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edge import documents
 from edge.residual import Residual
 from edge.sources.fhir import Records
-from tests.fuzzkit import COUNT, TRIPS
+from tests.fuzzkit import COUNT
 
 _HEADS = ("Observation", "Encounter", "Organization", "Group", "Parameters", "Provenance", "List")
 _KEYS = ("subject", "patient", "focus", "entity", "extension", "value", "contained", "target", "member", "who")
@@ -47,7 +47,7 @@ def _verdict(patient: str) -> str:
     return "" if patient in _YES else "consent"
 
 
-@settings(max_examples=TRIPS, deadline=None)
+@settings(max_examples=COUNT, deadline=None)
 @given(value=st.one_of(_resource, _bundle, st.lists(_bundle, max_size=1).map(
     lambda b: {"resourceType": "Bundle", "entry": [{"resource": one} for one in b]})))  # fmt: skip
 def test_nobody_without_consent_is_named_in_what_passes(
