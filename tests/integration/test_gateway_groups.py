@@ -8,6 +8,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from sqlalchemy import func
 
 from central.gateway.commits import Commits, Ready
 from central.gateway.landing import Announced, Landing
@@ -66,6 +67,14 @@ def checked(centre: Centre, reply: pb.CarryReply, place: int) -> int:
 
 
 def counts(centre: Centre) -> tuple[int, int, int]:
+    """How many parcels, leaves and checkpoints there are when no leaf waits for the gateway's next tick, as that of a
+    study does that was submitted a moment ago."""
+
+    def signed() -> bool:
+        with centre.store.read() as session:
+            return bool(session.query(func.max(CheckpointRow.size)).scalar() == session.query(LogRow).count())
+
+    eventually(signed)
     with centre.store.read() as session:
         return tuple(session.query(row).count() for row in (ParcelRow, LogRow, CheckpointRow))  # type: ignore[return-value]
 
