@@ -272,7 +272,7 @@ def get_proof(index: int, centre: CentreOf) -> dict[str, Any]:
 def get_events(
     centre: CentreOf,
     request: Request,
-    since: Annotated[int | None, Query(ge=0)] = None,
+    since: Annotated[int | None, Query(ge=0, lt=10**18)] = None,
     study: Annotated[str | None, Query(min_length=1, max_length=63)] = None,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:

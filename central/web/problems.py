@@ -88,7 +88,8 @@ def install(app: FastAPI, shown: Shown) -> None:
 
     async def on_http(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        found = Problem(status, "input.usage", HTTPStatus(status).phrase, "see /api/v1/openapi.json")
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}  # `Allow` of a 405
+        found = Problem(status, "input.usage", HTTPStatus(status).phrase, "see /api/v1/openapi.json", headers)
         return shown(request, found)
 
     async def on_validation(request: Request, error: Exception) -> Response:

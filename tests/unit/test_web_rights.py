@@ -239,3 +239,18 @@ def test_without_a_provider_there_are_operators_alone(tmp_path: Path) -> None:
         me = made.http.get("/api/v1/me", headers={"Authorization": f"Bearer {made.operator}"}).json()
         assert (me["operator"], me["account"], me["roles"]) == ("operator", "", ["operator"])
         assert made.http.get("/api/v1/tokens", headers={"Authorization": f"Bearer {made.operator}"}).status_code == 403
+
+
+def test_anothers_odd_cookie_on_this_host_hides_no_session(made: Hall) -> None:
+    for odd in ('seen={"a": [1]}', "user[1]=x", "_xsrf=2|ab|é"):
+        for cookie in (f"{odd}; {made.headers('steward')['Cookie']}", f"{made.headers('steward')['Cookie']}; {odd}"):
+            assert made.http.get("/api/v1/me", headers={"Cookie": cookie.encode()}).status_code == 200, cookie
+
+
+def test_a_wrong_method_is_told_the_right_one_and_events_begin_at_a_number_that_a_database_knows(made: Hall) -> None:
+    who = made.headers("operator")
+    answer = made.http.request("PUT", "/api/v1/sites", headers=who)
+    assert (answer.status_code, answer.headers["allow"]) == (405, "GET")
+    assert answer.json()["code"] == "input.usage"
+    for since, status in ((10**18 - 1, 200), (10**18, 422), (10**30, 422)):
+        assert made.http.get(f"/api/v1/events?since={since}", headers=who).status_code == status
