@@ -153,8 +153,7 @@ def study(
         raise InputError("input.usage", "outcome, sites and several --from-csv are for lane train")
     source = sources[0] if sources else None
     columns = _columns(source) if source else {"age": "int", "sex": "string"}
-    dataset = source.stem.lower().replace("_", "-") if source else dataset
-    out.write_text(_render(out, lane, columns, names, dataset))
+    out.write_text(_render(out, lane, columns, names, source.stem if source else dataset), encoding="utf-8")
     if json_out:
         typer.echo(json.dumps({"written": str(out), "columns": list(columns)}))
     else:
@@ -168,6 +167,8 @@ def _columns(path: Path) -> dict[str, str]:
         header = [cell.strip() for cell in next(lines(path)[1], [])]
     except OSError as error:
         raise InputError("input.table", f"{path.name}: {(error.strerror or 'cannot be read').lower()}") from None
+    if not all(header):
+        raise InputError("input.table", f"{path.name}: column {header.index('') + 1} has no name")
     frame = read(path, header, ())
     names = {"i": "int", "f": "float", "b": "bool", "M": "date"}
     return {str(c): names.get(frame[c].dtype.kind, "string") for c in frame.columns}
@@ -184,24 +185,29 @@ def _ask() -> tuple[str, tuple[str, ...], str]:
 def _render(out: Path, lane: str, columns: dict[str, str], sites: Sequence[str], dataset: str) -> str:
     from datetime import UTC, datetime, timedelta
 
+    from corsia.drafts.names import slug
+    from corsia.drafts.study import toml
+
     outcome = [c for c in ("time", "status", "event", "outcome") if c in columns][:2] or ["time", "status"]
     features = [c for c, kind in columns.items() if kind in ("int", "float", "bool") and c not in outcome]
-    output = "".join(f'[[output.columns]]\nname = "{c}"\ndtype = "{t}"\n\n' for c, t in columns.items())
+    output = "".join(f'[[output.columns]]\nname = {toml(c)}\ndtype = "{t}"\n\n' for c, t in columns.items())
     return _STUDY.format(
         name=out.name,
-        id=out.stem.lower().replace("_", "-").replace(".", "-"),
+        id=slug(out.stem),
         lane=lane,
         expires=(datetime.now(UTC) + timedelta(days=365)).strftime("%Y-%m-%dT00:00:00Z"),
         sites=_quoted(sites),
-        dataset=dataset,
+        dataset=slug(dataset),
         columns=_quoted(list(columns)),
         pipeline=lane,
         output="\n" if lane == "train" else "\n" + output,
-        training=_TRAINING.format(id=out.stem.lower(), features=_quoted(features), outcome=_quoted(outcome))
+        training=_TRAINING.format(id=slug(out.stem), features=_quoted(features), outcome=_quoted(outcome))
         if lane == "train"
         else "",
     )
 
 
 def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(json.dumps(n) for n in names)
+    from corsia.drafts.study import toml
+
+    return ", ".join(map(toml, names))

@@ -372,3 +372,16 @@ def test_one_file_is_described_by_the_same_reader(say: Say, tmp_path: Path) -> N
     Path("uno.csv").write_text('id|"peso, kg"|sesso\n1|70.5|M\n2|81|F\n')
     status, found, _ = say("--from-csv", "uno.csv")
     assert (status, found["columns"]) == (0, ["id", "peso, kg", "sesso"])
+
+
+def test_odd_names_of_files_and_columns_make_a_study_that_reads(say: Say, tmp_path: Path) -> None:
+    Path("Età_1 (nuova).csv").write_text('"a""b";c\\d;peso 🏥\n1;2;3\n', encoding="utf-8")
+    status, found, _ = say("--from-csv", "Età_1 (nuova).csv", "--out", "Mio studio.toml")
+    assert (status, found["columns"]) == (0, ['a"b', "c\\d", "peso 🏥"])
+    study = parse_study(Path("Mio studio.toml").read_bytes())
+    assert (study.id, study.dataset.name) == ("mio-studio", "eta-1-nuova")
+    assert list(study.dataset.columns) == found["columns"]
+    Path("senza.csv").write_text("a,,c\n1,2,3\n")
+    status, found, _ = say("--from-csv", "senza.csv", "--out", "x.toml")
+    assert (status, found["error"]["message"]) == (11, "senza.csv: column 2 has no name")
+    assert not Path("x.toml").exists()
