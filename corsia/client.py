@@ -223,14 +223,14 @@ class Hub:
             CorsiaError: by the code of the problem document.
             UnavailableError: `unavailable.centre`.
         """
-        return self._send(method, path, more).json()
+        return self._value(self._send(method, path, more))
 
     def pages(self, path: str) -> list[dict[str, Any]]:
         """All rows of a list, page by page. Raises as `request`."""
         rows: list[dict[str, Any]] = []
         while True:
             answer = self._send("GET", path, {})
-            rows += answer.json()
+            rows += self._value(answer)
             onward = answer.links.get("next", {}).get("url", "")
             if not onward.startswith("/api/v1/"):
                 return rows
@@ -248,7 +248,8 @@ class Hub:
         """`POST /models/NAME/invocations`: rows in, predictions out. Raises as `request`."""
         asked = {"version": version} if version is not None else {"alias": alias} if alias else {}
         more = {"content": body, "params": asked, "headers": {"Content-Type": content_type}, "timeout": 300.0}
-        return self._send("POST", f"/models/{quote(name, safe='')}/invocations", more).json()
+        answer = self._send("POST", f"/models/{quote(name, safe='')}/invocations", more)
+        return self._value(answer)
 
     def operator(self) -> tuple[str, SecretKey]:
         """Who is connected, and the key that signs for this person; it stays on this machine."""
@@ -306,6 +307,13 @@ class Hub:
         if answer.is_success:
             return answer
         raise _error(answer)
+
+    def _value(self, answer: httpx.Response) -> Any:
+        """The JSON of a good answer; a proxy's page, or a portal's, has none."""
+        try:
+            return answer.json()
+        except (ValueError, RecursionError):
+            raise UnavailableError("unavailable.centre", f"what answers at {self.url} is no centre") from None
 
 
 def _error(answer: httpx.Response) -> CorsiaError:

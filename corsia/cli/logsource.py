@@ -133,9 +133,7 @@ def download(url: str, token: str | None) -> dict[str, Any]:
         import httpx
     except ImportError:
         raise ConfigurationError("config.extra-missing", "--url needs corsia[central]") from None
-    if token is not None and Path(token).is_file():
-        token = Path(token).read_text(encoding="ascii").strip()
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    headers = {"Authorization": f"Bearer {_bearer(token)}"} if token else {}
     try:
         answer = httpx.get(f"{url.rstrip('/')}/api/v1/log", headers=headers, timeout=_TIMEOUT_S)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -145,6 +143,24 @@ def download(url: str, token: str | None) -> dict[str, Any]:
     if answer.status_code != 200:
         raise UnavailableError("unavailable.centre", f"{url}: HTTP {answer.status_code}")
     return _parse(answer.content)
+
+
+def _bearer(token: str) -> str:
+    """What the centre may see of a token that is given as it is, or as the file that holds it.
+
+    Raises:
+        AuthenticationError: `auth.token`; ConfigurationError: `config.key-mode`.
+    """
+    from central.operators import bearer, read_token
+
+    try:
+        is_file = Path(token).is_file()
+    except (OSError, ValueError):  # a provider's access token is longer than a file's name may be
+        is_file = False
+    given = bearer(read_token(Path(token)) if is_file else token)
+    if not (given.isascii() and given.isprintable()):
+        raise AuthenticationError("auth.token", "the token is none: it is plain ASCII on one line")
+    return given
 
 
 def with_state(state: Path, export: dict[str, Any] | None) -> dict[str, Any]:

@@ -27,5 +27,6 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
-    width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
+    wished = os.environ.get("COLUMNS", "")
+    width = None if sys.stdout.isatty() else int(wished) if wished.isdecimal() and int(wished) else 160
     Console(width=width).print(table)
