@@ -103,10 +103,11 @@ def main(args: Sequence[str] | None = None) -> None:
     except (click.Abort, KeyboardInterrupt):
         status = 130
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close()
         status = 1
     except OSError as error:
-        status = _report(StorageError.of(error, f"{error.strerror}: {error.filename}"), argv)
+        where = f": {error.filename}" if error.filename else ""
+        status = _report(StorageError.of(error, f"{error.strerror}{where}"), argv)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -122,4 +123,13 @@ def _report(error: CorsiaError, argv: Sequence[str]) -> int:
 
 
 def _print_error(code: str, message: str, hint: str) -> None:
-    sys.stdout.write(json.dumps({"error": {"code": code, "message": message, "hint": hint}}) + "\n")
+    try:
+        sys.stdout.write(json.dumps({"error": {"code": code, "message": message, "hint": hint}}) + "\n")
+        sys.stdout.flush()
+    except OSError:  # nobody reads any more, or the disk is full: the exit status stays
+        _close()
+
+
+def _close() -> None:
+    """What is still to be written to standard output goes nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

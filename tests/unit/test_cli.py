@@ -214,3 +214,14 @@ def test_the_state_folder_of_a_service_is_written_down_by_init(tmp_path: Path) -
     assert config.state_dir.stat().st_mode & 0o777 == 0o700
     assert edge_config(etc / "edge.toml").state_dir == lib / "corsia-edge"
     assert sorted(path.name for path in etc.iterdir()) == ["central.toml", "edge.toml"], "no state beside the files"
+
+
+def test_an_error_that_nobody_can_read_keeps_its_status(tmp_path: Path) -> None:
+    code = "from corsia.cli import main; main(['study', 'validate', 'none.toml', '--json'])"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", code], check=False, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+    assert done.returncode == 11
+    assert done.stderr.startswith("error [input.study]")
+    assert "Traceback" not in done.stderr
