@@ -13,6 +13,7 @@ from starlette.routing import Route
 from central.config import WebConfig
 from central.identity.rights import Role
 from central.web.permits import OPEN
+from protocol.words import words
 from tests.identitykit import Hall, hall
 
 OP, RE, ST, DP = Role.OPERATOR, Role.RESEARCHER, Role.STEWARD, Role.DPO
@@ -254,3 +255,15 @@ def test_a_wrong_method_is_told_the_right_one_and_events_begin_at_a_number_that_
     assert answer.json()["code"] == "input.usage"
     for since, status in ((10**18 - 1, 200), (10**18, 422), (10**30, 422)):
         assert made.http.get(f"/api/v1/events?since={since}", headers=who).status_code == status
+
+
+def test_what_a_button_shows_of_a_refusal_is_in_the_readers_language(made: Hall) -> None:
+    who, english = made.headers("steward"), "this takes the right decisions:write"
+    for more in ({"Accept-Language": "it"}, {"Cookie": f"{who['Cookie']}; corsia_language=it"}):
+        told = made.http.post("/api/v1/decisions", headers=who | more).json()
+        assert told["detail"] == f"{words('it').error('permission.role')[0]} ({english})"
+        assert told["hint"] == words("it").error("permission.role")[1]
+        assert told["code"] == "permission.role"
+    assert made.http.post("/api/v1/decisions", headers=who).json()["detail"] == english
+    program = {"Accept-Language": "it", "Cookie": who["Cookie"]}
+    assert made.http.get("/api/v1/decisions", headers=program).json()["detail"] == "this takes the right audit:read"

@@ -5,14 +5,16 @@ A browser is told by `Accept: text/html`; under `/api/` everything is a document
 
 from __future__ import annotations
 
+from dataclasses import replace
 from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from central.identity.rights import Principal
-from central.web.pages.render import page
+from central.web.pages.render import page, spoken
 from central.web.problems import Problem
+from protocol.words import LANGUAGES
 
 __all__ = ["door", "shown"]
 
@@ -20,7 +22,7 @@ __all__ = ["door", "shown"]
 def shown(request: Request, problem: Problem) -> Response:
     """The answer for a problem, with its status and headers."""
     if request.url.path.startswith("/api/") or "text/html" not in request.headers.get("accept", ""):
-        return problem.document()
+        return (_told(request, problem) if "x-corsia" in request.headers else problem).document()
     if problem.status == HTTPStatus.UNAUTHORIZED:
         first = request.method == "GET" and problem.code == "auth.token" and "token" not in request.query_params
         answer = door(request, problem, said=not first)
@@ -31,6 +33,20 @@ def shown(request: Request, problem: Problem) -> Response:
         answer = page(request, "error.html", status=problem.status, number=problem.status, **told)
     answer.headers.update(problem.headers)
     return answer
+
+
+def _told(request: Request, problem: Problem) -> Problem:
+    """A problem for a page's own script, which shows it beside a button: the code's words in the reader's language.
+
+    What was said of the one case stays English, behind them.
+    """
+    say = spoken(request)
+    summary, _, language = say.error(problem.code)
+    if not summary or language == LANGUAGES[0]:
+        return problem
+    detail, told = say.told(problem.detail)
+    detail = detail if told == language else f"{summary} ({problem.detail})"
+    return replace(problem, detail=detail, hint=say.told(problem.hint)[0])
 
 
 def door(request: Request, problem: Problem, *, said: bool = True) -> HTMLResponse:

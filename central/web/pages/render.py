@@ -18,9 +18,9 @@ from starlette.responses import HTMLResponse
 from central.identity.rights import Principal
 from central.web.centre import Centre
 from central.web.permits import ANYBODY, right
-from protocol.words import LANGUAGES, chosen, words
+from protocol.words import LANGUAGES, Words, chosen, words
 
-__all__ = ["COOKIE", "CentreOf", "PageNumber", "environment", "may", "page", "paged"]
+__all__ = ["COOKIE", "CentreOf", "PageNumber", "environment", "may", "page", "paged", "spoken"]
 
 COOKIE = "corsia_language"
 _TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -63,8 +63,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
             `centre_name`, `mlflow_uri`, `operator` (his name, if a token file let him in), `reader` (his name) and
             `may` (a method and a path), which every page has. Who is not known has no name and may nothing.
     """
-    wished = request.query_params.get("lang", "") or request.cookies.get(COOKIE, "")
-    say = words(chosen(wished, request.headers.get("accept-language", "")))
+    say = spoken(request)
     centre = _centre(request)
     common: dict[str, Any] = {
         "t": say,
@@ -86,6 +85,12 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
         secure = request.url.scheme == "https"
         answer.set_cookie(COOKIE, say.language, max_age=_YEAR_S, samesite="strict", secure=secure, httponly=True)
     return answer
+
+
+def spoken(request: Request) -> Words:
+    """The texts in the reader's language."""
+    wished = request.query_params.get("lang", "") or request.cookies.get(COOKIE, "")
+    return words(chosen(wished, request.headers.get("accept-language", "")))
 
 
 def may(request: Request, method: str, path: str) -> bool:
