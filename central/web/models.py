@@ -47,7 +47,7 @@ class PredictRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     study: str = Field(min_length=1, max_length=128)
-    version: int | None = Field(None, ge=1)
+    version: int | None = Field(None, ge=1, le=2**31 - 1)
     alias: str | None = Field(None, min_length=1, max_length=128)
 
 

@@ -267,3 +267,12 @@ def test_what_a_button_shows_of_a_refusal_is_in_the_readers_language(made: Hall)
     assert made.http.post("/api/v1/decisions", headers=who).json()["detail"] == english
     program = {"Accept-Language": "it", "Cookie": who["Cookie"]}
     assert made.http.get("/api/v1/decisions", headers=program).json()["detail"] == "this takes the right audit:read"
+
+
+def test_a_versions_number_is_one_that_a_database_knows_in_a_body_too(made: Hall) -> None:
+    for version, status in ((2**31 - 1, 404), (2**31, 422), (10**30, 422)):
+        body = {"study": "none", "version": version}
+        assert (
+            made.http.post("/api/v1/models/m/predict", json=body, headers=made.headers("operator")).status_code
+            == status
+        )
