@@ -60,7 +60,7 @@ class Demo:
     def inside(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the demo's network namespace."""
         return subprocess.run(
-            [*self.entering(), *command], env=os.environ | env, capture_output=True, text=True, timeout=300
+            [*self.entering(), *command], env=os.environ | env, capture_output=True, text=True, timeout=900
         )
 
 

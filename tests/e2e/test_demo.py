@@ -228,7 +228,7 @@ def test_a_notebook_runs_over_the_demo(notebook: Path, demo: Demo, tmp_path: Pat
         pytest.skip(f"no data at {HEART}")
     done = demo.inside(
         sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-W", "default",
-        "--nbmake", "--nbmake-timeout=240", str(notebook),
+        "--nbmake", "--nbmake-timeout=800", str(notebook),
         CORSIA_URL=demo.url,
         CORSIA_TOKEN_FILE=str(demo.out / "centre" / "state" / "operator.token"),
         MLFLOW_TRACKING_URI=json.loads((demo.out / "demo.json").read_text())["mlflow"],

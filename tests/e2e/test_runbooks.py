@@ -17,7 +17,7 @@ import pytest
 from central.config import load_config
 from tests.wardkit import Ward
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 PAGES = Path(__file__).parents[2] / "docs" / "runbooks"
 
 
