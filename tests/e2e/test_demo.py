@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -173,10 +174,11 @@ def test_every_process_of_the_product_is_guarded(demo: Demo) -> None:
 
     found: dict[str, list[psutil.Process]] = {}
     for process in psutil.Process(demo.process.pid).children(recursive=True):
-        words = " ".join(process.cmdline())
-        names = [n for n in (*PROCESSES, "edge.worker", "edge run", "central serve") if n in words]
-        if names:
-            found.setdefault(names[0], []).append(process)
+        with suppress(psutil.NoSuchProcess):  # a worker may end while we look
+            words = " ".join(process.cmdline())
+            names = [n for n in (*PROCESSES, "edge.worker", "edge run", "central serve") if n in words]
+            if names:
+                found.setdefault(names[0], []).append(process)
     assert set(found) >= {*PROCESSES, "edge run", "central serve", "edge.worker"}
     for process in (one for group in found.values() for one in group):
         folder = Path(f"/proc/{process.pid}")
