@@ -245,7 +245,7 @@ def test_a_notebook_runs_over_the_demo(notebook: Path, demo: Demo, tmp_path: Pat
 def test_more_or_fewer_hospitals_than_the_data_carry_are_refused(sites: str, tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "corsia", "demo", "--sites", sites, "--out", str(tmp_path / "o"), "--json"],
-        capture_output=True, text=True, timeout=60, env=os.environ,
+        capture_output=True, text=True, timeout=180, env=os.environ,
     )  # fmt: skip
     assert done.returncode == 11
     assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "input.usage"
@@ -255,7 +255,7 @@ def test_a_foreign_folder_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("keep me")
     done = subprocess.run(
         [sys.executable, "-m", "corsia", "demo", "--out", str(tmp_path), "--json"],
-        capture_output=True, text=True, timeout=60, env=os.environ,
+        capture_output=True, text=True, timeout=180, env=os.environ,
     )  # fmt: skip
     assert done.returncode == 24
     assert (tmp_path / "mine.txt").read_text() == "keep me"

@@ -107,6 +107,6 @@ def test_a_compromised_ca(ward: Ward) -> None:
 def test_a_running_centre_replaces_no_key(ward: Ward) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "corsia", "central", "rotate", "log", "--config", str(ward.central), "--json"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "conflict.running"

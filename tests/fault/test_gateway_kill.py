@@ -80,7 +80,7 @@ def test_a_second_gateway_on_the_same_folder_does_not_start(tmp_path: Path) -> N
     with running(tmp_path, gateway=False) as centre:
         centre.spawn()
         command = [sys.executable, "-m", "central.gateway", "--config", str(centre.path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         assert done.returncode == 24
         assert "conflict.running" in done.stderr
         assert "Traceback" not in done.stderr

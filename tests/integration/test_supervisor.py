@@ -117,14 +117,14 @@ def test_a_second_supervisor_is_refused(config: CentralConfig, supervisor: subpr
         "--config",
         str(config.state_dir.parent / "central.toml"),
     ]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=180)
     assert done.returncode == 24
     assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "conflict.running"
 
 
 def cli(config: CentralConfig, *args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "corsia", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=config.state_dir.parent)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=config.state_dir.parent)
 
 
 def test_the_command_line(config: CentralConfig, supervisor: subprocess.Popen[str]) -> None:
