@@ -189,7 +189,7 @@ def test_a_running_daemon_takes_receipts_in_by_itself(hospital: Hospital, tmp_pa
     thread = threading.Thread(target=agent.run, args=(stop,))
     thread.start()
     try:
-        eventually(lambda: hospital.left() == [] and hospital.state() is State.DONE)
+        eventually(lambda: hospital.left() == [] and hospital.state() is State.DONE, 60)
     finally:
         stop.set()
         thread.join()
