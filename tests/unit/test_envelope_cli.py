@@ -169,6 +169,21 @@ def test_an_existing_out_is_kept(keys: Path, run: Run) -> None:
     assert (keys / "out").read_bytes() == b"Mario Rossi\n"
 
 
+def test_force_replaces_files_alone(keys: Path, run: Run) -> None:
+    """A rename over a device, a pipe or a link as /dev/stdout would take it from everybody."""
+    parcel = _seal(run, keys)
+    out = keys / "out"
+    os.mkfifo(out)
+    assert _open(run, keys, parcel, "--force")[1]["error"]["code"] == "conflict.exists"
+    assert out.is_fifo()
+    out.unlink()
+    (keys / "mine").write_bytes(b"mine")
+    out.symlink_to("mine")
+    assert _open(run, keys, parcel, "--force")[0] == 24
+    assert out.is_symlink()
+    assert (keys / "mine").read_bytes() == b"mine"
+
+
 @pytest.mark.parametrize(
     ("changes", "status", "code"),
     [
