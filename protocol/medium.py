@@ -78,7 +78,7 @@ class SignedNote:
             if not _ID.fullmatch(about["parcel_id"]) or min(about["sequence"], about["size_bytes"]) < 0:
                 raise ValueError("values")
             return cls(note=Note(**about), signature=base64.b64decode(value["signature"], validate=True))
-        except (KeyError, TypeError, ValueError, binascii.Error):
+        except (AttributeError, KeyError, TypeError, ValueError, binascii.Error):
             raise InputError("input.medium", "a note on the medium is malformed") from None
 
 
