@@ -16,6 +16,7 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 import typer
 
+from corsia.cli.show import plain
 from protocol.durable import sync_folder
 from protocol.errors import ConflictError
 
@@ -148,7 +149,7 @@ def _about(info: Any) -> dict[str, str]:
 
 
 def _tell(as_json: bool, value: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(value) if as_json else text)
+    typer.echo(json.dumps(value) if as_json else plain(text))
 
 
 def _write(out: Path, force: bool, fill: Callable[[BinaryIO], Result]) -> Result:

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from typing import Any
 
 import typer
 
-__all__ = ["show", "table"]
+__all__ = ["plain", "show", "table"]
+
+# What a terminal obeys: control characters but tab and line feed, C1 ones, marks of direction. And halves of a pair,
+# as which Python holds bytes of a name that are not UTF-8: they cannot be written.
+_OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def plain(text: str) -> str:
+    """A text that may hold others' words, as a terminal may have it: what it would obey is written as an escape."""
+    return _OBEYED.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def show(value: dict[str, Any], json_out: bool, text: str) -> None:
     """Print `value` as the one line of `--json`, or else the text."""
-    typer.echo(json.dumps(value, sort_keys=True) if json_out else text)
+    typer.echo(json.dumps(value, sort_keys=True) if json_out else plain(text))
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -26,6 +36,6 @@ def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*(str(cell) for cell in row))
+        table.add_row(*(plain(str(cell)) for cell in row))
     width = None if sys.stdout.isatty() else int(os.environ.get("COLUMNS", "160"))
-    Console(width=width).print(table)
+    Console(width=width, markup=False, emoji=False).print(table)

@@ -386,3 +386,13 @@ def test_log_from_the_centre(tmp_path: Path, run: Run) -> None:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_names_are_told_and_not_obeyed(keys: Path, run: Run) -> None:
+    parcel = _seal(run, keys)
+    out = keys / "o\x1b[31m\udcff"
+    keyed = ("--key", keys / "vault", "--verify", keys / "site.pub")
+    status, told, _ = run("parcel", "open", parcel, out, *keyed, as_json=False)
+    assert (status, "o\\x1b[31m\\udcff: 12 bytes" in told) == (0, True)
+    status, _, err = run("parcel", "open", parcel, out, *keyed, as_json=False)
+    assert (status, "o\\x1b[31m\\udcff exists" in err) == (24, True)
