@@ -111,7 +111,9 @@ def show(
     if json_out:
         typer.echo(json.dumps(value))
         return
-    typer.echo(f"{value['id']}: {plain(value['title'])}\nlane {value['lane']}, {value['state']}\ndigest {value['digest']}")
+    typer.echo(
+        f"{value['id']}: {plain(value['title'])}\nlane {value['lane']}, {value['state']}\ndigest {value['digest']}"
+    )
     for told in value.get("withdrawals", []):
         models = ", ".join(f"{m['name']} {m['version']}" for m in told["models"]) or "none"
         gone = f"{told['rows']} rows and {told['files']} files removed"
