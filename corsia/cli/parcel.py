@@ -40,6 +40,8 @@ def keygen(
     """
     from privacy.envelope import SecretKey, write_key, write_public
 
+    if out.is_dir():
+        raise ConflictError("conflict.exists", f"{out} is a folder; name the file")
     public = out.with_name(out.name + ".pub")
     for path in (out, public):
         if path.exists() or path.is_symlink():

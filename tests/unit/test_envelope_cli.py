@@ -18,7 +18,9 @@ import pytest
 
 from corsia.cli import main
 from privacy.envelope import PublicKey, SecretKey, write_public
+from privacy.folders import make_recovery_key
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
+from protocol.errors import ConflictError
 from protocol.parcel import Receipt
 from protocol.trust import TrustBundle
 
@@ -396,3 +398,13 @@ def test_names_are_told_and_not_obeyed(keys: Path, run: Run) -> None:
     assert (status, "o\\x1b[31m\\udcff: 12 bytes" in told) == (0, True)
     status, _, err = run("parcel", "open", parcel, out, *keyed, as_json=False)
     assert (status, "o\\x1b[31m\\udcff exists" in err) == (24, True)
+
+
+def test_a_folder_is_no_key(keys: Path, run: Run) -> None:
+    for folder in (keys, "", "/"):
+        assert run("parcel", "keygen", "--out", folder)[0] == 24
+    with pytest.raises(ConflictError):
+        make_recovery_key(Path(), keys / "kept", LOG.public)
+    parcel = _seal(run, keys)
+    found = run("parcel", "open", parcel, keys / "out", "--key", keys, "--verify", keys / "site.pub")
+    assert (found[0], found[1]["error"]["code"]) == (10, "config.key-mode")
