@@ -6,11 +6,15 @@ import json
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Any
 
 import typer
 
-__all__ = ["plain", "show", "table"]
+from protocol.durable import write_file
+from protocol.errors import ConflictError
+
+__all__ = ["plain", "put", "show", "table"]
 
 # What a terminal obeys: control characters but tab and line feed, C1 ones, marks of direction. And halves of a pair,
 # as which Python holds bytes of a name that are not UTF-8: they cannot be written.
@@ -25,6 +29,19 @@ def plain(text: str) -> str:
 def show(value: dict[str, Any], json_out: bool, text: str) -> None:
     """Print `value` as the one line of `--json`, or else the text."""
     typer.echo(json.dumps(value, sort_keys=True) if json_out else plain(text))
+
+
+def put(path: Path, data: bytes) -> None:
+    """Write a report under the name that was given for it, whole or not at all, mode 0600; a file there is replaced.
+
+    Raises:
+        ConflictError: `conflict.exists`: a device, a pipe or a link is there. A rename over /dev/stdout would take it
+            from everybody on the machine.
+        OSError: there is no new file.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConflictError("conflict.exists", f"{path} exists and is no file: nothing is put in its place")
+    write_file(path, data)
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
