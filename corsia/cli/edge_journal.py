@@ -125,9 +125,9 @@ def moment(text: str, option: str) -> float | None:
         return None
     try:
         read = datetime.fromisoformat(text)
-    except ValueError:
+        return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):  # the latter: by its zone before the year 1, or after 9999
         raise InputError("input.usage", f"{option}: a day or time as 2026-01-31 or 2026-01-31T12:00:00Z") from None
-    return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).timestamp()
 
 
 def _load(config: Path) -> EdgeConfig:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from corsia.cli.edge_journal import moment
 from corsia.cli.edge_rights import _asked
 from corsia.cli.show import plain, put
 from protocol.errors import ConflictError, InputError
@@ -41,3 +42,10 @@ def test_an_id_that_is_not_utf8_is_refused_and_not_shown(monkeypatch: pytest.Mon
         _asked()
     assert "Niccol" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("text", ["9999-12-31T23:59:59-12:00", "0001-01-01T00:00:00+12:00", "yesterday"])
+def test_a_time_that_no_page_can_show_is_refused(text: str) -> None:
+    assert moment("2026-01-31T12:00:00+01:00", "--since") == moment("2026-01-31T11:00:00", "--since")
+    with pytest.raises(InputError):
+        moment(text, "--since")
