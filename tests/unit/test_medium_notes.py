@@ -22,6 +22,21 @@ def test_a_list_of_a_notes_names_is_no_note() -> None:
     assert caught.value.code == "input.medium"
 
 
+@pytest.mark.parametrize("site", ["\ud800", "a\0", "a\n", "è"])
+def test_words_that_no_database_takes_are_refused_before_they_are_looked_up(site: str) -> None:
+    about = {
+        "sequence": 1,
+        "parcel_id": "a" * 32,
+        "study_digest": "d",
+        "assignment_id": "a",
+        "content_type": "features",
+    }
+    note = {**about, "size_bytes": 1, "digest": "d", "site": "site-a"}
+    assert SignedNote.from_bytes(json.dumps({"note": note, "signature": ""}).encode()).note.site == "site-a"
+    with pytest.raises(InputError):
+        SignedNote.from_bytes(json.dumps({"note": {**note, "site": site}, "signature": ""}).encode())
+
+
 def test_a_note_that_cannot_be_read_stops_no_other(tmp_path: Path) -> None:
     init_central(tmp_path / "central.toml", tmp_path / "state")
     stick = tmp_path / "stick"
