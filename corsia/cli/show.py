@@ -14,7 +14,7 @@ import typer
 from protocol.durable import write_file
 from protocol.errors import ConflictError
 
-__all__ = ["plain", "put", "show", "table"]
+__all__ = ["check_place", "plain", "put", "show", "table"]
 
 # What a terminal obeys: control characters but tab and line feed, C1 ones, marks of direction. And halves of a pair,
 # as which Python holds bytes of a name that are not UTF-8: they cannot be written.
@@ -31,16 +31,25 @@ def show(value: dict[str, Any], json_out: bool, text: str) -> None:
     typer.echo(json.dumps(value, sort_keys=True) if json_out else plain(text))
 
 
+def check_place(path: Path) -> None:
+    """Whether a file may be put under a name, in place of one that is there.
+
+    Raises:
+        ConflictError: `conflict.exists`: a folder, a device, a pipe or a link is there. A rename over /dev/stdout would
+            take it from everybody on the machine.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ConflictError("conflict.exists", f"{path} exists and is no file: nothing is put in its place")
+
+
 def put(path: Path, data: bytes) -> None:
     """Write a report under the name that was given for it, whole or not at all, mode 0600; a file there is replaced.
 
     Raises:
-        ConflictError: `conflict.exists`: a device, a pipe or a link is there. A rename over /dev/stdout would take it
-            from everybody on the machine.
+        ConflictError: as `check_place`.
         OSError: there is no new file.
     """
-    if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ConflictError("conflict.exists", f"{path} exists and is no file: nothing is put in its place")
+    check_place(path)
     write_file(path, data)
 
 
