@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli.show import show, table
+from corsia.cli.show import put, show, table
 from protocol.errors import ConfigurationError, ConflictError, InputError
 
 if TYPE_CHECKING:
@@ -125,7 +125,6 @@ def profile(
     """
     from edge import catalogue
     from edge.storage import named_errors
-    from protocol.durable import write_file
 
     site = _load(config)
     _dataset(site, name)
@@ -133,7 +132,7 @@ def profile(
     made, told = catalogue.profile(site, name), _told(site, name)
     if html is not None:
         with named_errors():
-            write_file(html, catalogue.page(made).encode())
+            put(html, catalogue.page(made).encode())
     if json_out:
         show(made | {"advertised": told}, True, "")
         return

@@ -120,6 +120,10 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise IntegrityError("log.proof", "the exported log is not JSON") from None
     if not isinstance(value, dict):
         raise IntegrityError("log.proof", "the exported log is not a JSON object")
+    texts = value.setdefault("checkpoints", [])
+    named = (value.get("origin"), value.get("log_key"))
+    if not isinstance(texts, list) or not all(isinstance(one, str) for one in (*named, *texts)):
+        raise IntegrityError("log.proof", "the exported log names no log and key, or its checkpoints are no texts")
     return value
 
 
@@ -134,7 +138,9 @@ def download(url: str, token: str | None) -> dict[str, Any]:
     except ImportError:
         raise ConfigurationError("config.extra-missing", "--url needs corsia[central]") from None
     if token is not None and Path(token).is_file():
-        token = Path(token).read_text(encoding="ascii").strip()
+        token = Path(token).read_text(encoding="latin-1").strip()
+    if token is not None and not token.isascii():
+        raise AuthenticationError("auth.token")
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     try:
         answer = httpx.get(f"{url.rstrip('/')}/api/v1/log", headers=headers, timeout=_TIMEOUT_S)
