@@ -62,10 +62,18 @@ def places(dataset: DatasetConfig) -> Iterator[Place]:
             yield Place(name="fhir_server", kind="fhir", config=server, dial=lambda halted: FhirExport(server, halted))
 
 
-def pull(root: Path, place: Place, *, halted: Callable[[], bool] = lambda: False, full: bool = False) -> Tally:
+def pull(
+    root: Path,
+    place: Place,
+    *,
+    halted: Callable[[], bool] = lambda: False,
+    full: bool = False,
+    emptied: bool = False,
+) -> Tally:
     """Pull a place to its end, asking again while it does not answer, for as long as its patience lasts.
 
-    What has come counts: patience begins anew with each pull that brought something.
+    What has come counts: patience begins anew with each pull that brought something. For `full` and `emptied` see
+    `Mirror.pull`.
 
     Raises:
         UnavailableError: `unavailable.source` when patience is over; the next pull goes on where this one stood.
@@ -74,17 +82,17 @@ def pull(root: Path, place: Place, *, halted: Callable[[], bool] = lambda: False
     with pulling(root):
         mirror = Mirror(root, max_bytes=place.config.max_bytes)
         try:
-            return _patient(mirror, place, halted, full=full)
+            return _patient(mirror, place, halted, full=full, emptied=emptied)
         finally:
             mirror.close()
 
 
-def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: bool) -> Tally:
+def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: bool, emptied: bool) -> Tally:
     delay, since, whole, rounds = 0.25, time.monotonic(), Tally(), 0
     while True:
         before = mirror.status()["records"]
         try:
-            tally = mirror.pull(place.dial(halted), halted, full=full, place=place.name)
+            tally = mirror.pull(place.dial(halted), halted, full=full, emptied=emptied, place=place.name)
             whole.isolated.update(tally.isolated)
             whole.gone += tally.gone
             rounds += 1

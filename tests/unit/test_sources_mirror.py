@@ -97,6 +97,21 @@ def test_a_full_pull_forgets_what_is_gone(tmp_path: Path) -> None:
     assert list(mirror.aside.iterdir()) == []
 
 
+def test_a_place_that_lists_nothing_loses_nothing_until_it_is_said_to_be_emptied(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "m")
+    mirror.pull(Place([]), full=True)  # a hospital that begins with nothing
+    assert mirror.status()["complete"]
+    mirror.keep([Part(keys=("pushed",), data=b"pushed", suffix=".dcm")])
+    mirror.pull(Place(KEYS), place="pacs")
+    with pytest.raises(UnavailableError, match="emptied"):
+        mirror.pull(Place([]), full=True, place="pacs")
+    mirror.pull(Place([]), place="pacs")  # nor does a pull that is not full fail, or drop anything
+    assert mirror.status()["records"] == len(KEYS) + 1
+    assert mirror.pull(Place([]), full=True, emptied=True, place="pacs").gone == len(KEYS)
+    assert mirror.pull(Place([]), full=True, place="pacs").gone == 0
+    assert files(mirror) == [b"pushed"]
+
+
 def test_a_full_pull_leaves_what_another_place_brought(tmp_path: Path) -> None:
     mirror = Mirror(tmp_path / "m")
     mirror.keep([Part(keys=("pushed",), data=b"pushed", suffix=".dcm")])
