@@ -193,6 +193,8 @@ def _told() -> Iterator[None]:
         words = str(error.orig).lower()
         if state.startswith("28") or "authentication failed" in words or "access denied" in words:
             raise AuthenticationError("auth.source") from None
+        if isinstance(error, exc.DataError):  # a date that is infinite, or before our era: the same each time
+            raise InputError("input.source", "a value of the database cannot be read, or be compared so") from None
         if state.startswith("42") or "no such" in words:
             raise InputError("input.source", "the database refuses the statement: rights, or a changed table") from None
         raise UnavailableError("unavailable.source") from None

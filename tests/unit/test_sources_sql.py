@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edge.config import Consent, DatasetConfig, Policy
-from edge.sources import DatasetSource
+from edge.sources import DatasetSource, selectors
 from edge.sources.places import Database
 from protocol.errors import ConfigurationError, CorsiaError, InputError, PermissionRefused
 from protocol.study import Condition
@@ -72,6 +72,7 @@ WHERE = [
     (Condition(column="seen", op="==", value="2020-05-01"),),
     (Condition(column="stage", op="==", value="' or 1=1 --"),),
     (Condition(column="id", op="==", value="p4"),),
+    (Condition(column="age", op="<", value=10**30),),
 ]
 
 
@@ -150,3 +151,27 @@ def test_a_database_whose_rights_nobody_knows_needs_the_sites_word(place: Databa
     with pytest.raises(PermissionRefused, match=r"permission\.source"):
         _read_only(link, place)
     _read_only(link, place.model_copy(update={"stated_read_only": True}))
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Condition(column="sex", op="==", value="F"),  # PostgreSQL knows no LIKE of an enumeration
+        Condition(column="small", op="<", value=40_000),
+        Condition(column="age", op="<", value=10**12),
+        Condition(column="big", op="<", value=10**30),
+        Condition(column="seen", op="<=", value="9999-12-31"),
+        Condition(column="seen", op=">=", value="0001-01-01"),
+    ],
+)
+def test_what_a_database_cannot_compare_is_compared_here(one: Condition) -> None:
+    from sqlalchemy import BIGINT, DATE, INTEGER, SMALLINT, Column, Enum, MetaData, Table
+
+    kinds = {"sex": Enum("M", "F", name="sex"), "small": SMALLINT, "age": INTEGER, "big": BIGINT, "seen": DATE}
+    known = Table("t", MetaData(), *(Column(name, kind) for name, kind in kinds.items()))
+    roles = dict.fromkeys(kinds, "value") | {"seen": "date"}
+    near = {"small": 40, "age": 40_000, "big": 10**12, "seen": "2020-05-01"}
+    assert not selectors.statement(known, ["age"], [one], roles, dialect="postgresql")[1]
+    if one.column in near:
+        nearer = one.model_copy(update={"value": near[one.column]})
+        assert selectors.statement(known, ["age"], [nearer], roles, dialect="postgresql")[1]
