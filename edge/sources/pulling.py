@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edge.sources import DatasetConfig
     from edge.sources.places import Pulled
 
-__all__ = ["Place", "places", "pull"]
+__all__ = ["Place", "pause_s", "places", "pull"]
 
 _LONGEST_WAIT_S = 10.0
 _ROUNDS = 4  # of one pull, while the place refuses records that it lists
@@ -109,14 +109,19 @@ def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: 
             since, delay = time.monotonic(), 0.25
         if error is not None and time.monotonic() - since >= place.config.patience_s:
             raise error
-        _wait(max(delay, error.retry_s if error else 0.0), halted)
+        _wait(pause_s(delay, error.retry_s if error else 0.0), halted)
         delay = min(2 * delay, _LONGEST_WAIT_S)
+
+
+def pause_s(delay: float, told: float) -> float:
+    """How long to wait: about `delay`, not the same each time, and never less than the place has told."""
+    return max(delay * random.uniform(0.5, 1.0), told)  # noqa: S311 - jitter
 
 
 def _wait(seconds: float, halted: Callable[[], bool]) -> None:
     from edge.sources.mirror import Halted
 
-    until = time.monotonic() + seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+    until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if halted():
             raise Halted
