@@ -30,6 +30,8 @@ __all__ = ["Reader", "opened"]
 _BATCH = 5000
 _CONNECT_S = 10
 _SYSTEM = "('pg_catalog', 'information_schema')"
+# What errors without a state say when asking again is of no use; "no such file" is a socket of a server that starts.
+_LASTING = ("no such table", "no such column", "not a database", "does not exist")
 # What a role could change, of all that there is: rows, columns, new tables, what it owns; so could each that it may
 # take on, be it by `set role` alone.
 _POSTGRES_WRITES = f"""
@@ -193,9 +195,9 @@ def _told() -> Iterator[None]:
         words = str(error.orig).lower()
         if state.startswith("28") or "authentication failed" in words or "access denied" in words:
             raise AuthenticationError("auth.source") from None
-        if isinstance(error, exc.DataError):  # a date that is infinite, or before our era: the same each time
+        if isinstance(error, exc.DataError) or "could not decode" in words:  # an infinite date, say: so each time
             raise InputError("input.source", "a value of the database cannot be read, or be compared so") from None
-        if state.startswith("42") or "no such" in words:
+        if state.startswith("42") or any(told in words for told in _LASTING):
             raise InputError("input.source", "the database refuses the statement: rights, or a changed table") from None
         raise UnavailableError("unavailable.source") from None
     except (exc.SQLAlchemyError, UnicodeError):

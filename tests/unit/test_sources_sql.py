@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from edge.config import Consent, DatasetConfig, Policy
-from edge.sources import DatasetSource, selectors
+from edge.sources import DatasetSource, relation, selectors
+from edge.sources.format import Format
 from edge.sources.places import Database
-from protocol.errors import ConfigurationError, CorsiaError, InputError, PermissionRefused
+from protocol.errors import ConfigurationError, CorsiaError, InputError, PermissionRefused, UnavailableError
 from protocol.study import Condition
 from protocol.study import Dataset as Asked
 from tests.sourcekit import private
@@ -175,3 +176,18 @@ def test_what_a_database_cannot_compare_is_compared_here(one: Condition) -> None
     if one.column in near:
         nearer = one.model_copy(update={"value": near[one.column]})
         assert selectors.statement(known, ["age"], [nearer], roles, dialect="postgresql")[1]
+
+
+def test_only_what_may_pass_is_waited_for(place: Database, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "d.sqlite") as database:
+        database.execute("create table latin as select 'p1' as id, cast(x'e9' as text) as name")
+    database.close()
+    (tmp_path / "note").write_bytes(b"Not a database, but a note of somebody's. " * 50)
+    note = place.model_copy(update={"url_file": private(tmp_path / "other", f"sqlite:///{tmp_path / 'note'}")})
+    for lasting, names in ((place.model_copy(update={"relation": "latin"}), ["id", "name"]), (note, ["id"])):
+        with pytest.raises(InputError, match=r"input\.source"):
+            relation.read(lasting, names, set(names), Format())
+    url = f"postgresql+psycopg://reader@/ward?host={tmp_path}"  # its socket is not there yet
+    starting = place.model_copy(update={"url_file": private(tmp_path / "pg", url)})
+    with pytest.raises(UnavailableError, match=r"unavailable\.source"):
+        relation.read(starting, ["id"], {"id"}, Format())
