@@ -138,7 +138,8 @@ class Mirror:
         """Take all that an origin has and this does not.
 
         Args:
-            full: enumerate what is marked as done too, and drop what the place has no more.
+            full: enumerate what is marked as done too, and drop what the place has no more. One that was broken off
+                is gone on with by the next of the same mirror.
             emptied: drop all, should a full pull find nothing there: it was emptied.
             place: its name: what came from another one is not dropped.
 
@@ -147,8 +148,10 @@ class Mirror:
             UnavailableError: a full pull found nothing where something is known, and it is not `emptied`.
         """
         tally, self._place = Tally(), place
-        self._seen = set() if full else None
-        if full:
+        if not full:
+            self._seen = None
+        elif self._seen is None:  # else it goes on where it was broken off
+            self._seen = set()
             self._write("delete from marks where name <> ?", digest(_COMPLETE))
         with closing(origin):
             for page in origin.pages(self):
@@ -315,7 +318,7 @@ class Mirror:
         Raises:
             UnavailableError: it does, and nobody says that it was emptied.
         """
-        met, gone = self._seen or set(), 0
+        met, gone, self._seen = self._seen or set(), 0, None
         ours = "select key from records where place = ? union select key from isolated where place = ?"
         known = self._rows(ours, self._place, self._place)
         if known and not met and not emptied:
