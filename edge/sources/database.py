@@ -81,12 +81,17 @@ class Reader:
                 raise InputError("input.source", "the database has no such table or view") from None
 
     def names(self, schema: str) -> list[str]:
-        """Tables and views of a schema; "" is the default one."""
+        """Tables and views of a schema, whatever holds their rows; "" is the default one."""
         from sqlalchemy import inspect
+        from sqlalchemy.dialects.postgresql.base import PGInspector
 
+        where = schema or None
         with _told():
             look = inspect(self._link)
-            return sorted({*look.get_table_names(schema or None), *look.get_view_names(schema or None)})
+            found = {*look.get_table_names(where), *look.get_view_names(where)}
+            if isinstance(look, PGInspector):
+                found |= {*look.get_materialized_view_names(where), *look.get_foreign_table_names(where)}
+            return sorted(found)
 
     def rows(self, statement: Any) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a SELECT, some thousands at a time; never all of them in memory here.

@@ -168,7 +168,13 @@ def test_a_database_whose_rights_nobody_knows_needs_the_sites_word(place: Databa
 def test_what_a_database_cannot_compare_is_compared_here(one: Condition) -> None:
     from sqlalchemy import BIGINT, DATE, INTEGER, SMALLINT, Column, Enum, MetaData, Table
 
-    kinds = {"sex": Enum("M", "F", name="sex"), "small": SMALLINT, "age": INTEGER, "big": BIGINT, "seen": DATE}
+    kinds: dict[str, Any] = {
+        "sex": Enum("M", "F", name="sex"),
+        "small": SMALLINT,
+        "age": INTEGER,
+        "big": BIGINT,
+        "seen": DATE,
+    }
     known = Table("t", MetaData(), *(Column(name, kind) for name, kind in kinds.items()))
     roles = dict.fromkeys(kinds, "value") | {"seen": "date"}
     near = {"small": 40, "age": 40_000, "big": 10**12, "seen": "2020-05-01"}
