@@ -89,6 +89,7 @@ def pull(
     name: Name,
     config: Config = _DEFAULT,
     full: Annotated[bool, typer.Option("--full", help="Look at everything anew, and drop what is gone there.")] = False,
+    emptied: Annotated[bool, typer.Option("--emptied", help="With --full: drop all, should nothing be there.")] = False,
     json_out: Json = False,
 ) -> None:
     """Pull a dataset's servers now, as the daemon does by itself.
@@ -99,10 +100,13 @@ def pull(
     from edge.sources.pulling import places
     from edge.sources.pulling import pull as taken
 
+    if emptied and not full:
+        raise InputError("input.usage", "--emptied goes with --full")
     site = _load(config)
     found: dict[str, Any] = {}
     for place in places(_dataset(site, name)):
-        tally = taken(mirror_root(site.state_dir, name, place.kind), place, full=full)
+        root = mirror_root(site.state_dir, name, place.kind)
+        tally = taken(root, place, full=full, emptied=emptied)
         found[place.name] = {"kept": tally.kept, "gone": tally.gone, "isolated": dict(tally.isolated)}
     if not found:
         raise InputError("input.usage", f"dataset {name!r} is not pulled from anywhere")
