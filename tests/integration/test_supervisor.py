@@ -16,9 +16,8 @@ from central import ipc
 from central.config import CentralConfig, load_config
 from central.supervisor import environment
 from corsia.cli.init_central import init_central
-from corsia.fleet import free_port
 from protocol.errors import UnavailableError
-from tests.gatewaykit import draft, eventually
+from tests.gatewaykit import at_free_ports, draft, eventually
 
 # Signer and gateway alone: the others have tests of their own, and start slowly.
 _RUN = """
@@ -54,10 +53,7 @@ def alive(number: int) -> bool:
 def config(tmp_path: Path) -> CentralConfig:
     path = tmp_path / "central.toml"
     init_central(path, as_json=True)
-    text = path.read_text()
-    for port in ("7443", "7444", "7480"):
-        text = text.replace(port, str(free_port()))
-    path.write_text(text)
+    at_free_ports(path)
     return load_config(path)
 
 

@@ -20,10 +20,9 @@ import pytest
 from central import ipc
 from central.config import load_config
 from corsia.cli.init_central import init_central
-from corsia.fleet import free_port
 from privacy.envelope import SecretKey, new_parcel_id
 from protocol.v1 import fleet_pb2 as pb
-from tests.gatewaykit import Centre, Site, code_of, draft, eventually
+from tests.gatewaykit import Centre, Site, at_free_ports, code_of, draft, eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 
@@ -55,10 +54,7 @@ class Running(Centre):
 def centre(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     path = tmp_path_factory.mktemp("centre") / "central.toml"
     init_central(path, as_json=True)
-    text = path.read_text()
-    for port in ("7443", "7444", "7480"):
-        text = text.replace(port, str(free_port()))
-    path.write_text(text)
+    at_free_ports(path)
     process = subprocess.Popen([sys.executable, "-c", _RUN, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert json.loads(process.stdout.readline()) == {"ready": True}
