@@ -74,7 +74,7 @@ class Share:
             value = json.loads(raw)
             made = cls(**value)
             numbers = (made.needed, made.of, made.point)
-            if made.to_bytes() != raw or not all(type(number) is int and number > 0 for number in numbers):
+            if made.to_bytes() != raw or not all(type(one) is int and 0 < one <= MAX_CUSTODIANS for one in numbers):
                 raise ValueError("share")
             base64.b64decode(made.share, validate=True)
             return made

@@ -56,8 +56,8 @@ def land(config: CentralConfig, folder: Path) -> list[Carried]:
                 if note.parcel_id != parcel_id:
                     raise InputError("input.medium", "a note under another parcel's name")
                 notes.append((note, raw))
-            except InputError as error:
-                made.append(Carried(parcel_id=parcel_id, site="", code=error.code))
+            except (InputError, OSError):  # a link, or one that cannot be read: the others can
+                made.append(Carried(parcel_id=parcel_id, site="", code="input.medium"))
     except OSError as error:
         raise StorageError("storage.failed", "the folder cannot be read") from error
     for note, raw in sorted(notes, key=lambda pair: (pair[0].site, pair[0].sequence)):

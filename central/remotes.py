@@ -209,6 +209,8 @@ def _pull(folder: Path, name: str, remote: Remote, lines: list[dict[str, Any]], 
     try:
         if remote.agreed_until is not None and moment.date() > remote.agreed_until:
             raise ConfigurationError("config.invalid", f"remotes.{name}: the agreement has ended")
+        if not _stands(last, remote):  # another file, or one that is to be another: it is asked for whole
+            last = {}
         got = _fetch(remote, last)
         if got is None:
             said |= {"state": "unchanged"} | {k: last[k] for k in _KEPT}
@@ -265,11 +267,20 @@ def _fetch(remote: Remote, last: Mapping[str, Any]) -> tuple[bytes, Mapping[str,
             client(remote.url, context, remote.timeout_s, private=remote.private) as asking,
             asking.stream("GET", remote.url, headers=headers) as answer,
         ):
-            return _read(answer, remote.max_bytes)
+            got = _read(answer, remote.max_bytes)
     except OSError:
         raise ConfigurationError("config.invalid", "ca_file holds no certificates") from None
     except httpx.HTTPError:
         raise UnavailableError("unavailable.source") from None
+    if got is None and not last:
+        raise UnavailableError("unavailable.source", "the server says that nothing has changed, of nothing")
+    return got
+
+
+def _stands(last: Mapping[str, Any], remote: Remote) -> bool:
+    """Whether what was kept is still what the configuration means, if the server says that it has not changed."""
+    same = last.get("url") == remote.url and last.get("format", "csv") == remote.format
+    return same and remote.sha256 in (None, last.get("sha256"))
 
 
 def _read(answer: httpx.Response, bound: int) -> tuple[bytes, Mapping[str, str]] | None:

@@ -46,17 +46,21 @@ _PATIENCE_S = 600.0  # no measure: of a machine that is busy with other things
 _MOST_STARTS = 10
 # Browsers refuse to open 10080 and others below it ("bad port", https://fetch.spec.whatwg.org).
 _FIRST_PORT, _PORT_TRIES = 10_081, 100
+_PROCESSES = 16  # that deal out ports at once, as those of a test run do
 _given: set[int] = set()  # its server may not listen yet
 
 
 def free_port() -> int:
     """A port that is free on loopback now and that the kernel deals out to nobody: a server can be started on it anew.
 
+    Until it listens nobody sees that the port is given: processes started one after the other choose among different
+    ones.
+
     Source: ip(7), `ip_local_port_range`.
     """
     dealt = Path("/proc/sys/net/ipv4/ip_local_port_range")
     first = int(dealt.read_text().split()[0]) if dealt.is_file() else _FIRST_PORT
-    choices = range(_FIRST_PORT, first)
+    choices = range(_FIRST_PORT + os.getpid() % _PROCESSES, first, _PROCESSES)
     for port in [*(secrets.choice(choices) for _ in range(_PORT_TRIES if choices else 0)), 0]:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))

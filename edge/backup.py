@@ -22,7 +22,7 @@ from edge.storage import named_errors
 from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public
 from privacy.folders import in_memory, make_recovery_key, placed, staged
-from protocol.errors import AuthenticationError, ConfigurationError, IntegrityError
+from protocol.errors import AuthenticationError, ConfigurationError, CorsiaError, IntegrityError
 
 __all__ = ["Checked", "backup", "recovery_key", "restore", "verify"]
 
@@ -67,17 +67,23 @@ def backup(site: str, state_dir: Path, out: Path) -> tuple[str, int]:
         ConfigurationError: `config.missing` without a recovery key.
         AuthenticationError: `auth.not-enrolled`.
         ConflictError: `conflict.exists`; `conflict.running` while another backup is made; `conflict.state`.
+        IntegrityError: `journal.chain`.
         StorageError: `storage.full`, `storage.failed`.
     """
     signer = _identity(state_dir)
     if not (state_dir / RECOVERY).is_file():
         raise ConfigurationError("config.missing", "no recovery key: make one by `corsia edge recovery-key --out K`")
     recipient = read_public(state_dir / RECOVERY)
+    journal = Journal(state_dir / "journal.jsonl")  # first: of one that is damaged no backup verifies
     with named_errors(), staged(state_dir) as staging:
         take(state_dir, staging)
         head = Head(kind=KIND, name=site, at=round(time.time(), 3), version=version("corsia"))
         digest, files = sealed(staging, out, head, recipient=recipient, signer=signer)
-    Journal(state_dir / "journal.jsonl").append("backup.made", sha256=digest, count=files)
+    try:
+        journal.append("backup.made", sha256=digest, count=files)
+    except CorsiaError:
+        out.unlink(missing_ok=True)
+        raise
     return digest, files
 
 

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from edge.approvals import Approvals
@@ -32,6 +33,7 @@ from edge.state import SiteState
 from edge.storage import TEMPORARY, named_errors, sync_folder, write_file
 from edge.studies import check_may_leave
 from edge.subjects import Subjects
+from edge.withdrawals import gone_now
 from pipelines import registry
 from privacy.transparency import verify_receipt
 from protocol.errors import ConflictError, CorsiaError, IntegrityError, Paused, PolicyRefused, StudyRefused
@@ -82,6 +84,7 @@ def export(config: EdgeConfig, folder: Path) -> Exported:
     spool = Spool(config.state_dir / "spool", config.limits.spool_bytes)
     journal = Journal(config.state_dir / "journal.jsonl")
     subjects = Subjects(config.state_dir / "subjects")
+    gone = cache(lambda digest: gone_now(config, subjects.known(digest), digest))  # no daemon may have looked yet
     done: list[SpoolEntry] = []
     left: Counter[str] = Counter()
     with _state(config) as state:
@@ -98,7 +101,7 @@ def export(config: EdgeConfig, folder: Path) -> Exported:
             try:
                 if entry.content_type != ContentType.WITHDRAWAL.value:  # which may leave whatever the site has refused
                     check_may_leave(state, approvals, entry.study_digest)
-                    if subjects.left(entry.study_digest):
+                    if subjects.left(entry.study_digest) or gone(entry.study_digest):
                         raise StudyRefused("study.withdrawn")
                 _put(spool, journal, identity, entry, folder)
                 done.append(entry)

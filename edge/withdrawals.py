@@ -34,10 +34,10 @@ from protocol.study import Lane
 from protocol.withdrawal import PREFIX, Withdrawal
 
 if TYPE_CHECKING:
-    from edge.config import DatasetConfig
+    from edge.config import DatasetConfig, EdgeConfig
     from edge.site import Site
 
-__all__ = ["Withdrawals"]
+__all__ = ["Withdrawals", "gone_now"]
 
 _log = logging.getLogger("edge.agent")
 
@@ -186,6 +186,24 @@ class Withdrawals:
         site.subjects.told(digest, known.due)
         site.send.set()
         _log.info("consent.withdrawn", extra={"fields": {"study": digest, "parcel": name}})
+
+
+def gone_now(config: EdgeConfig, known: Known | None, digest: str) -> bool:
+    """Whether a person of a study has withdrawn by the table as it is, for who looks without the daemon; notes nothing.
+
+    A table that is not there just now hinders nothing, for what was made with it is older than that.
+
+    Raises:
+        ConfigurationError, StorageError: as `job_key`.
+    """
+    dataset = config.datasets.get(known.dataset) if known is not None else None
+    if known is None or dataset is None or not dataset.tabular:
+        return False
+    try:
+        stands = standing(dataset, datetime.now(UTC).date())
+    except CorsiaError:
+        return False
+    return bool(_gone(known, stands, Pseudonymizer(job_key(config.state_dir, digest))))
 
 
 def _gone(known: Known, stands: Mapping[str, str], keys: Pseudonymizer) -> set[str]:

@@ -177,6 +177,8 @@ def make_recovery_key(out: Path, kept: Path, signer: PublicKey) -> PublicKey:
     Raises:
         ConflictError: `conflict.exists`; nothing is written.
     """
+    if out.is_dir():
+        raise ConflictError("conflict.exists", f"{out} is a folder; name the file")
     public, sender = (out.with_name(out.name + end) for end in (".pub", ".sender"))
     if any(path.exists() or path.is_symlink() for path in (out, public, sender)):
         raise ConflictError("conflict.exists", f"{out} exists; a key is never overwritten")

@@ -75,7 +75,7 @@ def parse_note(note: str) -> Note:
         IntegrityError: `log.proof`: not a note, or too large.
     """
     text, empty, lines = note.rpartition("\n\n")
-    control = any(c < " " and c != "\n" for c in set(note))
+    control = any((c < " " and c != "\n") or "\ud800" <= c <= "\udfff" for c in set(note))  # nor what is no UTF-8
     if len(note) > _MAX_TEXT or control or not empty or not lines.endswith("\n"):
         raise IntegrityError("log.proof", "the checkpoint is malformed")
     found = [_LINE.fullmatch(line) for line in lines[:-1].split("\n")]

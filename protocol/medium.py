@@ -75,10 +75,12 @@ class SignedNote:
             for name, content in about.items():
                 if type(content) is not (int if name in _NUMBERS else str):
                     raise TypeError(name)
+                if isinstance(content, str) and not (content.isascii() and content.isprintable()):
+                    raise ValueError(name)  # no name of ours; half a pair or a NUL is none that a database takes
             if not _ID.fullmatch(about["parcel_id"]) or min(about["sequence"], about["size_bytes"]) < 0:
                 raise ValueError("values")
             return cls(note=Note(**about), signature=base64.b64decode(value["signature"], validate=True))
-        except (KeyError, TypeError, ValueError, binascii.Error):
+        except (AttributeError, KeyError, TypeError, ValueError, binascii.Error):
             raise InputError("input.medium", "a note on the medium is malformed") from None
 
 

@@ -86,7 +86,7 @@ def site_config(folder: Path, *, rows: int = 24, limits: dict[str, Any] | None =
     value = {
         "site": "site-a",
         "state_dir": "state",
-        "limits": {"heartbeat_s": 0.2, "worker_timeout_s": 60.0} | (limits or {}),
+        "limits": {"heartbeat_s": 0.2, "worker_timeout_s": 180.0} | (limits or {}),
         "datasets": {"cohort": dataset},
     }
     path = folder / "edge.toml"
@@ -169,7 +169,7 @@ class Office:
             "attempt": 0,
             "message": hashlib.sha256(message).hexdigest(),
             "message_size": len(message),
-            "deadline": time.time() + 60,
+            "deadline": time.time() + 600,
         }
         signer = changes.pop("signer", self.federation)
         name = changes.pop("id", None)
@@ -395,7 +395,7 @@ def running(config: EdgeConfig, office: Office) -> Iterator[Agent]:
         yield agent
     finally:
         stop.set()
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive(), "the agent did not stop"
         if failures:
             raise failures[0]

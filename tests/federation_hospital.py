@@ -143,7 +143,7 @@ class Consortium:
 
 
 class Hospitals:
-    """Threads that answer every open round instruction of their site, until told to stop.
+    """Threads that answer every open round instruction of their site, until told to stop; ready when entered.
 
     Args:
         tamper: changes a reply before it is sealed (site, instruction, reply) -> reply, or None to report a failure.
@@ -159,12 +159,15 @@ class Hospitals:
         self._stop = threading.Event()
         self.seen: dict[str, bytes] = {}
         self.errors: list[BaseException] = []
+        self._ready = threading.Semaphore(0)
         self._masks: dict[str, MaskedSite] = {}
         self._threads = [threading.Thread(target=self._guarded, args=(site,)) for site in consortium.study.sites]
 
     def __enter__(self) -> Hospitals:
         for thread in self._threads:
             thread.start()
+        for _ in self._threads:  # loading is no part of what a round's deadline measures
+            self._ready.acquire()
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -178,6 +181,7 @@ class Hospitals:
             self._serve(site)
         except Exception as error:
             self.errors.append(error)
+            self._ready.release()
 
     def _serve(self, site: str) -> None:
         store, warm = self._consortium.store, session(self._consortium.study, site)
@@ -186,6 +190,7 @@ class Hospitals:
         )
         key = PublicKey.from_base64(str(self._consortium.study.recipient("federation")))
         changes = Changes(store.engine)
+        self._ready.release()
         while not self._stop.wait(0.005):
             if not changes.seen():
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -68,13 +69,19 @@ TRAINING = {
 }
 
 
-def eventually(check: Callable[[], Any], timeout_s: float = 10.0) -> Any:
-    """Poll until `check` gives something true."""
+def eventually(check: Callable[[], Any], timeout_s: float = 60.0) -> Any:
+    """Poll until `check` gives something true. The bound is no measure: the machine may be busy."""
     until = time.monotonic() + timeout_s
     while not (value := check()):
         assert time.monotonic() < until, "not in time"
         time.sleep(0.01)
     return value
+
+
+def at_free_ports(path: Path) -> None:
+    """Give a centre's configuration free ports, all at once: one may have the digits of another's default in it."""
+    text = re.sub(r"(?<=port = )(7443|7444|7480)\b", lambda _default: str(free_port()), path.read_text())
+    path.write_text(text)
 
 
 def first(uplink: Uplink) -> Assignment:
@@ -104,7 +111,7 @@ class Site:
     chain: bytes = b""
     ca: bytes = b""
     channel: grpc.Channel | None = None
-    timeout_s: float = 10.0  # of a short call; twice as long where bytes are moved or verified
+    timeout_s: float = 60.0  # of a short call; twice as long where bytes are moved or verified
 
     def csr(self) -> bytes:
         name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self.name)])
@@ -130,7 +137,7 @@ class Site:
             self.channel.close()
 
     def watch(self) -> Any:
-        return self.assignments.Watch(pb.WatchRequest(version="1"), timeout=20)
+        return self.assignments.Watch(pb.WatchRequest(version="1"), timeout=120)
 
     def first(self) -> pb.Assignment:
         """The first assignment of a new stream."""
@@ -206,8 +213,7 @@ class Centre:
         self.path = root / "central.toml"
         if fresh:
             init_central(self.path, as_json=True)
-            text = self.path.read_text().replace("7443", str(free_port())).replace("7444", str(free_port()))
-            self.path.write_text(text)
+            at_free_ports(self.path)
         self.config: CentralConfig = load_config(self.path)
         self.keys: dict[str, SecretKey] = {}
         self.store = Store(self.config.state_dir)
@@ -251,7 +257,7 @@ class Centre:
         """Stop the gateway."""
         self._gateway_stop.set()
         if self._gateway is not None:
-            self._gateway.join(15)
+            self._gateway.join(60)
             self._gateway = None
 
     def spawn(self, faults: str = "") -> subprocess.Popen[bytes]:
@@ -260,14 +266,14 @@ class Centre:
         command = [sys.executable, "-m", "central.gateway", "--config", str(self.path)]
         extra = {"CORSIA_FAULTS": faults} if faults else {}
         self.process = subprocess.Popen(command, env=environment | extra)
-        eventually(lambda: self._up("gateway"), 30)
+        eventually(lambda: self._up("gateway"), 120)
         return self.process
 
     def close(self) -> None:
         self.stop()
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(15)
+            self.process.wait(60)
         self._stop.set()
         for thread in self._threads:
             thread.join(10)
@@ -276,7 +282,7 @@ class Centre:
     # --- what an operator does
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
-        return ipc.call(self.config.socket("signer"), method, token=operator_token(self.config), **params)
+        return ipc.call(self.config.socket("signer"), method, 60.0, token=operator_token(self.config), **params)
 
     def invite(self, site: str) -> JoinCode:
         return JoinCode.decode(self.ask("invite", site=site)["code"])
@@ -297,7 +303,7 @@ class Centre:
             "signature": site.key.sign(Purpose.ENROL, csr),
         }
         with grpc.secure_channel(code.enrolment, grpc.ssl_channel_credentials(site.ca)) as channel:
-            reply = rpc.EnrolmentStub(channel).Enrol(pb.EnrolRequest(**(values | changes)), timeout=10)
+            reply = rpc.EnrolmentStub(channel).Enrol(pb.EnrolRequest(**(values | changes)), timeout=60)
         site.chain = reply.certificate_pem
         self.trust, self.trust_signature = reply.trust, reply.trust_signature
         return site.connect(self.config.gateway.fleet_address)

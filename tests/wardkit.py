@@ -19,10 +19,9 @@ from central.config import load_config, operator_token
 from central.store import Store
 from central.store.models import AssignmentRow, StudyRow
 from corsia.cli.init_central import init_central
-from corsia.fleet import free_port
 from protocol.assignment import State
 from tests.agentkit import site_config, study
-from tests.gatewaykit import eventually
+from tests.gatewaykit import at_free_ports, eventually
 
 # The centre without federation and web, which start slowly and have no part in this.
 _CENTRE = """
@@ -49,10 +48,7 @@ class Ward:
         self.central, self.edge = folder / "centre" / "central.toml", folder / "site" / "edge.toml"
         self.central.parent.mkdir()
         init_central(self.central, as_json=True)
-        text = self.central.read_text()
-        for port in ("7443", "7444", "7480"):
-            text = text.replace(port, str(free_port()))
-        self.central.write_text(text)
+        at_free_ports(self.central)
         self.edge.parent.mkdir()
         site_config(self.edge.parent)
         self.corsia = [sys.executable, "-m", "corsia"]  # what runs the hospital's daemon
@@ -114,7 +110,7 @@ class Ward:
         }  # fmt: skip
         done = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", commands], cwd=self.folder, env=os.environ | given, capture_output=True,
-            text=True, timeout=120, check=False,
+            text=True, timeout=400, check=False,  # it stops a service and starts it
         )  # fmt: skip
         assert done.returncode == 0, f"{commands}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -142,7 +138,7 @@ class Ward:
                 return (row.code or row.state) if State(row.state).final else ""
 
         try:
-            return str(eventually(word, 60))
+            return str(eventually(word, 120))
         finally:
             store.engine.dispose()
 

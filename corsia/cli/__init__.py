@@ -17,6 +17,7 @@ from types import FrameType
 import click
 import typer
 
+from corsia.cli.show import plain
 from protocol.errors import CorsiaError, StorageError
 from protocol.process import guard
 
@@ -106,8 +107,8 @@ def main(args: Sequence[str] | None = None) -> None:
         _close()
         status = 1
     except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        status = _report(StorageError.of(error, f"{error.strerror}{where}"), argv)
+        place = f": {error.filename}" if error.filename is not None else ""
+        status = _report(StorageError.of(error, f"{error.strerror}{place}"), argv)
     sys.exit(status if isinstance(status, int) else 0)
 
 
@@ -116,7 +117,7 @@ def _terminated(_number: int, _frame: FrameType | None) -> None:
 
 
 def _report(error: CorsiaError, argv: Sequence[str]) -> int:
-    sys.stderr.write(f"error [{error.code}]: {error.message}\n  hint: {error.hint}\n")
+    sys.stderr.write(plain(f"error [{error.code}]: {error.message}\n  hint: {error.hint}\n"))
     if "--json" in argv:
         _print_error(error.code, error.message, error.hint)
     return error.exit_status

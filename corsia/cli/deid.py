@@ -15,6 +15,7 @@ import typer
 from corsia.cli.deid_fhir import fhir
 from corsia.cli.deid_link import link
 from corsia.cli.deid_table import table, write_file
+from corsia.cli.show import check_place
 from privacy.envelope.keyfile import read_seed
 from protocol.errors import InputError
 from protocol.validation import unread
@@ -54,6 +55,9 @@ def dicom(
 
     if lang not in ("it", "en"):
         raise InputError("input.usage", "--lang is it or en")
+    if report is not None:
+        check_place(report)
+        check_place(report.with_suffix(".html"))
     settings = batch.Settings(
         key=read_seed(key), target=target, profile=profile, options=frozenset(option or ()), language=lang,
         quarantine=quarantine, allow_risky=allow_risky,

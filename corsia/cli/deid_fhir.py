@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from corsia.cli.deid_table import write_file
+from corsia.cli.show import check_place
 from privacy.envelope.keyfile import read_seed
 from protocol.errors import InputError
 
@@ -41,6 +42,8 @@ def fhir(
 
     if lang not in ("it", "en"):
         raise InputError("input.usage", "--lang is it or en")
+    if report is not None:
+        check_place(report)
     keys = Pseudonymizer(read_seed(key))
     engine = FhirEngine(keys, TextEngine(lang), patient_system=patient_system)  # type: ignore[arg-type]
     value = {"edition": EDITION, "key_id": keys.key_id, **run(source, target, engine, quarantine=quarantine)}

@@ -51,6 +51,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from corsia.cli.show import check_place
 from corsia.tablefile import clear, read_table, write_file, write_table
 from privacy.envelope.keyfile import read_seed
 from protocol import toml
@@ -137,7 +138,8 @@ def _clear(target: Path, report: Path | None, inputs: tuple[Path, ...]) -> None:
     """Take away what an earlier run left, so that nothing stands there after a failure."""
     for path in filter(None, (target, report)):
         if path.is_dir() or any(path.exists() and one.exists() and path.samefile(one) for one in inputs):
-            raise InputError("input.usage", f"{path} is an input, or no file")
+            raise InputError("input.usage", f"{path} is an input, or a folder")
+        check_place(path)
         clear(path)
 
 

@@ -14,7 +14,7 @@ from corsia import steward
 from corsia.cli import edge_backup, edge_dataset, edge_journal, edge_models, edge_rights, edge_spool, edge_web
 from corsia.cli.edge_status import site_status
 from corsia.cli.keys import keys_app, site_stopped
-from corsia.cli.show import show, table
+from corsia.cli.show import put, show, table
 from corsia.steward import decide, find, opened
 from protocol.errors import InputError
 
@@ -155,7 +155,7 @@ def preview(
     """
     from edge.preview import page
     from edge.preview import preview as look
-    from edge.storage import named_errors, write_file
+    from edge.storage import named_errors
 
     site = _load(config)
     if (file is None) == (not study):
@@ -168,7 +168,7 @@ def preview(
     made = look(site, document)
     if html is not None:
         with named_errors():
-            write_file(html, page(made).encode())
+            put(html, page(made).encode())
     if json_out:
         show(made.to_json(), True, "")
     else:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli.show import show, table
+from corsia.cli.show import put, show, table
 from protocol.errors import ConfigurationError, ConflictError, InputError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def pull(
     name: Name,
     config: Config = _DEFAULT,
     full: Annotated[bool, typer.Option("--full", help="Look at everything anew, and drop what is gone there.")] = False,
+    emptied: Annotated[bool, typer.Option("--emptied", help="With --full: drop all, should nothing be there.")] = False,
     json_out: Json = False,
 ) -> None:
     """Pull a dataset's servers now, as the daemon does by itself.
@@ -99,10 +100,13 @@ def pull(
     from edge.sources.pulling import places
     from edge.sources.pulling import pull as taken
 
+    if emptied and not full:
+        raise InputError("input.usage", "--emptied goes with --full")
     site = _load(config)
     found: dict[str, Any] = {}
     for place in places(_dataset(site, name)):
-        tally = taken(mirror_root(site.state_dir, name, place.kind), place, full=full)
+        root = mirror_root(site.state_dir, name, place.kind)
+        tally = taken(root, place, full=full, emptied=emptied)
         found[place.name] = {"kept": tally.kept, "gone": tally.gone, "isolated": dict(tally.isolated)}
     if not found:
         raise InputError("input.usage", f"dataset {name!r} is not pulled from anywhere")
@@ -125,7 +129,6 @@ def profile(
     """
     from edge import catalogue
     from edge.storage import named_errors
-    from protocol.durable import write_file
 
     site = _load(config)
     _dataset(site, name)
@@ -133,7 +136,7 @@ def profile(
     made, told = catalogue.profile(site, name), _told(site, name)
     if html is not None:
         with named_errors():
-            write_file(html, catalogue.page(made).encode())
+            put(html, catalogue.page(made).encode())
     if json_out:
         show(made | {"advertised": told}, True, "")
         return

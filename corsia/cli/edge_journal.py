@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from corsia.cli.show import show, table
+from corsia.cli.show import put, show, table
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def export(
     """
     from edge.account import account
     from edge.pages import account_csv, account_page, languages
-    from edge.storage import named_errors, write_file
+    from edge.storage import named_errors
 
     if csv is None and html is None and not json_out:
         raise InputError("input.usage", "give --csv FILE, --html FILE or --json")
@@ -108,9 +108,9 @@ def export(
     made = account(_load(config), since=moment(since, "--since"), until=moment(until, "--until"))
     with named_errors():
         if csv is not None:
-            write_file(csv, account_csv(made).encode())
+            put(csv, account_csv(made).encode())
         if html is not None:
-            write_file(html, account_page(made, lang).encode())
+            put(html, account_page(made, lang).encode())
     text = f"{len(made.releases)} releases, {sum(r.parcels for r in made.releases)} parcels"
     show(made.to_json(), json_out, text)
 
@@ -125,9 +125,9 @@ def moment(text: str, option: str) -> float | None:
         return None
     try:
         read = datetime.fromisoformat(text)
-    except ValueError:
+        return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):  # the latter: by its zone before the year 1, or after 9999
         raise InputError("input.usage", f"{option}: a day or time as 2026-01-31 or 2026-01-31T12:00:00Z") from None
-    return (read if read.tzinfo is not None else read.replace(tzinfo=UTC)).timestamp()
 
 
 def _load(config: Path) -> EdgeConfig:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from corsia.cli.edge_journal import Config, Json, Language, moment
-from corsia.cli.show import show, table
+from corsia.cli.show import put, show, table
 from protocol.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,16 +66,16 @@ def breach_report(
     """
     from edge.breach import breach_markdown, breach_page
     from edge.pages import languages
-    from edge.storage import named_errors, write_file
+    from edge.storage import named_errors
 
     if lang not in languages():
         raise InputError("input.usage", f"--lang: {' or '.join(languages())}")
     made = _breach(_load(config), study, moment(since, "--since"), moment(until, "--until"))
     with named_errors():
         if markdown is not None:
-            write_file(markdown, breach_markdown(made, lang).encode())
+            put(markdown, breach_markdown(made, lang).encode())
         if html is not None:
-            write_file(html, breach_page(made, lang).encode())
+            put(html, breach_page(made, lang).encode())
     value = {
         "study": made.study.id,
         "persons": made.persons,
@@ -126,7 +126,10 @@ def _breach(site: EdgeConfig, name: str, since: float | None, until: float | Non
 def _asked() -> str:
     if sys.stdin.isatty():
         return str(typer.prompt("Patient id", hide_input=True))
-    return sys.stdin.readline().rstrip("\r\n")
+    try:
+        return sys.stdin.readline().rstrip("\r\n")
+    except UnicodeDecodeError:  # which would show the id's bytes
+        raise InputError("input.usage", "the patient's id on standard input is not UTF-8") from None
 
 
 def _line(one: About) -> dict[str, Any]:

@@ -101,7 +101,7 @@ def prove(
         out.write_text(made, encoding="utf-8")
     value = {
         "index": index,
-        "leaf": json.loads(leaves[index]) if leaves[index][:1] == b"{" else leaves[index].hex(),
+        "leaf": _shown(leaves[index]),
         "size": checkpoint.size,
         "proof": [one.hex() for one in proof],
         "checkpoint": text,
@@ -145,6 +145,15 @@ def _entry(index: int, leaf: bytes) -> dict[str, Any]:
         return {"index": index, **{name: str(value.get(name, "-")) for name in ("kind", "id", "sha256")}}
     except (ValueError, AttributeError, RecursionError):
         return {"index": index, "kind": "-", "id": "-", "sha256": "-"}
+
+
+def _shown(leaf: bytes) -> Any:
+    """A leaf that is a JSON object as that, any other in hex."""
+    try:
+        value = json.loads(leaf)
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else leaf.hex()
 
 
 def _index(entry: str, leaves: list[bytes]) -> int:

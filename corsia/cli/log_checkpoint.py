@@ -121,8 +121,8 @@ def import_(
 
 def _text(path: Path) -> str:
     try:
-        raw = path.read_bytes()[: 1 << 18]
-        return raw.decode("utf-8")
+        with path.open("rb") as file:  # whatever its size
+            return file.read(1 << 18).decode("utf-8")
     except OSError as error:
         raise InputError("input.usage", f"{path}: {error.strerror}") from None
     except UnicodeDecodeError:

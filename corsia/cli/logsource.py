@@ -120,6 +120,10 @@ def _parse(raw: bytes) -> dict[str, Any]:
         raise IntegrityError("log.proof", "the exported log is not JSON") from None
     if not isinstance(value, dict):
         raise IntegrityError("log.proof", "the exported log is not a JSON object")
+    texts = value.setdefault("checkpoints", [])
+    named = (value.get("origin"), value.get("log_key"))
+    if not isinstance(texts, list) or not all(isinstance(one, str) for one in (*named, *texts)):
+        raise IntegrityError("log.proof", "the exported log names no log and key, or its checkpoints are no texts")
     return value
 
 

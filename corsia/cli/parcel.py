@@ -16,12 +16,13 @@ from typing import Annotated, Any, BinaryIO, TypeVar
 
 import typer
 
+from corsia.cli.show import plain
 from protocol.durable import sync_folder
 from protocol.errors import ConflictError
 
 app = typer.Typer(no_args_is_help=True, help="Seal, open and inspect parcels.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it exists.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace OUT if it is a file that exists.")]
 In = Annotated[Path, typer.Argument(metavar="IN", help="The file to read.", exists=True, dir_okay=False)]
 Out = Annotated[Path, typer.Argument(metavar="OUT", help="The file to write.", dir_okay=False)]
 Result = TypeVar("Result")
@@ -39,6 +40,8 @@ def keygen(
     """
     from privacy.envelope import SecretKey, write_key, write_public
 
+    if out.is_dir():
+        raise ConflictError("conflict.exists", f"{out} is a folder; name the file")
     public = out.with_name(out.name + ".pub")
     for path in (out, public):
         if path.exists() or path.is_symlink():
@@ -148,13 +151,16 @@ def _about(info: Any) -> dict[str, str]:
 
 
 def _tell(as_json: bool, value: dict[str, Any], text: str) -> None:
-    typer.echo(json.dumps(value) if as_json else text)
+    typer.echo(json.dumps(value) if as_json else plain(text))
 
 
 def _write(out: Path, force: bool, fill: Callable[[BinaryIO], Result]) -> Result:
-    """Let `fill` write OUT whole or not at all; what exists stays unless `force`."""
-    if out.is_dir() or (not force and (out.exists() or out.is_symlink())):
-        raise ConflictError("conflict.exists", f"{out} exists; use --force to replace a file")
+    """Let `fill` write OUT whole or not at all; what exists stays, unless it is a file and `force` is given."""
+    if os.path.lexists(out):
+        if out.is_symlink() or not out.is_file():  # by the rename a device as /dev/stdout would be gone for everybody
+            raise ConflictError("conflict.exists", f"{out} exists and is no file: nothing is put in its place")
+        if not force:
+            raise ConflictError("conflict.exists", f"{out} exists; use --force to replace a file")
     with _part(out) as part:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         with open(fd, "wb", buffering=0) as file:

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
+from corsia.cli.show import plain
 from corsia.cli.study_export import export
 from corsia.cli.study_try import attempt
 from protocol.errors import AuthenticationError, InputError, StudyRefused, UnavailableError, from_code
@@ -85,7 +86,7 @@ def list_studies(config: Config = None, url: Url = None, token_file: Token = Non
         typer.echo(json.dumps({"studies": studies}))
         return
     for study in studies:
-        typer.echo(f"{study['id']:24} {study['lane']:10} {study['state']:8} {study['title']}")
+        typer.echo(f"{study['id']:24} {study['lane']:10} {study['state']:8} {plain(study['title'])}")
 
 
 @app.command()
@@ -110,7 +111,9 @@ def show(
     if json_out:
         typer.echo(json.dumps(value))
         return
-    typer.echo(f"{value['id']}: {value['title']}\nlane {value['lane']}, {value['state']}\ndigest {value['digest']}")
+    typer.echo(
+        f"{value['id']}: {plain(value['title'])}\nlane {value['lane']}, {value['state']}\ndigest {value['digest']}"
+    )
     for told in value.get("withdrawals", []):
         models = ", ".join(f"{m['name']} {m['version']}" for m in told["models"]) or "none"
         gone = f"{told['rows']} rows and {told['files']} files removed"

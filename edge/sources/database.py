@@ -30,6 +30,8 @@ __all__ = ["Reader", "opened"]
 _BATCH = 5000
 _CONNECT_S = 10
 _SYSTEM = "('pg_catalog', 'information_schema')"
+# What errors without a state say when asking again is of no use; "no such file" is a socket of a server that starts.
+_LASTING = ("no such table", "no such column", "not a database", "does not exist")
 # What a role could change, of all that there is: rows, columns, new tables, what it owns; so could each that it may
 # take on, be it by `set role` alone.
 _POSTGRES_WRITES = f"""
@@ -79,12 +81,17 @@ class Reader:
                 raise InputError("input.source", "the database has no such table or view") from None
 
     def names(self, schema: str) -> list[str]:
-        """Tables and views of a schema; "" is the default one."""
+        """Tables and views of a schema, whatever holds their rows; "" is the default one."""
         from sqlalchemy import inspect
+        from sqlalchemy.dialects.postgresql.base import PGInspector
 
+        where = schema or None
         with _told():
             look = inspect(self._link)
-            return sorted({*look.get_table_names(schema or None), *look.get_view_names(schema or None)})
+            found = {*look.get_table_names(where), *look.get_view_names(where)}
+            if isinstance(look, PGInspector):
+                found |= {*look.get_materialized_view_names(where), *look.get_foreign_table_names(where)}
+            return sorted(found)
 
     def rows(self, statement: Any) -> Iterator[list[tuple[Any, ...]]]:
         """The rows of a SELECT, some thousands at a time; never all of them in memory here.
@@ -193,7 +200,9 @@ def _told() -> Iterator[None]:
         words = str(error.orig).lower()
         if state.startswith("28") or "authentication failed" in words or "access denied" in words:
             raise AuthenticationError("auth.source") from None
-        if state.startswith("42") or "no such" in words:
+        if isinstance(error, exc.DataError) or "could not decode" in words:  # an infinite date, say: so each time
+            raise InputError("input.source", "a value of the database cannot be read, or be compared so") from None
+        if state.startswith("42") or any(told in words for told in _LASTING):
             raise InputError("input.source", "the database refuses the statement: rights, or a changed table") from None
         raise UnavailableError("unavailable.source") from None
     except (exc.SQLAlchemyError, UnicodeError):

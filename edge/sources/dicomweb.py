@@ -17,9 +17,10 @@ from contextlib import suppress
 from typing import Any
 
 from edge.sources import instance
+from edge.sources.documents import TOO_LARGE
 from edge.sources.origin import REFUSED, Bad, Gone, Known, Page, Part
 from edge.sources.places import Dicomweb
-from edge.sources.web import Refused, Web
+from edge.sources.web import Refused, TooLarge, Web
 from protocol.errors import InputError, UnavailableError
 
 __all__ = ["DicomwebOrigin", "parts_of"]
@@ -89,6 +90,8 @@ class DicomwebOrigin:
         except Refused:
             self._check_place(study)
             return Bad(key=uid, reason=REFUSED)
+        except TooLarge:
+            return Bad(key=uid, reason=TOO_LARGE)
         self._gave = True
         files = parts_of(answer.content, answer.headers.get("Content-Type", ""))
         return instance.part(uid, files[0]) if len(files) == 1 else Bad(key=uid, reason=REFUSED)

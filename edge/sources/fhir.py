@@ -15,6 +15,7 @@ import json
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +91,11 @@ class Records:
 
     def _index(self, path: Path, suffix: str) -> None:
         """Learn the Patients of a file; what cannot be read is counted in the second pass."""
-        try:
+        with suppress(*_BROKEN):
             for data in self._pieces(path, suffix):
                 if b'"Patient"' in data:
-                    self._learn(_parsed(data), self._people)
-        except _BROKEN:
-            return
+                    with suppress(*_BROKEN):  # one line: the others are learnt from
+                        self._learn(_parsed(data), self._people)
 
     def _learn(self, resource: dict[str, Any], into: People) -> None:
         for one, url in resources_of(resource):

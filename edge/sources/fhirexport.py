@@ -63,10 +63,10 @@ class FhirExport:
         if manifest is None:
             raise UnavailableError("unavailable.source", "the export has expired")
         for deleted, entry in _outputs(manifest):
-            url = entry["url"]
-            if known.mark(f"file:{url}") != "done":
+            mark = f"file:{entry['url']}"  # a server may call the files of each export the same
+            if known.mark(mark) != str(manifest["transactionTime"]):
                 items = self._deleted(entry) if deleted else self._file(entry)
-                yield Page(mark=f"file:{url}", version="done", items=items)
+                yield Page(mark=mark, version=str(manifest["transactionTime"]), items=items)
         yield Page(mark=self._since, version=str(manifest["transactionTime"]), items=iter(()))
         yield Page(mark=self._job, version=_NONE, items=iter(()))
         self._forget(job)

@@ -73,6 +73,7 @@ class FhirSearch:
             sorted_so_far &= not moments or not newest or moment(moments[0]) >= moment(newest)
             newest = max([newest, *moments], key=moment)
             url = _next(bundle)
+            url = kind + url if url.startswith("?") else url  # relative to what was asked for
             version = newest if sorted_so_far or not url else ""
             yield Page(mark=mark, version=version, items=lines.items())
             if not url:

@@ -27,7 +27,7 @@ from edge.sources.origin import REFUSED, Bad, Gone, Origin, Page, Part
 from edge.sources.turns import exclusive
 from edge.storage import named_errors
 from protocol.durable import sync_files, sync_folder
-from protocol.errors import CorsiaError, StorageError
+from protocol.errors import CorsiaError, StorageError, UnavailableError
 from protocol.faults import point
 
 __all__ = ["Halted", "Mirror", "Tally", "digest", "is_complete"]
@@ -127,20 +127,31 @@ class Mirror:
     # --- pulling
 
     def pull(
-        self, origin: Origin, halted: Callable[[], bool] = lambda: False, *, full: bool = False, place: str = ""
+        self,
+        origin: Origin,
+        halted: Callable[[], bool] = lambda: False,
+        *,
+        full: bool = False,
+        emptied: bool = False,
+        place: str = "",
     ) -> Tally:
         """Take all that an origin has and this does not.
 
         Args:
-            full: enumerate what is marked as done too, and drop what the place has no more.
+            full: enumerate what is marked as done too, and drop what the place has no more. One that was broken off
+                is gone on with by the next of the same mirror.
+            emptied: drop all, should a full pull find nothing there: it was emptied.
             place: its name: what came from another one is not dropped.
 
         Raises:
             Halted: when asked to; CorsiaError: of the origin or the disk. What was read is kept, and known.
+            UnavailableError: a full pull found nothing where something is known, and it is not `emptied`.
         """
         tally, self._place = Tally(), place
-        self._seen = set() if full else None
-        if full:
+        if not full:
+            self._seen = None
+        elif self._seen is None:  # else it goes on where it was broken off
+            self._seen = set()
             self._write("delete from marks where name <> ?", digest(_COMPLETE))
         with closing(origin):
             for page in origin.pages(self):
@@ -150,7 +161,7 @@ class Mirror:
                     self._write("insert or replace into marks values (?, ?)", digest(page.mark), page.version)
                 point("source.page")
         if full and not tally.refused:
-            tally.gone += self._sweep()
+            tally.gone += self._sweep(emptied=emptied)
         self.tidy()
         if not tally.refused:
             self.completed()
@@ -301,11 +312,18 @@ class Mirror:
             self._db.execute("delete from parts where name = ?", (name,))
             path.unlink(missing_ok=True)
 
-    def _sweep(self) -> int:
-        """Forget what a full pull did not meet."""
-        met, gone = self._seen or set(), 0
+    def _sweep(self, *, emptied: bool) -> int:
+        """Forget what a full pull did not meet; but a place that lists nothing at all may have lost its index.
+
+        Raises:
+            UnavailableError: it does, and nobody says that it was emptied.
+        """
+        met, gone, self._seen = self._seen or set(), 0, None
         ours = "select key from records where place = ? union select key from isolated where place = ?"
         known = self._rows(ours, self._place, self._place)
+        if known and not met and not emptied:
+            told = "the place lists nothing now, and had something: nothing is dropped, unless it is said to be emptied"
+            raise UnavailableError("unavailable.source", told)
         with self._lock, _named(), self._transaction():
             for (key,) in known:
                 if key not in met:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edge.sources import DatasetConfig
     from edge.sources.places import Pulled
 
-__all__ = ["Place", "places", "pull"]
+__all__ = ["Place", "pause_s", "places", "pull"]
 
 _LONGEST_WAIT_S = 10.0
 _ROUNDS = 4  # of one pull, while the place refuses records that it lists
@@ -62,10 +62,18 @@ def places(dataset: DatasetConfig) -> Iterator[Place]:
             yield Place(name="fhir_server", kind="fhir", config=server, dial=lambda halted: FhirExport(server, halted))
 
 
-def pull(root: Path, place: Place, *, halted: Callable[[], bool] = lambda: False, full: bool = False) -> Tally:
+def pull(
+    root: Path,
+    place: Place,
+    *,
+    halted: Callable[[], bool] = lambda: False,
+    full: bool = False,
+    emptied: bool = False,
+) -> Tally:
     """Pull a place to its end, asking again while it does not answer, for as long as its patience lasts.
 
-    What has come counts: patience begins anew with each pull that brought something.
+    What has come counts: patience begins anew with each pull that brought something. For `full` and `emptied` see
+    `Mirror.pull`.
 
     Raises:
         UnavailableError: `unavailable.source` when patience is over; the next pull goes on where this one stood.
@@ -74,17 +82,17 @@ def pull(root: Path, place: Place, *, halted: Callable[[], bool] = lambda: False
     with pulling(root):
         mirror = Mirror(root, max_bytes=place.config.max_bytes)
         try:
-            return _patient(mirror, place, halted, full=full)
+            return _patient(mirror, place, halted, full=full, emptied=emptied)
         finally:
             mirror.close()
 
 
-def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: bool) -> Tally:
+def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: bool, emptied: bool) -> Tally:
     delay, since, whole, rounds = 0.25, time.monotonic(), Tally(), 0
     while True:
         before = mirror.status()["records"]
         try:
-            tally = mirror.pull(place.dial(halted), halted, full=full, place=place.name)
+            tally = mirror.pull(place.dial(halted), halted, full=full, emptied=emptied, place=place.name)
             whole.isolated.update(tally.isolated)
             whole.gone += tally.gone
             rounds += 1
@@ -101,14 +109,19 @@ def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: 
             since, delay = time.monotonic(), 0.25
         if error is not None and time.monotonic() - since >= place.config.patience_s:
             raise error
-        _wait(max(delay, error.retry_s if error else 0.0), halted)
+        _wait(pause_s(delay, error.retry_s if error else 0.0), halted)
         delay = min(2 * delay, _LONGEST_WAIT_S)
+
+
+def pause_s(delay: float, told: float) -> float:
+    """How long to wait: about `delay`, not the same each time, and never less than the place has told."""
+    return max(delay * random.uniform(0.5, 1.0), told)  # noqa: S311 - jitter
 
 
 def _wait(seconds: float, halted: Callable[[], bool]) -> None:
     from edge.sources.mirror import Halted
 
-    until = time.monotonic() + seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+    until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         if halted():
             raise Halted

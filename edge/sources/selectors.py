@@ -62,15 +62,18 @@ def _compiled(table: Table, one: Condition, roles: Mapping[str, str], dialect: s
         and roles.get(one.column) in ("date", "birthdate")
     ):
         return None if dialect == "sqlite" else _days(column, one.op, [str(value) for value in values])
-    if isinstance(column.type, types.String) and words and roles.get(one.column) not in ("date", "birthdate"):
+    spoken = isinstance(column.type, types.String) and not isinstance(column.type, types.Enum)  # no text, to a database
+    if spoken and words and roles.get(one.column) not in ("date", "birthdate"):
         return _texts(column, one.op, [str(value).strip() for value in values])
     return None
 
 
 def _numeric(column: Any, op: str, values: list[Any], dialect: str) -> ColumnElement[bool] | None:
-    from sqlalchemy import func, or_
+    from sqlalchemy import func, or_, types
 
-    if op != "in" and len(values) != 1:
+    kind = column.type
+    bits = 15 if isinstance(kind, types.SmallInteger) else 31 if type(kind) is types.INTEGER else 63
+    if (op != "in" and len(values) != 1) or any(isinstance(value, int) and abs(value) >> bits for value in values):
         return None
     made = column.in_(values) if op == "in" else getattr(column, _OPERATORS[op])(values[0])
     if dialect == "sqlite":  # a column of numbers may hold a text there: it is counted as unreadable
@@ -85,7 +88,10 @@ def _days(column: Any, op: str, values: list[str]) -> ColumnElement[bool] | None
     days = [day for value in values if (day := parse_date(value)) is not None]
     if len(days) != len(values) or op == "!=":
         return None
-    low, high = min(days) - timedelta(days=1), max(days) + timedelta(days=2)
+    try:
+        low, high = min(days) - timedelta(days=1), max(days) + timedelta(days=2)
+    except OverflowError:  # "until the end of time"
+        return None
     bounds = {"<": [column < high], "<=": [column < high], ">": [column >= low], ">=": [column >= low]}
     return and_(*bounds.get(op, [column >= low, column < high]))
 

@@ -1,6 +1,8 @@
 """An Excel workbook (.xlsx) as the rows of a table: its first sheet, formulas by the values they were saved with.
 
-A number that Excel keeps as a number is written as one; a day as YYYY-MM-DD. Everything then goes the way of a CSV.
+A formula that was saved without its value, as programs other than Excel do, is refused: read as missing, one for the
+day of a withdrawal would say that there was none. A number that Excel keeps as a number is written as one; a day as
+YYYY-MM-DD. Everything then goes the way of a CSV.
 
 Source: ECMA-376, Office Open XML; read by openpyxl.
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ __all__ = ["is_workbook", "rows"]
 
 MAX_UNPACKED_BYTES = 2 << 30
 _MAX_COLUMNS = 16_384
+_TEXT = "str"  # of a formula's value, which may be an empty one
 
 
 def is_workbook(head: bytes) -> bool:
@@ -40,22 +44,30 @@ def rows(path: Path) -> Iterator[list[str]]:
         with zipfile.ZipFile(path) as archive:
             if sum(info.file_size for info in archive.infolist()) > MAX_UNPACKED_BYTES:
                 raise InputError("input.table", "the workbook unpacks to too much")
-        book = openpyxl.load_workbook(path, read_only=True, data_only=True, keep_links=False)
-        try:
-            yield from _of(book.worksheets[0])
-        finally:
-            book.close()
+        with ExitStack() as held:
+            books = [
+                openpyxl.load_workbook(path, read_only=True, data_only=only, keep_links=False) for only in (True, False)
+            ]
+            for book in books:
+                held.callback(book.close)
+            yield from _of(*(book.worksheets[0] for book in books))
     except InputError:
         raise
     except Exception as error:  # openpyxl raises what its XML and zip parsers do
         raise InputError("input.table", f"the workbook cannot be read: {type(error).__name__}") from None
 
 
-def _of(sheet: Any) -> Iterator[list[str]]:
-    sheet.reset_dimensions()  # what a file says of its own size is often wrong
+def _of(values: Any, formulas: Any) -> Iterator[list[str]]:
+    both = []
+    for sheet in (values, formulas):
+        sheet.reset_dimensions()  # what a file says of its own size is often wrong
+        both.append(sheet.iter_rows(max_col=_MAX_COLUMNS))
     width = 0
-    for number, row in enumerate(sheet.iter_rows(max_col=_MAX_COLUMNS, values_only=True), 1):
-        cells = [_text(value) for value in row]
+    for number, (row, made) in enumerate(zip(*both, strict=True), 1):
+        pairs = zip(row, made, strict=True)
+        if any(how.data_type == "f" and cell.value is None and cell.data_type != _TEXT for cell, how in pairs):
+            raise InputError("input.table", f"line {number} has a formula without its value: open the file and save it")
+        cells = [_text(cell.value) for cell in row]
         while cells and not cells[-1].strip():
             cells.pop()
         if not cells:

@@ -23,7 +23,7 @@ from protocol.errors import AuthenticationError, ConfigurationError, InputError,
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Answer", "Refused", "Web", "client", "wait_s"]
+__all__ = ["Answer", "Refused", "TooLarge", "Web", "client", "wait_s"]
 
 _BUSY = frozenset({408, 425, 429, 502, 503, 504})
 _STEP = 1 << 20
@@ -36,6 +36,10 @@ class Refused(Exception):
     def __init__(self, status: int) -> None:
         super().__init__(f"status {status}")
         self.status = status
+
+
+class TooLarge(InputError):
+    """The answer is larger than a source file may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ class Web:
                 for chunk in answer.iter_bytes(_STEP):
                     data += chunk
                     if len(data) > MAX_FILE_BYTES:
-                        raise InputError("input.source", "an answer is larger than a file may be")
+                        raise TooLarge("input.source", "an answer is larger than a file may be")
                 return Answer(answer.status_code, answer.headers, bytes(data))
         except httpx.HTTPError:
             raise UnavailableError("unavailable.source") from None
@@ -126,7 +130,10 @@ class Web:
 
     def _within(self, path: str) -> str:
         """Links of an answer lead nowhere else: credentials go with each request."""
-        url = urljoin(self._base + "/", path)
+        try:
+            url = urljoin(self._base + "/", path)
+        except ValueError:
+            raise InputError("input.source", "the server points to no address") from None
         if _origin(url) != _origin(self._base):
             raise InputError("input.source", "the server points to another one")
         return url

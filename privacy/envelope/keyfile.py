@@ -195,10 +195,11 @@ def _read(path: Path | str, most: int, *, private: bool = True) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hang us
     except OSError as error:
         raise ConfigurationError("config.missing", f"key file {path}: {error.strerror}") from None
+    state = os.fstat(fd)
+    if not stat.S_ISREG(state.st_mode):  # before a folder is opened as a file, which cannot be
+        os.close(fd)
+        raise ConfigurationError("config.key-mode", f"key file {path} is not a regular file")
     with open(fd, "rb", buffering=0) as file:
-        state = os.fstat(fd)
-        if not stat.S_ISREG(state.st_mode):
-            raise ConfigurationError("config.key-mode", f"key file {path} is not a regular file")
         mode = stat.S_IMODE(state.st_mode)
         if private and mode & ~0o600:
             raise ConfigurationError("config.key-mode", f"key file {path} has mode {mode:04o}, not 0600 or stricter")

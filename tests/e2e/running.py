@@ -60,7 +60,7 @@ class Demo:
     def inside(self, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
         """Run a command in the demo's network namespace."""
         return subprocess.run(
-            [*self.entering(), *command], env=os.environ | env, capture_output=True, text=True, timeout=300
+            [*self.entering(), *command], env=os.environ | env, capture_output=True, text=True, timeout=900
         )
 
 
@@ -92,7 +92,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     finally:
         process.send_signal(signal.SIGINT)
         try:
-            process.communicate(timeout=40)
+            process.communicate(timeout=120)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

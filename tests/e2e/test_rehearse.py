@@ -50,8 +50,9 @@ def well(told: dict[str, Any], sites: int) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.timeout(1200)
 def test_four_sites_are_rehearsed(tmp_path: Path) -> None:
-    well(rehearsed(tmp_path / "out", 4, 1, 550), 4)
+    well(rehearsed(tmp_path / "out", 4, 1, 1100), 4)
 
 
 @pytest.mark.e2e

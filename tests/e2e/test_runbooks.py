@@ -17,7 +17,7 @@ import pytest
 from central.config import load_config
 from tests.wardkit import Ward
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 PAGES = Path(__file__).parents[2] / "docs" / "runbooks"
 
 
@@ -107,6 +107,6 @@ def test_a_compromised_ca(ward: Ward) -> None:
 def test_a_running_centre_replaces_no_key(ward: Ward) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "corsia", "central", "rotate", "log", "--config", str(ward.central), "--json"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=180, check=False,
     )  # fmt: skip
     assert json.loads(done.stdout.splitlines()[-1])["error"]["code"] == "conflict.running"

@@ -95,7 +95,7 @@ def kept(*args: str, folder: Path) -> Iterator[tuple[dict[str, Any], list[str]]]
         finally:
             process.send_signal(signal.SIGINT)
             try:
-                process.wait(60)
+                process.wait(180)
             finally:
                 if process.poll() is None:
                     os.killpg(process.pid, signal.SIGKILL)

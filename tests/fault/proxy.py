@@ -53,13 +53,13 @@ class Proxy:
 
     def cut(self) -> None:
         """Reset every connection."""
-        for one in self._sockets:
+        while self._sockets:  # one that is just being accepted is not forgotten: it would never be cut
+            one = self._sockets.pop()
             try:
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 one.shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass  # it is gone already
-        self._sockets.clear()
 
     def _accept(self) -> None:
         while not self._ended.is_set():
@@ -68,7 +68,7 @@ class Proxy:
                 far = socket.create_connection(self._target, timeout=5)
             except OSError:
                 continue
-            self._sockets += [near, far]
+            self._sockets.extend([near, far])
             self._start(self._pump, near, far, True)
             self._start(self._pump, far, near, False)
 

@@ -43,7 +43,7 @@ def run(folder: Path, fault: str) -> tuple[int, dict[str, object]]:
     if fault:
         env["CORSIA_FAULTS"] = f"{fault}={folder / 'fired'}"
     done = subprocess.run(
-        [sys.executable, "-c", _RUN, str(folder)], capture_output=True, text=True, timeout=60, env=env, cwd=ROOT
+        [sys.executable, "-c", _RUN, str(folder)], capture_output=True, text=True, timeout=300, env=env, cwd=ROOT
     )
     assert done.returncode in (0, -signal.SIGKILL), done.stderr[-3000:]
     return done.returncode, json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {}

@@ -45,7 +45,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 def writable(disk: Path, yes: bool) -> None:
     """Mount it so; the kernel may need a moment to let go of the files of processes that have just ended."""
     command = ["mount", "-o", f"remount,{'rw' if yes else 'ro'}", str(disk)]
-    eventually(lambda: subprocess.run(command, capture_output=True).returncode == 0)
+    eventually(lambda: subprocess.run(command, capture_output=True).returncode == 0, 60)
 
 
 def test_a_site_on_a_read_only_disk_says_so_keeps_all_and_goes_on(disk: Path) -> None:

@@ -61,7 +61,7 @@ def attend(consortium: Consortium, tmp_path: Path, spec: str = "") -> int:
     command = [sys.executable, "-m", "tests.federation_process", str(consortium.root), uri, PLAN.id]
     root = Path(__file__).parents[2]
     environment["PYTHONPATH"] = str(root)
-    return subprocess.run(command, cwd=tmp_path, env=environment, timeout=120, check=False).returncode
+    return subprocess.run(command, cwd=tmp_path, env=environment, timeout=540, check=False).returncode
 
 
 def untouched(_site: str, _instruction: RoundInstruction, reply: bytes) -> bytes | None:

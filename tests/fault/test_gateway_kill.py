@@ -40,12 +40,13 @@ def test_killed_at_a_point_and_started_again_the_parcel_lands_once(tmp_path: Pat
     with running(tmp_path, gateway=False) as centre:
         process = centre.spawn(f"{point}={tmp_path / 'fired'}")
         site = centre.enrol("site-a")
+        site.timeout_s = 60.0  # what ends before is killed
         centre.submit()
         assignment = site.first()
         parcel = site.parcel(assignment.study_digest, centre.keys["lung"], b"x" * 3_000_000)
         with pytest.raises(grpc.RpcError):
             site.deliver(parcel, assignment.id)
-        assert process.wait(10) == -signal.SIGKILL
+        assert process.wait(60) == -signal.SIGKILL
         assert (tmp_path / "fired").exists()
         centre.spawn()
         site.close()
@@ -71,7 +72,7 @@ def test_sigterm_ends_streams_and_leaves_at_once(tmp_path: Path) -> None:
         process.send_signal(signal.SIGTERM)
         with pytest.raises(grpc.RpcError, check=lambda e: e.code() is grpc.StatusCode.UNAVAILABLE):
             next(call)
-        assert process.wait(10) == 0
+        assert process.wait(60) == 0
         site.close()
 
 
@@ -79,7 +80,7 @@ def test_a_second_gateway_on_the_same_folder_does_not_start(tmp_path: Path) -> N
     with running(tmp_path, gateway=False) as centre:
         centre.spawn()
         command = [sys.executable, "-m", "central.gateway", "--config", str(centre.path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=180)
         assert done.returncode == 24
         assert "conflict.running" in done.stderr
         assert "Traceback" not in done.stderr

@@ -18,7 +18,7 @@ from protocol.faults import POINTS
 from tests.e2e.outcome import outcome
 from tests.e2e.running import Demo, isolated
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]
 
 _RUN = """
 import json, sys
@@ -47,7 +47,7 @@ def run(out: Path, points: list[str]) -> dict[str, Any]:
         faults[process] = ",".join(filter(None, (faults.get(process, ""), f"{point}={markers[point]}")))
     done = subprocess.run(
         [*isolated(), sys.executable, "-c", _RUN, str(out), json.dumps(faults)],
-        capture_output=True, text=True, timeout=600, env=os.environ,
+        capture_output=True, text=True, timeout=1500, env=os.environ,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-6000:]
     assert [p for p in points if not markers[p].exists()] == []

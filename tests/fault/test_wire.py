@@ -180,7 +180,7 @@ def test_calls_and_chunks_out_of_order_change_nothing(place: Place) -> None:
         assert code_of(caught.value) == code
 
     refused(lambda: site.commit(parcel), "conflict.state")  # before it is announced
-    refused(lambda: site.delivery.Upload(iter(chunks[:1]), timeout=5), "conflict.state")
+    refused(lambda: site.delivery.Upload(iter(chunks[:1]), timeout=LONG_S), "conflict.state")
     assert site.open(parcel, place.assignment).offset == 0
     refused(lambda: site.commit(parcel), "conflict.state")  # before it is sent
     for order, code in (
@@ -189,11 +189,11 @@ def test_calls_and_chunks_out_of_order_change_nothing(place: Place) -> None:
         ([0], "conflict.state"),
         ([2], "conflict.state"),
     ):
-        refused(lambda order=order: site.delivery.Upload(iter([chunks[n] for n in order]), timeout=5), code)
-    refused(lambda: site.delivery.Upload(iter([chunks[1], chunks[1]]), timeout=5), "input.message")
+        refused(lambda order=order: site.delivery.Upload(iter([chunks[n] for n in order]), timeout=LONG_S), code)
+    refused(lambda: site.delivery.Upload(iter([chunks[1], chunks[1]]), timeout=LONG_S), "input.message")
     assert site.open(parcel, place.assignment).offset == 2 * MIB  # those that came in their turn
     receipt = site.deliver(parcel, place.assignment)
-    refused(lambda: site.delivery.Upload(iter(chunks[2:]), timeout=5), "conflict.state")  # a straggler
+    refused(lambda: site.delivery.Upload(iter(chunks[2:]), timeout=LONG_S), "conflict.state")  # a straggler
     assert site.open(parcel, place.assignment).committed
     assert site.commit(parcel).index == receipt.index
     place.landed(receipt)

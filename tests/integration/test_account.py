@@ -75,7 +75,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Hospital:
     with running(config, office):
         given = {name: office.submit(one) for name, one in asked.items()}
         for name, one in given.items():
-            said = office.wait(one, timeout_s=90)
+            said = office.wait(one)
             assert (said.state is State.DONE) is (name != "small"), said
     return Hospital(config, office, {name: one.study_digest for name, one in given.items()})
 

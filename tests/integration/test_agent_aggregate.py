@@ -229,7 +229,7 @@ def test_a_kill_between_reserve_and_release_counts_as_released(
     (tmp_path / "office.json").write_text(json.dumps(value))
     env = {**os.environ, "PYTHONPATH": str(ROOT), "CORSIA_FAULTS": f"edge.reserved={tmp_path / 'fired'}"}
     command = [sys.executable, "-c", _RUN, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=env, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
     assert done.returncode == -signal.SIGKILL, done.stderr[-3000:]
     assert Ledger(config.state_dir / "ledger.db").memory("cohort") is not None
     # The steward gives the killed study up; what it would have told counts as told.
@@ -237,7 +237,7 @@ def test_a_kill_between_reserve_and_release_counts_as_released(
     assert (seen.allowed, seen.code) == (False, "gate.differencing")
     (tmp_path / "office.json").write_text(json.dumps(value | {"asked": documents}))
     env.pop("CORSIA_FAULTS")
-    done = subprocess.run(command, capture_output=True, text=True, timeout=90, env=env, cwd=ROOT)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=env, cwd=ROOT)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [json.loads(line) for line in done.stdout.splitlines()] == [["done", ""], ["refused", "gate.differencing"]]
     assert Ledger(config.state_dir / "ledger.db").verify() == 2, "the same release was remembered and spent once"

@@ -91,7 +91,7 @@ class Shelf:
         return tuple(made)
 
     def use(self, name: str, document: bytes, weights: bytes | None = None) -> tuple[State | None, str]:
-        said = self.office.wait(self.ask(name, self.blobs(document, weights)), timeout_s=60)
+        said = self.office.wait(self.ask(name, self.blobs(document, weights)))
         return said.state, said.code
 
     def ask(self, name: str, blobs: tuple[Blob, ...]) -> Assignment:
@@ -138,7 +138,7 @@ def test_inference_keeps_its_results_and_refuses_older_and_foreign_models(
         assert shelf.use("changed", json.dumps(changed).encode()) == refused("model.manifest")
         assert shelf.use("poisoned", shelf.document(3), b"x" * len(shelf.weights)) == refused("model.manifest")
         assert shelf.use("nowhere", shelf.document(3, logged=False)) == refused("model.manifest")
-        none = office.wait(office.submit(infer_study("none")), timeout_s=60)
+        none = office.wait(office.submit(infer_study("none")))
         assert (none.state, none.code) == refused("model.manifest")
         good = next(r for r in office.reports if r.counts.get("rows"))
         assert good.counts["rows"] == 21
@@ -224,9 +224,9 @@ def _prefix(tree: Tree, size: int) -> Tree:
 
 def test_receipts_and_models_of_one_log_go_together(config: EdgeConfig, office: Office, shelf: Shelf) -> None:
     with running(config, office):
-        assert office.wait(office.submit(study("harvest")), timeout_s=60).state is State.DONE
+        assert office.wait(office.submit(study("harvest"))).state is State.DONE
         assert shelf.use("first", shelf.document(1)) == DONE
-        assert office.wait(office.submit(study("more")), timeout_s=60).state is State.DONE
+        assert office.wait(office.submit(study("more"))).state is State.DONE
         assert shelf.use("second", shelf.document(2)) == DONE
     with running(config, office):  # a restart remembers both
         assert shelf.use("third", shelf.document(3)) == DONE

@@ -67,7 +67,7 @@ def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def answer(config: EdgeConfig, office: Office, of: Assignment, message: bytes, **said: Any) -> dict[str, Any]:
     made = office.instruct(of, message, **said)
-    report = office.wait(made, timeout_s=120)
+    report = office.wait(made)
     assert (report.state, report.code) == (State.DONE, "")
     (batch,) = office.opened(made, read_key(config.state_dir / "identity.key"))
     return arrays_of(record_of(message_from_bytes(batch.items[0].data), ARRAYS))
@@ -81,7 +81,7 @@ def test_a_plug_in_trains_and_neither_agent_nor_centre_imports_it(folder: Path) 
     assert (centre.name, centre.version) == ("wide-net", KEY)
     with running(config, office):
         of = office.submit(asked_study)
-        report = office.wait(of, timeout_s=120)
+        report = office.wait(of)
         assert (report.state, report.code) == (State.DONE, "")
         sums = answer(config, office, of, asked(asked_study, "prepare"))
         preprocessing = centre.agree(sums)
@@ -115,7 +115,7 @@ def test_what_the_site_did_not_allow_or_has_not_is_refused(
     office = enrolled(config)
     changes = {"learner": "no-net"} if code == "input.study" else {}
     with running(config, office):
-        said = office.wait(office.submit(plan(key=key, **changes)), timeout_s=120)
+        said = office.wait(office.submit(plan(key=key, **changes)))
     assert said.code == code
 
 
@@ -130,11 +130,11 @@ def test_after_an_upgrade_the_approval_is_suspended_and_what_changed_is_shown(fo
 
     with running(config, office):
         of = office.submit(plan())
-        office.wait(of, State.PENDING, timeout_s=60)
+        office.wait(of, State.PENDING)
         first = approve()
-        assert office.wait(of, timeout_s=120).state is State.DONE
+        assert office.wait(of).state is State.DONE
         install(folder / "plugins", change=("Tanh", "ReLU"))
-        said = office.wait(office.instruct(of, asked(plan(), "prepare")), timeout_s=60)
+        said = office.wait(office.instruct(of, asked(plan(), "prepare")))
         assert said.code == "approval.changed"
         second = approve()
     assert (second["was"], second["verdict"]) == ("suspended", "approved")
@@ -190,7 +190,7 @@ def test_a_hostile_plug_in_reaches_neither_key_nor_network_nor_disk(folder: Path
         raw = asked_study.model_dump(by_alias=True, exclude_none=True)
         raw["pipeline"]["parameters"] = {**SETTINGS, "model": model}
         with running(config, office):
-            said = office.wait(office.submit(Study.model_validate(raw)), timeout_s=120)
+            said = office.wait(office.submit(Study.model_validate(raw)))
     assert (said.state, said.code) == (State.DONE, ""), "the plug-in reached something"
     assert not (folder / "written").exists()
 
@@ -210,7 +210,7 @@ def test_a_plug_in_trains_with_noise_that_the_ledger_has_paid(folder: Path, monk
     monkeypatch.delenv(FOLDER)
     with running(config, office):
         of = office.submit(asked_study)
-        report = office.wait(of, timeout_s=120)
+        report = office.wait(of)
         assert (report.state, report.code) == (State.DONE, "")
         sums = answer(config, office, of, first)
         made = answer(config, office, of, second, round=1, phase=RoundPhase.TRAIN)
@@ -261,7 +261,7 @@ def test_a_plug_in_scores_at_the_site_and_the_agent_does_not_import_it(folder: P
     office, table = enrolled(config), cohort(folder)
     weights, agreed, blobs = trained(office, table)
     with running(config, office):
-        said = office.wait(office.submit(scoring(), blobs=blobs), timeout_s=120)
+        said = office.wait(office.submit(scoring(), blobs=blobs))
         assert (said.state, said.code) == (State.DONE, "")
     made = pd.read_parquet(config.state_dir / "results" / "score.parquet")
     assert said.counts["rows"] == len(made) > 10
@@ -284,9 +284,9 @@ def test_a_model_runs_with_the_plug_in_that_its_study_names_alone(folder: Path) 
     _, _, blobs = trained(office, cohort(folder))
     with running(config, office):
         for name, key in (("none", None), ("other", other), ("absent", "corsia-example==3.0.0")):
-            said = office.wait(office.submit(scoring(name, key), blobs=blobs), timeout_s=120)
+            said = office.wait(office.submit(scoring(name, key), blobs=blobs))
             assert said.code == "policy.plugin"
-        assert office.wait(office.submit(scoring(), blobs=blobs), timeout_s=120).state is State.DONE
+        assert office.wait(office.submit(scoring(), blobs=blobs)).state is State.DONE
     assert [path.name for path in (config.state_dir / "results").iterdir()] == ["score.parquet"]
 
 
@@ -297,14 +297,14 @@ def test_an_approval_to_score_is_of_the_plug_in_as_it_was(folder: Path) -> None:
 
     with running(config, office):
         of = office.submit(scoring(), blobs=blobs)
-        office.wait(of, State.PENDING, timeout_s=60)
+        office.wait(of, State.PENDING)
         done = CliRunner().invoke(app, ["edge", "approve", "score", "--config", str(folder / "edge.toml"), "--json"])
         assert done.exit_code == 0, done.output
-        assert office.wait(of, timeout_s=120).state is State.DONE
+        assert office.wait(of).state is State.DONE
         install(folder / "plugins", change=("Tanh", "ReLU"))
         again = replace(of, id="e" * 32)  # the same study, once more
         office.assign(again)
-        said = office.wait(again, State.PENDING, *(state for state in State if state.final), timeout_s=60)
+        said = office.wait(again, State.PENDING, *(state for state in State if state.final))
         assert (said.state, said.code) == (State.PENDING, "approval.changed")
 
 
@@ -315,7 +315,7 @@ def test_a_hostile_plug_in_reaches_nothing_when_it_scores_either(folder: Path) -
     with socket.create_server(("127.0.0.1", 0)) as server:
         _, _, blobs = trained(office, cohort(folder), tries(folder, config, server))
         with running(config, office):
-            said = office.wait(office.submit(scoring(), blobs=blobs), timeout_s=120)
+            said = office.wait(office.submit(scoring(), blobs=blobs))
     assert (said.state, said.code) == (State.DONE, ""), "the plug-in reached something"
     assert not (folder / "written").exists()
 

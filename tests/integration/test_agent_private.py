@@ -87,13 +87,13 @@ class Centre:
         self.assigned = office.submit(asked)
 
     def joined(self) -> Any:
-        return self.office.wait(self.assigned, timeout_s=90)
+        return self.office.wait(self.assigned)
 
     def ask(self, kind: str, round_: int = 0, attempt: int = 0, **question_: Any) -> tuple[Assignment, Any]:
         phase = {"query.prepare": RoundPhase.PREPARE, "train": RoundPhase.TRAIN, "evaluate": RoundPhase.EVALUATE}[kind]
         message = question(kind, self.study, round_, attempt=attempt, **question_)
         made = self.office.instruct(self.assigned, message, round=round_, phase=phase, attempt=attempt)
-        return made, self.office.wait(made, timeout_s=90)
+        return made, self.office.wait(made)
 
     def numbers(self, made: Assignment) -> Arrays:
         (batch,) = self.office.opened(made, read_key(self.config.state_dir / "identity.key"))

@@ -70,10 +70,10 @@ def test_a_round_is_answered_once_and_survives_worker_and_restart(config: EdgeCo
     message = prepare_message(asked_study)
     with running(config, office) as agent:
         asked = office.submit(asked_study)
-        said = office.wait(asked, timeout_s=90)
+        said = office.wait(asked)
         assert (said.state, said.counts["rows"]) == (State.DONE, 21)
         first = office.instruct(asked, message)
-        assert office.wait(first, timeout_s=60).state is State.DONE
+        assert office.wait(first).state is State.DONE
         (batch,) = office.opened(first, read_key(config.state_dir / "identity.key"))
         shape = describe_reply(batch.items[0].data, message)
         assert shape.metrics["num-examples"] == 21
@@ -85,10 +85,10 @@ def test_a_round_is_answered_once_and_survives_worker_and_restart(config: EdgeCo
         assert worker._child is not None
         os.kill(worker._child.pid, signal.SIGKILL)
         second = office.instruct(asked, message, attempt=1)
-        assert office.wait(second, timeout_s=60).state is State.DONE
+        assert office.wait(second).state is State.DONE
     with running(config, office):
         third = office.instruct(asked, message, attempt=2)
-        assert office.wait(third, timeout_s=60).state is State.DONE
+        assert office.wait(third).state is State.DONE
     replies = [
         office.opened(one, read_key(config.state_dir / "identity.key"))[0].items[0].data
         for one in (first, second, third)
@@ -169,9 +169,9 @@ def test_a_site_trains_for_every_strategy(tmp_path: Path, name: str) -> None:
     message = round_message(asked_study, "train", model, preprocessing, declared, *server.told(made))
     with running(config, office):
         asked = office.submit(asked_study)
-        assert office.wait(asked, timeout_s=90).state is State.DONE
+        assert office.wait(asked).state is State.DONE
         round_ = office.instruct(asked, message, round=1, phase=RoundPhase.TRAIN)
-        assert office.wait(round_, timeout_s=60).state is State.DONE
+        assert office.wait(round_).state is State.DONE
     (batch,) = office.opened(round_, read_key(config.state_dir / "identity.key"))
     answer = flower.message_from_bytes(batch.items[0].data)
     assert flower.shapes_of(flower.views_of(answer.content[flower.ARRAYS])) == declared
@@ -195,10 +195,10 @@ def test_a_sites_own_metrics_leave_only_where_its_policy_says_so(tmp_path: Path,
     message = evaluate_message(asked_study)
     with running(config, office):
         asked = office.submit(asked_study)
-        assert office.wait(asked, timeout_s=90).state is State.DONE, "the study is not refused"
+        assert office.wait(asked).state is State.DONE, "the study is not refused"
         round_ = office.instruct(asked, message, round=1, phase=RoundPhase.EVALUATE)
-        assert office.wait(round_, timeout_s=60).state is State.DONE
-        fair = office.wait(office.submit(training_study("fair", strategy="qfedavg")), timeout_s=90)
+        assert office.wait(round_).state is State.DONE
+        fair = office.wait(office.submit(training_study("fair", strategy="qfedavg")))
     (batch,) = office.opened(round_, read_key(config.state_dir / "identity.key"))
     shown = set(describe_reply(batch.items[0].data, message).metrics)
     assert shown == {"num-examples", *(["c-index"] if allowed else [])}
@@ -219,15 +219,15 @@ def test_an_answer_that_comes_too_late_ends_its_round_and_takes_no_room(config: 
 
     with running(config, office) as agent:
         asked = office.submit(asked_study)
-        office.wait(asked, timeout_s=90)
+        office.wait(asked)
         office.fail["deliver"] = late
-        said = office.wait(office.instruct(asked, message), timeout_s=60)
+        said = office.wait(office.instruct(asked, message))
         assert (said.state, said.code) == (State.EXPIRED, "study.late")
         del office.fail["deliver"]
-        assert office.wait(office.instruct(asked, message, attempt=1), timeout_s=60).state is State.DONE
+        assert office.wait(office.instruct(asked, message, attempt=1)).state is State.DONE
         assert [folder for folder, _ in agent.site.spool.entries()] == ["sent"]
         office.fail["fetch"] = late
-        said = office.wait(office.instruct(asked, message, attempt=2), timeout_s=60)
+        said = office.wait(office.instruct(asked, message, attempt=2))
         assert (said.state, said.code) == (State.EXPIRED, "study.late")
     assert len(calls) == 2, "not tried again"
 
@@ -237,7 +237,7 @@ def test_rounds_that_are_not_the_federations_are_refused(config: EdgeConfig, off
     message = prepare_message(asked_study)
     with running(config, office):
         asked = office.submit(asked_study)
-        office.wait(asked, timeout_s=90)
+        office.wait(asked)
         codes = {
             "study.signature": office.instruct(asked, message, signer=SecretKey.generate()),
             "study.expired": office.instruct(asked, message, deadline=time.time() - 1),
@@ -246,7 +246,7 @@ def test_rounds_that_are_not_the_federations_are_refused(config: EdgeConfig, off
             "gate.update": office.instruct(asked, message, phase=RoundPhase.EVALUATE, round=1),
         }
         for code, made in codes.items():
-            said = office.wait(made, timeout_s=60)
+            said = office.wait(made)
             assert said.code == code
             assert said.state in (State.REFUSED, State.EXPIRED)
         late = office.instruct(asked, message)
@@ -265,12 +265,12 @@ def test_a_clock_that_is_hours_wrong_ends_no_round(
     monkeypatch.setattr(Site, "now", lambda _self: time.time() + 3600 * hours)
     with running(config, office):
         asked = office.submit(asked_study)
-        office.wait(asked, timeout_s=90)
-        assert office.wait(office.instruct(asked, message), timeout_s=60).state is State.DONE
+        office.wait(asked)
+        assert office.wait(office.instruct(asked, message)).state is State.DONE
         late = office.instruct(asked, message, attempt=1, deadline=time.time() - 1)
-        assert office.wait(late, timeout_s=60).code == "study.expired"  # by the centre's clock, whatever ours says
+        assert office.wait(late).code == "study.expired"  # by the centre's clock, whatever ours says
     found = {f.check: f for f in examine(config.state_dir.parent / "edge.toml")}["clock against the centre"]
-    assert (found.ok, found.found) == (False, f"{3600 * hours:+d} s")
+    assert (found.ok, round(int(found.found.removesuffix(" s")) / 3600)) == (False, hours)
 
 
 def test_a_model_beyond_the_sites_limit_is_not_fetched(tmp_path: Path) -> None:
@@ -284,12 +284,12 @@ def test_a_model_beyond_the_sites_limit_is_not_fetched(tmp_path: Path) -> None:
     asked_study = training_study()
     with running(config, office):
         asked = office.submit(asked_study)
-        office.wait(asked, timeout_s=90)
+        office.wait(asked)
         made = office.instruct(asked, prepare_message(asked_study), message_size=1000 + (16 << 20) + 1)
-        said = office.wait(made, timeout_s=60)
+        said = office.wait(made)
         assert (said.state, said.code) == (State.REFUSED, "policy.model-size")
         beyond = office.instruct(asked, prepare_message(asked_study), round=3)
-        said = office.wait(beyond, timeout_s=60)
+        said = office.wait(beyond)
         assert (said.state, said.code) == (State.REFUSED, "study.rounds")
 
 
@@ -308,4 +308,4 @@ def test_too_small_a_cohort_does_not_train(tmp_path: Path) -> None:
     config = site_config(tmp_path, min_cohort=22)
     office = enrolled(config)
     with running(config, office):
-        assert office.wait(office.submit(training_study()), timeout_s=90).code == "gate.cohort"
+        assert office.wait(office.submit(training_study())).code == "gate.cohort"

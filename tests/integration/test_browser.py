@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,18 +139,36 @@ def test_by_keyboard_alone(seat: Seat) -> None:
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("Studies")
     page.get_by_label("Search").focus()
-    page.keyboard.type("masked")
+    with _settled(page):
+        page.keyboard.insert_text("masked")
     expect(page.locator("#list tbody tr")).to_have_count(1)
     expect(page.get_by_label("Search")).to_be_focused()
+    with _settled(page):
+        page.keyboard.press("Tab")  # who leaves a changed field has the list once more
     for _ in range(8):
-        page.keyboard.press("Tab")
         if page.locator(":focus").evaluate("node => node.matches('#list a')"):
             break
+        page.keyboard.press("Tab")
+    with _settled(page):  # an answer that comes late takes nobody's place in the list away
+        page.evaluate("document.getElementById('filter').requestSubmit()")
+    assert page.evaluate("document.activeElement.matches('#list a')")
     page.keyboard.press("Enter")
     expect(page.locator("h1")).to_have_text("A trial")
     page.locator("summary").first.focus()
     page.keyboard.press("Enter")
     expect(page.locator("details[open] pre").first).to_be_visible()
+
+
+@contextmanager
+def _settled(page: Any) -> Iterator[None]:
+    """What is done has the server change a part of the page, which is there afterwards."""
+    page.evaluate(
+        """() => {
+          window.settled = new Promise((done) => addEventListener("htmx:afterSettle", () => done(), {once: true}));
+        }"""
+    )
+    yield
+    page.evaluate("() => window.settled")
 
 
 def test_in_italian(seat: Seat) -> None:

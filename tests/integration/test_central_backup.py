@@ -10,7 +10,7 @@ import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pytest
 
 from central.backup import backup, is_held, recovery_key, restore, verify
 from central.config import load_config
-from central.escrow import Share, escrow, open_share
+from central.escrow import MAX_CUSTODIANS, Share, escrow, open_share
 from central.escrow import restore as keys_restore
 from central.identity.access import Access, Account
 from central.lapsed import Lapsed
@@ -289,6 +289,8 @@ def test_fewer_custodians_than_needed_learn_nothing(made: Made, tmp_path: Path) 
     refused(lambda: escrow("consortium", made.state, keys, 2, tmp_path / "e"), ConflictError, "conflict.exists")
     assert Share.from_bytes(shares[0].to_bytes()) == shares[0]
     refused(lambda: Share.from_bytes(b"{}"), IntegrityError, "backup.shares")
+    far = replace(shares[0], point=MAX_CUSTODIANS + 1)  # one modulus away from another, it could not be combined
+    refused(lambda: Share.from_bytes(far.to_bytes()), IntegrityError, "backup.shares")
 
 
 def test_a_key_that_others_can_read_is_not_escrowed(made: Made, tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def test_submit_watch_and_read_the_table(
     study = hub.studies.submit(wanted)
     thread = threading.Thread(target=_carry_out, args=(running, "features"))
     thread.start()
-    status = study.watch(timeout_s=30)
+    status = study.watch(timeout_s=120)
     thread.join()
     assert (status.state, status.final, status.sites) == ("done", True, {"site-a": "done", "site-b": "done"})
     assert status.totals["records"] == 12

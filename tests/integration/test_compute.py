@@ -44,8 +44,21 @@ def doubled(value: int) -> int:
     return 2 * value
 
 
+def listening() -> set[tuple[str, int]]:
+    """Where this process and what it has started listen."""
+    mine = psutil.Process()
+    return {one.laddr for process in (mine, *mine.children(recursive=True))
+            for one in process.net_connections() if one.status == psutil.CONN_LISTEN}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
-def two() -> Iterator[Compute]:
+def others() -> set[tuple[str, int]]:
+    """Who listens before the cluster does: servers of other files' tests, as the demo's, live to the session's end."""
+    return listening()
+
+
+@pytest.fixture(scope="module")
+def two(others: set[tuple[str, int]]) -> Iterator[Compute]:
     made = compute_of(ComputeConfig(workers=2, worker_memory_bytes=1_000_000_000))
     yield made
     made.close()
@@ -101,7 +114,7 @@ def test_errors_come_back_by_code(two: Compute) -> None:
     assert caught.value.code == "parcel.chunk"
 
 
-def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute) -> None:
+def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute, others: set[tuple[str, int]]) -> None:
     from distributed import Client
 
     assert isinstance(two, OnDask)
@@ -110,9 +123,7 @@ def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute) 
     from central.vault.compute import _keeps_in_memory
 
     assert two.map(_keeps_in_memory, [()] * 6) == [True] * 6
-    mine = psutil.Process()
-    ports = {one.laddr for process in (mine, *mine.children(recursive=True))
-             for one in process.net_connections() if one.status == psutil.CONN_LISTEN}  # fmt: skip
+    ports = listening() - others
     assert len(ports) >= 5, "scheduler, nannies, workers"
     assert [(ip, page) for ip, port in ports for page in PAGES if told(ip, port, page)] == []
     assert {ip for ip, _port in ports} == {"127.0.0.1"}

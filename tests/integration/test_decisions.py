@@ -90,7 +90,7 @@ class Person:
         return self.call("approve", proposal=asked.id, signature=ipc.text(approval))
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        return ipc.call(self.centre.config.socket("signer"), method, token=bearer(self.token), **params)
+        return ipc.call(self.centre.config.socket("signer"), method, 60.0, token=bearer(self.token), **params)
 
 
 # --- sites

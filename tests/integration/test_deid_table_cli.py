@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,14 @@ def test_the_source_and_the_spec_are_never_the_target(tmp_path: Path) -> None:
         assert isinstance(result.exception, CorsiaError)
         assert result.exception.code == "input.usage"
         assert (tmp_path / target).exists()
+
+
+def test_a_table_is_put_in_the_place_of_no_device_or_link(tmp_path: Path) -> None:
+    (tmp_path / "stdout").symlink_to("pipe")
+    os.mkfifo(tmp_path / "pipe")
+    for target in ("stdout", "pipe"):
+        result = run(tmp_path, text().encode(), target=f"../{tmp_path.name}/{target}")
+        assert isinstance(result.exception, CorsiaError)
+        assert result.exception.code == "conflict.exists"
+    assert (tmp_path / "stdout").is_symlink()
+    assert (tmp_path / "pipe").is_fifo()

@@ -181,6 +181,17 @@ def test_verification_finds_what_was_wrong_before(made: tuple[Path, SecretKey, P
     refused(lambda: verify(tmp_path / "kind", key, signer.public), IntegrityError, "backup.format")
 
 
+def test_of_a_damaged_journal_there_is_no_backup(used: tuple[EdgeConfig, Office], tmp_path: Path) -> None:
+    """None of it would verify: what is refused leaves no file that looks like one."""
+    config, _office = used
+    state = tmp_path / "state"
+    shutil.copytree(config.state_dir, state, ignore=shutil.ignore_patterns("*.sock"))
+    with (state / "journal.jsonl").open("ab") as journal:
+        journal.write(b"junk\n")
+    refused(lambda: backup(config.site, state, tmp_path / "b"), IntegrityError, "journal.chain")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+
+
 class _Stop(OSError):
     pass
 

@@ -472,5 +472,5 @@ def working(config: EdgeConfig) -> Iterator[None]:
         yield
     finally:
         stop.set()
-        thread.join(30)
+        thread.join(120)
         assert not thread.is_alive()

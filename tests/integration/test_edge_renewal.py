@@ -19,7 +19,7 @@ from edge.identity import Identity, enrol
 from edge.site import Site
 from edge.uplink import Uplink
 from protocol.errors import AuthenticationError, UnavailableError
-from tests.gatewaykit import Centre, eventually, running
+from tests.gatewaykit import Centre, eventually, first, running
 from tests.gatewaykit import Site as Hospital
 from tests.integration.test_gateway_edge import entry
 
@@ -104,7 +104,7 @@ def test_a_running_daemon_takes_up_an_enrolment_made_anew_and_delivers_what_it_h
 ) -> None:
     digest = centre.submit()
     site = opened(config)
-    assignment = next(iter(site.link.watch()))
+    assignment = first(site.link)  # type: ignore[arg-type]
     hospital = Hospital("site-a", key=site.identity.key)
     parcel = hospital.parcel(digest, centre.keys["lung"])  # sealed before
     centre.ask("revoke", site="site-a")
@@ -115,7 +115,7 @@ def test_a_running_daemon_takes_up_an_enrolment_made_anew_and_delivers_what_it_h
     beating.start()
     serial, before = site.identity.serial, seen(centre)
     enrol("site-a", config.state_dir, centre.ask("invite", site="site-a")["code"], force=True)
-    eventually(lambda: seen(centre) > before, 20)
+    eventually(lambda: seen(centre) > before)
     site.stop.set()
     site.news.set()
     beating.join()

@@ -190,7 +190,7 @@ def test_a_refusal_is_an_answer_and_ends_the_run_below_quorum_without_waiting(tm
     with Hospitals(consortium, refuse), pytest.raises(UnavailableError) as error:
         over_fleet(consortium)
     assert error.value.code == "unavailable.quorum"
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300, "half of the deadline"
 
 
 def test_a_silent_site_is_left_out_at_the_deadline(tmp_path: Path) -> None:

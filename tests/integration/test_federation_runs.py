@@ -44,7 +44,8 @@ def test_the_process_loop_takes_a_study_to_done(tmp_path: Path, monkeypatch: pyt
         loop.start()
         wait_for(consortium, "done")
         stop.set()
-        loop.join(30)
+        loop.join(120)
+        assert not loop.is_alive()
     with consortium.store.read() as reading:
         kinds = reading.scalars(select(EventRow.kind).order_by(EventRow.seq)).all()
         assert reading.scalars(select(ModelRow)).one().uri == "models:/lung-survival/1"
@@ -64,12 +65,13 @@ def test_without_mlflow_the_run_waits_and_says_so_then_publishes(
     thread = threading.Thread(target=without.attend, args=("tiny",))
     with Hospitals(consortium):
         thread.start()
-        until = time.monotonic() + 60
+        until = time.monotonic() + 240  # as above
         while without.status("tiny").get("code") != "unavailable.mlflow":
             assert time.monotonic() < until
             time.sleep(0.05)
         stop.set()
-        thread.join(60)
+        thread.join(240)
+        assert not thread.is_alive()
     assert (state(consortium), without.status("tiny")["phase"]) == ("open", "publish")
     federation(consortium.root, f"sqlite:///{tmp_path / 'mlflow.db'}", threading.Event()).attend("tiny")
     assert state(consortium) == "done"

@@ -17,11 +17,11 @@ from edge.uplink import Uplink
 from privacy.envelope import PublicKey
 from privacy.inclusion import Seen, hashes, verify_published
 from privacy.transparency import open_checkpoint, verify_consistency, verify_inclusion, verify_receipt
-from protocol.assignment import Assignment, SiteReport, State
+from protocol.assignment import SiteReport, State
 from protocol.errors import AuthenticationError, InputError, IntegrityError, PermissionRefused, UnavailableError
 from protocol.parcel import Receipt
 from protocol.trust import JoinCode, Purpose
-from tests.gatewaykit import Centre, Parcel, Site, draft, eventually, running
+from tests.gatewaykit import Centre, Parcel, Site, draft, eventually, first, running
 
 
 @pytest.fixture
@@ -32,14 +32,6 @@ def centre(tmp_path: Path) -> Iterator[Centre]:
 
 def enrolled(centre: Centre, folder: Path) -> Identity:
     return enrol("site-a", folder, centre.ask("invite", site="site-a")["code"])
-
-
-def first(uplink: Uplink) -> Assignment:
-    stream = uplink.watch()
-    try:
-        return next(stream)
-    finally:
-        stream.close()  # type: ignore[attr-defined]
 
 
 def entry(parcel: Parcel, assignment: str) -> SpoolEntry:
@@ -114,7 +106,7 @@ def test_objects_renewal_and_revocation(centre: Centre, tmp_path: Path) -> None:
     thread.start()
     eventually(lambda: bool(centre.store.site("site-a").last_seen))  # type: ignore[union-attr]
     centre.ask("revoke", site="site-a")
-    thread.join(3)
+    thread.join(60)
     assert [e.code for e in ended] == ["auth.revoked"]  # type: ignore[attr-defined]
     with pytest.raises(AuthenticationError, match=r"auth\.revoked"):
         uplink.report(report())
@@ -154,7 +146,7 @@ def test_a_restarted_gateway_is_found_again(centre: Centre, tmp_path: Path) -> N
         except UnavailableError:
             return False
 
-    eventually(again, 15)
+    eventually(again)
     uplink.close()
 
 

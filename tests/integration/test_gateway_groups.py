@@ -25,6 +25,7 @@ from protocol.parcel import ContentType, Receipt
 from protocol.trust import TrustBundle
 from protocol.v1 import fleet_pb2 as pb
 from tests.gatewaykit import TRAINING, Centre, Parcel, Site, code_of, draft, eventually, running
+from tests.gatewaykit import first as arrived
 from tests.integration.test_gateway_edge import entry
 
 
@@ -52,7 +53,7 @@ def carried(site: Site, *parcels: tuple[Parcel, str], **changes: object) -> pb.C
     ]  # fmt: skip
     for name, value in changes.items():
         setattr(requests[0], name, value)
-    return site.delivery.Carry(pb.CarryRequest(parcels=requests), timeout=20)
+    return site.delivery.Carry(pb.CarryRequest(parcels=requests), timeout=60)
 
 
 def checked(centre: Centre, reply: pb.CarryReply, place: int) -> int:
@@ -138,16 +139,14 @@ def test_a_malformed_call_lands_nothing(centre: Centre, site: Site, change: dict
     with pytest.raises(grpc.RpcError, check=lambda e: code_of(e) == "input.message"):
         carried(site, *((parcels[0], assignment.id) for _ in range(2)))
     with pytest.raises(grpc.RpcError, check=lambda e: code_of(e) == "input.message"):
-        site.delivery.Carry(pb.CarryRequest(), timeout=10)
+        site.delivery.Carry(pb.CarryRequest(), timeout=60)
     assert counts(centre) == before
 
 
 def test_the_uplink_carries_and_tells_each_outcome(centre: Centre, tmp_path: Path) -> None:
     identity = enrol("site-b", tmp_path / "edge", centre.ask("invite", site="site-b")["code"])
     uplink, signer = Uplink(identity), Site("site-b", key=identity.key)
-    stream = uplink.watch()
-    assignment = next(stream)
-    stream.close()  # type: ignore[attr-defined]
+    assignment = arrived(uplink)
     parcels = [signer.parcel(assignment.study_digest, centre.keys["lung"], b"%d" % n) for n in range(3)]
     parcels[1].raw = b"nothing like a parcel"
     sent = [(entry(parcel, assignment.id), parcel.raw) for parcel in parcels]

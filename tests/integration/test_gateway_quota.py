@@ -107,7 +107,7 @@ def test_bytes_and_parcels_of_a_day(centre: Centre) -> None:
             for p in small
         ]
     )  # fmt: skip
-    outcomes = site.delivery.Carry(carried, timeout=10).parcels
+    outcomes = site.delivery.Carry(carried, timeout=60).parcels
     assert [outcome.code for outcome in outcomes] == ["", "", "", "unavailable.quota"]
     with centre.store.read() as session:
         assert session.query(ParcelRow).filter(ParcelRow.site == "site-q").count() == 4
@@ -157,7 +157,7 @@ def test_calls_that_never_send_their_message_hold_no_thread_of_others(centre: Ce
     assert codes.count("unavailable.busy") >= 5  # four may be open
     with pytest.raises(grpc.RpcError):
         list(streams[0])
-    neighbour.assignments.Report(pb.SiteReport(version="1"), timeout=10)
+    neighbour.assignments.Report(pb.SiteReport(version="1"), timeout=60)
     silent.set()
 
 
@@ -205,7 +205,7 @@ def test_a_site_that_floods_harms_no_other(centre: Centre, flooded: tuple[Site, 
     assert 1 <= int(waits["unavailable.rate"]) <= 3600
     with pytest.raises(UnavailableError) as named, named_errors(threading.Event()):
         asked(hostile, [pb.SiteReport(version="1")] * 1000)
-    assert named.value.code in waits
+    assert named.value.code in ("unavailable.rate", "unavailable.busy")
     assert named.value.retry_s >= 1  # what the agent waits
 
 
@@ -221,4 +221,4 @@ def test_changes_of_state_cost_more_than_heartbeats(centre: Centre) -> None:
 
 def asked(site: Site, reports: Iterable[pb.SiteReport]) -> None:
     for report in reports:
-        site.assignments.Report(report, timeout=10)
+        site.assignments.Report(report, timeout=60)

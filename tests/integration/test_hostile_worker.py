@@ -225,7 +225,7 @@ def test_nothing_stays_between_two_studies(start: Callable[..., Worker], state: 
     assert (home / "kept").exists()
     first.close()
     assert not home.exists()
-    for _ in range(100):
+    for _ in range(1200):
         try:
             os.killpg(group, 0)
         except ProcessLookupError:

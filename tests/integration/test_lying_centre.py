@@ -37,7 +37,7 @@ from privacy.witness import WitnessKey, WitnessSecret, check_quorum
 from protocol.errors import IntegrityError, UnavailableError
 from protocol.landed import LandedPage
 from tests.agentkit import site_config
-from tests.gatewaykit import Centre, running
+from tests.gatewaykit import Centre, first, running
 
 
 @dataclass
@@ -104,7 +104,7 @@ def hospital(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
         enrol("site-a", config.state_dir, centre.ask("invite", site="site-a")["code"])
         study = centre.submit()
         site = opened(config)
-        assignment = next(iter(site.link.watch()))
+        assignment = first(site.link)
         made = Hospital(site, centre, study, assignment.id)
         made.deliver(4)
         made.beat()

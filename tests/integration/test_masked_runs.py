@@ -264,7 +264,7 @@ class Table:
         self.plan = training_study().model_copy(update={"sites": SITES, "roster": roster})
         self.plan = Study.model_validate(self.plan.model_dump(by_alias=True, exclude_none=True) | {"privacy": privacy})
         self.study = office.submit(self.plan)
-        said = office.wait(self.study, timeout_s=90)
+        said = office.wait(self.study, timeout_s=240)
         assert said.state is State.DONE, said
         assert said.counts == {}  # a count of rows is a weight
         digest = self.study.study_digest
@@ -274,15 +274,15 @@ class Table:
         return Attempt(run="r1", round=0, phase=RoundPhase.PREPARE, attempt=attempt)
 
     def tell(self, step: MaskStep | None, message: bytes, attempt: int = 0) -> Assignment:
-        return self.office.instruct(self.study, message, step=step, attempt=attempt)
+        return self.office.instruct(self.study, message, step=step, attempt=attempt, deadline=4e9)
 
     def hear(self, asked: Assignment) -> Message:
-        assert self.office.wait(asked, timeout_s=60).state is State.DONE, self.office.state(asked)
+        assert self.office.wait(asked, timeout_s=240).state is State.DONE, self.office.state(asked)
         (batch,) = self.office.opened(asked, self.own)
         return message_from_bytes(batch.items[0].data)
 
     def code(self, step: MaskStep | None, message: bytes, attempt: int = 0) -> str:
-        return self.office.wait(self.tell(step, message, attempt), timeout_s=60).code
+        return self.office.wait(self.tell(step, message, attempt), timeout_s=240).code
 
     def others_say(self, step: MaskStep, message: bytes, attempt: int = 0) -> list[Message]:
         def plain(raw: bytes) -> bytes:

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,15 @@ from edge.arrivals import Arrivals
 from edge.config import EdgeConfig
 from edge.identity import Identity, enrol
 from edge.journal import Journal
+from edge.lane import job_key
 from edge.ledger import Ledger
 from edge.site import locked, set_paused
+from edge.sources.standing import standing
 from edge.spool import ParcelMeta, Spool
 from edge.state import SiteState
 from edge.subjects import Subjects
 from edge.uplink import Uplink
+from privacy.deid.pseudonym import Pseudonymizer
 from privacy.envelope import ParcelInfo, SecretKey, new_parcel_id, seal
 from privacy.transparency import verify_receipt
 from protocol.assignment import Assignment, State
@@ -189,7 +193,7 @@ def test_a_running_daemon_takes_receipts_in_by_itself(hospital: Hospital, tmp_pa
     thread = threading.Thread(target=agent.run, args=(stop,))
     thread.start()
     try:
-        eventually(lambda: hospital.left() == [] and hospital.state() is State.DONE)
+        eventually(lambda: hospital.left() == [] and hospital.state() is State.DONE, 60)
     finally:
         stop.set()
         thread.join()
@@ -221,6 +225,23 @@ def test_nothing_of_a_study_goes_by_hand_of_which_a_person_has_withdrawn(hospita
     subjects.withdraw(entry.study_digest, ["p1"])
     made = hospital.run("export", str(tmp_path / "stick"))[1]
     assert (made["parcels"], made["left"]) == ([], {"study.withdrawn": 1})
+
+
+def test_a_consent_withdrawn_a_moment_ago_is_honoured_by_hand(hospital: Hospital, tmp_path: Path) -> None:
+    """No daemon has looked at the table since: the export does."""
+    hospital.hold()
+    (entry,) = hospital.spool.pending()
+    dataset = hospital.config.datasets["cohort"]
+    person = next(name for name, stand in standing(dataset, datetime.now(UTC).date()).items() if stand == "")
+    keys = Pseudonymizer(job_key(hospital.config.state_dir, entry.study_digest))
+    subjects = Subjects(hospital.config.state_dir / "subjects")
+    subjects.add(entry.study_digest, "cohort", {keys.pseudonym(person): True})
+    assert len(hospital.run("export", str(tmp_path / "before"))[1]["parcels"]) == 1
+    assert dataset.table is not None
+    dataset.table.write_text(dataset.table.read_text().replace("yes", "no"))
+    made = hospital.run("export", str(tmp_path / "after"))[1]
+    assert (made["parcels"], made["left"]) == ([], {"study.withdrawn": 1})
+    assert contents(tmp_path / "after") == {}
 
 
 def test_a_damaged_medium_loses_nothing_and_one_parcel_stops_no_other(hospital: Hospital, tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_journal_and_log_of_a_site_hold_nobody(tmp_path: Path) -> None:
     office = enrolled(config)
     with running(config, office):
         for one in (study("one"), study("two", **ANONYMIZE)):
-            assert office.wait(office.submit(one), timeout_s=60).state is State.DONE
+            assert office.wait(office.submit(one), timeout_s=240).state is State.DONE
     kept = {path.name: path.read_bytes() for path in config.state_dir.glob("*") if path.suffix in (".jsonl", ".db")}
     assert "journal.jsonl" in kept
     assert len(kept["journal.jsonl"]) > 1000

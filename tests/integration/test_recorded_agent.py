@@ -65,13 +65,13 @@ class OldAgent:
         """The first reply."""
         path = f"/corsia.v1.{method}"
         if method in ("Assignments/Watch", "Models/Fetch"):
-            call = channel.unary_stream(path)(requests[0], timeout=10)
+            call = channel.unary_stream(path)(requests[0], timeout=60)
             data = next(call)
             call.cancel()
         elif method == "Delivery/Upload":
-            data = channel.stream_unary(path)(iter(requests), timeout=10)
+            data = channel.stream_unary(path)(iter(requests), timeout=60)
         else:
-            data = channel.unary_unary(path)(requests[0], timeout=10)
+            data = channel.unary_unary(path)(requests[0], timeout=60)
         return self.read(reply, data)
 
 

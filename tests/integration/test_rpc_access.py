@@ -182,7 +182,7 @@ def call(channel: grpc.Channel, name: str, request: Any) -> Any:
     method = METHODS[name]
     kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
     types = (lambda m: m.SerializeToString(), getattr(pb, method.output_type.name).FromString)
-    answer = getattr(channel, kind)(f"/corsia.v1.{name}", *types)(request, timeout=10)
+    answer = getattr(channel, kind)(f"/corsia.v1.{name}", *types)(request, timeout=60)
     return list(answer) if method.server_streaming else answer
 
 
@@ -262,5 +262,5 @@ def test_an_enrolment_is_for_the_site_that_the_code_names(world: World, tmp_path
     ):
         error = failed(lambda site=site, changes=changes: world.centre.enrol(site, code, **changes))  # type: ignore[misc]
         assert code_of(error) == expected
-    rpc.AssignmentsStub(world.a.channel).Report(pb.SiteReport(version="1"), timeout=10)  # type: ignore[arg-type]
+    rpc.AssignmentsStub(world.a.channel).Report(pb.SiteReport(version="1"), timeout=60)  # type: ignore[arg-type]
     assert world.centre.store.site("site-n") is None

@@ -20,9 +20,13 @@ create schema ward;
 create table ward.cohort (id text, age int, seen timestamptz, weight numeric(6,2), smokes bool, photo bytea);
 insert into ward.cohort select 'p' || n, n % 90, timestamptz '2024-01-01 23:30+00' + n * interval '1 day', n / 7.0,
   n % 2 = 0, null from generate_series(1, 12000) n;
+create table ward.endless (id text, until date); insert into ward.endless values ('p1', 'infinity');
+create materialized view ward.death as select 'p1' as id;
+create foreign data wrapper elsewhere; create server other foreign data wrapper elsewhere;
+create foreign table ward.visit (id text) server other;
 create view ward.seen as select id, age from ward.cohort;
 create role reader login password 'reader-SECRET';
-grant usage on schema ward to reader; grant select on ward.cohort to reader;
+grant usage on schema ward to reader; grant select on ward.cohort, ward.endless to reader;
 create role writer login password 'writer-SECRET' in role reader; grant insert on ward.cohort to writer;
 create role changer login password 'changer-SECRET' in role reader; grant update (age) on ward.cohort to changer;
 create role maker login password 'maker-SECRET' in role reader; grant create on schema ward to maker;
@@ -78,6 +82,17 @@ def test_conditions_narrow_what_comes(server: Postgres, tmp_path: Path) -> None:
     assert 4 <= len(frame) <= 5
     assert everyone is not None
     assert len(everyone) == 12000
+
+
+def test_tables_whose_rows_lie_elsewhere_are_listed_too(server: Postgres, tmp_path: Path) -> None:
+    with database.opened(place(server, tmp_path)) as reader:
+        assert reader.names("ward") == ["cohort", "death", "endless", "own", "seen", "visit"]
+
+
+def test_a_value_that_cannot_be_read_is_not_waited_for(server: Postgres, tmp_path: Path) -> None:
+    endless = place(server, tmp_path).model_copy(update={"relation": "ward.endless"})
+    with pytest.raises(InputError, match=r"a value .*input\.source"):
+        relation.read(endless, ["id", "until"], {"id", "until"}, Format())
 
 
 def test_no_write_gets_through_a_reader(server: Postgres, tmp_path: Path) -> None:

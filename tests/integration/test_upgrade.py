@@ -30,7 +30,7 @@ from tests.gatewaykit import eventually
 from tests.releasekit import ROOT, SMALL, interpreter, tree, wheelhouse
 from tests.wardkit import Ward
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(1500)
 PAGE = ROOT / "docs" / "deploy.md"
 _MAJOR, _MINOR = version("corsia").split(".")[:2]
 NEXT = f"{_MAJOR}.{int(_MINOR) + 1}.0"  # a centre serves agents of the minor version before its own
@@ -115,7 +115,7 @@ def approval(ward: Ward) -> str:
 
 
 def waits_in(ward: Ward, state: str) -> None:
-    eventually(lambda: [s["state"] for s in status(ward)["studies"]] == [state], 60)
+    eventually(lambda: [s["state"] for s in status(ward)["studies"]] == [state], 300)
 
 
 def kept(ward: Ward) -> dict[str, Any]:
@@ -223,7 +223,7 @@ def test_upgrade_and_rollback_of_the_centre_over_a_change_of_its_tables(centre: 
     state, recovery = load_config(centre.central).state_dir, centre.folder / "recovery"
     centre.shell('corsia central recovery-key --out "$KEY" --config "$CENTRAL"', KEY=str(recovery))
     assert centre.submit("first") == "done"
-    eventually(lambda: at_rest(held(centre)["rows"]), 60)
+    eventually(lambda: at_rest(held(centre)["rows"]), 300)
     before = held(centre)
     assert all(before["rows"][name] for name in ("studies", "assignments", "parcels", "log", "curated"))
 

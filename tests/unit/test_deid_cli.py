@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from corsia.cli.deid import app
-from protocol.errors import ConfigurationError, InputError
+from protocol.errors import ConfigurationError, ConflictError, InputError
 from tests.unit.test_deid_dicom import SHIPPED
 
 
@@ -38,6 +38,15 @@ def test_one_file_and_its_report(key: Path, tmp_path: Path) -> None:
     assert written == value
     assert "Pseudonymous" in report.with_suffix(".html").read_text()
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".dcm"]
+
+
+def test_a_report_is_put_in_the_place_of_no_device_and_nothing_is_done(key: Path, tmp_path: Path) -> None:
+    report = tmp_path / "stdout.json"
+    report.symlink_to("/dev/null")
+    done = call(SHIPPED / "CT_small.dcm", tmp_path / "out", "--key", key, "--report", report)
+    assert isinstance(done.exception, ConflictError)
+    assert report.is_symlink()
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_set_aside_is_told_and_the_exit_is_zero(key: Path, tmp_path: Path) -> None:

@@ -18,7 +18,9 @@ import pytest
 
 from corsia.cli import main
 from privacy.envelope import PublicKey, SecretKey, write_public
+from privacy.folders import make_recovery_key
 from privacy.transparency import Checkpoint, Tree, sign_checkpoint
+from protocol.errors import ConflictError
 from protocol.parcel import Receipt
 from protocol.trust import TrustBundle
 
@@ -167,6 +169,21 @@ def test_an_existing_out_is_kept(keys: Path, run: Run) -> None:
     parcel.write_bytes(good)
     assert _open(run, keys, parcel, "--force")[0] == 0
     assert (keys / "out").read_bytes() == b"Mario Rossi\n"
+
+
+def test_force_replaces_files_alone(keys: Path, run: Run) -> None:
+    """A rename over a device, a pipe or a link as /dev/stdout would take it from everybody."""
+    parcel = _seal(run, keys)
+    out = keys / "out"
+    os.mkfifo(out)
+    assert _open(run, keys, parcel, "--force")[1]["error"]["code"] == "conflict.exists"
+    assert out.is_fifo()
+    out.unlink()
+    (keys / "mine").write_bytes(b"mine")
+    out.symlink_to("mine")
+    assert _open(run, keys, parcel, "--force")[0] == 24
+    assert out.is_symlink()
+    assert (keys / "mine").read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(
@@ -371,3 +388,23 @@ def test_log_from_the_centre(tmp_path: Path, run: Run) -> None:
         server.shutdown()
         thread.join()
         server.server_close()
+
+
+def test_names_are_told_and_not_obeyed(keys: Path, run: Run) -> None:
+    parcel = _seal(run, keys)
+    out = keys / "o\x1b[31m\udcff"
+    keyed = ("--key", keys / "vault", "--verify", keys / "site.pub")
+    status, told, _ = run("parcel", "open", parcel, out, *keyed, as_json=False)
+    assert (status, "o\\x1b[31m\\udcff: 12 bytes" in told) == (0, True)
+    status, _, err = run("parcel", "open", parcel, out, *keyed, as_json=False)
+    assert (status, "o\\x1b[31m\\udcff exists" in err) == (24, True)
+
+
+def test_a_folder_is_no_key(keys: Path, run: Run) -> None:
+    for folder in (keys, "", "/"):
+        assert run("parcel", "keygen", "--out", folder)[0] == 24
+    with pytest.raises(ConflictError):
+        make_recovery_key(Path(), keys / "kept", LOG.public)
+    parcel = _seal(run, keys)
+    found = run("parcel", "open", parcel, keys / "out", "--key", keys, "--verify", keys / "site.pub")
+    assert (found[0], found[1]["error"]["code"]) == (10, "config.key-mode")

@@ -15,11 +15,12 @@ import pytest
 from edge.journal import Journal
 from edge.logview import LogView
 from edge.state import SiteState
-from privacy.checkpoint import Checkpoint, open_checkpoint, read_checkpoint
+from privacy.checkpoint import Checkpoint, open_checkpoint, read_checkpoint, sign_checkpoint
 from privacy.envelope import SecretKey, write_public
 from privacy.note import unbase64
 from privacy.transparency import Tree, verify_inclusion
 from privacy.witness import WitnessKey, check_quorum
+from protocol.errors import IntegrityError
 from protocol.parcel import Receipt
 from tests.unit.test_envelope_cli import LOG, Run, _export, _site, run  # noqa: F401 - a fixture
 
@@ -33,8 +34,6 @@ def written(path: Path, export: Export) -> Path:
 
 def forked(entries: int, at: int) -> Export:
     """A log of the same key in which one entry is another."""
-    from privacy.checkpoint import sign_checkpoint
-
     export, _ = _export(entries)
     leaves = [base64.b64decode(leaf) for leaf in export["leaves"]]
     leaves[at] = Receipt.leaf("f" * 32, "f" * 64)
@@ -246,3 +245,37 @@ def test_a_checkpoint_is_read_as_it_was_written(tmp_path: Path, log: Path, run: 
     assert read_checkpoint(text)[0].size == 6
     plain = run("log", "checkpoint", "export", "--file", log, as_json=False)[1]
     assert plain == text
+
+
+def test_a_foreign_log_is_refused_or_shown_and_never_obeyed(tmp_path: Path, run: Run) -> None:
+    """An export is whoever's words: what is missing in it is refused, and a terminal is told nothing by its entries."""
+    good, _ = _export(2)
+    lacking = [{**good, "checkpoints": [1]}, {**good, "log_key": 7}, {}]
+    lacking += [{name: value for name, value in good.items() if name != without} for without in ("origin", "log_key")]
+    for at, export in enumerate(lacking):
+        path = written(tmp_path / f"{at}.json", export)
+        for command in (("tail",), ("checkpoint", "export"), ("checkpoint", "compare", path)):
+            assert code(run("log", *command, "--file", path)) == "log.proof"
+    bare = {name: good[name] for name in ("origin", "log_key")}
+    empty = written(tmp_path / "empty.json", {**bare, "leaves": []})
+    assert code(run("log", "prove", "0", "--file", empty)) == "input.usage"
+    assert code(run("log", "checkpoint", "export", "--file", empty)) == "input.usage"
+
+    leaves = [b'{"kind":"parcel","id":"\\u001b]0;t\\u0007\\ud800[/b]","sha256":"\\u202ex"}', b"{x"]
+    tree = Tree()
+    for leaf in leaves:
+        tree.append(leaf)
+    point = Checkpoint(origin=good["origin"], size=2, root=tree.root(), time=9)
+    texts = [base64.b64encode(leaf).decode() for leaf in leaves]
+    odd = written(tmp_path / "odd.json", {**bare, "leaves": texts, "checkpoints": [sign_checkpoint(point, LOG)]})
+    status, out, _ = run("log", "tail", "--file", odd, as_json=False)
+    assert (status, set(out) & set("\x1b\x07\u202e\ud800")) == (0, set())
+    assert "\\x1b]0;t\\x07\\ud800[/b]" in out
+    assert run("log", "prove", "1", "--file", odd)[1]["leaf"] == b"{x".hex()
+
+
+def test_a_checkpoint_is_text_that_can_be_written(log: Path) -> None:
+    text = json.loads(log.read_bytes())["checkpoints"][-1]
+    assert read_checkpoint(text + "— w\x9b AAAAAAAA\n")
+    with pytest.raises(IntegrityError, match="malformed"):
+        read_checkpoint(text + "— w\ud800 AAAAAAAA\n")

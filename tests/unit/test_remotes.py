@@ -167,6 +167,20 @@ def test_no_way_of_writing_an_inner_address_is_gone_to(
     assert server.asked == []
 
 
+def test_nothing_has_changed_is_no_word_on_another_table(server: Server, tmp_path: Path) -> None:
+    server.status = 304  # to one who has nothing
+    assert once(tmp_path, remote(server, tmp_path)).code == "unavailable.source"
+    server.status = 200
+    assert once(tmp_path, remote(server, tmp_path)).state == "kept"
+    pinned = once(tmp_path, remote(server, tmp_path, sha256="0" * 64), due_only=False)
+    assert (pinned.state, pinned.code) == ("failed", "blob.digest")
+    server.data = b"day,rain\n2026-02-01,1\n"  # of an address whose files bear the same tag
+    moved = remote(server, tmp_path, url=server.url.replace("weather", "rain"))
+    assert once(tmp_path, moved).state == "kept"
+    assert table_of(tmp_path / "state", "weather")[0] == server.data
+    assert once(tmp_path, moved, due_only=False).state == "unchanged"
+
+
 def test_only_https_and_only_with_a_licence() -> None:
     good = {"url": "https://x.example/t", "licence": "CC0-1.0", "publisher": "Office"}
     Remote.model_validate(good)

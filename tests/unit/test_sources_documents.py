@@ -191,6 +191,14 @@ def test_ndjson_goes_on_in_parts_and_bombs_are_refused(tmp_path: Path, monkeypat
     assert s.withheld["unreadable"] == 2
 
 
+def test_a_broken_line_hides_no_patient_after_it(tmp_path: Path) -> None:
+    people = lines(patient("p1")) + b'{"resourceType": "Patient", "id"\n' + lines(patient("p4"), patient("P2"))
+    root = folder(tmp_path, {"a.ndjson": people, "b.ndjson": lines(observation("Patient/x-P2", "seen"))})
+    s = source(tmp_path, fhir=root)
+    assert ids(s) == ["x-p1", "x-P2", "seen"]
+    assert s.withheld["unreadable"] == 1
+
+
 def test_links_out_of_the_folder_are_refused(tmp_path: Path) -> None:
     root = folder(tmp_path, {"1.json": patient("p1")})
     secret = tmp_path / "secret.json"

@@ -23,11 +23,13 @@ class Place:
     def __init__(self, keys: list[str], *, bad: dict[str, str] | None = None, breaks_after: int = 10**9) -> None:
         self.keys, self.bad, self.left = keys, bad or {}, breaks_after
         self.reads: list[str] = []
+        self.listed: list[int] = []
 
     def pages(self, known: Known) -> Iterator[Page]:
         for at in range(0, len(self.keys), 10):
             some = self.keys[at : at + 10]
             if known.mark(f"page{at}") != str(len(some)):
+                self.listed.append(at)
                 yield Page(mark=f"page{at}", version=str(len(some)), items=self._items(some, known))
 
     def _items(self, keys: list[str], known: Known) -> Iterator[Part | Bad]:
@@ -95,6 +97,33 @@ def test_a_full_pull_forgets_what_is_gone(tmp_path: Path) -> None:
     assert mirror.status()["isolated"] == {}
     assert len(files(mirror)) == 25
     assert list(mirror.aside.iterdir()) == []
+
+
+def test_a_full_pull_that_is_broken_off_goes_on_and_forgets_no_more_than_is_gone(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "m")
+    mirror.pull(Place(KEYS[:15]))
+    with pytest.raises(UnavailableError):
+        mirror.pull(Place(KEYS[5:], breaks_after=10), full=True)
+    assert mirror.pull(again := Place(KEYS[5:]), full=True).gone == 5
+    assert again.listed == [20]  # a server with one export at a time is not asked for another
+    assert mirror.status()["records"] == 30
+    assert mirror.pull(anew := Place(KEYS[6:]), full=True).gone == 1
+    assert anew.listed == [0, 10, 20]
+
+
+def test_a_place_that_lists_nothing_loses_nothing_until_it_is_said_to_be_emptied(tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "m")
+    mirror.pull(Place([]), full=True)  # a hospital that begins with nothing
+    assert mirror.status()["complete"]
+    mirror.keep([Part(keys=("pushed",), data=b"pushed", suffix=".dcm")])
+    mirror.pull(Place(KEYS), place="pacs")
+    with pytest.raises(UnavailableError, match="emptied"):
+        mirror.pull(Place([]), full=True, place="pacs")
+    mirror.pull(Place([]), place="pacs")  # nor does a pull that is not full fail, or drop anything
+    assert mirror.status()["records"] == len(KEYS) + 1
+    assert mirror.pull(Place([]), full=True, emptied=True, place="pacs").gone == len(KEYS)
+    assert mirror.pull(Place([]), full=True, place="pacs").gone == 0
+    assert files(mirror) == [b"pushed"]
 
 
 def test_a_full_pull_leaves_what_another_place_brought(tmp_path: Path) -> None:

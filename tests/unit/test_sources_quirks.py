@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -64,3 +65,23 @@ def test_days_of_excel_are_days(tmp_path: Path) -> None:
     days = [consent.parse_date(str(cell)) for cell in frame["visita"].fillna("")]
     assert [None if day is None else day.isoformat() for day in days] == ["2024-02-29", "2024-03-01", None]
     assert list(frame["glicemia"]) == [5.4, 7.0, 1.0]
+
+
+def test_a_formula_counts_by_its_value_and_without_one_is_refused(tmp_path: Path) -> None:
+    from openpyxl import Workbook
+
+    book = Workbook()
+    assert book.active is not None
+    book.active.append(tuple(ROLES))
+    book.active.append(("A001", 61, "=2.7*2", '=IF(B2="","2024-02-29","")'))
+    book.save(tmp_path / "bare.xlsx")  # as programs do that compute nothing
+    with pytest.raises(InputError, match="line 2 has a formula without its value"):
+        tabular.read(dataset(tmp_path / "bare.xlsx"), list(ROLES), {"codice", "visita"})
+    with zipfile.ZipFile(tmp_path / "bare.xlsx") as bare, zipfile.ZipFile(tmp_path / "saved.xlsx", "w") as saved:
+        for name in bare.namelist():
+            data = bare.read(name)
+            if name.endswith("sheet1.xml"):  # as Excel saves it
+                data = data.replace(b"2.7*2</f><v />", b"2.7*2</f><v>5.4</v>").replace(b'"D2"', b'"D2" t="str"')
+            saved.writestr(name, data)
+    frame = tabular.read(dataset(tmp_path / "saved.xlsx"), list(ROLES), {"codice", "visita"})
+    assert frame[["glicemia", "visita"]].fillna("").to_numpy().tolist() == [[5.4, ""]]

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 
 from edge.config import Consent, DatasetConfig, Policy
-from edge.sources import DatasetSource
+from edge.sources import DatasetSource, relation, selectors
+from edge.sources.format import Format
 from edge.sources.places import Database
-from protocol.errors import ConfigurationError, CorsiaError, InputError, PermissionRefused
+from protocol.errors import ConfigurationError, CorsiaError, InputError, PermissionRefused, UnavailableError
 from protocol.study import Condition
 from protocol.study import Dataset as Asked
 from tests.sourcekit import private
@@ -72,6 +73,7 @@ WHERE = [
     (Condition(column="seen", op="==", value="2020-05-01"),),
     (Condition(column="stage", op="==", value="' or 1=1 --"),),
     (Condition(column="id", op="==", value="p4"),),
+    (Condition(column="age", op="<", value=10**30),),
 ]
 
 
@@ -150,3 +152,48 @@ def test_a_database_whose_rights_nobody_knows_needs_the_sites_word(place: Databa
     with pytest.raises(PermissionRefused, match=r"permission\.source"):
         _read_only(link, place)
     _read_only(link, place.model_copy(update={"stated_read_only": True}))
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        Condition(column="sex", op="==", value="F"),  # PostgreSQL knows no LIKE of an enumeration
+        Condition(column="small", op="<", value=40_000),
+        Condition(column="age", op="<", value=10**12),
+        Condition(column="big", op="<", value=10**30),
+        Condition(column="seen", op="<=", value="9999-12-31"),
+        Condition(column="seen", op=">=", value="0001-01-01"),
+    ],
+)
+def test_what_a_database_cannot_compare_is_compared_here(one: Condition) -> None:
+    from sqlalchemy import BIGINT, DATE, INTEGER, SMALLINT, Column, Enum, MetaData, Table
+
+    kinds: dict[str, Any] = {
+        "sex": Enum("M", "F", name="sex"),
+        "small": SMALLINT,
+        "age": INTEGER,
+        "big": BIGINT,
+        "seen": DATE,
+    }
+    known = Table("t", MetaData(), *(Column(name, kind) for name, kind in kinds.items()))
+    roles = dict.fromkeys(kinds, "value") | {"seen": "date"}
+    near = {"small": 40, "age": 40_000, "big": 10**12, "seen": "2020-05-01"}
+    assert not selectors.statement(known, ["age"], [one], roles, dialect="postgresql")[1]
+    if one.column in near:
+        nearer = one.model_copy(update={"value": near[one.column]})
+        assert selectors.statement(known, ["age"], [nearer], roles, dialect="postgresql")[1]
+
+
+def test_only_what_may_pass_is_waited_for(place: Database, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "d.sqlite") as database:
+        database.execute("create table latin as select 'p1' as id, cast(x'e9' as text) as name")
+    database.close()
+    (tmp_path / "note").write_bytes(b"Not a database, but a note of somebody's. " * 50)
+    note = place.model_copy(update={"url_file": private(tmp_path / "other", f"sqlite:///{tmp_path / 'note'}")})
+    for lasting, names in ((place.model_copy(update={"relation": "latin"}), ["id", "name"]), (note, ["id"])):
+        with pytest.raises(InputError, match=r"input\.source"):
+            relation.read(lasting, names, set(names), Format())
+    url = f"postgresql+psycopg://reader@/ward?host={tmp_path}"  # its socket is not there yet
+    starting = place.model_copy(update={"url_file": private(tmp_path / "pg", url)})
+    with pytest.raises(UnavailableError, match=r"unavailable\.source"):
+        relation.read(starting, ["id"], {"id"}, Format())

@@ -17,16 +17,24 @@
     return element.id || element.getAttribute("href") || element.getAttribute("aria-label") || element.getAttribute("name");
   }
 
+  // Where in a section the reader is, and back to it once its markup is another.
+  function place(section) {
+    const focused = section.contains(document.activeElement) ? document.activeElement : null;
+    return focused && { tag: focused.tagName, sign: sign(focused) };
+  }
+
+  function back(section, wanted) {
+    if (!wanted) return;
+    [...section.querySelectorAll(wanted.tag)].find((one) => sign(one) === wanted.sign)?.focus({ preventScroll: true });
+  }
+
   function swap(old, fresh) {
-    const focused = old.contains(document.activeElement) ? document.activeElement : null;
-    if (focused?.matches("input, select, textarea")) return false;
-    const wanted = focused && { tag: focused.tagName, sign: sign(focused) };
+    if (old.contains(document.activeElement) && document.activeElement.matches("input, select, textarea")) return false;
+    const wanted = place(old);
     const open = new Set([...old.querySelectorAll("details[open]")].map((one) => one.dataset.key));
     for (const one of fresh.querySelectorAll("details")) if (open.has(one.dataset.key)) one.open = true;
     old.replaceChildren(...fresh.childNodes);
-    if (wanted) {
-      [...old.querySelectorAll(wanted.tag)].find((one) => sign(one) === wanted.sign)?.focus({ preventScroll: true });
-    }
+    back(old, wanted);
     corsiaCharts.drawAll(old);
     window.htmx?.process(old);
     return true;
@@ -68,7 +76,11 @@
 
   remember();
   corsiaCharts.drawAll(document);
+  let left = null;
+  document.addEventListener("htmx:beforeSwap", (event) => { left = place(event.detail.target); });
   document.addEventListener("htmx:afterSwap", (event) => {
+    back(document, left);
+    left = null;
     for (const section of document.querySelectorAll("[data-live]")) shown.set(section.id, section.innerHTML);
     corsiaCharts.drawAll(event.target);
   });

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from tests.e2e.hostile.bridge import Bridge, agent, listening
 from tests.gatewaykit import eventually
 from tests.integration.test_agent_training import evaluate_message, prepare_message, training_study
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @dataclass
@@ -49,7 +50,7 @@ class Place:
     def office(self) -> Office:
         return self.bridge.office
 
-    def word(self, made: Assignment, timeout_s: float = 60) -> SiteReport:
+    def word(self, made: Assignment, timeout_s: float = 180) -> SiteReport:
         return self.office.wait(made, timeout_s=timeout_s)
 
     def log(self) -> str:
@@ -71,7 +72,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     path.write_text(tomli_w.dumps(value))
     config = load(path)
     with listening(config) as bridge, agent(path) as process:
-        eventually(lambda: bridge.streams or process.poll() is not None, 60)
+        eventually(lambda: bridge.streams or process.poll() is not None, 180)
         yield Place(config, bridge, process)
 
 
@@ -80,7 +81,7 @@ def trained(place: Place) -> tuple[Study, Assignment]:
     """A training study whose rows are loaded; its rounds can begin."""
     asked = training_study("hostile-training")
     made = place.office.submit(asked)
-    assert place.word(made, 120).state is State.DONE
+    assert place.word(made).state is State.DONE
     return asked, made
 
 
@@ -129,7 +130,7 @@ def test_other_recipients_under_an_approved_id_need_approval_again(place: Place)
     done = subprocess.run(
         [sys.executable, "-m", "corsia", "edge", "approve", "recipients", "--config",
          str(place.config.state_dir.parent / "edge.toml")],
-        capture_output=True, text=True, timeout=60, env=os.environ, check=False,
+        capture_output=True, text=True, timeout=180, env=os.environ, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert place.word(first).state is State.DONE
@@ -202,7 +203,7 @@ def test_assignments_that_are_no_assignments(place: Place) -> None:
     before, known = len(place.bridge.streams), place.log().count("watch.failed")
     place.bridge.pushed = list(bad)
     place.bridge.streams[-1].closed.set()
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while len(place.bridge.streams) <= before + len(bad):
         assert time.monotonic() < until, "it did not come back after each of them"
         time.sleep(0.1)
@@ -222,22 +223,25 @@ def test_assignments_that_are_no_assignments(place: Place) -> None:
     assert peak < 1_500_000, "kB at the most, ever"
 
 
-def unanswered() -> None:
-    raise UnavailableError("unavailable.centre")
-
-
 def test_a_receipt_of_a_forked_log_is_not_believed(place: Place) -> None:
     """The parcel stays in the spool: without a proof nothing is deleted."""
     office = place.office
     spool = place.config.state_dir / "spool"
     honest, thief = office.keys.other_key, SecretKey.generate()
     assert "log.proof" not in place.log(), "else it is no sign of what follows"
+    silent = threading.Event()
+
+    def unanswered() -> None:
+        silent.set()
+        raise UnavailableError("unavailable.centre")
+
+    office.fail["report"] = unanswered  # else a heartbeat finds it before anything is sent, one that is under way too
+    assert silent.wait(60)
     kept, office.tree = office.tree, Tree()
     office.keys.other_key = thief  # another log key than the one pinned
-    office.fail["report"] = unanswered  # else a heartbeat finds it before anything is sent
     try:
         made = office.submit(study("forked"))
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while paused_for(place.config.state_dir) != "log.proof":
             assert time.monotonic() < until
             time.sleep(0.1)

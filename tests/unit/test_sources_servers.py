@@ -1,0 +1,121 @@
+"""What hospitals' servers do besides the standard: names used twice, links of all kinds, answers too large."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edge.sources import web
+from edge.sources.dicomweb import DicomwebOrigin
+from edge.sources.fhirexport import FhirExport
+from edge.sources.fhirserver import FhirSearch
+from edge.sources.mirror import Mirror
+from edge.sources.places import Dicomweb, FhirServer
+from edge.sources.pulling import pause_s
+from protocol.errors import InputError
+
+
+class Server:
+    """Answers what is said of an address; 404 else."""
+
+    def __init__(self) -> None:
+        self.says: dict[str, tuple[int, dict[str, str], bytes]] = {}
+        outer = self
+
+        class Page(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, headers, body = outer.says.get(self.path, (404, {}, b""))
+                self.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(body))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            do_DELETE = do_GET
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/base"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def say(self, path: str, body: Any, status: int = 200, **headers: str) -> None:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        self.says[f"/base/{path}"] = (status, {name.replace("_", "-"): told for name, told in headers.items()}, data)
+
+
+@pytest.fixture(name="server")
+def _server() -> Iterator[Server]:
+    made = Server()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+def fhir(server: Server, mode: str) -> FhirServer:
+    return FhirServer.model_validate({"url": server.url, "mode": mode, "types": ["Patient"], "page_size": 2})
+
+
+def patients(*names: str) -> list[dict[str, str]]:
+    return [{"resourceType": "Patient", "id": name} for name in names]
+
+
+def test_a_file_that_is_called_as_one_of_the_last_export_is_taken(server: Server, tmp_path: Path) -> None:
+    mirror, asked = Mirror(tmp_path / "m"), "$export?_type=Patient&_outputFormat=application%2Ffhir%2Bndjson"
+    for day, since in (("01", ""), ("02", "&_since=2024-02-01T00%3A00%3A00Z")):
+        files = [{"type": "Patient", "url": f"{server.url}/Patient.ndjson"}]
+        server.say(asked + since, b"", 202, Content_Location=f"{server.url}/job")
+        server.say("job", {"transactionTime": f"2024-02-{day}T00:00:00Z", "output": files})
+        server.say("Patient.ndjson", json.dumps(patients(f"p{day}")[0]).encode() + b"\n\n")
+        assert mirror.pull(FhirExport(fhir(server, "export"))).kept == 1
+    assert mirror.status()["records"] == 2
+
+
+@pytest.mark.parametrize("link", ["?page=2", "Patient?page=2", "/base/Patient?page=2", "{url}/Patient?page=2"])
+def test_the_next_page_is_found_however_it_is_linked(server: Server, tmp_path: Path, link: str) -> None:
+    def page(names: tuple[str, ...], *links: dict[str, str]) -> dict[str, Any]:
+        return {"resourceType": "Bundle", "entry": [{"resource": one} for one in patients(*names)], "link": links}
+
+    following = {"relation": "next", "url": link.format(url=server.url)}
+    server.say("Patient?_sort=_lastUpdated&_count=2", page(("a", "b"), following))
+    server.say("Patient?page=2", page(("c",)))
+    assert Mirror(tmp_path / "m").pull(FhirSearch(fhir(server, "search"))).kept == 3
+
+
+@pytest.mark.parametrize("link", ["http://[::1/fhir", "http://elsewhere.example/fhir", "file:///etc/passwd"])
+def test_a_link_to_nowhere_is_an_error_of_ours(server: Server, link: str) -> None:
+    asking = web.Web(fhir(server, "search"))
+    with pytest.raises(InputError, match=r"input\.source"):
+        asking.get(link, accept="application/json")
+    asking.close()
+
+
+def test_an_instance_too_large_is_set_aside_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def listed(path: str, tag: str, *uids: str) -> None:
+        matches = [{tag: {"vr": "UI", "Value": [uid]}} for uid in uids]
+        first, _, more = path.partition("&")
+        server.say(f"{first}?{more}limit=200&offset=0", matches)
+        server.say(f"{first}?{more}limit=200&offset={len(uids)}", [])
+
+    listed("studies&includefield=00201208&", "0020000D", "1.1")
+    listed("studies/1.1/series&includefield=00080060&", "0020000E", "1.1.1")
+    listed("studies/1.1/series/1.1.1/instances", "00080018", "1.1.1.1", "1.1.1.2")
+    for number, body in (("1", b"x" * 5000), ("2", b"no image")):
+        server.say(f"studies/1.1/series/1.1.1/instances/1.1.1.{number}", body, Content_Type="application/dicom")
+    monkeypatch.setattr(web, "MAX_FILE_BYTES", 4000)
+    tally = Mirror(tmp_path / "m").pull(DicomwebOrigin(Dicomweb.model_validate({"url": server.url})))
+    assert dict(tally.isolated) == {"too-large": 1, "unreadable": 1}
+
+
+def test_a_place_that_says_when_to_come_back_is_not_asked_before() -> None:
+    assert min(pause_s(0.25, 120.0) for _ in range(100)) == 120.0
+    assert 5.0 <= pause_s(10.0, 0.0) <= 10.0
