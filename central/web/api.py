@@ -29,7 +29,7 @@ from central.web.owned import Owned
 from central.web.paging import PageOf
 from privacy import transparency
 from privacy.envelope import read_public
-from protocol.errors import CorsiaError, InputError, UnavailableError
+from protocol.errors import AuthenticationError, CorsiaError, InputError, UnavailableError
 from protocol.study import MAX_STUDY_BYTES, parse_study
 
 __all__ = ["CentreOf", "draft_of", "router"]
@@ -278,7 +278,15 @@ def get_events(
 ) -> Response:
     """Live events (server-sent events), from `Last-Event-ID`, else from `since`, else from now; of one study or all."""
     known = last_event_id if last_event_id and last_event_id.isdecimal() and len(last_event_id) < 19 else None
-    response: Response = request.app.state.feed.response(int(known) if known else since, study)
+    principals, token = request.app.state.principals, request.state.token
+
+    def reads() -> bool:
+        try:
+            return bool(principals.identify(token).roles)
+        except AuthenticationError:
+            return False
+
+    response: Response = request.app.state.feed.response(int(known) if known else since, study, reads)
     return response
 
 

@@ -1,6 +1,7 @@
 """Live events to browsers and notebooks: `text/event-stream` (WHATWG HTML, server-sent events) from the event table.
 
-A reader that comes back with `Last-Event-ID` misses nothing. Events are ids, codes and counts.
+A reader that comes back with `Last-Event-ID` misses nothing. Events are ids, codes and counts. Who logs out, or whose
+token is revoked or ends, reads on for no longer than a few seconds.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from sqlalchemy import func, select
 from starlette.concurrency import run_in_threadpool
@@ -24,6 +25,7 @@ __all__ = ["EventFeed"]
 _PAGE = 500
 _POLL_S = 0.25
 _HEARTBEAT_S = 15.0
+_KNOWN_S = 5.0
 _MAX_STREAMS = 64
 
 
@@ -35,8 +37,11 @@ class EventFeed:
         self._stop = stop
         self._open = 0
 
-    def response(self, last_id: int | None, study: str | None = None) -> StreamingResponse:
+    def response(self, last_id: int | None, study: str | None, known: Callable[[], bool]) -> StreamingResponse:
         """A stream from after `last_id`, or from now; of one study, or of everything.
+
+        Args:
+            known: whether the reader may still read; the stream ends when not.
 
         Raises:
             UnavailableError: `unavailable.process` when too many streams are open.
@@ -44,15 +49,19 @@ class EventFeed:
         if self._open >= _MAX_STREAMS:
             raise UnavailableError("unavailable.process", "too many event streams are open")
         headers = {"X-Accel-Buffering": "no"}
-        return StreamingResponse(self._stream(last_id, study), media_type="text/event-stream", headers=headers)
+        return StreamingResponse(self._stream(last_id, study, known), media_type="text/event-stream", headers=headers)
 
-    async def _stream(self, last_id: int | None, study: str | None) -> AsyncIterator[str]:
+    async def _stream(self, last_id: int | None, study: str | None, known: Callable[[], bool]) -> AsyncIterator[str]:
         self._open += 1
         try:
             seq = await run_in_threadpool(self._newest) if last_id is None else last_id
             yield f"retry: 1000\n: from {seq}\n\n"
-            beat = time.monotonic()
+            beat = asked = time.monotonic()
             while not self._stop.is_set():
+                if time.monotonic() - asked > _KNOWN_S:
+                    asked = time.monotonic()
+                    if not await run_in_threadpool(known):
+                        return
                 rows = await run_in_threadpool(self._after, seq, study)
                 for row in rows:
                     seq = row.seq
