@@ -20,6 +20,7 @@ StateDir = Annotated[
     Path | None, typer.Option("--state-dir", help="Folder of keys and data; by default `state` beside the file.")
 ]
 
+_TOO_MANY = "more columns than a study can name; leave out what is not needed"
 _STUDY = """\
 # A study: who asks for what, why, and what may leave a hospital. Fields: docs/spec/study.md.
 # Check it with `corsia study validate {name}`, send it with `corsia study submit {name}`.
@@ -133,6 +134,8 @@ def study(
 
     Example: corsia init study --from-csv a.csv --from-csv b.csv --from-csv c.csv --outcome disease
     """
+    from protocol.study import MAX_STUDY_BYTES
+
     sources, dataset = from_csv or [], "cohort"
     names: tuple[str, ...] = ("site-a", "site-b")
     if not (lane or sources) and sys.stdin.isatty() and not json_out:
@@ -153,7 +156,10 @@ def study(
         raise InputError("input.usage", "outcome, sites and several --from-csv are for lane train")
     source = sources[0] if sources else None
     columns = _columns(source) if source else {"age": "int", "sex": "string"}
-    out.write_text(_render(out, lane, columns, names, source.stem if source else dataset), encoding="utf-8")
+    text = _render(out, lane, columns, names, source.stem if source else dataset)
+    if len(text.encode()) > MAX_STUDY_BYTES:
+        raise InputError("input.table", f"{source.name if source else out.name}: {_TOO_MANY}")
+    out.write_text(text, encoding="utf-8")
     if json_out:
         typer.echo(json.dumps({"written": str(out), "columns": list(columns)}))
     else:
@@ -162,6 +168,7 @@ def study(
 
 def _columns(path: Path) -> dict[str, str]:
     from edge.sources.table import lines, read
+    from protocol.study import MAX_STUDY_BYTES
 
     try:
         header = [cell.strip() for cell in next(lines(path)[1], [])]
@@ -169,6 +176,8 @@ def _columns(path: Path) -> dict[str, str]:
         raise InputError("input.table", f"{path.name}: {(error.strerror or 'cannot be read').lower()}") from None
     if not all(header):
         raise InputError("input.table", f"{path.name}: column {header.index('') + 1} has no name")
+    if sum(map(len, header)) + 4 * len(header) > MAX_STUDY_BYTES:  # before the cells are read, which takes long
+        raise InputError("input.table", f"{path.name}: {_TOO_MANY}")
     frame = read(path, header, ())
     names = {"i": "int", "f": "float", "b": "bool", "M": "date"}
     return {str(c): names.get(frame[c].dtype.kind, "string") for c in frame.columns}

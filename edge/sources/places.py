@@ -34,7 +34,8 @@ PATHS = ("table", "dicom", "fhir", "genotypes", "matrix", "omop")
 PLACES = ("sql", "omop_sql", "dicomweb", "dimse", "receiver", "fhir_server")
 _MIRRORED = {"dicomweb": "dicom", "dimse": "dicom", "receiver": "dicom", "fhir_server": "fhir"}
 Aet = Annotated[str, Field(pattern=r"^[ -\[\]-~]{1,16}$")]
-Address = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-\[\]:]{1,255}:[0-9]{1,5}$")]
+_PORT = r"(?:[1-9][0-9]{0,3}|[1-5][0-9]{4}|6(?:[0-4][0-9]{3}|5(?:[0-4][0-9]{2}|5(?:[0-2][0-9]|3[0-5]))))"
+Address = Annotated[str, Field(pattern=rf"^[A-Za-z0-9.\-\[\]:]{{1,255}}:{_PORT}$")]
 Modality = Annotated[str, Field(pattern=r"^[A-Z0-9]{2,16}$")]
 
 

@@ -385,3 +385,11 @@ def test_odd_names_of_files_and_columns_make_a_study_that_reads(say: Say, tmp_pa
     status, found, _ = say("--from-csv", "senza.csv", "--out", "x.toml")
     assert (status, found["error"]["message"]) == (11, "senza.csv: column 2 has no name")
     assert not Path("x.toml").exists()
+
+
+@pytest.mark.parametrize("columns", [4_000, 100_000])
+def test_more_columns_than_a_study_can_name_are_refused(say: Say, tmp_path: Path, columns: int) -> None:
+    Path("wide.csv").write_text(",".join(f"column_{i}" for i in range(columns)) + "\n")
+    status, found, _ = say("--from-csv", "wide.csv", "--lane", "extract")
+    assert (status, found["error"]["code"]) == (11, "input.table")
+    assert not Path("study.toml").exists()

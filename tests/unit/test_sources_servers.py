@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter, ValidationError
 
 from edge.sources import web
 from edge.sources.dicomweb import DicomwebOrigin
 from edge.sources.fhirexport import FhirExport
 from edge.sources.fhirserver import FhirSearch
 from edge.sources.mirror import Mirror
-from edge.sources.places import Dicomweb, FhirServer
+from edge.sources.places import Address, Dicomweb, FhirServer
 from edge.sources.pulling import pause_s
 from protocol.errors import InputError
 
@@ -119,3 +120,12 @@ def test_an_instance_too_large_is_set_aside_alone(
 def test_a_place_that_says_when_to_come_back_is_not_asked_before() -> None:
     assert min(pause_s(0.25, 120.0) for _ in range(100)) == 120.0
     assert 5.0 <= pause_s(10.0, 0.0) <= 10.0
+
+
+@pytest.mark.parametrize("port", [0, 65536, 99999])
+def test_an_address_has_a_port_that_there_is(port: int) -> None:
+    address = TypeAdapter(Address)
+    for good in (1, 104, 11112, 65535):
+        assert address.validate_python(f"pacs.example:{good}") == f"pacs.example:{good}"
+    with pytest.raises(ValidationError):
+        address.validate_python(f"pacs.example:{port}")
