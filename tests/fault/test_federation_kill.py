@@ -196,7 +196,9 @@ def test_killed_on_the_way_into_a_pause_and_out_of_it(tmp_path: Path, expected: 
     check_outcome(consortium, expected)
 
 
-@pytest.mark.parametrize("hidden", [False, True], ids=["plain", "masked"])
+@pytest.mark.parametrize(
+    "hidden", [pytest.param(False, id="plain"), pytest.param(True, id="masked", marks=pytest.mark.full)]
+)
 def test_killed_while_it_stops(tmp_path: Path, hidden: bool) -> None:
     plan = masked(PLAN) if hidden else PLAN
     consortium = Consortium(tmp_path / "state", plan)

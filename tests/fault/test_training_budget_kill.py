@@ -92,7 +92,15 @@ def written(folder: Path, office: Office, assignments: list[Assignment]) -> None
 
 
 @pytest.mark.parametrize(
-    "point", ["edge.reserved", "edge.drawn", "edge.kept", "edge.sealing", "edge.spooled", _SENDING]
+    "point",
+    [
+        pytest.param("edge.reserved", marks=pytest.mark.full),
+        "edge.drawn",
+        "edge.kept",
+        pytest.param("edge.sealing", marks=pytest.mark.full),
+        "edge.spooled",
+        _SENDING,
+    ],
 )
 def test_a_round_is_paid_once_and_drawn_once(tmp_path: Path, point: str) -> None:
     config = hospital(tmp_path)

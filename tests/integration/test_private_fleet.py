@@ -32,7 +32,13 @@ def plan(dp: str, masked: bool) -> Study:
 
 @pytest.mark.parametrize(
     ("dp", "masked"),
-    [("sample", False), ("sample", True), ("central", False), ("central", True), ("distributed", True)],
+    [
+        ("sample", False),
+        pytest.param("sample", True, marks=pytest.mark.full),
+        pytest.param("central", False, marks=pytest.mark.full),
+        ("central", True),
+        ("distributed", True),
+    ],
 )
 def test_a_private_run_is_published_with_its_guarantee(tmp_path: Path, dp: str, masked: bool) -> None:
     consortium = Consortium(tmp_path / "state", plan(dp, masked))
