@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +144,35 @@ def test_garbage_in_every_call(centre: Running, sites: tuple[Site, Site]) -> Non
     assert honest.first().study_digest
 
 
+@contextmanager
+def listening(site: Site, streams: int) -> Iterator[list[threading.Thread]]:
+    """So many streams of assignments, each with a thread that takes what comes for as long as the stream lives.
+
+    gRPC tells a caller that a stream has ended when nothing of it is left to be read.
+    """
+    calls = [site.watch() for _ in range(streams)]
+
+    def take(call: Any) -> None:
+        with suppress(grpc.RpcError):
+            for _ in call:
+                pass
+
+    threads = [threading.Thread(target=take, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    try:
+        yield threads
+    finally:
+        for call in calls:
+            call.cancel()
+        for thread in threads:
+            thread.join(60)
+
+
 def test_a_flood_leaves_the_others_their_place(centre: Running, sites: tuple[Site, Site]) -> None:
     """More streams and calls at once than a site may have; announcements of all sizes that are never sent."""
     hostile, honest = sites
     before, mine = pid(centre), hostile.first()
-    calls = [hostile.watch() for _ in range(40)]
     done: list[str] = []
 
     def storm() -> None:
@@ -159,17 +184,16 @@ def test_a_flood_leaves_the_others_their_place(centre: Running, sites: tuple[Sit
             except grpc.RpcError as error:
                 done.append(code_of(error) or error.code().name)
 
-    threads = [threading.Thread(target=storm) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    parcel = honest.parcel(honest.first().study_digest, centre.keys["lung"], b"in the middle of it")
-    receipt = honest.deliver(parcel, honest.first().id)  # each call has its deadline: who is starved fails by it
-    for thread in threads:
-        thread.join(60)
     most = centre.config.limits.of("site-x").streams
-    eventually(lambda: sum(call.is_active() for call in calls) <= most, timeout_s=60)  # the newest took over
-    for call in calls:
-        call.cancel()
+    with listening(hostile, 40) as streams:
+        threads = [threading.Thread(target=storm) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        parcel = honest.parcel(honest.first().study_digest, centre.keys["lung"], b"in the middle of it")
+        receipt = honest.deliver(parcel, honest.first().id)  # each call has its deadline: who is starved fails by it
+        for thread in threads:
+            thread.join(60)
+        eventually(lambda: sum(stream.is_alive() for stream in streams) <= most)  # the newest took over
     assert receipt.parcel_id == parcel.id
     assert len(done) == 160
     refusals = {"gate.bytes", "permission.size", "input.message", "storage.full", "unavailable.centre"}
