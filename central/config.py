@@ -269,8 +269,10 @@ def load_config(path: Path) -> CentralConfig:
     """
     try:
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise ConfigurationError("config.missing", f"{path}: {unread(error)}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigurationError("config.invalid", f"{path}: {unread(error)}") from None
     config = read_config(text, path)
     keys_guarded(config.state_dir, config.keys.passphrase_file)
     return config

@@ -8,17 +8,18 @@ receipts. Source: `docs/spec/medium.md`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from central import ipc
 from central.config import CentralConfig
+from protocol.durable import write_file
 from protocol.errors import CorsiaError, InputError, StorageError
 from protocol.medium import Note, SignedNote, named, open_plain, read_document, read_receipt, receipt_json
 from protocol.parcel import Receipt, canonical_json
 
-__all__ = ["Carried", "land", "receipts"]
+__all__ = ["Carried", "give_back", "land"]
 
 _PIECE_BYTES = 8 << 20
 _TIMEOUT_S = 60.0
@@ -70,9 +71,18 @@ def land(config: CentralConfig, folder: Path) -> list[Carried]:
     return made
 
 
-def receipts(made: list[Carried]) -> dict[str, bytes]:
-    """The files that go back to the sites, by name."""
-    return {f"{one.parcel_id}.receipt": receipt_json(one.receipt) for one in made if one.receipt is not None}
+def give_back(folder: Path, made: list[Carried]) -> list[Carried]:
+    """Put the receipts on the medium; one that cannot be put there has its code, and stops no other."""
+    told = []
+    for one in made:
+        if one.receipt is not None:
+            try:
+                write_file(folder / f"{one.parcel_id}.receipt", receipt_json(one.receipt))
+            except OSError as error:
+                told.append(replace(one, code=StorageError.of(error).code))
+                continue
+        told.append(one)
+    return told
 
 
 def _landed(config: CentralConfig, folder: Path, note: Note, raw: bytes) -> Carried:

@@ -31,13 +31,9 @@ def spool_import(
     Example: corsia central spool import /media/stick --config central.toml
     """
     from central.config import load_config
-    from central.medium import land, receipts
-    from edge.storage import named_errors, write_file
+    from central.medium import give_back, land
 
-    made = land(load_config(config), folder)
-    with named_errors():
-        for name, data in receipts(made).items():
-            write_file(folder / name, data)
+    made = give_back(folder, land(load_config(config), folder))
     landed = sum(one.receipt is not None and not one.known for one in made)
     refused = [{"parcel": one.parcel_id, "site": one.site, "code": one.code} for one in made if one.code]
     value = {"landed": landed, "known": sum(one.known for one in made), "refused": refused}

@@ -27,7 +27,8 @@ def doctor(
 
     findings = examine(config)
     if json_out:
-        typer.echo(json.dumps({"ok": all(f.ok for f in findings), "checks": [asdict(f) for f in findings]}))
+        checks = [asdict(f) | {"advice": "" if f.ok else f.advice} for f in findings]
+        typer.echo(json.dumps({"ok": all(f.ok for f in findings), "checks": checks}))
     else:
         for f in findings:
             typer.echo(f"{'ok ' if f.ok else 'BAD'} {f.check}: {f.found}" + ("" if f.ok else f" -> {f.advice}"))

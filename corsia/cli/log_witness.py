@@ -110,7 +110,8 @@ def _known(state: Path) -> dict[str, dict[str, Any]]:
     try:
         value = json.loads(state.read_bytes())
         for one in value.values():
-            if not (isinstance(one["size"], int) and isinstance(one["root"], str) and isinstance(one["log_key"], str)):
+            texts = isinstance(one["root"], str) and isinstance(one["log_key"], str)
+            if not (texts and type(one["size"]) is int and one["size"] >= 0):
                 raise TypeError("fields")
         return dict(value)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

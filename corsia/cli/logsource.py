@@ -146,6 +146,10 @@ def download(url: str, token: str | None) -> dict[str, Any]:
         raise AuthenticationError("auth.token")
     if answer.status_code != 200:
         raise UnavailableError("unavailable.centre", f"{url}: HTTP {answer.status_code}")
+    try:
+        answer.json()
+    except (ValueError, RecursionError):  # a proxy's page, or a portal's: no word of a log
+        raise UnavailableError("unavailable.centre", f"what answers at {url} is no centre") from None
     return _parse(answer.content)
 
 

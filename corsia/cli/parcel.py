@@ -18,7 +18,7 @@ import typer
 
 from corsia.cli.show import plain
 from protocol.durable import sync_folder
-from protocol.errors import ConflictError
+from protocol.errors import ConflictError, InputError
 
 app = typer.Typer(no_args_is_help=True, help="Seal, open and inspect parcels.")
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
@@ -106,6 +106,7 @@ def open_(
 
     secret, sender = envelope.read_key(key), envelope.read_public(verify)
     with source.open("rb", buffering=0) as file:
+        _check_twice(source, file)
         info = envelope.read_header(file).info
         file.seek(0)
         size = _write(out, force, lambda part: envelope.unseal_into(file, part, key=secret, sender=sender, expect=info))
@@ -125,6 +126,8 @@ def inspect(
     from privacy import envelope
 
     with source.open("rb", buffering=0) as file:
+        if verify is not None:
+            _check_twice(source, file)
         found = envelope.inspect(file)
         if verify is not None:
             file.seek(0)
@@ -144,6 +147,12 @@ def inspect(
     }
     lines = [f"{name:<13} {value}" for name, value in about.items() if name != "recipients"]
     _tell(json_out, about, "\n".join([*lines, *(f"{'recipient':<13} {name}" for name in about["recipients"])]))
+
+
+def _check_twice(source: Path, file: BinaryIO) -> None:
+    """Raises: InputError: `input.usage`: IN cannot be read a second time, as a pipe cannot."""
+    if not file.seekable():
+        raise InputError("input.usage", f"{source} is a pipe, and what is verified is read twice: give a file")
 
 
 def _about(info: Any) -> dict[str, str]:

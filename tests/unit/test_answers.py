@@ -12,7 +12,7 @@ import pytest
 import corsia
 from corsia.cli.logsource import download
 from corsia.cli.show import table
-from protocol.errors import AuthenticationError, ConfigurationError, IntegrityError, UnavailableError
+from protocol.errors import AuthenticationError, ConfigurationError, UnavailableError
 
 
 class Portal(BaseHTTPRequestHandler):
@@ -60,7 +60,7 @@ def test_the_log_is_asked_for_without_the_seal_and_a_long_token_is_no_file(
     file.write_text("alice.access.seal\n")
     file.chmod(0o600)
     for token in (str(file), "alice.access.seal", jwt):
-        with pytest.raises(IntegrityError):  # a page is no log
+        with pytest.raises(UnavailableError, match="is no centre"):  # nor a word of a log
             download(portal[0], token)
     assert portal[1] == ["Bearer alice.access", "Bearer alice.access", f"Bearer {jwt}"]
     file.chmod(0o644)

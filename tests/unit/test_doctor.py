@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from central.config import load_config
 from corsia import machine
+from corsia.cli.doctor import app
 from corsia.doctor import _centre, _certificate, _is_centre, _isolation, _site
 from privacy.envelope import SecretKey, write_key
 from privacy.folders import make_recovery_key
+from protocol.errors import ConfigurationError
 
 
 def findings(path: Path) -> dict[str, Any]:
@@ -138,3 +143,17 @@ def test_a_centre_is_looked_at_with_its_ports_and_its_provider(tmp_path: Path) -
     assert (found["identity"].ok, "unavailable.provider" in found["identity"].found) == (False, True)
     assert found["state folder"].ok
     assert {"clock", "disk", "proxy", "worker isolation", "packages", "python"} <= set(found)
+
+
+def test_what_is_well_has_no_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = {"http_proxy": "nothing"}
+    monkeypatch.setattr("corsia.doctor.examine", lambda _config: [machine.proxy({}), machine.proxy(wrong)])
+    said = json.loads(CliRunner().invoke(app, ["--json"]).stdout)
+    assert [(one["ok"], bool(one["advice"])) for one in said["checks"]] == [(True, False), (False, True)]
+
+
+def test_a_configuration_that_is_no_utf8_is_there_and_invalid(tmp_path: Path) -> None:
+    (tmp_path / "central.toml").write_bytes('name = "Niccolò"'.encode("latin-1"))
+    with pytest.raises(ConfigurationError) as caught:
+        load_config(tmp_path / "central.toml")
+    assert caught.value.code == "config.invalid"

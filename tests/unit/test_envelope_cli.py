@@ -408,3 +408,19 @@ def test_a_folder_is_no_key(keys: Path, run: Run) -> None:
     parcel = _seal(run, keys)
     found = run("parcel", "open", parcel, keys / "out", "--key", keys, "--verify", keys / "site.pub")
     assert (found[0], found[1]["error"]["code"]) == (10, "config.key-mode")
+
+
+def test_a_pipe_is_not_read_twice(keys: Path, run: Run) -> None:
+    parcel = _seal(run, keys).read_bytes()
+    for verb in (_open, _inspected):
+        ours, theirs = os.pipe()
+        os.write(theirs, parcel)
+        os.close(theirs)
+        status, said, _ = verb(run, keys, Path(f"/dev/fd/{ours}"))
+        assert (status, said["error"]["code"]) == (11, "input.usage")
+        os.close(ours)
+    assert not (keys / "out").exists()
+
+
+def _inspected(run: Run, keys: Path, parcel: Path) -> tuple[int, Any, str]:
+    return run("parcel", "inspect", parcel, "--verify", keys / "site.pub")

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from central.config import load_config
-from central.medium import land
+from central.medium import Carried, give_back, land
 from corsia.cli.init_central import init_central
 from protocol.errors import InputError
-from protocol.medium import Note, SignedNote
+from protocol.medium import Note, SignedNote, read_document, read_receipt
+from protocol.parcel import Receipt
 
 
 def test_a_list_of_a_notes_names_is_no_note() -> None:
@@ -47,3 +48,27 @@ def test_a_note_that_cannot_be_read_stops_no_other(tmp_path: Path) -> None:
     (stick / f"{ids[2]}.note").write_bytes(b"{}")
     made = land(load_config(tmp_path / "central.toml"), stick)
     assert [(one.parcel_id, one.code) for one in made] == [(name, "input.medium") for name in ids]
+
+
+def test_a_link_is_no_document(tmp_path: Path) -> None:
+    (tmp_path / "note").write_bytes(b"{}")
+    (tmp_path / "link").symlink_to("note")
+    assert read_document(tmp_path / "note") == b"{}"
+    with pytest.raises(InputError, match="is a link"):
+        read_document(tmp_path / "link")
+
+
+def test_a_receipt_that_finds_its_place_taken_stops_no_other(tmp_path: Path) -> None:
+    ids = [digit * 32 for digit in "abc"]
+    made = [
+        Carried(
+            parcel_id=name,
+            site="site-a",
+            receipt=Receipt(parcel_id=name, digest="d" * 64, index=at, proof=(), checkpoint="c"),
+        )
+        for at, name in enumerate(ids)
+    ]
+    (tmp_path / f"{ids[1]}.receipt").mkdir()
+    assert [one.code for one in give_back(tmp_path, made)] == ["", "storage.failed", ""]
+    for name in (ids[0], ids[2]):
+        assert read_receipt(read_document(tmp_path / f"{name}.receipt")).parcel_id == name
