@@ -102,7 +102,7 @@ def account(site: EdgeConfig, *, since: float | None = None, until: float | None
     """Read what left.
 
     Args:
-        since: Unix seconds; what was delivered from then on.
+        since: Unix seconds; what left from then on. What was copied to a medium left then, whenever its receipt came.
         until: and before then.
 
     Raises:
@@ -133,11 +133,18 @@ def account(site: EdgeConfig, *, since: float | None = None, until: float | None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parcel:
-    """One parcel as the journal's newest line about its leaving has it; `count` where an old line names no parcel."""
+    """One parcel as the journal's surest line about its leaving has it; `count` where an old line names no parcel.
+
+    Attributes:
+        study: the digest that the line itself names, if it does.
+        first, until: between which times it left.
+        last: of the line.
+    """
 
     assignment: str
     study: str
     first: float
+    until: float
     last: float
     bytes: int
     how: str
@@ -189,6 +196,8 @@ class _Reader:
         """All releases, in order of time."""
         made: dict[str, Release] = {}
         for parcel_id, one in self._parcels.items():
+            if not self._within(one.until, one.first):
+                continue
             if one.assignment not in made:
                 made[one.assignment] = self._release(one)
             _count(made[one.assignment], parcel_id, one)
@@ -219,14 +228,13 @@ class _Reader:
         first = min(self._gap, line.at) if how == "counted" else line.at
         parcel_id = str(fields.get("parcel") or f"-{line.seq}")
         known = self._parcels.get(parcel_id)
-        if not self._within(line.at, first) or (known and _SURER.index(known.how) >= _SURER.index(how)):
+        if known and _SURER.index(known.how) >= _SURER.index(how):
             return
-        record = self._state.record(name)
-        digest = record.assignment.study_digest if record else self._of.get(name, str(fields.get("study", "")))
         self._parcels[parcel_id] = _Parcel(
             assignment=name,
-            study=digest,
+            study=str(fields.get("study", "")),
             first=known.first if known else first,
+            until=known.until if known else line.at,
             last=line.at,
             bytes=int(fields.get("bytes") or 0),
             how=how,
@@ -237,8 +245,9 @@ class _Reader:
     def _release(self, one: _Parcel) -> Release:
         record, told = self._state.record(one.assignment), one.assignment.startswith(PREFIX)
         part = _part(record.assignment) if record else ""
+        digest = record.assignment.study_digest if record else self._of.get(one.assignment, one.study)
         return Release(
-            study=self._study(one.study), assignment=one.assignment, part=part, first=one.first, last=one.last,
+            study=self._study(digest), assignment=one.assignment, part=part, first=one.first, last=one.last,
             withdrawal=told,
         )  # fmt: skip
 

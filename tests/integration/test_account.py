@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import time
 from contextlib import closing
 from dataclasses import dataclass
 from io import BytesIO
@@ -167,8 +168,14 @@ def test_a_medium_without_a_receipt_a_withdrawal_and_a_line_that_is_there_twice(
     made = _breach(config, "raw", None, None)
     assert made.persons == 13
     assert "1 on a medium, no receipt" in breach_markdown(made, "en")
+    between = time.time()
     journal.append("parcel.delivered", assignment=raw.assignment, parcel="9" * 32, bytes=100, index=10)
     assert account(config).releases[0].on_medium == 0
+    (earlier,) = [one for one in account(config, until=between).releases if "9" * 32 in one.parcel_ids]
+    assert (earlier.parcels, earlier.on_medium, earlier.indexes) == (2, 0, [*raw.indexes, 10]), (
+        "left then, as is known now"
+    )
+    assert account(config, since=between).releases == [], "a receipt that comes later is no second release"
 
 
 def test_one_patient(hospital: Hospital) -> None:
