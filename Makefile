@@ -23,8 +23,9 @@ services: # system packages that some tests use: installed as root on Debian wit
 demo: $(STAMP) ## four lanes over three hospitals, as real processes
 	@$(BIN)/corsia demo --sites 3 --out demo-out
 
-# Two at once; of what starts processes, one file at a time on each core (tests/conftest.py), the long ones first.
-ALONE    := tests/property tests/contract tests/unit
+# Two at once, an idle core taking over half of what the other has left; of what starts processes, one file at a time on
+# each core (tests/conftest.py), the long ones first.
+ALONE    := --dist worksteal tests/property tests/contract tests/unit
 TOGETHER := --dist loadfile --no-loadscope-reorder tests/e2e tests/fault tests/integration
 
 test: $(STAMP) services ## every contract and fault point at small size (the README's)
