@@ -200,13 +200,13 @@ def _local(config: ComputeConfig) -> Client:
     import dask
     from distributed import Client, LocalCluster, Security
 
-    with dask.config.set(_SETTINGS):
-        cluster = LocalCluster(
-            n_workers=config.workers, threads_per_worker=1, processes=True, host="127.0.0.1", protocol="tls://",
-            security=Security.temporary(), dashboard_address=None, worker_dashboard_address=None,
-            local_directory=_MEMORY, memory_limit=config.worker_memory_bytes, silence_logs=logging.ERROR,
-        )  # fmt: skip
-        return Client(cluster, security=cluster.security, set_as_default=False)
+    dask.config.set(_SETTINGS)  # for good: a worker that dies is started again by what is set then
+    cluster = LocalCluster(
+        n_workers=config.workers, threads_per_worker=1, processes=True, host="127.0.0.1", protocol="tls://",
+        security=Security.temporary(), dashboard_address=None, worker_dashboard_address=None,
+        local_directory=_MEMORY, memory_limit=config.worker_memory_bytes, silence_logs=logging.ERROR,
+    )  # fmt: skip
+    return Client(cluster, security=cluster.security, set_as_default=False)
 
 
 def _remote(config: ComputeConfig) -> Client:

@@ -123,6 +123,9 @@ def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute, 
     from central.vault.compute import _keeps_in_memory
 
     assert two.map(_keeps_in_memory, [()] * 6) == [True] * 6
+    for nanny in client.cluster.workers.values():  # as it starts a worker again
+        assert nanny.config["distributed"]["worker"]["http"]["routes"] == []
+        assert nanny.config["distributed"]["worker"]["memory"]["spill"] is False
     ports = listening() - others
     assert len(ports) >= 5, "scheduler, nannies, workers"
     assert [(ip, page) for ip, port in ports for page in PAGES if told(ip, port, page)] == []
