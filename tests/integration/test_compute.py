@@ -115,6 +115,7 @@ def test_errors_come_back_by_code(two: Compute) -> None:
 
 
 def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute, others: set[tuple[str, int]]) -> None:
+    import dask
     from distributed import Client
 
     assert isinstance(two, OnDask)
@@ -130,7 +131,8 @@ def test_no_worker_spills_and_nobody_enters_without_a_certificate(two: Compute, 
     assert len(ports) >= 5, "scheduler, nannies, workers"
     assert [(ip, page) for ip, port in ports for page in PAGES if told(ip, port, page)] == []
     assert {ip for ip, _port in ports} == {"127.0.0.1"}
-    with pytest.raises((OSError, TimeoutError)):
+    stranger = {"distributed.comm.require-encryption": False}
+    with dask.config.set(stranger), pytest.raises((OSError, TimeoutError)):
         Client(client.scheduler.address.replace("tls://", "tcp://"), timeout=2, set_as_default=False)
 
 
