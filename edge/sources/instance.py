@@ -12,7 +12,7 @@ from io import BytesIO
 from edge.sources.origin import Bad, Part
 from privacy.deid.inflated import HEAD_BYTES, check_inflated, is_deflated
 
-__all__ = ["SHELL", "UNKNOWN_MODALITY", "UNREADABLE", "judge", "part"]
+__all__ = ["SHELL", "UNKNOWN_MODALITY", "UNREADABLE", "judge", "part", "study_of"]
 
 UNREADABLE, SHELL, UNKNOWN_MODALITY = "unreadable", "empty-shell", "unknown-modality"
 _PIXELS = (0x7FE00010, 0x7FE00008, 0x7FE00009, 0x56000020)  # pixels as integers and floats, and spectra
@@ -59,6 +59,20 @@ def part(key: str, data: bytes) -> Part | Bad:
     """An instance to be kept under its SOPInstanceUID, or set aside."""
     reason = judge(data, key)
     return Bad(key=key, reason=reason, data=data) if reason else Part(keys=(key,), data=data, suffix=".dcm")
+
+
+def study_of(data: bytes) -> str:
+    """The StudyInstanceUID of a DICOM file; "" when it names none or does not parse."""
+    import pydicom
+
+    try:
+        if is_deflated(data[:HEAD_BYTES]):
+            check_inflated(data)
+        tags: list[int | str] = ["StudyInstanceUID"]
+        dataset = pydicom.dcmread(BytesIO(data), force=True, stop_before_pixels=True, specific_tags=tags)
+        return str(dataset.get("StudyInstanceUID") or "")
+    except Exception:  # a hostile file may raise anything from inside the parser
+        return ""
 
 
 def _length(dataset: object, tag: int) -> int:
