@@ -214,7 +214,7 @@ class Mirror:
         try:
             for item in page.items:
                 batch.append(item)
-                size += len(item.data) if isinstance(item, Part) else 0
+                size += 0 if isinstance(item, Gone) else len(item.data or b"")
                 if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                     done, batch, size = batch, [], 0
                     self.keep(done, tally)

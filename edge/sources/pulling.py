@@ -75,7 +75,7 @@ def places(dataset: DatasetConfig) -> Iterator[Place]:
                 name="fhir_server",
                 kind="fhir",
                 config=server,
-                dial=lambda halted, _folder=None: FhirExport(server, halted),
+                dial=lambda halted, folder=None: FhirExport(server, halted, folder),
             )
 
 
