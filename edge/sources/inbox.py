@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from edge.storage import named_errors
 from protocol.errors import StorageError
@@ -32,14 +33,14 @@ class Inbox:
     def __init__(self, folder: Path | None, max_bytes: int) -> None:
         self._folder, self._max_bytes, self._end = folder, max_bytes, 0
         self._waiting: deque[tuple[str, int, int]] = deque()  # uid, where, length
-        self._lock = threading.Lock()
-        self._open()
+        self._file: IO[bytes] | None = None  # while something waits
+        self._closed, self._lock = False, threading.Lock()
 
     def close(self) -> None:
-        """Forget all."""
+        """Forget all, and take nothing more."""
         with self._lock:
-            self._waiting.clear()
-            self._file.close()
+            self._closed = True
+            self._emptied()
 
     def put(self, uid: str, data: bytes) -> None:
         """Take one.
@@ -48,8 +49,11 @@ class Inbox:
             StorageError: `storage.full`, also at `max_bytes`; `storage.failed`. Nothing of it is kept.
         """
         with self._lock, named_errors(_WHAT):
-            if self._file.closed or self._end + len(data) > self._max_bytes:
+            if self._closed or self._end + len(data) > self._max_bytes:
                 raise StorageError("storage.full", "too much of a retrieval waits: nothing more is taken")
+            if self._file is None:
+                folder = None if self._folder is None else str(self._folder)
+                self._file = tempfile.SpooledTemporaryFile(max_size=_IN_MEMORY_BYTES, dir=folder)
             self._file.seek(self._end)
             self._file.write(data)
             self._waiting.append((uid, self._end, len(data)))
@@ -57,18 +61,23 @@ class Inbox:
 
     def taken(self) -> Iterator[tuple[str, bytes]]:
         """All that waits, one by one."""
-        while self._waiting:
-            with self._lock, named_errors(_WHAT):
-                uid, at, size = self._waiting.popleft()
-                self._file.seek(at)
-                data = self._file.read(size)
-                if not self._waiting:
-                    self._file.close()
-                    self._open()
-            yield uid, data
+        while (one := self._next()) is not None:
+            yield one
 
-    def _open(self) -> None:
+    def _next(self) -> tuple[str, bytes] | None:
+        with self._lock, named_errors(_WHAT):
+            if self._file is None or not self._waiting:
+                return None
+            uid, at, size = self._waiting.popleft()
+            self._file.seek(at)
+            data = self._file.read(size)
+            if not self._waiting:
+                self._emptied()
+            return uid, data
+
+    def _emptied(self) -> None:
+        self._waiting.clear()
         self._end = 0
-        self._file = tempfile.SpooledTemporaryFile(
-            max_size=_IN_MEMORY_BYTES, dir=str(self._folder) if self._folder else None
-        )
+        if self._file is not None:
+            self._file.close()
+            self._file = None

@@ -370,6 +370,8 @@ def test_what_waits_lies_in_a_file_without_a_name_and_has_a_bound(
             waiting.put("1.11", b"x")
         assert list(tmp_path.iterdir()) == []
         assert list(waiting.taken()) == [(f"1.{at}", bytes([at]) * 10) for at in range(10)]
+    waiting.put("1.12", b"x")
     waiting.close()
+    assert list(waiting.taken()) == []
     with pytest.raises(StorageError):
-        waiting.put("1.12", b"x")
+        waiting.put("1.13", b"x")
