@@ -255,6 +255,11 @@ CODES: dict[str, Code] = {
         "a place at the hospital answers in a way that cannot be used",
         "check its address and kind in edge.toml: `corsia edge dataset check NAME`",
     ),
+    "input.export": Code(
+        InputError,
+        "a file of a Bulk Data export lies at another server, is packed, or is too large",
+        "have the server give NDJSON of at most 2 GiB a file from its own address, packed by Content-Encoding alone",
+    ),
     "input.pixels": Code(
         InputError,
         "a DICOM file may show identities in its pixels or attachments",

@@ -119,7 +119,7 @@ class DatasetSource:
     def withheld(self) -> dict[str, int]:
         """Rows, files and FHIR resources held back so far, by reason.
 
-        Reasons: consent, withdrawn, no-patient, unreadable, empty-shell, unknown-modality.
+        Reasons: consent, withdrawn, no-patient, unreadable, unreadable-folder, empty-shell, unknown-modality.
         """
         return dict(sorted(sum(self._withheld_files.values(), self._withheld_rows).items()))
 

@@ -2,7 +2,8 @@
 
 Nagle's algorithm against delayed acknowledgements costs 90 ms a C-STORE; TCP_NODELAY on each connection, ours and
 those we accept. Objects of private classes are taken too: what we do not know is set aside and counted, not refused
-without a trace.
+without a trace. Nobody is listened to without a bound: a PDU, an instance, and what waits to be looked at have one, and
+who goes beyond it loses the association.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.sources import checkpoint
+from edge.sources.folder import MAX_FILE_BYTES
 from protocol.errors import AuthenticationError, ConfigurationError, InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 __all__ = ["ask", "associate", "entity", "place_of", "serve", "syntaxes"]
 
 _MAX_PDU = 1 << 17
+_LONGEST_PDU = 1 << 20  # that is read at all: one that asks for an association may be longer than those with data
+_MAX_WAITING = 8  # requests of one association of which none is answered: a sender waits for each answer
 
 
 def place_of(address: str) -> tuple[str, int]:
@@ -46,6 +50,7 @@ def entity(title: str, timeout_s: float) -> AE:
     except ImportError:
         raise ConfigurationError("config.extra-missing", "this source needs corsia[sources]") from None
     AssociationSocket._shutdown_socket = _shut
+    AssociationSocket.recv = _received
     _config.UNRESTRICTED_STORAGE_SERVICE = True
     _config.LOG_HANDLER_LEVEL = "none"
     logging.getLogger("pynetdicom").setLevel(logging.CRITICAL + 1)  # it logs identifiers
@@ -79,7 +84,7 @@ def associate(
     more: dict[str, Any] = {"ext_neg": list(roles)} if roles else {}
     if ca_file is not None:
         more["tls_args"] = (_trusting(ca_file), host)
-    ours = [(evt.EVT_CONN_OPEN, _at_once), *checkpoint.handlers()]
+    ours = [(evt.EVT_CONN_OPEN, _at_once), (evt.EVT_PDU_RECV, _bound), *checkpoint.handlers()]
     made = ae.associate(host, port, ae_title=aet, evt_handlers=[*ours, *handlers], **more)
     if made.is_established:
         return made
@@ -106,13 +111,13 @@ def ask(send: Callable[..., Iterator[Any]], *what: object) -> Iterator[Any]:
 
 
 def serve(
-    ae: AE, address: str, store: Callable[[Any], int], *, met: Callable[[Any], None] | None = None
+    ae: AE, address: str, store: Callable[[Any], int], *, handlers: Iterable[Any] = ()
 ) -> ThreadedAssociationServer:
     """Take C-STORE and C-ECHO at an address, each association in a thread of its own.
 
     Args:
         store: called with each C-STORE event, gives its status.
-        met: called with each association that is made.
+        handlers: of other events, as pynetdicom takes them.
 
     Raises:
         UnavailableError: `unavailable.source` when the address cannot be listened on.
@@ -123,11 +128,12 @@ def serve(
     for context in AllStoragePresentationContexts:
         ae.add_supported_context(str(context.abstract_syntax), syntaxes())
     ae.add_supported_context(Verification)
-    handlers: Any = [(evt.EVT_CONN_OPEN, _at_once), (evt.EVT_C_STORE, store), (evt.EVT_C_ECHO, lambda _event: 0)]
-    if met is not None:
-        handlers.append((evt.EVT_ESTABLISHED, met))
+    ours: Any = [
+        (evt.EVT_CONN_OPEN, _at_once), (evt.EVT_PDU_RECV, _bound), (evt.EVT_PDU_RECV, _bound_waiting),
+        (evt.EVT_C_STORE, store), (evt.EVT_C_ECHO, lambda _event: 0),
+    ]  # fmt: skip
     try:
-        server = ae.start_server(place_of(address), block=False, evt_handlers=handlers)
+        server = ae.start_server(place_of(address), block=False, evt_handlers=[*ours, *handlers])
     except OSError:
         server = None
     if server is None:
@@ -141,6 +147,37 @@ def _shut(wrapper: Any) -> None:
         with suppress(OSError):
             link.shutdown(socket.SHUT_RDWR)
         link.close()
+
+
+def _received(wrapper: Any, size: int) -> bytearray:
+    """So many bytes, or fewer when the connection ends; pynetdicom 3.0 takes all that the head of a PDU announces.
+
+    Raises:
+        OSError: more than any PDU has; nothing of it is read, and the connection is closed.
+    """
+    if size > _LONGEST_PDU:
+        raise OSError("a PDU that is too long")
+    data = bytearray()
+    while len(data) < size and (more := wrapper.socket.recv(size - len(data))):
+        data += more
+    return data
+
+
+def _bound(event: Any) -> None:
+    """End an association whose present message is larger than a source file may be."""
+    message = event.assoc.dimse.message
+    if message is not None and message.data_set.tell() + message.encoded_command_set.tell() > MAX_FILE_BYTES:
+        _end(event)
+
+
+def _bound_waiting(event: Any) -> None:
+    """End an association that sends on without waiting for an answer."""
+    if event.assoc.dimse.msg_queue.qsize() > _MAX_WAITING:
+        _end(event)
+
+
+def _end(event: Any) -> None:
+    event.assoc.dul.event_queue.put("Evt19")  # an invalid PDU (PS3.8, table 9-10): abort, what has come is dropped
 
 
 def _at_once(event: Any) -> None:

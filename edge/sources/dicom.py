@@ -35,12 +35,18 @@ def grouped(root: Path, paths: Iterable[Path]) -> list[Path]:
 
 
 def read(root: Path, path: Path) -> tuple[bytes | None, str]:
-    """The bytes of a file and its PatientID ("" when it names none); (None, "") when it is not usable DICOM."""
-    with open_inside(root, path) as file:
-        size = MAX_FILE_BYTES + 1 if file is None else os.fstat(file.fileno()).st_size
-        if file is None or size > MAX_FILE_BYTES:
-            return None, ""
-        data = file.read(size)  # never the bound: so much memory would be taken first
+    """The bytes of a file and its PatientID ("" when it names none); (None, "") when it is not usable DICOM.
+
+    Nor is one that the disk does not give, in whole or in part.
+    """
+    try:
+        with open_inside(root, path) as file:
+            size = MAX_FILE_BYTES + 1 if file is None else os.fstat(file.fileno()).st_size
+            if file is None or size > MAX_FILE_BYTES:
+                return None, ""
+            data = file.read(size)  # never the bound: so much memory would be taken first
+    except OSError:
+        return None, ""
     patient = patient_of(BytesIO(data))
     return (None, "") if patient is None else (data, patient)
 

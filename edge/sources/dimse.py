@@ -5,28 +5,34 @@ each study looked into each time. One that gives not so many studies at once is 
 without a date is not found. What C-FIND lists and the retrieval does not bring is asked for again, and at last
 set aside; but while the PACS gives nothing at all, of other studies neither, that is no record's fault, and it waits.
 
+Where a PACS moves to us, we listen to its title and those that the site names beside it, and take instances of the
+study that is asked for just then. Whatever else comes is refused and counted, and not a byte of it is kept.
+
 Source: DICOM PS3.4, annex C (Query/Retrieve), PS3.7, 9.1.
 """
 
 from __future__ import annotations
 
-import queue
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edge.sources import association, instance
+from edge.sources.inbox import Inbox
 from edge.sources.origin import REFUSED, Bad, Gone, Known, Page, Part
 from edge.sources.places import Dimse
-from protocol.errors import InputError, UnavailableError
+from protocol.errors import InputError, StorageError, UnavailableError
 
 if TYPE_CHECKING:
     from pydicom import Dataset
     from pynetdicom.association import Association
 
-__all__ = ["DimseOrigin"]
+__all__ = ["FOREIGN", "DimseOrigin"]
+
+FOREIGN = "foreign"  # of no study that was asked for
 
 _PENDING = (0xFF00, 0xFF01)
 _LEVELS = {"STUDY": "StudyInstanceUID", "SERIES": "SeriesInstanceUID", "IMAGE": "SOPInstanceUID"}
@@ -34,6 +40,10 @@ _CANCELLED = 0xFE00  # by the PACS itself: it has given as many matches as it gi
 _MAX_CONTEXTS = 120
 _AT_ONCE = 512  # instances of one retrieval
 _PROBES = 8
+_STORED, _NOT_AUTHORISED, _OUT_OF_RESOURCES = 0x0000, 0x0124, 0xA700  # PS3.7, annex C
+_MAX_WAITING_BYTES = 1 << 36  # of what has come in a retrieval and is not yet kept
+_NO_DESTINATION = 0xA801  # of some also when we have turned them away
+_MAX_STRAYS = 1000  # that are told; those beyond are refused as well
 _BEGINNING, _DAY = date(1900, 1, 1), timedelta(days=1)
 
 
@@ -42,29 +52,38 @@ class DimseOrigin:
 
     Args:
         place: the PACS.
+        folder: a private one, for what has come and is not yet kept; None for the system's own.
 
     Raises:
         ConfigurationError: `config.extra-missing`.
         UnavailableError: `unavailable.source` when `listen` cannot be listened on.
     """
 
-    def __init__(self, place: Dimse) -> None:
+    def __init__(self, place: Dimse, folder: Path | None = None) -> None:
         self._place = place
-        self._inbox: queue.SimpleQueue[tuple[str, bytes]] = queue.SimpleQueue()
+        self._inbox = Inbox(folder, min(place.max_bytes, _MAX_WAITING_BYTES))
         self._server = None
         self._reached = self._gave = 0  # associations that the PACS made with us, instances that came
+        self._turned_away = 0  # associations that another title asked for
+        self._asked, self._wanted = "", frozenset[str]()  # study and instances that are asked for just now
+        self._strays: set[str] = set()  # instances of others, refused
         self._unable = False  # how the last retrieval ended
         self._studies_met: list[str] = []
         if place.listen is not None:
             ae = association.entity(place.calling, place.timeout_s)
+            from pynetdicom import evt
+
             ae.require_called_aet = True
-            self._server = association.serve(ae, place.listen, self._came, met=self._met)
+            ae.require_calling_aet = [place.aet, *place.callers]
+            met = [(evt.EVT_ESTABLISHED, self._met), (evt.EVT_REJECTED, self._rejected)]
+            self._server = association.serve(ae, place.listen, self._came, handlers=met)
 
     def close(self) -> None:
         """See `Origin.close`."""
         if self._server is not None:
             self._server.shutdown()
             self._server = None
+        self._inbox.close()
 
     def pages(self, known: Known) -> Iterator[Page]:
         """A page a study. See `Origin.pages`."""
@@ -77,6 +96,8 @@ class DimseOrigin:
             mark = f"{scope}:{uid}"
             if count in ("", "0") or known.mark(mark) != count:
                 yield Page(mark=mark, version=count, items=self._instances(uid, count, known))
+        strays = [Bad(key=f"foreign:{uid}", reason=FOREIGN) for uid in sorted(self._strays)]
+        yield Page(mark=scope, version="", items=iter(strays))
 
     def count(self) -> int:
         """How many studies there are within the site's bounds; raises as `pages`."""
@@ -84,12 +105,30 @@ class DimseOrigin:
             return len(self._studies(link))
 
     def _came(self, event: Any) -> int:
+        """The status of one C-STORE. One that does not parse is taken if it was asked for, to be set aside."""
+        uid, data = str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()
+        study = instance.study_of(data)
+        ours = study == self._asked or (not study and uid in self._wanted)
+        if not self._asked or not ours:
+            if len(self._strays) < _MAX_STRAYS:
+                self._strays.add(uid)
+            return _NOT_AUTHORISED
+        try:
+            self._inbox.put(uid, data)
+        except StorageError:
+            return _OUT_OF_RESOURCES
         self._gave += 1
-        self._inbox.put((str(event.request.AffectedSOPInstanceUID), event.encoded_dataset()))
-        return 0
+        return _STORED
 
     def _met(self, _event: Any) -> None:
         self._reached += 1
+
+    def _rejected(self, _event: Any) -> None:
+        self._turned_away += 1
+
+    def _check_called(self) -> None:
+        if self._turned_away and not self._reached:
+            raise UnavailableError("unavailable.source", "who calls us is neither aet nor one of callers")
 
     # --- asking
 
@@ -161,7 +200,9 @@ class DimseOrigin:
             if level == "IMAGE" and "\\" not in uids and uids not in missing:
                 continue
             keys = {"StudyInstanceUID": study, "SeriesInstanceUID": series} | ({"SOPInstanceUID": uids} if uids else {})
-            for uid, data in self._files(_identifier(level, keys), sorted(set(wanted.values()) - {""})):
+            for uid, data in self._files(
+                _identifier(level, keys), sorted(set(wanted.values()) - {""}), frozenset(wanted)
+            ):
                 missing.pop(uid, None)
                 yield instance.part(uid, data)  # one that was not listed too: lists are not always whole
             if not self._unable:
@@ -188,15 +229,18 @@ class DimseOrigin:
                 for _ in self._files(_identifier("IMAGE", keys), ()):
                     pass  # the site may not want it
         if not self._gave and (others or (self._server is not None and not self._reached)):
+            self._check_called()
             raise UnavailableError("unavailable.source", "the PACS gives nothing now, or cannot reach us")
 
-    def _files(self, identifier: Dataset, classes: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    def _files(
+        self, identifier: Dataset, classes: Sequence[str], wanted: frozenset[str] = frozenset()
+    ) -> Iterator[tuple[str, bytes]]:
         get = self._place.retrieve == "get"
         ae = association.entity(self._place.calling, self._place.timeout_s)
         roles = self._propose(ae, classes) if get else self._propose_move(ae)
         from pynetdicom import evt
 
-        with _released(
+        with self._expecting(_text(identifier, "StudyInstanceUID"), wanted), _released(
             association.associate(
                 ae, self._place.address, self._place.aet, ca_file=self._place.ca_file,
                 handlers=[(evt.EVT_C_STORE, self._came)] if get else (), roles=roles,
@@ -212,18 +256,21 @@ class DimseOrigin:
                 answers = association.ask(link.send_c_move, identifier, self._place.calling, model)
             self._unable = False
             for status, _ in answers:
-                yield from self._taken()
+                yield from self._inbox.taken()
                 self._unable = _is_unable(status)
                 if not self._unable:
+                    if status.get("Status") == _NO_DESTINATION:
+                        self._check_called()
                     _check(status)
-            yield from self._taken()
+            yield from self._inbox.taken()
 
-    def _taken(self) -> Iterator[tuple[str, bytes]]:
-        while True:
-            try:
-                yield self._inbox.get_nowait()
-            except queue.Empty:
-                return
+    @contextmanager
+    def _expecting(self, study: str, wanted: frozenset[str]) -> Iterator[None]:
+        self._asked, self._wanted = study, wanted
+        try:
+            yield
+        finally:
+            self._asked, self._wanted = "", frozenset()
 
     @staticmethod
     def _propose(ae: Any, classes: Sequence[str]) -> list[Any]:

@@ -2,7 +2,7 @@
 
 Remembered are the export under way (so that a restart takes it up), each of its files, and its transaction time, from
 which the next one starts. What the server says was deleted is forgotten. A file that holds fewer lines than the server
-says was cut: it is taken again.
+says was cut: it is taken again. Each is written to the disk as it comes, without a name there, and read line by line.
 
 Source: HL7 FHIR Bulk Data Access 2.0.0, Bulk Data Export; RFC 7240 (Prefer).
 """
@@ -10,20 +10,26 @@ Source: HL7 FHIR Bulk Data Access 2.0.0, Bulk Data Export; RFC 7240 (Prefer).
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
+from edge.sources.documents import TOO_LARGE
 from edge.sources.fhirserver import FHIR_JSON, Lines, moment
 from edge.sources.origin import Bad, Gone, Known, Page, Part
 from edge.sources.places import FhirServer
 from edge.sources.web import Answer, Refused, Web, wait_s
+from edge.storage import named_errors
 from protocol.errors import InputError, UnavailableError
 
 __all__ = ["FhirExport"]
 
 _NONE = "-"  # no export is under way
 _PART_BYTES = 32 << 20
+_MAX_LINE_BYTES = 64 << 20  # of one resource
+_GZIP = b"\x1f\x8b"
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S = 0.1, 60.0
 
 
@@ -33,13 +39,16 @@ class FhirExport:
     Args:
         place: the server.
         halted: asked while an export is waited for.
+        folder: a private one, for the file that is being read; None for the system's own.
 
     Raises:
         ConfigurationError: as `Web`.
     """
 
-    def __init__(self, place: FhirServer, halted: Callable[[], bool] = lambda: False) -> None:
-        self._place, self._web, self._halted = place, Web(place), halted
+    def __init__(
+        self, place: FhirServer, halted: Callable[[], bool] = lambda: False, folder: Path | None = None
+    ) -> None:
+        self._place, self._web, self._halted, self._folder = place, Web(place), halted, folder
         scope = f"{place.url} {place.group or ''} {sorted(place.types)}"
         self._since, self._job = f"{scope} export:since", f"{scope} export:job"
 
@@ -106,10 +115,14 @@ class FhirExport:
         lines, count = Lines(str(entry.get("type", ""))), 0
         for line in self._lines(entry):
             count += 1
+            where = f"{entry['url']}#{count}"
             try:
-                lines.add(json.loads(line), f"{entry['url']}#{count}")
+                if line is None:
+                    lines.bad(where, None, TOO_LARGE)
+                else:
+                    lines.add(json.loads(line), where)
             except (ValueError, RecursionError):
-                lines.bad(f"{entry['url']}#{count}", line)
+                lines.bad(where, line)
             if lines.size >= _PART_BYTES:
                 yield from lines.items()
                 lines = Lines(lines.kind)
@@ -121,15 +134,44 @@ class FhirExport:
     def _deleted(self, entry: dict[str, Any]) -> Iterator[Gone | Bad]:
         """Bundles of type transaction, whose requests are DELETEs."""
         for line in self._lines(entry):
+            if line is None:
+                yield Bad(key=f"{entry['url']}", reason=TOO_LARGE)
+                continue
             try:
                 entries = json.loads(line).get("entry", [])
                 yield from (Gone(str(one["request"]["url"])) for one in entries)
             except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
                 yield Bad(key=f"{entry['url']}", reason="unreadable", data=line)
 
-    def _lines(self, entry: dict[str, Any]) -> list[bytes]:
-        content = self._asked(str(entry["url"]), accept="application/fhir+ndjson").content
-        return [line for line in content.split(b"\n") if line.strip()]
+    def _lines(self, entry: dict[str, Any]) -> Iterator[bytes | None]:
+        """The lines of a file that is there whole, blank ones left out; None for one that is longer than a line may be.
+
+        Raises:
+            InputError: `input.export` for a file elsewhere, packed or too large, `input.source` when it is refused;
+                StorageError, UnavailableError, AuthenticationError.
+        """
+        with named_errors("a file of an export"), tempfile.TemporaryFile(dir=self._folder) as file:
+            self._fetch(str(entry["url"]), file)
+            file.seek(0)
+            if file.read(len(_GZIP)) == _GZIP:
+                raise InputError("input.export", "a file of the export is packed, and not by Content-Encoding")
+            file.seek(0)
+            while line := file.readline(_MAX_LINE_BYTES):
+                cut = rest = len(line) == _MAX_LINE_BYTES and not line.endswith(b"\n")
+                while rest:  # let go by, and never held
+                    rest = not (line := file.readline(_MAX_LINE_BYTES)).endswith(b"\n") and bool(line)
+                if cut:
+                    yield None
+                elif line.strip():
+                    yield line
+
+    def _fetch(self, url: str, file: IO[bytes]) -> None:
+        try:
+            self._web.fetch(url, file, accept="application/fhir+ndjson")
+        except Refused as refused:
+            raise InputError("input.source", f"the server answers with status {refused.status}") from None
+        except InputError as error:
+            raise InputError("input.export", error.message) from None
 
     def _asked(self, path: str, query: dict[str, str] | None = None, **more: Any) -> Answer:
         try:

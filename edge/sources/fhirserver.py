@@ -102,6 +102,7 @@ class Lines:
     Attributes:
         kind: the type; "" takes any.
         moments: `meta.lastUpdated` of each, "" for none.
+        size: bytes of all that was taken or set aside.
     """
 
     kind: str
@@ -126,9 +127,10 @@ class Lines:
         self._kept[f"{kind}/{name}"] = line
         self.size += len(line)
 
-    def bad(self, key: str, data: bytes) -> None:
-        """Set something aside."""
-        self._bad.append(Bad(key=key, reason="unreadable", data=data))
+    def bad(self, key: str, data: bytes | None, reason: str = "unreadable") -> None:
+        """Set something aside; without `data`, not even its bytes are kept."""
+        self._bad.append(Bad(key=key, reason=reason, data=data))
+        self.size += len(data or b"")
 
     def items(self) -> Iterator[Part | Bad | Gone]:
         """What was taken: one file, and what was set aside."""

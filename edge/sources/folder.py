@@ -15,8 +15,9 @@ from typing import IO
 
 from protocol.errors import InputError, StorageError
 
-__all__ = ["MAX_FILE_BYTES", "Nothing", "open_inside", "walk"]
+__all__ = ["MAX_FILE_BYTES", "UNREADABLE_FOLDER", "Nothing", "open_inside", "walk"]
 
+UNREADABLE_FOLDER = "unreadable-folder"  # one that cannot be listed: nobody knows how much it holds
 MAX_FILE_BYTES = 1 << 31  # of one source file; a reader may ask for so much memory at once
 
 
@@ -24,34 +25,44 @@ def walk(root: Path, withheld: Counter[str], *, code: str = "input.dicom") -> It
     """All regular files below `root`, folder by folder in name order.
 
     Symbolic links are not followed: what lies inside is met on its own path; one that leads out of `root`, and
-    anything that is neither file nor folder, is counted as unreadable.
+    anything that is neither file nor folder, is counted as unreadable. A folder below `root` that cannot be listed is
+    passed over whole and counted as `UNREADABLE_FOLDER`.
 
     Raises:
         InputError: `code` when `root` is not a folder.
-        StorageError: `storage.failed` when a folder cannot be listed.
+        StorageError: `storage.failed` when `root` cannot be listed.
     """
     base = root.resolve()
     if not base.is_dir():
         raise InputError(code, "the dataset's folder does not exist")
     try:
-        yield from _visit(base, withheld)
+        todo = _within(base)  # no recursion: a path may have two thousand parts
     except OSError as error:
         raise StorageError("storage.failed", f"the dataset's folder cannot be read: {error.strerror}") from None
-
-
-def _visit(base: Path, withheld: Counter[str]) -> Iterator[Path]:
-    todo = _within(base)  # no recursion: a path may have two thousand parts
     while todo:
         entry = todo.pop()
         path = Path(entry.path)
-        if entry.is_symlink():
+        try:
+            is_link, is_folder = entry.is_symlink(), entry.is_dir(follow_symlinks=False)
+            is_file = entry.is_file(follow_symlinks=False)
+        except OSError:  # it is not even told what it is
+            is_link = is_folder = is_file = False
+        if is_link:
             withheld["unreadable"] += _leaves(path, base)
-        elif entry.is_dir(follow_symlinks=False):
-            todo += _within(path)
-        elif entry.is_file(follow_symlinks=False):
+        elif is_folder:
+            todo += _listed(path, withheld)
+        elif is_file:
             yield path
         else:
             withheld["unreadable"] += 1
+
+
+def _listed(folder: Path, withheld: Counter[str]) -> list[os.DirEntry[str]]:
+    try:
+        return _within(folder)
+    except OSError:
+        withheld[UNREADABLE_FOLDER] += 1
+        return []
 
 
 def _within(folder: Path) -> list[os.DirEntry[str]]:
@@ -83,8 +94,12 @@ def open_inside(root: Path, path: Path) -> IO[bytes] | Nothing:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return Nothing()
-    inside = Path(f"/proc/self/fd/{descriptor}").resolve().is_relative_to(root.resolve())
-    if not inside or not stat.S_ISREG(os.fstat(descriptor).st_mode):
+    try:
+        inside = Path(f"/proc/self/fd/{descriptor}").resolve().is_relative_to(root.resolve())
+        usable = inside and stat.S_ISREG(os.fstat(descriptor).st_mode)
+    except OSError:
+        usable = False
+    if not usable:
         os.close(descriptor)
         return Nothing()
     return os.fdopen(descriptor, "rb")

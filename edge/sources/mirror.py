@@ -77,12 +77,12 @@ class Mirror:
 
     def __init__(self, root: Path, *, max_bytes: int = 10**15) -> None:
         self.root, self._max_bytes = root, max_bytes
-        self.records, self.aside, self._incoming = root / "records", root / "isolated", root / "incoming"
+        self.records, self.aside, self.incoming = root / "records", root / "isolated", root / "incoming"
         self._place = ""  # from which the records of the present pull are
         self._lock = threading.RLock()
         self._seen: set[str] | None = None  # what a full pull has met
         with _named():
-            for folder in (root, self.records, self.aside, self._incoming):
+            for folder in (root, self.records, self.aside, self.incoming):
                 folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._forget_left()
             path = root / "mirror.db"
@@ -214,7 +214,7 @@ class Mirror:
         try:
             for item in page.items:
                 batch.append(item)
-                size += len(item.data) if isinstance(item, Part) else 0
+                size += 0 if isinstance(item, Gone) else len(item.data or b"")
                 if len(batch) >= _BATCH or size >= _BATCH_BYTES:
                     done, batch, size = batch, [], 0
                     self.keep(done, tally)
@@ -228,7 +228,7 @@ class Mirror:
 
     def _land(self, folder: Path, files: dict[str, bytes]) -> None:
         """Files into a folder in which somebody may read: each whole, and durable when it returns."""
-        made = [(self._incoming / secrets.token_hex(16), folder / name) for name in files]
+        made = [(self.incoming / secrets.token_hex(16), folder / name) for name in files]
         for (temporary, _target), data in zip(made, files.values(), strict=True):
             with os.fdopen(
                 os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb"
@@ -242,7 +242,7 @@ class Mirror:
 
     def _forget_left(self) -> None:
         """Remove what a crash left half written; another writer's is younger."""
-        for left in self._incoming.iterdir():
+        for left in self.incoming.iterdir():
             with suppress(FileNotFoundError):
                 if time.time() - left.stat().st_mtime > _LEFT_S:
                     left.unlink()

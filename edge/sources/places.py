@@ -123,6 +123,7 @@ class Dimse(Pulled, _Images):
     Attributes:
         address: its host and port; aet: its title; calling: ours, as it knows us.
         retrieve: `get`, or `move` for a PACS that cannot: it then sends to `listen`, by the name `calling`.
+        callers: titles by which the PACS moves to us besides `aet`; no other is let in.
         ca_file: speak TLS, trusting these.
     """
 
@@ -131,6 +132,7 @@ class Dimse(Pulled, _Images):
     calling: Aet = "CORSIA"
     retrieve: Literal["get", "move"] = "get"
     listen: Address | None = None
+    callers: Annotated[tuple[Aet, ...], Field(max_length=256)] = ()
     ca_file: Path | None = None
     timeout_s: Annotated[float, Field(gt=0, le=3600)] = 60.0
 
@@ -138,6 +140,8 @@ class Dimse(Pulled, _Images):
     def _told(self) -> Dimse:
         if (self.retrieve == "move") != (self.listen is not None):
             raise ValueError("listen is for retrieve = 'move', which needs it")
+        if self.callers and self.listen is None:
+            raise ValueError("callers are for retrieve = 'move'")
         return self
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edge.sources.mirror import Mirror, Tally
 from edge.sources.origin import Origin
@@ -24,6 +24,12 @@ _LONGEST_WAIT_S = 10.0
 _ROUNDS = 4  # of one pull, while the place refuses records that it lists
 
 
+class Dial(Protocol):
+    """Makes an origin."""
+
+    def __call__(self, halted: Callable[[], bool], folder: Path | None = None, /) -> Origin: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """One place of one dataset.
@@ -32,13 +38,13 @@ class Place:
         name: of the place, as edge.toml calls it.
         kind: `dicom` or `fhir`: of which mirror it is.
         config: how it is pulled.
-        dial: makes the origin.
+        dial: makes the origin; asked whether to stop, and told a private folder for what is on its way.
     """
 
     name: str
     kind: str
     config: Pulled
-    dial: Callable[[Callable[[], bool]], Origin]
+    dial: Dial
 
 
 def places(dataset: DatasetConfig) -> Iterator[Place]:
@@ -46,20 +52,31 @@ def places(dataset: DatasetConfig) -> Iterator[Place]:
     if (dicomweb := dataset.dicomweb) is not None:
         from edge.sources.dicomweb import DicomwebOrigin
 
-        yield Place(name="dicomweb", kind="dicom", config=dicomweb, dial=lambda _halted: DicomwebOrigin(dicomweb))
+        yield Place(
+            name="dicomweb", kind="dicom", config=dicomweb, dial=lambda _halted, _folder=None: DicomwebOrigin(dicomweb)
+        )
     if (dimse := dataset.dimse) is not None:
         from edge.sources.dimse import DimseOrigin
 
-        yield Place(name="dimse", kind="dicom", config=dimse, dial=lambda _halted: DimseOrigin(dimse))
+        yield Place(
+            name="dimse", kind="dicom", config=dimse, dial=lambda _halted, folder=None: DimseOrigin(dimse, folder)
+        )
     if (server := dataset.fhir_server) is not None:
         if server.mode == "search":
             from edge.sources.fhirserver import FhirSearch
 
-            yield Place(name="fhir_server", kind="fhir", config=server, dial=lambda _halted: FhirSearch(server))
+            yield Place(
+                name="fhir_server", kind="fhir", config=server, dial=lambda _halted, _folder=None: FhirSearch(server)
+            )
         else:
             from edge.sources.fhirexport import FhirExport
 
-            yield Place(name="fhir_server", kind="fhir", config=server, dial=lambda halted: FhirExport(server, halted))
+            yield Place(
+                name="fhir_server",
+                kind="fhir",
+                config=server,
+                dial=lambda halted, folder=None: FhirExport(server, halted, folder),
+            )
 
 
 def pull(
@@ -92,7 +109,9 @@ def _patient(mirror: Mirror, place: Place, halted: Callable[[], bool], *, full: 
     while True:
         before = mirror.status()["records"]
         try:
-            tally = mirror.pull(place.dial(halted), halted, full=full, emptied=emptied, place=place.name)
+            tally = mirror.pull(
+                place.dial(halted, mirror.incoming), halted, full=full, emptied=emptied, place=place.name
+            )
             whole.isolated.update(tally.isolated)
             whole.gone += tally.gone
             rounds += 1

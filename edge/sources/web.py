@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from edge.secret import read_secret
 from edge.sources.folder import MAX_FILE_BYTES
 from edge.sources.places import HttpPlace
+from edge.storage import named_errors
 from protocol.errors import AuthenticationError, ConfigurationError, InputError, UnavailableError
 
 if TYPE_CHECKING:
@@ -100,20 +101,43 @@ class Web:
             UnavailableError: `unavailable.source`; AuthenticationError: `auth.source`; InputError: `input.source` for
                 an address elsewhere, or an answer too large.
         """
+        data = bytearray()
+        status, told = self._streamed(data.extend, path, params, {"Accept": accept, **(headers or {})})
+        return Answer(status, told, bytes(data))
+
+    def fetch(self, path: str, file: IO[bytes], *, accept: str) -> None:
+        """Write the answer to a GET to a file, piece by piece; else as `get`.
+
+        Raises:
+            StorageError: `storage.full`, `storage.failed`; besides those of `get`.
+        """
+
+        def write(chunk: bytes) -> None:
+            with named_errors("what a server gives"):
+                file.write(chunk)
+
+        self._streamed(write, path, None, {"Accept": accept})
+
+    def _streamed(
+        self,
+        take: Callable[[bytes], object],
+        path: str,
+        params: Mapping[str, str | int] | None,
+        headers: Mapping[str, str],
+    ) -> tuple[int, Mapping[str, str]]:
         import httpx
 
-        url = self._within(path)
+        url, size = self._within(path), 0
         asked = {k: str(v) for k, v in params.items()} if params else None
-        more = {"Accept": accept, **(headers or {})}
         try:
-            with self._client.stream("GET", url, params=asked, headers=more) as answer:
+            with self._client.stream("GET", url, params=asked, headers=headers) as answer:
                 _judge(answer)
-                data = bytearray()
                 for chunk in answer.iter_bytes(_STEP):
-                    data += chunk
-                    if len(data) > MAX_FILE_BYTES:
+                    size += len(chunk)
+                    if size > MAX_FILE_BYTES:
                         raise TooLarge("input.source", "an answer is larger than a file may be")
-                return Answer(answer.status_code, answer.headers, bytes(data))
+                    take(chunk)
+                return answer.status_code, answer.headers
         except httpx.HTTPError:
             raise UnavailableError("unavailable.source") from None
 

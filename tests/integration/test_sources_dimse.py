@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import struct
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -21,10 +23,11 @@ from pynetdicom.sop_class import StudyRootQueryRetrieveInformationModelMove as M
 
 from corsia.fleet import free_port
 from edge.config import DatasetConfig
-from edge.sources import association
+from edge.sources import association, inbox
+from edge.sources.inbox import Inbox
 from edge.sources.mirror import Mirror
 from edge.sources.pulling import places, pull
-from protocol.errors import UnavailableError
+from protocol.errors import StorageError, UnavailableError
 from tests.integration.test_sources_pacs import instances, named, uids
 from tests.sourcekit import until
 
@@ -231,3 +234,144 @@ def test_what_alone_is_not_given_is_set_aside(tmp_path: Path, how: str) -> None:
     assert looking.status()["complete"]
     assert uids(looking.records) == named(files)[1:]
     looking.close()
+
+
+# --- whoever else calls where a PACS moves to
+
+
+def _calling(address: str, title: str) -> Any:
+    """An association asked for by somebody with a title: pynetdicom's own, without a bound of ours."""
+    ae = AE(ae_title=title)
+    ae.requested_contexts = StoragePresentationContexts
+    host, port = association.place_of(address)
+    return ae.associate(host, port, ae_title="EDGE")
+
+
+def _other(study: str) -> Dataset:
+    made = pydicom.dcmread(BytesIO(next(instances(1))))
+    made.StudyInstanceUID, made.SOPInstanceUID, made.PatientID = study, "1.9.9", "STRANGER"
+    made.file_meta.MediaStorageSOPInstanceUID = "1.9.9"
+    return made
+
+
+def test_while_a_pacs_moves_nobody_else_brings_anything(tmp_path: Path) -> None:
+    files, told = list(instances(4, studies=2)), dict[str, object]()
+
+    def moody(what: str, _event: evt.Event) -> int:
+        if what == "MOVE" and not told:
+            stranger = _calling(peer.listen, "STRANGER")
+            told["rejected"] = stranger.is_rejected
+            false = _calling(peer.listen, "PEER")
+            told["foreign"] = false.send_c_store(_other("1.9")).Status
+            told["nameless"] = false.send_c_store(_other("")).Status
+            false.release()
+        return 0
+
+    peer = Peer(files, moody)
+    with serving(peer) as address:
+        pull(tmp_path / "m", next(places(config(peer, address, "move"))))
+    assert told == {"rejected": True, "foreign": 0x0124, "nameless": 0x0124}
+    looking = Mirror(tmp_path / "m")
+    assert looking.status()["isolated"] == {"foreign": 1}, "counted"
+    assert uids(looking.records) == named(files)
+    looking.close()
+    assert all(b"STRANGER" not in path.read_bytes() for path in (tmp_path / "m").rglob("*") if path.is_file())
+
+
+def test_nothing_is_taken_while_nothing_is_asked_for(tmp_path: Path) -> None:
+    peer = Peer(list(instances(1)))
+    place = config(peer, "127.0.0.1:9", "move")
+    origin = next(places(place)).dial(lambda: False, tmp_path)
+    link = _calling(peer.listen, "PEER")
+    assert link.send_c_store(_other("1.2.3.10")).Status == 0x0124
+    link.release()
+    origin.close()
+
+
+def test_a_pacs_that_moves_by_another_title_is_let_in_when_the_site_names_it(tmp_path: Path) -> None:
+    files = list(instances(2, studies=1))
+    peer = Peer(files)
+    with serving(peer) as address:
+        with pytest.raises(UnavailableError, match="callers"):
+            pull(tmp_path / "m", next(places(config(peer, address, "move", aet="FRONT", patience_s=0))))
+        pull(tmp_path / "m", next(places(config(peer, address, "move", aet="FRONT", callers=["PEER"]))))
+    assert whole(tmp_path / "m", files)
+
+
+@contextmanager
+def _storing(store: Callable[[Any], int]) -> Iterator[str]:
+    address = f"127.0.0.1:{free_port()}"
+    server = association.serve(association.entity("EDGE", 3600.0), address, store)
+    try:
+        yield address
+    finally:
+        server.shutdown()
+
+
+def test_an_instance_without_an_end_is_not_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    stored: list[int] = []
+    with _storing(lambda event: stored.append(len(event.encoded_dataset())) or 0) as address:
+        monkeypatch.setattr(association, "MAX_FILE_BYTES", 1 << 20)
+        small, large = _other("1.9"), _other("1.9")
+        large.PixelData = bytes(4 << 20)
+        link = _calling(address, "CT1")
+        assert link.send_c_store(small).Status == 0
+        assert "Status" not in link.send_c_store(large)
+        until(lambda: link.is_aborted, "the abort")
+    assert len(stored) == 1
+
+
+def test_the_head_of_a_pdu_makes_nobody_wait_for_four_gigabytes() -> None:
+    with _storing(lambda _event: 0) as address, socket.create_connection(association.place_of(address)) as link:
+        link.settimeout(300)
+        link.sendall(struct.pack(">BBL", 1, 0, 0xFFFFFFFF))
+        assert link.recv(1 << 10) == b"", "the connection is closed"
+
+
+def test_requests_that_do_not_wait_for_an_answer_end_the_association() -> None:
+    from pynetdicom.dimse_primitives import C_STORE
+
+    busy, stored = threading.Event(), []
+
+    def store(event: Any) -> int:
+        busy.wait()
+        stored.append(event)
+        return 0
+
+    with _storing(store) as address:
+        link = _calling(address, "CT1")
+        made = _other("1.9")
+        context = next(one for one in link.accepted_contexts if one.abstract_syntax == made.SOPClassUID)
+        made.file_meta = None
+        from pynetdicom.dsutils import encode
+
+        for at in range(200):
+            request = C_STORE()
+            request.MessageID, request.Priority = at + 1, 2
+            request.AffectedSOPClassUID, request.AffectedSOPInstanceUID = made.SOPClassUID, made.SOPInstanceUID
+            request.DataSet = BytesIO(encode(made, True, True) or b"")
+            link.dimse.send_msg(request, context.context_id)
+        try:
+            until(lambda: link.is_aborted, "the abort", 600)
+        finally:
+            busy.set()
+    assert len(stored) < 200
+
+
+def test_what_waits_lies_in_a_file_without_a_name_and_has_a_bound(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "_IN_MEMORY_BYTES", 10)
+    waiting = Inbox(tmp_path, 100)
+    for _ in range(2):  # room is there again when all was taken
+        for at in range(10):
+            waiting.put(f"1.{at}", bytes([at]) * 10)
+        with pytest.raises(StorageError, match=r"storage\.full"):
+            waiting.put("1.11", b"x")
+        assert list(tmp_path.iterdir()) == []
+        assert list(waiting.taken()) == [(f"1.{at}", bytes([at]) * 10) for at in range(10)]
+    waiting.put("1.12", b"x")
+    waiting.close()
+    assert list(waiting.taken()) == []
+    with pytest.raises(StorageError):
+        waiting.put("1.13", b"x")

@@ -27,7 +27,7 @@ from edge.sources.places import Receiver
 from edge.sources.pulling import places, pull
 from edge.sources.receiver import Listening
 from protocol.errors import AuthenticationError, UnavailableError
-from tests.sourcekit import LOGIN, Orthanc, need, private, until
+from tests.sourcekit import LOGIN, Orthanc, answers, need, private, until
 
 ROOT = Path(__file__).parents[2]
 FULL = (pytest.mark.full, pytest.mark.timeout(1800))
@@ -228,6 +228,36 @@ def test_a_pacs_that_lists_not_so_many_at_once_is_asked_by_time(tmp_path: Path) 
         assert count(address, since="2010-02-01", until="2010-04-30") == 9
     with stingy(40, most=2, day=3) as address, pytest.raises(UnavailableError, match=r"unavailable\.source"):
         count(address)
+
+
+@contextmanager
+def dcmtk(folder: Path, move_port: int) -> Iterator[str]:
+    """DCMTK's PACS, which moves what EDGE asks for to a port."""
+    program, port = need("dcmqrscp", "dcmtk"), free_port()
+    (folder / "held").mkdir(parents=True)
+    (folder / "cfg").write_text(
+        f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        f"HostTable BEGIN\nedge = (EDGE, 127.0.0.1, {move_port})\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        f"AETable BEGIN\nDCMQR {folder / 'held'} RW (200, 1024mb) ANY\nAETable END\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([program, "-c", str(folder / "cfg")], stdout=log, stderr=log)
+    try:
+        until(lambda: answers(port), "dcmqrscp")
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_pacs_of_dcmtk_moves_by_its_own_title(tmp_path: Path) -> None:
+    sent, port = list(instances(8, studies=2)), free_port()
+    with dcmtk(tmp_path / "pacs", port) as address:
+        assert push(address, written(tmp_path / "out", sent), called="DCMQR").returncode == 0
+        place = {"address": address, "aet": "DCMQR", "calling": "EDGE", "retrieve": "move"}
+        place["listen"] = f"127.0.0.1:{port}"
+        assert pull(tmp_path / "m", next(places(DatasetConfig.model_validate({"dimse": place})))).kept == 8
+    assert uids(tmp_path / "m" / "records") == named(sent)
 
 
 # --- pushed by modalities

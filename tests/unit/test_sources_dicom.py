@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+from collections.abc import Callable
 from datetime import date
 from io import BytesIO
 from pathlib import Path
@@ -14,8 +16,9 @@ from pydicom.dataset import Dataset
 
 from corsia.synthetic import ct_series
 from edge.config import Consent, DatasetConfig, Policy
-from edge.sources import DatasetSource
-from protocol.errors import ConfigurationError, InputError
+from edge.sources import DatasetSource, instance
+from edge.sources import folder as folders
+from protocol.errors import ConfigurationError, InputError, StorageError
 from protocol.study import Condition, Lane
 from protocol.study import Dataset as Asked
 from tests.unit import test_sources as rows
@@ -156,3 +159,114 @@ def test_damaged_files_never_pass_as_somebody_else(tmp_path: Path, seed: int) ->
     root = folder(tmp_path, {"1": bytes(data)})
     s = source(tmp_path, root, "id,age,consent\np1,1,no\n")
     assert list(s.files()) == []
+
+
+# --- disks that fail
+
+
+class Failing:
+    """A file whose blocks the disk does not give, from some byte on."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+
+    def __enter__(self) -> Failing:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._file.close()
+
+    def fileno(self) -> int:
+        return int(self._file.fileno())
+
+    def seek(self, *to: int) -> int:
+        return int(self._file.seek(*to))
+
+    def read(self, size: int = -1) -> bytes:
+        if size < 0 or self._file.tell() + size > 4096:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return bytes(self._file.read(size))
+
+
+def large(patient: str) -> bytes:
+    return ct_series({"PatientID": patient, "PatientName": "PLANTED^NAME"}, seed=1, size=128, slices=1)[0]
+
+
+@pytest.mark.parametrize("lane", [Lane.HARVEST, Lane.TRAIN])
+def test_a_file_that_the_disk_does_not_give_is_set_aside_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lane: Lane
+) -> None:
+    caplog.set_level("DEBUG")
+    root = folder(tmp_path, {"1": image("p1"), "PLANTED/2": large("p1"), "3": image("p2")})
+    bad, fdopen = (root / "PLANTED/2").stat().st_ino, os.fdopen
+
+    def opened(descriptor: int, *more: Any, **named: Any) -> Any:
+        file = fdopen(descriptor, *more, **named)
+        return Failing(file) if os.fstat(descriptor).st_ino == bad else file
+
+    monkeypatch.setattr(os, "fdopen", opened)
+    s = source(tmp_path, root, TABLE, lane=lane)
+    assert patients(s) == ["p1", "p2"]
+    assert s.withheld["unreadable"] == 1
+    assert "PLANTED" not in caplog.text
+
+
+def refusing(name: str) -> Callable[[Any], Any]:
+    """`os.scandir` of one to whom a folder of this name is closed; chmod closes nothing to root."""
+    scandir = os.scandir
+
+    def listed(path: Any) -> Any:
+        if Path(path).name == name:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scandir(path)
+
+    return listed
+
+
+@pytest.mark.parametrize("lane", [Lane.HARVEST, Lane.TRAIN])
+def test_a_folder_that_is_closed_is_counted_and_the_others_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, lane: Lane
+) -> None:
+    caplog.set_level("DEBUG")
+    root = folder(tmp_path, {"a/1": image("p1"), "b/PLANTED/2": image("p1"), "c/3": image("p2")})
+    monkeypatch.setattr(os, "scandir", refusing("PLANTED"))
+    s = source(tmp_path, root, TABLE, lane=lane)
+    assert patients(s) == ["p1", "p2"]
+    assert s.withheld[folders.UNREADABLE_FOLDER] == 1
+    assert "PLANTED" not in caplog.text
+    monkeypatch.setattr(os, "scandir", refusing(root.name))
+    with pytest.raises(StorageError, match=r"storage\.failed") as error:
+        patients(source(tmp_path, root, TABLE))
+    assert str(root) not in str(error.value)
+
+
+def packed() -> bytes:
+    from pydicom.encaps import encapsulate
+
+    one = pydicom.dcmread(BytesIO(image("p1")))
+    one.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.90"
+    one.PixelData = encapsulate([bytes(5000)])
+    buffer = BytesIO()
+    one.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def fewer() -> bytes:
+    """A file that is whole, with fewer pixels than it says."""
+    one = pydicom.dcmread(BytesIO(image("p1")))
+    one.PixelData = one.PixelData[:-2]
+    buffer = BytesIO()
+    one.save_as(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_pixels_that_are_cut_short_set_their_instance_aside_alone(tmp_path: Path) -> None:
+    whole = large("p1")
+    assert instance.judge(whole) == instance.judge(packed()) == instance.judge(large("p1") + bytes(2)) == ""
+    cut = [whole[:-1], whole[:-20000], image("p1")[:-3], packed()[:-9], packed()[:-3000], fewer()]
+    assert all(instance.judge(data) for data in cut)
+    files = {f"c{at}": data for at, data in enumerate(cut)}
+    s = source(tmp_path, folder(tmp_path, {"1": whole, **files, "z": image("p2")}), TABLE)
+    assert patients(s) == ["p1", "p2"]
+    assert s.withheld["unreadable"] + s.withheld.get("empty-shell", 0) == len(cut)

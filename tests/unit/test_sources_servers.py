@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -12,14 +14,14 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from edge.sources import web
+from edge.sources import fhirexport, web
 from edge.sources.dicomweb import DicomwebOrigin
 from edge.sources.fhirexport import FhirExport
 from edge.sources.fhirserver import FhirSearch
 from edge.sources.mirror import Mirror
 from edge.sources.places import Address, Dicomweb, FhirServer
 from edge.sources.pulling import pause_s
-from protocol.errors import InputError
+from protocol.errors import InputError, StorageError
 
 
 class Server:
@@ -129,3 +131,83 @@ def test_an_address_has_a_port_that_there_is(port: int) -> None:
         assert address.validate_python(f"pacs.example:{good}") == f"pacs.example:{good}"
     with pytest.raises(ValidationError):
         address.validate_python(f"pacs.example:{port}")
+
+
+# --- files of an export
+
+
+def exported(server: Server, body: bytes, url: str = "", **headers: str) -> FhirServer:
+    """A server whose export is one file of patients."""
+    asked = "$export?_type=Patient&_outputFormat=application%2Ffhir%2Bndjson"
+    server.say(asked, b"", 202, Content_Location=f"{server.url}/job")
+    listed = [{"type": "Patient", "url": url or f"{server.url}/Patient.ndjson"}]
+    server.say("job", {"transactionTime": "2024-02-01T00:00:00Z", "output": listed})
+    server.say("Patient.ndjson", body, **headers)
+    return fhir(server, "export")
+
+
+def ndjson(count: int, size: int = 0) -> bytes:
+    made = [{**one, "gender": "x" * size} for one in patients(*(f"p{at}" for at in range(count)))]
+    return b"\n".join(json.dumps(one).encode() for one in made)
+
+
+def test_a_file_of_an_export_is_not_held(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fhirexport, "_PART_BYTES", 1 << 20)
+    origin, known = FhirExport(exported(server, ndjson(64, 1 << 20)), folder=tmp_path), Mirror(tmp_path / "m")
+    taken = 0
+    tracemalloc.start()
+    try:
+        for page in origin.pages(known):
+            for item in page.items:
+                taken += len(getattr(item, "keys", ()))
+                del item
+        assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    finally:
+        tracemalloc.stop()
+        origin.close()
+        known.close()
+    assert taken == 64
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_line_without_an_end_is_set_aside_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fhirexport, "_MAX_LINE_BYTES", 1000)
+    edges = [json.dumps(one | {"gender": "x" * 930}).encode() for one in patients("a")]
+    body = b"\n".join([*edges, b"x" * 5000, ndjson(1), b" ", b"{no", b"y" * 2000])
+    mirror = Mirror(tmp_path / "m")
+    tally = mirror.pull(FhirExport(exported(server, body)))
+    assert (tally.kept, dict(tally.isolated)) == (2, {"too-large": 2, "unreadable": 1})
+    mirror.close()
+
+
+def test_a_file_packed_by_content_encoding_is_taken(server: Server, tmp_path: Path) -> None:
+    mirror = Mirror(tmp_path / "m")
+    place = exported(server, gzip.compress(ndjson(3)), Content_Encoding="gzip")
+    assert mirror.pull(FhirExport(place)).kept == 3
+    mirror.close()
+
+
+@pytest.mark.parametrize("why", ["packed", "elsewhere", "large"])
+def test_a_file_of_an_export_that_cannot_be_taken_has_a_code_of_its_own(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    monkeypatch.setattr(web, "MAX_FILE_BYTES", 4000)
+    body = {"packed": gzip.compress(ndjson(2)), "elsewhere": b"", "large": ndjson(2, 3000)}[why]
+    mirror = Mirror(tmp_path / "m")
+    place = exported(server, body, "http://127.0.0.2:9/ROSSI.ndjson" if why == "elsewhere" else "")
+    with pytest.raises(InputError, match=r"input\.export") as error:
+        mirror.pull(FhirExport(place, folder=mirror.incoming))
+    assert "Content-Encoding" in error.value.hint
+    assert "ROSSI" not in str(error.value)
+    assert list(mirror.incoming.iterdir()) == []
+    assert mirror.status()["records"] == 0
+    mirror.close()
+
+
+def test_a_full_disk_is_told_as_one(server: Server) -> None:
+    asking = web.Web(exported(server, ndjson(2)))
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(StorageError, match=r"storage\.full"):
+        asking.fetch("Patient.ndjson", full, accept="application/fhir+ndjson")
+    asking.close()
