@@ -29,6 +29,7 @@ from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key
 from privacy.folders import copy_database, in_memory, linked, make_folder, make_recovery_key, placed, staged
 from privacy.transparency import Tree, open_checkpoint
+from protocol.durable import write_file
 from protocol.errors import ConfigurationError, ConflictError, IntegrityError, StorageError
 from protocol.parcel import ContentType, Receipt
 
@@ -123,6 +124,7 @@ def restore(source: Path, config_path: Path, state_dir: Path | None, key: Secret
         CorsiaError: as `verify`. In each case nothing was put there.
     """
     target = state_dir or config_path.resolve().parent / "state"
+    wrote: list[Path] = []
 
     def fill(folder: Path) -> Checked:
         head, members = opened(source, kind=KIND, key=key, sender=sender, keep=lambda name: folder / name)
@@ -135,17 +137,17 @@ def restore(source: Path, config_path: Path, state_dir: Path | None, key: Secret
         _write(folder / HELD, b"corsia central keys restore\n")
         _write(folder / "operator.token", secrets.token_urlsafe(32).encode() + b"\n")
         if state_dir is None:
-            config_path.write_bytes((folder / CONFIG).read_bytes())
+            write_file(config_path, (folder / CONFIG).read_bytes())
+            wrote.append(config_path)
         return checked
 
     with _named():
         target.parent.mkdir(parents=True, exist_ok=True)
-        fresh = state_dir is None and not config_path.exists()
         try:
             return placed(target, fill)
         except BaseException:
-            if fresh:
-                config_path.unlink(missing_ok=True)
+            for path in wrote:
+                path.unlink(missing_ok=True)
             raise
 
 

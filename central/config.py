@@ -85,6 +85,8 @@ class WebConfig(_Model):
     """REST API and dashboard.
 
     Attributes:
+        public_url: address by which browsers come, through a TLS proxy or not; empty: not known. Operators' cookies are
+            for https alone unless this says http, or the request's own address is this machine's.
         calls_per_s: of one person, on average; twenty times as many at once.
         failures_per_min: requests of one address that nobody is known by, log-ins included.
         sign_in_browser: operators may sign in the dashboard what takes two of them. Their keys are then in pages whose
@@ -93,6 +95,7 @@ class WebConfig(_Model):
 
     host: Host = "127.0.0.1"
     port: Port = 7480
+    public_url: Annotated[str, Field(max_length=2048, pattern=r"^(https?://[^/?#@\s]+/?)?$")] = ""
     calls_per_s: Annotated[float, Field(ge=1, le=100_000)] = 50.0
     failures_per_min: Annotated[float, Field(ge=1, le=1_000_000)] = 60.0
     sign_in_browser: bool = False

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from corsia import replies
 from corsia.features import Answer, FeatureTable
 from corsia.live import in_notebook
 from corsia.log import Log
@@ -32,7 +33,6 @@ from protocol.errors import (
     CorsiaError,
     StudyRefused,
     UnavailableError,
-    from_code,
 )
 
 if TYPE_CHECKING:
@@ -162,11 +162,7 @@ class Hub:
 
     def remote(self, name: str) -> Answer:
         """The rows of a remote table; in `hub.features(...).sql` it is the table `remote_NAME`. Raises as `request`."""
-        import io
-
-        import pyarrow.parquet as pq
-
-        return Answer(pq.read_table(io.BytesIO(self.download(f"/remotes/{quote(name, safe='')}/table"))))
+        return Answer(replies.rows(self.download(f"/remotes/{quote(name, safe='')}/table"), self.url))
 
     @property
     def lanes(self) -> Listing:
@@ -223,14 +219,14 @@ class Hub:
             CorsiaError: by the code of the problem document.
             UnavailableError: `unavailable.centre`.
         """
-        return self._value(self._send(method, path, more))
+        return replies.read(method, path, self._send(method, path, more).content, self.url)
 
     def pages(self, path: str) -> list[dict[str, Any]]:
         """All rows of a list, page by page. Raises as `request`."""
         rows: list[dict[str, Any]] = []
         while True:
             answer = self._send("GET", path, {})
-            rows += self._value(answer)
+            rows += replies.read("GET", path, answer.content, self.url)
             onward = answer.links.get("next", {}).get("url", "")
             if not onward.startswith("/api/v1/"):
                 return rows
@@ -248,8 +244,7 @@ class Hub:
         """`POST /models/NAME/invocations`: rows in, predictions out. Raises as `request`."""
         asked = {"version": version} if version is not None else {"alias": alias} if alias else {}
         more = {"content": body, "params": asked, "headers": {"Content-Type": content_type}, "timeout": 300.0}
-        answer = self._send("POST", f"/models/{quote(name, safe='')}/invocations", more)
-        return self._value(answer)
+        return self.request("POST", f"/models/{quote(name, safe='')}/invocations", **more)
 
     def operator(self) -> tuple[str, SecretKey]:
         """Who is connected, and the key that signs for this person; it stays on this machine."""
@@ -265,7 +260,7 @@ class Hub:
             with self._http.stream("GET", path, timeout=silent_s) as answer:
                 if not answer.is_success:
                     answer.read()
-                    raise _error(answer)
+                    raise replies.refusal(answer.status_code, answer.content)
                 yield from answer.iter_lines()
         except httpx.HTTPError:
             raise UnavailableError("unavailable.centre", f"the centre does not answer at {self.url}") from None
@@ -302,23 +297,8 @@ class Hub:
 
         try:
             answer = self._http.request(method, path, **more)
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.InvalidURL):
             raise UnavailableError("unavailable.centre", f"the centre does not answer at {self.url}") from None
         if answer.is_success:
             return answer
-        raise _error(answer)
-
-    def _value(self, answer: httpx.Response) -> Any:
-        """The JSON of a good answer; a proxy's page, or a portal's, has none."""
-        try:
-            return answer.json()
-        except (ValueError, RecursionError):
-            raise UnavailableError("unavailable.centre", f"what answers at {self.url} is no centre") from None
-
-
-def _error(answer: httpx.Response) -> CorsiaError:
-    try:
-        value = answer.json()
-        return from_code(str(value["code"]), str(value["detail"]))
-    except (ValueError, KeyError, TypeError):
-        return UnavailableError("unavailable.centre", f"status {answer.status_code} from the centre")
+        raise replies.refusal(answer.status_code, answer.content)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from corsia import replies
 from corsia.figures import blank
 from corsia.studies import StudyTable
 from corsia.tables import html_table
@@ -119,10 +120,8 @@ class FeatureTable(StudyTable):
             >>> answer.to_pandas().to_dict("list")
             {'site': ['site-a', 'site-b'], 'n': [6, 6]}
         """
-        import pyarrow.parquet as pq
-
         data = self.hub.post(f"/studies/{quote(self.study, safe='')}/sql", {"query": query})
-        return Answer(pq.read_table(io.BytesIO(data), use_threads=False))
+        return Answer(replies.rows(data, self.hub.url))
 
     def table1(self, columns: Sequence[str], by: str | None = None) -> Analysis:
         """Baseline characteristics (mean, sd, quartiles, counts), by group with a test where `by` is given."""

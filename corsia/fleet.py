@@ -17,6 +17,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -299,8 +300,9 @@ class Fleet:
         log = self.out / "logs" / f"{name}.out"
         log.parent.mkdir(parents=True, exist_ok=True)
         self._processes[name] = Process(name, command, log)
-        self._spawn(self._processes[name])
-        threading.Thread(target=self._keep, args=(self._processes[name],), daemon=True).start()
+        begun: Future[None] = Future()
+        threading.Thread(target=self._keep, args=(self._processes[name], begun), daemon=True).start()
+        begun.result()
 
     def _spawn(self, process: Process) -> None:
         with self._lock:
@@ -317,7 +319,15 @@ class Fleet:
             )
             process.starts += 1
 
-    def _keep(self, process: Process) -> None:
+    def _keep(self, process: Process, begun: Future[None]) -> None:
+        """Start it, and again when it dies. Never in the main thread: a signal that cut a start off there would leave a
+        process that nobody knows of."""
+        try:
+            self._spawn(process)
+        except BaseException as error:  # whoever asked for it is told
+            begun.set_exception(error)
+            return
+        begun.set_result(None)
         while not self._stopping.is_set():
             if process.child is not None:
                 process.child.wait()

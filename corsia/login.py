@@ -19,13 +19,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from corsia import replies
 from protocol.errors import (
     AuthenticationError,
     ConfigurationError,
     InputError,
     StorageError,
     UnavailableError,
-    from_code,
 )
 
 __all__ = ["forget", "keep", "login", "saved"]
@@ -34,6 +34,7 @@ _GRANT = "urn:ietf:params:oauth:grant-type:device_code"
 _TIMEOUT_S = 30.0
 _SLOWER_S = 5.0  # section 3.5: on `slow_down`
 _LONGEST_S = 1800.0
+_ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError)  # what no provider says
 Say = Callable[[str, str], None]
 
 
@@ -114,12 +115,12 @@ def login(
     base = url.rstrip("/")
     try:
         with httpx.Client(timeout=_TIMEOUT_S, trust_env=base.startswith("https://")) as http:
-            told = _good(http.get(f"{base}/auth/provider"))
+            told = _good("GET", "/auth/provider", http.get(f"{base}/auth/provider"), base)
             got = _granted(http, told, say or _say)
             asked = {"id_token": got["id_token"], "access_token": got.get("access_token", ""), "scopes": scopes}
             asked |= {"label": label or f"corsia on {os.uname().nodename}"[:128], "days": days}
-            return _good(http.post(f"{base}/auth/device", json=asked))
-    except httpx.HTTPError:
+            return _good("POST", "/auth/device", http.post(f"{base}/auth/device", json=asked), base)
+    except (httpx.HTTPError, httpx.InvalidURL):
         raise UnavailableError("unavailable.centre", f"the centre does not answer at {base}") from None
 
 
@@ -139,7 +140,7 @@ def _granted(http: Any, told: dict[str, Any], say: Say) -> dict[str, Any]:
         say(str(begun.get("verification_uri_complete") or begun["verification_uri"]), str(begun["user_code"]))
         until = time.monotonic() + min(float(begun["expires_in"]), _LONGEST_S)
         return _polled(http, token, {"client_id": client, "device_code": begun["device_code"]}, begun, until)
-    except (httpx.HTTPError, KeyError, TypeError, ValueError, AttributeError):
+    except (httpx.HTTPError, httpx.InvalidURL, *_ODD):
         raise UnavailableError("unavailable.provider", f"{issuer} offers no device flow for {client}") from None
 
 
@@ -159,14 +160,10 @@ def _polled(http: Any, url: str, form: dict[str, Any], begun: dict[str, Any], un
     raise AuthenticationError("auth.provider", "nobody said yes in time: log in again")
 
 
-def _good(answer: Any) -> dict[str, Any]:
-    try:
-        value = answer.json()
-        if answer.is_success:
-            return dict(value)
-        raise from_code(str(value["code"]), str(value["detail"]))
-    except (ValueError, KeyError, TypeError):
-        raise UnavailableError("unavailable.centre", f"status {answer.status_code} from the centre") from None
+def _good(method: str, path: str, answer: Any, base: str) -> dict[str, Any]:
+    if not answer.is_success:
+        raise replies.refusal(answer.status_code, answer.content)
+    return dict(replies.read(method, path, answer.content, base))
 
 
 def _say(address: str, code: str) -> None:

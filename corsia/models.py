@@ -11,7 +11,6 @@ Heavy libraries (pandas, mlflow) are imported when used.
 from __future__ import annotations
 
 import base64
-import io
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import quote, urlencode
 
+from corsia import replies
 from corsia.tables import Listing
 from protocol.errors import ConfigurationError, InputError, IntegrityError, UnavailableError
 from protocol.study import CHAMPION
@@ -100,6 +100,8 @@ class Model:
         rows = [[_cell(value) for value in row] for row in sent.itertuples(index=False, name=None)]
         body = json.dumps({"dataframe_split": {"columns": [str(c) for c in sent.columns], "data": rows}})
         answer = self.hub.invoke(self.name, self.version, body.encode(), "application/json")
+        if len(answer["predictions"]) != len(frame):
+            raise replies.foreign(self.hub.url)
         return pd.DataFrame(answer["predictions"], index=frame.index)
 
     def predict_here(self, frame: pd.DataFrame) -> pd.DataFrame:
@@ -128,10 +130,9 @@ class Model:
 
     def table(self) -> pd.DataFrame:
         """What people read of it: one row a feature, or a variant of an association study (beta, se, p, ...)."""
-        import pandas as pd
-
         data = self.hub.download(f"/models/{quote(self.name, safe='')}/table?version={self.version}")
-        return pd.read_parquet(io.BytesIO(data), use_threads=False)
+        frame: pd.DataFrame = replies.rows(data, self.hub.url).to_pandas()
+        return frame
 
     def plot(self) -> Figure:
         """Manhattan and QQ plots of an association study; weights of another model.

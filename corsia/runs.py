@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import html
-import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from corsia import replies
 from corsia.live import Progress, curves, follow
 from protocol.errors import InputError, UnavailableError
 
@@ -131,7 +131,7 @@ class Run:
                 with closing(self._hub.lines(path, silent_s=silent_s)) as lines:
                     for line in lines:
                         if line.startswith("data: "):
-                            event = _event(line[6:])
+                            event = _event(replies.read("GET", "/events", line[6:].encode(), self._hub.url))
                             seen = event.seq
                             yield event
                             if event.kind in _LAST:
@@ -167,8 +167,7 @@ def _finite(metrics: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(value) for name, value in numbers.items() if abs(value) < float("inf")}
 
 
-def _event(text: str) -> RunEvent:
-    value = json.loads(text)
+def _event(value: Mapping[str, Any]) -> RunEvent:
     return RunEvent(
         kind=str(value["kind"]),
         seq=int(value["seq"]),

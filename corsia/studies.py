@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import html
-import io
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from corsia import replies
 from corsia.runs import Run
 from corsia.tables import Listing, brief, html_table
 from protocol.errors import InputError, UnavailableError
@@ -69,8 +69,9 @@ class Status:
             f"{a['site']}: {a['state']}" + (f" [{a['code']}]" if a["code"] else "") for a in self.value["assignments"]
         ]
         for done in self.rounds:
+            of = (self.value["run"] or {}).get("of", "?")
             metrics = [f"{k} {v:.4g}" for k, v in done["metrics"].items() if isinstance(v, int | float)]
-            lines.append(" ".join([f"round {done['round']} of {self.value['run']['of']}", *metrics]))
+            lines.append(" ".join([f"round {done['round']} of {of}", *metrics]))
         return lines
 
     def __repr__(self) -> str:
@@ -213,10 +214,7 @@ class StudyTable:
 
     def to_arrow(self) -> pa.Table:
         """As an Arrow table; the first columns are `site` and `provenance` (the batch a row came in)."""
-        import pyarrow.parquet as pq
-
-        data = self.hub.download(f"/studies/{quote(self.study, safe='')}/table")
-        return pq.read_table(io.BytesIO(data), use_threads=False)
+        return replies.rows(self.hub.download(f"/studies/{quote(self.study, safe='')}/table"), self.hub.url)
 
     def to_pandas(self) -> pd.DataFrame:
         """As a DataFrame; dates are datetime64.

@@ -83,15 +83,28 @@ def placed(folder: Path, fill: Callable[[Path], _Result]) -> _Result:
         fill: fills the folder that it is given.
 
     Raises:
-        ConflictError: `conflict.exists` when something is in it.
+        ConflictError: `conflict.exists` when something is in it; `conflict.running` while another one is filled there.
         OSError: the folder is as it was.
     """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConflictError("conflict.running", f"something is being put into {folder.parent}") from None
+        return _placed(folder, fill)
+    finally:
+        os.close(handle)
+
+
+def _placed(folder: Path, fill: Callable[[Path], _Result]) -> _Result:
     if folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise ConflictError("conflict.exists", f"{folder} is not empty: nothing is put over what is there")
     half = folder.with_name(f"{TEMPORARY}{folder.name}")
     shutil.rmtree(half, ignore_errors=True)  # of a process that was killed
     try:
-        half.mkdir(parents=True, mode=0o700)
+        half.mkdir(mode=0o700)
         result = fill(half)
         for place, _folders, _files in os.walk(half):
             sync_folder(Path(place))

@@ -283,9 +283,10 @@ def _audience(claims: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _account(claims: Mapping[str, Any]) -> Account:
     found: dict[str, None] = {}
-    for name in _GROUPS:
-        value = claims.get(name)
-        for one in (value if isinstance(value, list) else ())[:_MAX_GROUPS]:
+    told = [claims[name] for name in _GROUPS if name in claims]
+    lists = [value for value in told if isinstance(value, list) and value]
+    for value in lists if len(lists) == len(told) else ():  # what tells of none, as `[]`, beats what tells of some
+        for one in value[:_MAX_GROUPS]:
             if isinstance(one, str) and group(one):
                 found[group(one)] = None
     shown = next((claims[n] for n in ("name", "preferred_username") if isinstance(claims.get(n), str)), claims["sub"])

@@ -286,7 +286,9 @@ def get_events(
         except AuthenticationError:
             return False
 
-    response: Response = request.app.state.feed.response(int(known) if known else since, study, reads)
+    response: Response = request.app.state.feed.response(
+        int(known) if known else since, study, person=request.state.principal.key, known=reads
+    )
     return response
 
 

@@ -71,6 +71,7 @@ def create_app(centre: Centre) -> FastAPI:
         provider=provider,
         web=centre.web,
         shown=refusals.shown,
+        https_alone=centre.https_alone,
         secure=login.is_secure(centre.identity),
     )
     app.add_middleware(SecurityHeaders)  # added last: outermost

@@ -6,6 +6,7 @@ listed in `permits.OPEN`. Nothing here knows what the routes do, nor how a refus
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -28,7 +29,7 @@ from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused,
 if TYPE_CHECKING:
     from central.identity.provider import Provider
 
-__all__ = ["COOKIE", "TokenAuth", "address", "entered", "session_cookie"]
+__all__ = ["COOKIE", "TokenAuth", "address", "entered", "is_own", "session_cookie"]
 
 COOKIE = "corsia_token"  # an operator's
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -52,6 +53,7 @@ class TokenAuth:
         web: rates.
         shown: how a refusal is shown.
         secure: whether browsers come by https.
+        https_alone: whether an operator's cookie, set in answer to a request by this address, is for https alone.
     """
 
     def __init__(
@@ -61,9 +63,10 @@ class TokenAuth:
         provider: Provider | None,
         web: WebConfig,
         shown: Shown,
+        https_alone: Callable[[str], bool],
         secure: bool = False,
     ) -> None:
-        self._app, self._shown = app, shown
+        self._app, self._shown, self._https_alone = app, shown, https_alone
         self._principals, self._provider = principals, provider
         self._session = session_cookie(secure)
         self._calls = Rate(burst=_BURST_S * web.calls_per_s, per_s=web.calls_per_s)
@@ -136,7 +139,7 @@ class TokenAuth:
     async def _enter(self, scope: Scope, headers: Headers) -> Response:
         token = _query_token(scope)
         if scope["path"] == "/" and scope["method"] == "GET" and await self._right(token, scope, kind="operator"):
-            return entered(token, secure=scope["scheme"] == "https")
+            return entered(token, secure=self._https_alone(str(Request(scope).url)))
         try:
             self._failures.take(address(scope))
         except UnavailableError as error:
@@ -191,9 +194,22 @@ def _own(headers: Headers) -> None:
         raise PermissionRefused("permission.role", "a request by cookie needs the X-Corsia header")
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise PermissionRefused("permission.role", "a request by cookie must come from this centre's own pages")
-    origin = headers.get("origin")
-    if origin is not None and urlsplit(origin).netloc != headers.get("host", ""):
+    if "origin" in headers and not _from_here(headers):
         raise PermissionRefused("permission.role", "a request by cookie must come from this centre's own pages")
+
+
+def is_own(headers: Headers) -> bool:
+    """Whether a form was sent by a page of this centre; a browser that tells neither way is not believed."""
+    if "sec-fetch-site" in headers:
+        return headers["sec-fetch-site"] in ("same-origin", "none")
+    return _from_here(headers)
+
+
+def _from_here(headers: Headers) -> bool:
+    try:
+        return urlsplit(headers.get("origin", "")).netloc == headers.get("host")
+    except ValueError:
+        return False
 
 
 def _query_token(scope: Scope) -> str:

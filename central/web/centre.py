@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from central.config import WebConfig
-from central.identity.settings import IdentityConfig
+from central.identity.settings import IdentityConfig, secure
 from central.operators import Operators
 from central.store import Store
 
@@ -39,3 +39,13 @@ class Centre:
     identity: IdentityConfig | None = None
     web: WebConfig = field(default_factory=WebConfig)
     stop: threading.Event = field(default_factory=threading.Event)
+
+    def https_alone(self, url: str) -> bool:
+        """Whether cookies that are set in answer to a request by `url` are for https alone.
+
+        A proxy that speaks https for us need not say so: only what is known to be otherwise goes without.
+        """
+        known = (url, self.web.public_url, self.identity.redirect_uri if self.identity else "")
+        if any(one.startswith("https://") for one in known):
+            return True
+        return not self.web.public_url and not secure(url)

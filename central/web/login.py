@@ -21,7 +21,8 @@ from starlette.responses import HTMLResponse, RedirectResponse
 from central.identity.access import Access
 from central.identity.principals import Principals
 from central.identity.settings import IdentityConfig
-from central.web.auth import COOKIE, entered, session_cookie
+from central.web.auth import COOKIE, entered, is_own, session_cookie
+from central.web.centre import Centre
 from central.web.pages.refusals import door, shown
 from central.web.problems import of
 from protocol.errors import AuthenticationError, CorsiaError, PermissionRefused
@@ -91,7 +92,7 @@ def get_callback(request: Request, code: Word = "", state: Word = "", iss: Word 
 @router.post("/enter", include_in_schema=False)
 async def post_enter(request: Request) -> Response:
     """An operator by the form of the door: the token in the body, where no log of a proxy keeps it."""
-    if request.headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
+    if not is_own(request.headers):
         return shown(request, of(PermissionRefused("permission.role", "come in by this centre's own page")))
     token = _field(await _body(request), "token")
     principals: Principals = request.app.state.principals
@@ -100,7 +101,7 @@ async def post_enter(request: Request) -> Response:
             raise AuthenticationError("auth.token")
     except AuthenticationError as error:
         return shown(request, of(error))
-    return entered(token, secure=request.url.scheme == "https")
+    return entered(token, secure=_https_alone(request))
 
 
 async def _body(request: Request) -> bytes:
@@ -152,7 +153,7 @@ def post_logout(request: Request) -> Response:
     provider: Provider | None = request.app.state.provider
     secure = is_secure(provider.config if provider else None)
     answer.delete_cookie(session_cookie(secure), path="/", secure=secure, httponly=True, samesite="strict")
-    answer.delete_cookie(COOKIE, path="/", httponly=True, samesite="strict")
+    answer.delete_cookie(COOKIE, path="/", secure=_https_alone(request), httponly=True, samesite="strict")
     return answer
 
 
@@ -162,6 +163,11 @@ def _parts(request: Request) -> tuple[Provider, Access]:
     if provider is None or principals.access is None:
         raise AuthenticationError("auth.provider", "this centre has no OpenID provider: use an operator's token")
     return provider, principals.access
+
+
+def _https_alone(request: Request) -> bool:
+    centre: Centre = request.app.state.centre
+    return centre.https_alone(str(request.url))
 
 
 def _way_cookie(provider: Provider) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +11,7 @@ import typer
 
 from corsia.cli.edge_backup import sender_of
 from corsia.cli.show import show
+from protocol.durable import write_file
 from protocol.errors import ConflictError, InputError
 
 if TYPE_CHECKING:
@@ -156,12 +156,9 @@ def share(
     from privacy.envelope import read_key
 
     made = open_share(source, escrow_pub, read_key(key))
-    try:
-        handle = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    except FileExistsError:
-        raise ConflictError("conflict.exists", f"{out} exists") from None
-    with open(handle, "wb") as file:
-        file.write(made.to_bytes())
+    if out.exists() or out.is_symlink():
+        raise ConflictError("conflict.exists", f"{out} exists")
+    write_file(out, made.to_bytes())
     value = {"out": str(out), "point": made.point, "of": made.of, "needed": made.needed}
     show(value, json_out, f"wrote {out}: share {made.point} of {made.of}, of which {made.needed} are needed")
 

@@ -32,6 +32,7 @@ certificate_days = 7                   # life of a site's certificate; sites ren
 [web]                                  # REST API and dashboard; put a TLS proxy before it
 host = "127.0.0.1"
 port = 7480
+# public_url = "https://corsia.example.org"  # by which browsers come: their cookies are then for https alone
 sign_in_browser = false              # true: operators may sign in the dashboard (docs/dashboard.md)
 
 calls_per_s = 50.0                     # of one person

@@ -140,7 +140,7 @@ def download(url: str, token: str | None) -> dict[str, Any]:
     headers = {"Authorization": f"Bearer {_bearer(token)}"} if token else {}
     try:
         answer = httpx.get(f"{url.rstrip('/')}/api/v1/log", headers=headers, timeout=_TIMEOUT_S)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
         raise UnavailableError("unavailable.centre", f"{url}: {type(error).__name__}") from None
     if answer.status_code in (401, 403):
         raise AuthenticationError("auth.token")

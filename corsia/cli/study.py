@@ -11,15 +11,17 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from corsia import replies
 from corsia.cli.show import plain
 from corsia.cli.study_export import export
 from corsia.cli.study_try import attempt
-from protocol.errors import AuthenticationError, InputError, StudyRefused, UnavailableError, from_code
+from protocol.errors import AuthenticationError, InputError, StudyRefused, UnavailableError
 from protocol.study import parse_study, study_digest
 
 app = typer.Typer(no_args_is_help=True, help="Validate, submit and follow studies.")
@@ -209,7 +211,7 @@ def erase(
         found = dict(_request(url, token_file, path + "/erasure", body, kind="application/json"))
 
         def look() -> dict[str, Any]:
-            return dict(dict(_request(url, token_file, path))["erasure"])
+            return _request(url, token_file, path)["erasure"] or found
     else:
         from central import erasure
         from central.config import load_config, operator_token
@@ -332,19 +334,19 @@ def _asked(
     request = urllib.request.Request(url.rstrip("/") + "/api/v1" + path, data=body, headers=headers)  # noqa: S310
     try:
         with urllib.request.urlopen(request, timeout=90) as answer:  # noqa: S310 - http or https, checked above
-            return json.loads(answer.read(MAX_REPLY_BYTES)), answer.headers.get("Link", "")
+            raw, onward = answer.read(MAX_REPLY_BYTES), answer.headers.get("Link", "")
     except urllib.error.HTTPError as error:
-        raise _problem(error) from None
-    except (OSError, ValueError):
+        raise replies.refusal(error.code, _rest(error)) from None
+    except (OSError, ValueError, HTTPException):
         raise UnavailableError("unavailable.centre", f"no answer from {url}") from None
+    return replies.read("GET" if body is None else "POST", path, raw, url), onward
 
 
-def _problem(error: urllib.error.HTTPError) -> Exception:
+def _rest(error: urllib.error.HTTPError) -> bytes:
     try:
-        value = json.loads(error.read(65_536))
-        return from_code(str(value["code"]), str(value.get("detail", "")))
-    except (OSError, ValueError, KeyError, TypeError):
-        return UnavailableError("unavailable.centre", f"the centre answered {error.code}")
+        return error.read(65_536)
+    except (OSError, HTTPException):
+        return b""
 
 
 def _needed(config: Path | None) -> Path:

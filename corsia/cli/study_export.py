@@ -49,7 +49,7 @@ def export(
         "open": f"asked ({made['id']}); another operator: corsia study export {study} --approve --token-file HIS.token",
         "approved": f"approved ({made['id']})" if approve else f"wrote {out}",
     }
-    typer.echo(json.dumps(made) if json_out else told[made["state"]])
+    typer.echo(json.dumps(made) if json_out else told.get(made["state"], made["state"]))
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -412,3 +412,30 @@ def test_the_command_line(made: Made, tmp_path: Path, capsys: pytest.CaptureFixt
         shares += ["--share", opened_share]
     assert run("keys", "restore", escrowed, *shares[:2], "--config", place)[1]["error"]["code"] == "input.usage"
     assert run("keys", "restore", escrowed, *shares, "--config", place) == (0, {"keys": 7})
+
+
+def test_what_a_restore_and_a_custodian_write_survives_a_power_cut(
+    made: Made, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        real(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    place, anna = tmp_path / "new", SecretKey.generate()
+    place.mkdir()
+    restore(made.archive, place / "central.toml", None, made.key, made.sender)
+    assert {path.stat().st_ino for path in (place / "central.toml", place)} <= synced
+    escrow("consortium", made.state, [anna.public, SecretKey.generate().public], 2, tmp_path / "e")
+    write_key(tmp_path / "anna.key", anna)
+    (tmp_path / "out").mkdir()
+    command = ["central", "keys", "share", str(tmp_path / "e" / "share-1.sealed"), str(tmp_path / "out" / "share")]
+    for status in (0, ConflictError.exit_status):
+        with pytest.raises(SystemExit) as caught:
+            main([*command, "--key", str(tmp_path / "anna.key"), "--escrow", str(tmp_path / "e" / "escrow.pub")])
+        assert caught.value.code == status
+    assert {path.stat().st_ino for path in (tmp_path / "out" / "share", tmp_path / "out")} <= synced
+    assert stat.S_IMODE((tmp_path / "out" / "share").stat().st_mode) == 0o600

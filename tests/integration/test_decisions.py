@@ -421,7 +421,8 @@ def test_the_seal_of_a_token_never_leaves_its_machine(running: Running, tmp_path
             seen.append(str(self.headers["Authorization"]))
             self.send_response(200)
             self.end_headers()
-            self.wfile.write(b"[]")
+            me = {"operator": "alice", "name": "alice", "account": "", "roles": [], "scopes": []}
+            self.wfile.write(json.dumps(me if self.path.endswith("/me") else []).encode())
 
         def log_message(self, *_args: Any) -> None:
             pass

@@ -160,7 +160,9 @@ def test_what_went_wrong_is_told_in_the_readers_language(running: Running) -> No
         document = http.get("/api/v1/studies/none", headers=italian).json()
         assert (document["detail"], document["hint"]) == (unknown.summary, unknown.hint)
     with running.client() as nobody:
-        page = nobody.post("/auth/enter", data={"token": "none"}, headers=italian).text
+        page = nobody.post(
+            "/auth/enter", data={"token": "none"}, headers=italian | {"Sec-Fetch-Site": "same-origin"}
+        ).text
         assert f'<strong lang="it">{escape(say.error("auth.token")[0])}</strong>' in page
 
 

@@ -158,6 +158,16 @@ def test_groups_that_the_token_does_not_tell_are_asked_for(peer: Peer) -> None:
         ours.person(bare, "access")
 
 
+@pytest.mark.parametrize("none", [[], {}, "hbd"])
+def test_a_claim_that_tells_of_no_group_is_the_last_word(peer: Peer, none: Any) -> None:
+    ours = provider(peer)
+    peer.pages["/userinfo"] = (200, {"sub": "u-1", "groups": ["/hbd"]})
+    for claims in ({"groups": none}, {"groups": none, "wlcg.groups": ["hbd"]}, {"wlcg.groups": none}):
+        token = peer.token(**claims)
+        assert ours.person(token, "access").groups == ()
+    assert peer.asked.count("/userinfo") == 0
+
+
 def test_an_access_token_is_for_our_audience(peer: Peer) -> None:
     ours = provider(peer)
     told = ours.access(peer.token(aud="https://corsia.example"))

@@ -16,6 +16,7 @@ from central.web.permits import OPEN
 from protocol.words import words
 from tests.identitykit import Hall, hall
 
+OWN = "https://corsia.example.org"
 OP, RE, ST, DP = Role.OPERATOR, Role.RESEARCHER, Role.STEWARD, Role.DPO
 ALL = {OP, RE, ST, DP}
 # Said here once more, apart from the product's table: a route that is new fails until somebody has said who may.
@@ -163,13 +164,24 @@ def comes_in(made: Hall) -> None:
         (b"", {}, 401), (b"token=wrong", {}, 401), (b"\xff\xfe", {}, 401), (b"token=" + b"x" * 20_000, {}, 401),
         (b"a=1&" * 50, {}, 401), (f"token={made.session('operator')}".encode(), {}, 401),
         (f"token={made.operator}".encode(), {"Sec-Fetch-Site": "cross-site"}, 403),
+        (f"token={made.operator}".encode(), {"Sec-Fetch-Site": "same-site", "Origin": OWN}, 403),
+        (f"token={made.operator}".encode(), {"Origin": "https://evil.example"}, 403),
+        (f"token={made.operator}".encode(), {"Origin": "null"}, 403),
+        (f"token={made.operator}".encode(), {"Origin": "https://["}, 403),
+        (f"token={made.operator}".encode(), {"Origin": ""}, 403),
     ]  # fmt: skip
     for body, headers, status in wrong:
-        answer = made.http.post("/auth/enter", content=body, headers=page | headers)
+        own = {} if headers else {"Origin": OWN}
+        answer = made.http.post("/auth/enter", content=body, headers=page | own | headers)
         assert (answer.status_code, is_page(answer)) == (status, True), body[:40]
         assert 'role="alert"' in answer.text
         assert "set-cookie" not in answer.headers
-    entered = made.http.post("/auth/enter", content=f"token={made.operator}".encode())
+    silent = made.http.post("/auth/enter", content=f"token={made.operator}".encode(), headers=page)
+    assert (silent.status_code, "set-cookie" in silent.headers) == (403, False), "neither Origin nor Sec-Fetch-Site"
+    assert 'name="referrer" content="strict-origin"' in made.http.get("/", headers=page).text
+    modern = {"Sec-Fetch-Site": "same-origin", "Origin": "null"}
+    assert made.http.post("/auth/enter", content=f"token={made.operator}".encode(), headers=modern).status_code == 303
+    entered = made.http.post("/auth/enter", content=f"token={made.operator}".encode(), headers={"Origin": OWN})
     assert (entered.status_code, entered.headers["location"]) == (303, "/")
     cookie = entered.headers["set-cookie"]
     assert {"HttpOnly", "Secure", "SameSite=strict"} <= set(cookie.split("; "))
@@ -234,7 +246,7 @@ def test_a_flood_of_guesses_and_of_calls_is_held_up(tmp_path: Path) -> None:
 def test_without_a_provider_there_are_operators_alone(tmp_path: Path) -> None:
     with hall(tmp_path, with_provider=False) as made:
         for method, path in sorted(OPEN - {("GET", "/healthz")}):
-            answer = made.http.request(method, path)
+            answer = made.http.request(method, path, headers={"Origin": OWN})
             assert answer.status_code == 401, path
         assert made.http.get("/api/v1/me", headers=made.headers("operator")).status_code == 401
         me = made.http.get("/api/v1/me", headers={"Authorization": f"Bearer {made.operator}"}).json()
@@ -276,3 +288,33 @@ def test_a_versions_number_is_one_that_a_database_knows_in_a_body_too(made: Hall
             made.http.post("/api/v1/models/m/predict", json=body, headers=made.headers("operator")).status_code
             == status
         )
+
+
+@pytest.mark.parametrize(
+    ("url", "public_url", "provider", "secure"),
+    [
+        ("http://127.0.0.1:7480", "", False, False),
+        ("http://localhost:7480", "", False, False),
+        ("https://127.0.0.1:7480", "", False, True),
+        ("http://corsia.example.org", "", False, True),  # a proxy that tells nothing, but keeps Host
+        ("http://10.0.0.5:7480", "", False, True),
+        ("http://10.0.0.5:7480", "http://10.0.0.5:7480", False, False),  # said so
+        ("http://127.0.0.1:7480", "https://corsia.example.org", False, True),  # a proxy that keeps not even Host
+        ("http://127.0.0.1:7480", "", True, True),  # as the sessions' cookies, by identity.redirect_uri
+        ("http://127.0.0.1:7480", "http://10.0.0.5:7480", True, True),
+    ],
+)
+def test_cookies_are_for_https_alone_unless_it_is_known_otherwise(
+    tmp_path: Path, url: str, public_url: str, provider: bool, secure: bool
+) -> None:
+    web = WebConfig(calls_per_s=1e5, failures_per_min=1e6, public_url=public_url)
+    with hall(tmp_path, web=web, with_provider=provider) as made:
+        own = {"Origin": url, "X-Corsia": "1"}
+        word = made.http.get(f"{url}/?lang=it", headers={"Accept": "text/html"})
+        link = made.http.get(f"{url}/?token={made.operator}")
+        form = made.http.post(f"{url}/auth/enter", content=f"token={made.operator}".encode(), headers=own)
+        out = made.http.post(f"{url}/auth/logout", headers=own | {"Authorization": f"Bearer {made.operator}"})
+        assert (link.status_code, form.status_code, word.status_code, out.status_code) == (303, 303, 401, 204)
+        for answer in (link, form, word):
+            assert ("secure" in answer.headers["set-cookie"].lower().split("; ")) is secure, answer.request.url.path
+        assert ("secure" in out.headers.get_list("set-cookie")[-1].lower().split("; ")) is secure

@@ -82,7 +82,7 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     }
     answer = HTMLResponse(environment().get_template(template).render(common | values), status_code=status)
     if request.query_params.get("lang") in LANGUAGES:
-        secure = request.url.scheme == "https"
+        secure = centre.https_alone(str(request.url))
         answer.set_cookie(COOKIE, say.language, max_age=_YEAR_S, samesite="strict", secure=secure, httponly=True)
     return answer
 
