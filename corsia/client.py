@@ -224,13 +224,13 @@ class Hub:
     def pages(self, path: str) -> list[dict[str, Any]]:
         """All rows of a list, page by page. Raises as `request`."""
         rows: list[dict[str, Any]] = []
-        while True:
+        for _ in range(replies.MAX_PAGES):
             answer = self._send("GET", path, {})
             rows += replies.read("GET", path, answer.content, self.url)
-            onward = answer.links.get("next", {}).get("url", "")
-            if not onward.startswith("/api/v1/"):
+            path = replies.onward(path, answer.links.get("next", {}).get("url", ""))
+            if not path:
                 return rows
-            path = onward.removeprefix("/api/v1")
+        raise replies.foreign(self.url)
 
     def download(self, path: str) -> bytes:
         """One call of the API; its raw answer. Raises as `request`."""

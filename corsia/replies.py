@@ -24,8 +24,9 @@ from protocol.errors import CorsiaError, UnavailableError, from_code
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["foreign", "read", "refusal", "rows"]
+__all__ = ["MAX_PAGES", "foreign", "onward", "read", "refusal", "rows"]
 
+MAX_PAGES = 10_000  # of one list
 _DEEPEST = 64  # levels; ours have a dozen
 _LARGEST = 2**64
 _PATHS = [
@@ -85,6 +86,12 @@ def rows(raw: bytes, url: str) -> pa.Table:
         return pq.read_table(io.BytesIO(raw), use_threads=False)
     except (pa.ArrowException, OSError, ValueError):
         raise foreign(url) from None
+
+
+def onward(path: str, link: str) -> str:
+    """The path of a list's next page, below `/api/v1`; "" when there is none, or the link names something else."""
+    below = link.removeprefix("/api/v1")
+    return below if below != link and below.partition("?")[0] == path.partition("?")[0] else ""
 
 
 def foreign(url: str) -> UnavailableError:

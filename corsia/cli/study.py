@@ -305,11 +305,13 @@ def _local(config: Path, study_id: str | None = None) -> list[dict[str, Any]]:
 def _pages(url: str, token_file: Path | None, path: str) -> list[dict[str, Any]]:
     """All rows of a list: each answer's `Link` header names the next page."""
     rows: list[dict[str, Any]] = []
-    while path:
-        page, onward = _asked(url, token_file, path)
+    for _ in range(replies.MAX_PAGES):
+        page, link = _asked(url, token_file, path)
         rows += page
-        path = onward.partition("</api/v1")[2].partition(">")[0]
-    return rows
+        path = replies.onward(path, link.partition("<")[2].partition(">")[0])
+        if not path:
+            return rows
+    raise replies.foreign(url)
 
 
 def _request(
@@ -333,13 +335,20 @@ def _asked(
     headers = {"Authorization": f"Bearer {bearer(read_token(token_file))}"} | ({"Content-Type": kind} if body else {})
     request = urllib.request.Request(url.rstrip("/") + "/api/v1" + path, data=body, headers=headers)  # noqa: S310
     try:
-        with urllib.request.urlopen(request, timeout=90) as answer:  # noqa: S310 - http or https, checked above
+        with urllib.request.build_opener(_Straight).open(request, timeout=90) as answer:
             raw, onward = answer.read(MAX_REPLY_BYTES), answer.headers.get("Link", "")
     except urllib.error.HTTPError as error:
         raise replies.refusal(error.code, _rest(error)) from None
     except (OSError, ValueError, HTTPException):
         raise UnavailableError("unavailable.centre", f"no answer from {url}") from None
     return replies.read("GET" if body is None else "POST", path, raw, url), onward
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows nobody elsewhere: the token would go along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Leave the answer as it is."""
 
 
 def _rest(error: urllib.error.HTTPError) -> bytes:

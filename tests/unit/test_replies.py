@@ -145,6 +145,7 @@ class Centre(ThreadingHTTPServer):
         self.good = _good(self.url)
         self.bad: dict[tuple[str, str], bytes] = {}
         self.asked: set[tuple[str, str]] = set()
+        self.elsewhere, self.next, self.bearers = "", "", 0
 
     def reply(self, method: str, path: str) -> bytes:
         plain = path.partition("?")[0].removeprefix("/api/v1")
@@ -164,7 +165,10 @@ class Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         body = self.server.reply(self.command, self.path)
-        self.send_response(200)
+        self.server.bearers += "Authorization" in self.headers
+        self.send_response(302 if self.server.elsewhere else 200)
+        self.send_header("Location", self.server.elsewhere)
+        self.send_header("Link", self.server.next)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -343,6 +347,54 @@ def test_an_object_of_connect_raises_an_error_whatever_json_answers(name: str, c
             _OBJECTS[name](hub)
 
     _all(centre, what)
+
+
+def _list_by_command(url: str, token: Path) -> int:
+    command = typer.main.get_command(app)
+    words = ["study", "ls", "--url", url, "--token-file", str(token)]
+    return getattr(_do(lambda: command(words, prog_name="corsia", standalone_mode=False)), "exit_status", 0)
+
+
+def _list_by_object(url: str, token: Path) -> int:
+    return getattr(_do(lambda: corsia.connect(url, token_file=token).studies.list()), "exit_status", 0)
+
+
+_LISTS = pytest.mark.parametrize("status", [_list_by_command, _list_by_object])
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text(_TOKEN)
+    path.chmod(0o600)
+    return path
+
+
+@_LISTS
+def test_the_token_goes_nowhere_else(status: Callable[[str, Path], int], centre: Centre, token: Path) -> None:
+    with Centre() as other:
+        thread = threading.Thread(target=other.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            centre.elsewhere = other.url + "/api/v1/studies"
+            assert status(centre.url, token) == UnavailableError.exit_status
+        finally:
+            other.shutdown()
+            thread.join()
+        assert (centre.bearers, other.bearers) == (1, 0)
+
+
+@_LISTS
+def test_a_list_ends(
+    status: Callable[[str, Path], int], centre: Centre, token: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("corsia.replies.MAX_PAGES", 5)
+    assert status(centre.url, token) == 0
+    for odd in ("</api/v1/me>", "<http://127.0.0.1:1/api/v1/studies>", "</api/v1/>", "nothing"):
+        centre.next = odd + '; rel="next"'
+        assert status(centre.url, token) == 0
+    centre.next = '</api/v1/studies?cursor=1>; rel="next"'
+    assert status(centre.url, token) == UnavailableError.exit_status
 
 
 def test_every_answer_that_is_told_of_is_read_somewhere(centre: Centre) -> None:
