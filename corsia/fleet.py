@@ -320,8 +320,7 @@ class Fleet:
             process.starts += 1
 
     def _keep(self, process: Process, begun: Future[None]) -> None:
-        """Start it, and again when it dies. Never in the main thread: a signal that cut a start off there would leave a
-        process that nobody knows of."""
+        """Start it, and again when it dies; no signal can cut a start off here, as it would in the main thread."""
         try:
             self._spawn(process)
         except BaseException as error:  # whoever asked for it is told

@@ -54,8 +54,12 @@ def test_a_signal_while_a_process_starts_leaves_none_behind(monkeypatch: pytest.
             signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr(subprocess, "Popen", Interrupted)
-    with pytest.raises(KeyboardInterrupt), Fleet(tmp_path) as fleet:
-        fleet._start("sleeper", [sys.executable, "-c", "import time; time.sleep(100_000)"])
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background begins with none
+    try:
+        with pytest.raises(KeyboardInterrupt), Fleet(tmp_path) as fleet:
+            fleet._start("sleeper", [sys.executable, "-c", "import time; time.sleep(100_000)"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     (child,) = started
     code = child.poll()
     if code is None:
