@@ -4,6 +4,8 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+unexport PYTHONDONTWRITEBYTECODE # else each of the tests' thousand processes compiles all that it imports of us
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-full check proto lock lint supply services clean docs wheelhouse
 

@@ -50,6 +50,7 @@ def well(told: dict[str, Any], sites: int) -> None:
 
 
 @pytest.mark.e2e
+@pytest.mark.full
 @pytest.mark.timeout(1200)
 def test_four_sites_are_rehearsed(tmp_path: Path) -> None:
     well(rehearsed(tmp_path / "out", 4, 1, 1100), 4)

@@ -32,6 +32,7 @@ def test_a_model_of_100_mb_from_8_sites_takes_at_most_4_model_sizes(strategy: st
     assert made["model_sizes"] <= 4
 
 
+@pytest.mark.full
 def test_the_benchmark_of_serialisation_compares_the_same_record() -> None:
     made = bench_serialisation(4, repeats=1)
     assert made["bytes_above_arrays"] < 200
