@@ -29,7 +29,7 @@ from privacy.archive import Head, Member, opened, sealed
 from privacy.envelope import PublicKey, SecretKey, read_key, read_public, write_key
 from privacy.folders import copy_database, in_memory, linked, make_folder, make_recovery_key, placed, staged
 from privacy.transparency import Tree, open_checkpoint
-from protocol.durable import write_file
+from protocol.durable import create_file
 from protocol.errors import ConfigurationError, ConflictError, IntegrityError, StorageError
 from protocol.parcel import ContentType, Receipt
 
@@ -137,7 +137,7 @@ def restore(source: Path, config_path: Path, state_dir: Path | None, key: Secret
         _write(folder / HELD, b"corsia central keys restore\n")
         _write(folder / "operator.token", secrets.token_urlsafe(32).encode() + b"\n")
         if state_dir is None:
-            write_file(config_path, (folder / CONFIG).read_bytes())
+            create_file(config_path, (folder / CONFIG).read_bytes())
             wrote.append(config_path)
         return checked
 

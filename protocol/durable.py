@@ -6,14 +6,18 @@ system's and flushes once. It reports errors since Linux 5.8: before that, and f
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import re
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["TEMPORARY", "sync_files", "sync_folder", "write_file", "write_files"]
+from protocol.errors import ConflictError
+
+__all__ = ["TEMPORARY", "create_file", "sync_files", "sync_folder", "write_file", "write_files"]
 
 TEMPORARY = ".tmp-"  # begins the names of files that are not whole yet: a crash may leave one
 
@@ -47,6 +51,30 @@ def sync_files(paths: Sequence[Path]) -> None:
     else:
         for path in paths:
             _sync(path, os.O_RDONLY)
+
+
+def create_file(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file that is not there yet, durably: beside, then linked into place. A crash leaves no half of one.
+
+    Raises:
+        ConflictError: `conflict.exists`; the file there is left as it is.
+        OSError: there is no new file.
+    """
+    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        with open(fd, "wb") as file:
+            os.fchmod(fd, mode)
+            file.write(data)
+            file.flush()
+            os.fsync(fd)
+        os.link(part, path)
+    except FileExistsError:
+        raise ConflictError("conflict.exists", f"{path} exists") from None
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            part.unlink()
+    sync_folder(path.parent)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -11,8 +11,8 @@ import typer
 
 from corsia.cli.edge_backup import sender_of
 from corsia.cli.show import show
-from protocol.durable import write_file
-from protocol.errors import ConflictError, InputError
+from protocol.durable import create_file
+from protocol.errors import InputError
 
 if TYPE_CHECKING:
     from central.backup import Checked
@@ -156,9 +156,7 @@ def share(
     from privacy.envelope import read_key
 
     made = open_share(source, escrow_pub, read_key(key))
-    if out.exists() or out.is_symlink():
-        raise ConflictError("conflict.exists", f"{out} exists")
-    write_file(out, made.to_bytes())
+    create_file(out, made.to_bytes())
     value = {"out": str(out), "point": made.point, "of": made.of, "needed": made.needed}
     show(value, json_out, f"wrote {out}: share {made.point} of {made.of}, of which {made.needed} are needed")
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import stat
 import threading
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from privacy.envelope.keys import KEY_BYTES, PUBLIC_BYTES, PublicKey, SecretKey
 from privacy.envelope.locked import HEADER_BYTES, MAX_SECRET_BYTES, is_locked, lock, unlock
-from protocol.durable import sync_folder
+from protocol.durable import create_file
 from protocol.errors import ConfigurationError, ConflictError, InputError
 
 __all__ = [
@@ -128,7 +127,7 @@ def kept_secret(path: Path, make: Callable[[], bytes]) -> bytes:
     """
     if not path.exists():
         with contextlib.suppress(ConflictError):
-            _create(path, at_rest(path, make()), 0o600)
+            create_file(path, at_rest(path, make()), 0o600)
     return read_secret(path)
 
 
@@ -157,7 +156,7 @@ def write_key(path: Path | str, key: SecretKey, *, plain: bool = False) -> None:
         ConfigurationError: as `passphrase_of`.
     """
     made = Path(path)
-    _create(made, key.to_bytes() if plain else at_rest(made, key.to_bytes()), 0o600)
+    create_file(made, key.to_bytes() if plain else at_rest(made, key.to_bytes()), 0o600)
 
 
 def read_public(path: Path | str) -> PublicKey:
@@ -186,7 +185,7 @@ def write_public(path: Path | str, public: PublicKey) -> None:
     Raises:
         ConflictError: `conflict.exists`.
     """
-    _create(Path(path), f"{_PREFIX}{public.to_base64()}\n".encode("ascii"), 0o644)
+    create_file(Path(path), f"{_PREFIX}{public.to_base64()}\n".encode("ascii"), 0o644)
 
 
 def _read(path: Path | str, most: int, *, private: bool = True) -> bytes:
@@ -204,22 +203,3 @@ def _read(path: Path | str, most: int, *, private: bool = True) -> bytes:
         if private and mode & ~0o600:
             raise ConfigurationError("config.key-mode", f"key file {path} has mode {mode:04o}, not 0600 or stricter")
         return file.read(most) or b""
-
-
-def _create(path: Path, data: bytes, mode: int) -> None:
-    """Write beside, then link into place: a crash leaves no half key, and an existing file is never replaced."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    try:
-        with open(fd, "wb") as file:
-            os.fchmod(fd, mode)
-            file.write(data)
-            file.flush()
-            os.fsync(fd)
-        os.link(part, path)
-    except FileExistsError:
-        raise ConflictError("conflict.exists", f"{path} exists") from None
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            part.unlink()
-    sync_folder(path.parent)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -10,8 +12,8 @@ import pytest
 
 from edge.journal import Journal
 from edge.storage import TEMPORARY, named_errors, write_files
-from protocol.durable import sync_files, sync_folder
-from protocol.errors import StorageError
+from protocol.durable import create_file, sync_files, sync_folder
+from protocol.errors import ConflictError, StorageError
 from protocol.heap import keep_buffers
 
 
@@ -73,3 +75,21 @@ def test_lines_appended_together_are_one_chain_and_none_when_one_is_wrong(tmp_pa
 
 def test_the_heap_is_set_where_the_c_library_can() -> None:
     assert keep_buffers() is True  # glibc, on which this is tested
+
+
+def test_of_many_that_create_a_file_one_does_and_none_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "share"
+
+    def create(number: int) -> str:
+        try:
+            create_file(path, bytes([number]) * 100_000)
+        except ConflictError as error:
+            return error.code
+        return ""
+
+    with ThreadPoolExecutor(8) as pool:
+        created = list(pool.map(create, range(8)))
+    assert sorted(created) == ["", *["conflict.exists"] * 7]
+    assert path.read_bytes() == bytes([created.index("")]) * 100_000
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [one.name for one in tmp_path.iterdir()] == ["share"]
